@@ -1,0 +1,54 @@
+// The interface that backends implement, and the registry of backends by name.
+#ifndef FRAMEJIT_BACKENDS_BACKEND_H_
+#define FRAMEJIT_BACKENDS_BACKEND_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/timing.h"
+#include "graph/graph.h"
+#include "graph/torch_graph.h"
+
+namespace framejit {
+
+struct CompileRequest {
+  const Graph* graph = nullptr;             // functional where the backend asks for that
+  const TorchGraph* torch_graph = nullptr;  // the same program at torch level
+  c10::ArrayRef<at::Tensor> example_inputs; // the real inputs of this call, in Graph::inputs order
+  Timings* timings = nullptr;
+};
+
+// What a backend made of a graph. Thread-safe: Run may be called from several threads at once.
+class CompiledGraph {
+ public:
+  virtual ~CompiledGraph() = default;
+  // Fills `outputs` in Graph::outputs order and then applies Graph::mutations, after the last operator that may raise.
+  // Raises what torch raises (c10::Error, python_error); nothing the caller can see has then been written.
+  // Called with the GIL held; an implementation may release it while it runs.
+  virtual void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) = 0;
+  // What explain() shows: kernels, library calls, arena size, one line each.
+  virtual std::string Describe() const = 0;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  // Backends that run ATen operators functionally and without autograd; others get the torch-level graph.
+  virtual bool wants_functional_graph() const = 0;
+  virtual absl::StatusOr<std::unique_ptr<CompiledGraph>> Compile(const CompileRequest& request) = 0;
+};
+
+// The registry. Names are unique; registering one twice is an error. Thread-safe.
+absl::Status RegisterBackend(std::string name, std::shared_ptr<Backend> backend);
+// NotFound lists the known names.
+absl::StatusOr<std::shared_ptr<Backend>> FindBackend(std::string_view name);
+std::vector<std::string> ListBackends();
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_BACKENDS_BACKEND_H_

@@ -1,0 +1,63 @@
+// The recorder's interface: executes one call of a Python function on fake tensors, over CPython's own frames, and
+// returns what it saw. Nothing it does reaches an object that existed before; see docs/design.md.
+#ifndef FRAMEJIT_GRAPH_CAPTURE_RECORDER_H_
+#define FRAMEJIT_GRAPH_CAPTURE_RECORDER_H_
+
+#include <Python.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/types/span.h"
+#include "base/timing.h"
+#include "frame_eval/guards/guard.h"
+#include "frame_eval/guards/source.h"
+#include "graph/capture/break.h"
+#include "graph/capture/recipe.h"
+#include "graph/graph.h"
+#include "graph/torch_graph.h"
+
+namespace framejit {
+
+struct RecordRequest {
+  PyObject* function = nullptr;              // a Python function (the entry frame's)
+  absl::Span<PyObject* const> slots;         // its parameter slots after binding; null where a default applies;
+                                             // *args is a fresh tuple and **kwargs a fresh dict
+  int64_t max_instructions = 20'000'000;
+  int max_depth = 400;
+};
+
+struct RecordStats {
+  int64_t instructions = 0;
+  int64_t frames = 0;
+  int64_t calls = 0;
+  int64_t guards_before_deduplication = 0;
+  int64_t nodes = 0;
+};
+
+// Guards hold in every outcome: after a break they say when the same break would be met again.
+struct Recording {
+  SourceTable sources;
+  GuardList guards;
+  std::vector<SourceId> inputs;      // one per Graph::inputs: real tensors
+  Graph graph;                       // ATen level, as recorded (in-place operators included)
+  TorchGraph torch_graph;
+  ExitPlan exit_plan;
+  bool needs_autograd = false;       // a result of the graph requires grad: run the torch-level graph under autograd
+  std::optional<Break> graph_break;  // set: graph and exit plan are empty
+  RecordStats stats;
+};
+
+// Requires the GIL. Installs the evaluation hook for this thread while it runs. Never leaves a Python exception set and
+// never raises; the user's function has not run in any way that can be observed. `timings` may be null.
+std::unique_ptr<Recording> Record(const RecordRequest& request, Timings* timings);
+
+// True in a thread that is recording now.
+bool IsRecording();
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_GRAPH_CAPTURE_RECORDER_H_

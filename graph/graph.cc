@@ -1,0 +1,61 @@
+#include "graph/graph.h"
+
+#include <ATen/core/function_schema.h>
+
+#include "absl/strings/str_cat.h"
+
+namespace framejit {
+
+int64_t TensorMeta::numel() const {
+  int64_t n = 1;
+  for (int64_t size : sizes) n *= size;
+  return n;
+}
+
+bool TensorMeta::is_contiguous() const {
+  int64_t expected = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    if (sizes[i] == 0) return true;
+    if (sizes[i] == 1) continue;
+    if (strides[i] != expected) return false;
+    expected *= sizes[i];
+  }
+  return true;
+}
+
+Operand Operand::Value(ValueId id) {
+  Operand operand;
+  operand.kind = Kind::kValue;
+  operand.value = id;
+  return operand;
+}
+
+Operand Operand::ValueList(std::vector<ValueId> ids) {
+  Operand operand;
+  operand.kind = Kind::kValueList;
+  operand.values = std::move(ids);
+  return operand;
+}
+
+Operand Operand::Constant(c10::IValue constant) {
+  Operand operand;
+  operand.constant = std::move(constant);
+  return operand;
+}
+
+ValueId Graph::AddValue(TensorMeta meta) {
+  values.push_back(std::move(meta));
+  return static_cast<ValueId>(values.size() - 1);
+}
+
+std::string OperatorName(const c10::OperatorHandle& op) {
+  const c10::FunctionSchema& schema = op.schema();
+  if (schema.overload_name().empty()) return schema.name();
+  return schema.name() + "." + schema.overload_name();
+}
+
+bool MutatesArguments(const c10::OperatorHandle& op) { return op.schema().is_mutable(); }
+
+bool IsRandom(const c10::OperatorHandle& op) { return op.hasTag(at::Tag::nondeterministic_seeded); }
+
+}  // namespace framejit
