@@ -1,0 +1,68 @@
+// Compiles loop IR kernels to x86-64 machine code and keeps the code. Scheduling over threads is the caller's.
+#ifndef FRAMEJIT_BACKENDS_CPU_CODEGEN_KERNEL_COMPILER_H_
+#define FRAMEJIT_BACKENDS_CPU_CODEGEN_KERNEL_COMPILER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "backends/loop/loop_ir.h"
+
+namespace framejit::cpu {
+
+enum class Isa : uint8_t { kAvx2, kAvx512 };
+
+// The best instruction set that this CPU and operating system run; Unimplemented without AVX2 and FMA.
+absl::StatusOr<Isa> DetectIsa();
+
+struct CodegenOptions {
+  enum class IsaChoice : uint8_t { kDetect, kAvx2, kAvx512 };
+  IsaChoice isa = IsaChoice::kDetect;  // a forced choice the CPU lacks compiles, but must not be run
+  bool keep_text = false;              // fill CompiledKernel::assembly
+};
+
+// Machine code of one kernel. Immutable, safe to run from several threads at once; lives as long as someone holds it.
+class CompiledKernel {
+ public:
+  virtual ~CompiledKernel() = default;
+  // Work is divided in units: elements of a one-dimensional kernel without reductions, otherwise rows. Run computes
+  // units [begin, end); any partition of [0, units()) gives the same result.
+  int64_t units() const { return units_; }
+  // Elements computed by one unit, and a rough cost per element in instructions per vector, for choosing a grain.
+  int64_t elements_per_unit() const { return elements_per_unit_; }
+  int cost_per_element() const { return cost_per_element_; }
+  // buffers[i] belongs to Kernel::buffers[i]. Overlap: see loop_ir.h.
+  void Run(void* const* buffers, int64_t begin, int64_t end) const { function_(buffers, begin, end); }
+  const std::string& assembly() const { return assembly_; }
+  size_t code_bytes() const { return code_bytes_; }
+
+ protected:
+  using Function = void (*)(void* const*, int64_t, int64_t);
+  Function function_ = nullptr;
+  int64_t units_ = 0;
+  int64_t elements_per_unit_ = 1;
+  int cost_per_element_ = 1;
+  size_t code_bytes_ = 0;
+  std::string assembly_;
+};
+
+// Thread-safe. Canonicalizes, compiles, and returns the same code for kernels with the same text.
+class KernelCompiler {
+ public:
+  explicit KernelCompiler(CodegenOptions options = {});
+  ~KernelCompiler();
+  KernelCompiler(const KernelCompiler&) = delete;
+  KernelCompiler& operator=(const KernelCompiler&) = delete;
+
+  // InvalidArgument: the kernel does not verify. Unimplemented: this CPU lacks AVX2.
+  absl::StatusOr<std::shared_ptr<const CompiledKernel>> Compile(const loop::Kernel& kernel);
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace framejit::cpu
+
+#endif  // FRAMEJIT_BACKENDS_CPU_CODEGEN_KERNEL_COMPILER_H_
