@@ -1,0 +1,130 @@
+// The C ABI between framejit and the private parts of CPython: frames, thread state, the eval-frame function, opcode
+// tables, instance dicts, type versions. Implemented once per minor (v3_11.c, v3_12.c, v3_13.c, sharing
+// shim_common.inc); no other file of framejit includes CPython's internal headers.
+//
+// Unless a line says otherwise: the GIL is held, arguments are not null, references returned are borrowed, and nothing
+// raises. Offsets are in code units (2 bytes) from the start of the code.
+#ifndef FRAMEJIT_FRAME_EVAL_CPYTHON_SHIM_H_
+#define FRAMEJIT_FRAME_EVAL_CPYTHON_SHIM_H_
+
+#include <Python.h>
+#include <stdint.h>
+
+#if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x030E0000
+#error "framejit knows the frames of CPython 3.11, 3.12 and 3.13 only"
+#endif
+#ifdef Py_GIL_DISABLED
+#error "framejit needs a CPython with the GIL"
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct _PyInterpreterFrame;
+typedef struct _PyInterpreterFrame ShimFrame;
+
+// --- frames -----------------------------------------------------------------------------------------------------------
+PyCodeObject* ShimFrameCode(ShimFrame* frame);
+PyFunctionObject* ShimFrameFunction(ShimFrame* frame);
+PyObject* ShimFrameGlobals(ShimFrame* frame);
+PyObject* ShimFrameBuiltins(ShimFrame* frame);
+// The f_locals mapping of a class body or module; null in a function.
+PyObject* ShimFrameLocals(ShimFrame* frame);
+// The PyFrameObject, if somebody asked for one; null otherwise.
+PyFrameObject* ShimFrameObject(ShimFrame* frame);
+ShimFrame* ShimFramePrevious(ShimFrame* frame);
+// Locals, cells and free variables (co_nlocalsplus slots), then the value stack.
+PyObject** ShimFrameLocalsplus(ShimFrame* frame);
+// The saved stack top, counted from localsplus; -1 (3.11, 3.12) or stale while the frame executes.
+int ShimFrameStacktop(ShimFrame* frame);
+void ShimFrameSetStacktop(ShimFrame* frame, int stacktop);
+// The instruction that runs next when evaluation of the frame (re)starts.
+int ShimFrameNextOffset(ShimFrame* frame);
+void ShimFrameSetNextOffset(ShimFrame* frame, int offset);
+// The instruction that f_lasti, tracebacks and line numbers are taken from.
+int ShimFrameLasti(ShimFrame* frame);
+// Where CPython keeps its instruction pointer, for an evaluator that writes it at each instruction. 3.11 and 3.12
+// (prev_instr): the unit before the next instruction between instructions, the running instruction itself within one.
+// 3.13 (instr_ptr): the running instruction, or the next one.
+_Py_CODEUNIT** ShimFrameInstructionSlot(ShimFrame* frame);
+// Whether no instruction of the frame ran yet.
+int ShimFrameIsAtEntry(ShimFrame* frame);
+// Whether a generator, coroutine or asynchronous generator owns the frame.
+int ShimFrameIsGenerators(ShimFrame* frame);
+// That object. Requires ShimFrameIsGenerators.
+PyObject* ShimFrameGenerator(ShimFrame* frame);
+// What YIELD_VALUE stores in the generator before it leaves the frame. Requires ShimFrameIsGenerators.
+void ShimFrameSetSuspended(ShimFrame* frame);
+// The innermost frame of the thread; may be null.
+ShimFrame* ShimThreadFrame(PyThreadState* thread);
+
+// --- evaluation -------------------------------------------------------------------------------------------------------
+typedef PyObject* (*ShimEvaluator)(PyThreadState* thread, ShimFrame* frame, int throwflag);
+
+// CPython's own evaluator.
+PyObject* ShimEvalDefault(PyThreadState* thread, ShimFrame* frame, int throwflag);
+// The same, called from an installed evaluator that has nothing to do with the frame. Evaluators make each Python call
+// a C call, so from 3.12 on C recursion would run out long before the recursion limit; this gives it back, up to a depth
+// that fits the default C stack.
+PyObject* ShimEvalPassThrough(PyThreadState* thread, ShimFrame* frame, int throwflag);
+// Makes `evaluator` the interpreter's eval-frame function and returns the one it replaces, which it must chain to;
+// null if `evaluator` is installed already.
+ShimEvaluator ShimInstallEvaluator(PyInterpreterState* interpreter, ShimEvaluator evaluator);
+// Puts `previous` back if `evaluator` is still the installed one, else changes nothing; returns whether it did.
+int ShimRemoveEvaluator(PyInterpreterState* interpreter, ShimEvaluator evaluator, ShimEvaluator previous);
+ShimEvaluator ShimInstalledEvaluator(PyInterpreterState* interpreter);
+// Whether a trace, profile or monitoring tool would see events of `code` in this thread.
+int ShimIsTraced(PyThreadState* thread, PyCodeObject* code);
+
+#if PY_VERSION_HEX < 0x030C0000
+// What _PyEval_EvalFrameDefault does with the thread when it starts on a frame and when it leaves it, for an evaluator of
+// our own. The entry lives on the C stack of that evaluator; Leave follows Enter on every path, in the same function.
+typedef struct {
+  _PyCFrame cframe;
+} ShimEntry;
+void ShimEnterFrame(PyThreadState* thread, ShimFrame* frame, ShimEntry* entry);
+void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry);
+#endif
+
+// --- handled exceptions (sys.exc_info) --------------------------------------------------------------------------------
+// Where the exception being handled by this frame or generator is kept: owned by the slot; null or None when there is none.
+PyObject** ShimHandledExceptionSlot(PyThreadState* thread);
+// The exception a bare `raise` re-raises: the innermost handled one of the whole thread; null when there is none.
+PyObject* ShimTopmostHandledException(PyThreadState* thread);
+
+// --- opcode tables of the running interpreter, 256 entries each -------------------------------------------------------
+// The generic opcode that a specialised one stands for; 0 for numbers that are no opcode.
+extern const uint8_t* const kShimDeopt;
+// Inline-cache units that follow an opcode.
+extern const uint8_t* const kShimCaches;
+
+// --- objects ----------------------------------------------------------------------------------------------------------
+#if PY_VERSION_HEX < 0x030C0000
+// Changes with every change of the dict; unique over all dicts of the process.
+uint64_t ShimDictVersion(PyObject* dict);
+#endif
+// The type's version tag, assigned now if it has none; 0 when it cannot have one. A tag names one state of the type and
+// of its bases, and is never used twice.
+unsigned int ShimTypeVersion(PyTypeObject* type);
+// The same without assigning.
+unsigned int ShimTypeCurrentVersion(PyTypeObject* type);
+// The attribute of `type` along its MRO; null without an exception when absent. `name` is an exact str.
+PyObject* ShimTypeLookup(PyTypeObject* type, PyObject* name);
+// As LOAD_METHOD: 1 and an unbound function in *method, or 0 and a bound attribute, or 0 and null with an exception. New
+// reference. Runs user code like any attribute access.
+int ShimGetMethod(PyObject* object, PyObject* name, PyObject** method);
+// Whether the attributes of `object` live in inline values, no dict having been made yet.
+int ShimHasInlineValues(PyObject* object);
+// The inline value of `name` (an exact str); null without an exception when absent or when there are no inline values.
+PyObject* ShimInlineValue(PyObject* object, PyObject* name);
+// The instance dict if there is one; null when the object has none (yet). Changes nothing.
+PyObject* ShimInstanceDict(PyObject* object);
+// The instance dict, made now if need be. New reference; null with an exception when the object cannot have one.
+PyObject* ShimMaterializeInstanceDict(PyObject* object);
+
+#ifdef __cplusplus
+}  // extern "C"
+#endif
+
+#endif  // FRAMEJIT_FRAME_EVAL_CPYTHON_SHIM_H_

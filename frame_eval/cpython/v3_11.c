@@ -1,0 +1,73 @@
+// CPython 3.11: private access behind shim.h. Mirrors 3.11.7.
+// Py_BUILD_CORE comes before Python.h: the other order does not compile in C on 3.12 (gh-105268).
+#define PY_SSIZE_T_CLEAN
+#define Py_BUILD_CORE 1
+#include <Python.h>
+#define NEED_OPCODE_TABLES
+#include "internal/pycore_dict.h"
+#include "internal/pycore_frame.h"
+#include "internal/pycore_interp.h"
+#include "internal/pycore_object.h"
+#include "internal/pycore_opcode.h"
+
+#include "frame_eval/cpython/shim.h"
+
+#if PY_MINOR_VERSION != 11
+#error "v3_11.c is for CPython 3.11"
+#endif
+
+#define FRAME_CODE(f) ((f)->f_code)
+#define FRAME_FUNCTION(f) ((f)->f_func)
+#define FRAME_IP(f) ((f)->prev_instr)
+#define FRAME_IP_BIAS 1
+
+static ShimFrame* ThreadFrame(PyThreadState* thread) { return thread->cframe->current_frame; }
+
+static int IsTraced(PyThreadState* thread, PyCodeObject* code) {
+  (void)code;
+  return thread->cframe->use_tracing != 0;
+}
+
+static PyObject* PassThrough(PyThreadState* thread, ShimFrame* frame, int throwflag) {
+  return _PyEval_EvalFrameDefault(thread, frame, throwflag);
+}
+
+// Objects/typeobject.c: assign_version_tag is static, but _PyType_Lookup of a short interned name calls it on a miss, and
+// a type without a valid tag always misses the method cache.
+static void AssignVersion(PyTypeObject* type) {
+  PyObject* name = PyUnicode_InternFromString("__class__");
+  if (name == NULL) {
+    PyErr_Clear();
+    return;
+  }
+  _PyType_Lookup(type, name);
+  Py_DECREF(name);
+}
+
+static PyDictValues* InlineValues(PyObject* object) {
+  if (!PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_MANAGED_DICT)) return NULL;
+  return *_PyObject_ValuesPointer(object);
+}
+
+static PyObject* ManagedDict(PyObject* object) { return *_PyObject_ManagedDictPointer(object); }
+
+// Python/ceval.c, _PyEval_EvalFrameDefault: the lines before `start_frame`, and at `exit_unwind`.
+void ShimEnterFrame(PyThreadState* thread, ShimFrame* frame, ShimEntry* entry) {
+  _PyCFrame* previous = thread->cframe;
+  entry->cframe.use_tracing = previous->use_tracing;
+  entry->cframe.previous = previous;
+  thread->cframe = &entry->cframe;
+  frame->is_entry = true;
+  frame->previous = previous->current_frame;
+  entry->cframe.current_frame = frame;
+}
+
+void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry) {
+  thread->cframe = entry->cframe.previous;
+  thread->cframe->use_tracing = entry->cframe.use_tracing;
+}
+
+// Objects/dictobject.c: DICT_NEXT_VERSION is stored on every change.
+uint64_t ShimDictVersion(PyObject* dict) { return ((PyDictObject*)dict)->ma_version_tag; }
+
+#include "frame_eval/cpython/shim_common.inc"
