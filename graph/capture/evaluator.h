@@ -5,18 +5,19 @@
 
 #include <Python.h>
 
+#include "frame_eval/cpython/shim.h"
 #include "graph/capture/recorder_state.h"
-
-struct _PyInterpreterFrame;
 
 namespace framejit {
 
-PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, _PyInterpreterFrame* frame, int throwflag);
+PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFrame* frame, int throwflag);
 
-// While alive, Python frames of this thread are evaluated by `recorder`.
+// While alive, Python frames of this thread are evaluated by `recorder`: the frame of `entry_function` that comes first is
+// the entry frame, whose parameters are lifted from the request; generators run to their creation natively and are
+// recorded when they are resumed.
 class RecordingHook {
  public:
-  explicit RecordingHook(RecorderState& recorder);
+  RecordingHook(RecorderState& recorder, PyObject* entry_function);
   ~RecordingHook();
   RecordingHook(const RecordingHook&) = delete;
   RecordingHook& operator=(const RecordingHook&) = delete;

@@ -96,6 +96,8 @@ class RecorderState {
 
   FakeSession& session();
   RecordStats stats;
+  const int64_t max_instructions;
+  const int max_depth;
 
  private:
   struct Impl;

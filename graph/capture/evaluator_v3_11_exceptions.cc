@@ -1,0 +1,149 @@
+// Opcodes of exceptions: raise, handlers, `with` blocks. What a handler may catch is decided by the loop in
+// evaluator_v3_11.cc, which lets no handler see a break.
+#include <opcode.h>
+
+#include "graph/capture/frame_evaluator_v3_11.h"
+
+namespace framejit {
+namespace {
+
+PyRef SpecialName(const char* name) { return PyRef::Steal(PyUnicode_InternFromString(name)); }
+
+Flow PushExcInfo(FrameEvaluator& f, int) {
+  PyObject* value = f.Top();
+  _PyErr_StackItem* handled = f.thread->exc_info;
+  f.Top() = handled->exc_value != nullptr ? handled->exc_value : Py_NewRef(Py_None);
+  f.Push(Py_NewRef(value));
+  handled->exc_value = value;
+  return Flow::kNext;
+}
+
+Flow PopExcept(FrameEvaluator& f, int) {
+  _PyErr_StackItem* handled = f.thread->exc_info;
+  PyRef old = PyRef::Steal(std::exchange(handled->exc_value, f.Pop().release()));
+  return Flow::kNext;
+}
+
+Flow CheckExcMatch(FrameEvaluator& f, int) {
+  PyRef type = f.Pop();
+  bool is_class = PyExceptionClass_Check(type.get());
+  for (Py_ssize_t i = 0; PyTuple_Check(type.get()) && i < PyTuple_GET_SIZE(type.get()); ++i) {
+    is_class = PyExceptionClass_Check(PyTuple_GET_ITEM(type.get(), i));
+    if (!is_class) break;
+  }
+  if (!is_class && !(PyTuple_Check(type.get()) && PyTuple_GET_SIZE(type.get()) == 0)) {
+    PyErr_SetString(PyExc_TypeError, "catching classes that do not inherit from BaseException is not allowed");
+    return Flow::kError;
+  }
+  bool matches = PyErr_GivenExceptionMatches(f.Top(), type.get()) != 0;
+  f.Push(Py_NewRef(matches ? Py_True : Py_False));
+  return Flow::kNext;
+}
+
+// The exception instance of a `raise` operand: itself, or the class called.
+PyRef ExceptionInstance(FrameEvaluator& f, PyRef raised, const char* message) {
+  if (PyExceptionInstance_Check(raised.get())) return raised;
+  if (!PyExceptionClass_Check(raised.get())) {
+    PyErr_SetString(PyExc_TypeError, message);
+    return PyRef();
+  }
+  PyRef instance = PyRef::Steal(f.recorder.Call(raised.get(), nullptr, 0, nullptr));
+  if (instance && !PyExceptionInstance_Check(instance.get())) {
+    PyErr_Format(PyExc_TypeError, "calling %R should have returned an instance of BaseException, not %R", raised.get(),
+                 Py_TYPE(instance.get()));
+    return PyRef();
+  }
+  return instance;
+}
+
+// A bare `raise`: the exception being handled, with the traceback it has.
+Flow RaiseAgain(FrameEvaluator& f) {
+  _PyErr_StackItem* item = f.thread->exc_info;
+  while ((item->exc_value == nullptr || item->exc_value == Py_None) && item->previous_item != nullptr) {
+    item = item->previous_item;
+  }
+  PyObject* value = item->exc_value;
+  if (value == nullptr || value == Py_None) {
+    PyErr_SetString(PyExc_RuntimeError, "No active exception to reraise");
+    return Flow::kError;
+  }
+  PyErr_Restore(Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(value))), Py_NewRef(value), PyException_GetTraceback(value));
+  return Flow::kUnwind;
+}
+
+Flow RaiseVarargs(FrameEvaluator& f, int arg) {
+  if (arg == 0) return RaiseAgain(f);
+  PyRef cause = arg == 2 ? f.Pop() : PyRef();
+  PyRef exception = ExceptionInstance(f, f.Pop(), "exceptions must derive from BaseException");
+  if (!exception) return Flow::kError;
+  if (cause && cause.get() != Py_None) {
+    cause = ExceptionInstance(f, std::move(cause), "exception causes must derive from BaseException");
+    if (!cause) return Flow::kError;
+  }
+  if (arg == 2) PyException_SetCause(exception.get(), cause.get() == Py_None ? nullptr : cause.release());
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(exception.get())), exception.get());
+  return Flow::kError;
+}
+
+// RERAISE with an operand takes the instruction that raised first from the stack; the loop has put it there.
+Flow Reraise(FrameEvaluator& f, int arg) {
+  if (arg != 0) {
+    long lasti = PyLong_AsLong(f.Peek(arg + 1));
+    if (lasti < 0) return f.BreakAt(BreakCode::kInternalError, "no instruction offset below a re-raised exception");
+    f.SetLastInstruction(static_cast<int>(lasti));
+  }
+  PyRef value = f.Pop();
+  PyObject* traceback = PyException_GetTraceback(value.get());
+  PyErr_Restore(Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(value.get()))), value.get(), traceback);
+  value.release();
+  return Flow::kUnwind;
+}
+
+Flow BeforeWith(FrameEvaluator& f, int) {
+  PyRef manager = f.Pop();
+  PyRef enter_name = SpecialName("__enter__");
+  PyRef exit_name = SpecialName("__exit__");
+  if (!enter_name || !exit_name) return Flow::kError;
+  const char* message = "'%.200s' object does not support the context manager protocol";
+  PyRef enter = PyRef::Steal(f.recorder.LookupSpecial(manager.get(), enter_name.get()));
+  PyRef exit;
+  if (enter) {
+    exit = PyRef::Steal(f.recorder.LookupSpecial(manager.get(), exit_name.get()));
+    message = "'%.200s' object does not support the context manager protocol (missed __exit__ method)";
+  }
+  if (!exit) {
+    if (!PyErr_Occurred() && !f.recorder.broken()) PyErr_Format(PyExc_TypeError, message, Py_TYPE(manager.get())->tp_name);
+    return Flow::kError;
+  }
+  f.Push(exit.release());
+  return f.PushResult(f.recorder.Call(enter.get(), nullptr, 0, nullptr));
+}
+
+Flow WithExceptStart(FrameEvaluator& f, int) {
+  PyObject* value = f.Top();
+  PyRef traceback = PyRef::Steal(PyException_GetTraceback(value));
+  PyObject* args[3] = {reinterpret_cast<PyObject*>(Py_TYPE(value)), value, traceback ? traceback.get() : Py_None};
+  return f.PushResult(f.recorder.Call(f.Peek(4), args, 3, nullptr));
+}
+
+Flow LoadAssertionError(FrameEvaluator& f, int) {
+  f.Push(Py_NewRef(PyExc_AssertionError));
+  return Flow::kNext;
+}
+
+constexpr OpcodeRow kRows[] = {
+    {PUSH_EXC_INFO, PushExcInfo},
+    {POP_EXCEPT, PopExcept},
+    {CHECK_EXC_MATCH, CheckExcMatch},
+    {RAISE_VARARGS, RaiseVarargs},
+    {RERAISE, Reraise},
+    {BEFORE_WITH, BeforeWith},
+    {WITH_EXCEPT_START, WithExceptStart},
+    {LOAD_ASSERTION_ERROR, LoadAssertionError},
+};
+
+}  // namespace
+
+absl::Span<const OpcodeRow> ExceptionOpcodes() { return kRows; }
+
+}  // namespace framejit

@@ -1,0 +1,101 @@
+// The PEP 523 hook while recording. Which frames the recorder takes, and how their arguments are made safe to see.
+#include "graph/capture/evaluator.h"
+
+#include <mutex>
+
+#include "absl/container/flat_hash_set.h"
+#include "frame_eval/cpython/frame_view.h"
+
+namespace framejit {
+namespace {
+
+constexpr unsigned char kCellVariable = 0x40;  // CO_FAST_CELL
+
+struct ThreadHook {
+  RecorderState* recorder = nullptr;
+  bool armed = false;
+  PyObject* entry_function = nullptr;  // until its frame came
+  int depth = 0;
+  int max_depth = 0;
+  absl::flat_hash_set<PyObject*> generators;  // made by this recording; compared, never used
+};
+thread_local ThreadHook* thread_hook = nullptr;
+
+// The hook is per interpreter and arming is per thread: the first recording installs it, the last one removes it. The GIL
+// guards both.
+int recordings = 0;
+ShimEvaluator previous_evaluator = nullptr;
+
+PyObject* Fail(ThreadHook& hook, BreakCode code, const char* detail) {
+  hook.recorder->Break(code, detail);
+  return nullptr;
+}
+
+// A generator function's frame runs natively up to RETURN_GENERATOR, which makes the generator object.
+PyObject* CreateGenerator(ThreadHook& hook, PyThreadState* thread, FrameView frame) {
+  PyCodeObject* code = frame.code();
+  PyObject* generator = ShimEvalDefault(thread, frame.get(), 0);
+  if (generator == nullptr || !PyGen_CheckExact(generator)) return generator;
+  hook.generators.insert(generator);
+  hook.recorder->NewLocal(generator);
+  const char* kinds = PyBytes_AS_STRING(code->co_localspluskinds);
+  FrameView created(ShimGeneratorFrame(generator));
+  for (int i = 0; i < code->co_nlocalsplus; ++i) {
+    PyObject* value = created.localsplus()[i];
+    if ((kinds[i] & kCellVariable) && value != nullptr && PyCell_Check(value)) hook.recorder->NewLocalCell(value);
+  }
+  return generator;
+}
+
+PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int throwflag) {
+  PyCodeObject* code = frame.code();
+  RecorderState& recorder = *hook.recorder;
+  if (recorder.broken()) return Fail(hook, BreakCode::kInternalError, "a frame started after a break");
+  if (code->co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE)) {
+    return Fail(hook, BreakCode::kCoroutine, "");
+  }
+  if (frame.is_generators()) {
+    if (!hook.generators.contains(frame.generator())) {
+      return Fail(hook, BreakCode::kUnsupportedEffect, "a generator that existed before was advanced");
+    }
+    return EvaluateFrame(recorder, thread, frame.get(), throwflag);
+  }
+  const bool is_entry = hook.entry_function == reinterpret_cast<PyObject*>(frame.function());
+  int lifted = is_entry ? recorder.LiftEntryArguments(frame.function(), frame.localsplus())
+                        : recorder.LiftFrameArguments(frame.function(), frame.localsplus());
+  if (is_entry) hook.entry_function = nullptr;
+  if (lifted < 0) return nullptr;
+  if (code->co_flags & CO_GENERATOR) return CreateGenerator(hook, thread, frame);
+  ++recorder.stats.frames;
+  if (hook.depth >= hook.max_depth) return Fail(hook, BreakCode::kTooDeep, "");
+  ++hook.depth;
+  PyObject* result = EvaluateFrame(recorder, thread, frame.get(), throwflag);
+  --hook.depth;
+  return result;
+}
+
+PyObject* Hook(PyThreadState* thread, ShimFrame* frame, int throwflag) {
+  ThreadHook* hook = thread_hook;
+  if (hook == nullptr || !hook->armed) return previous_evaluator(thread, frame, throwflag);
+  return Evaluate(*hook, thread, FrameView(frame), throwflag);
+}
+
+}  // namespace
+
+RecordingHook::RecordingHook(RecorderState& recorder, PyObject* entry_function) {
+  thread_hook = new ThreadHook{
+      .recorder = &recorder, .armed = true, .entry_function = entry_function, .max_depth = recorder.max_depth};
+  if (recordings++ == 0) previous_evaluator = ShimInstallEvaluator(PyInterpreterState_Get(), &Hook);
+}
+
+RecordingHook::~RecordingHook() {
+  if (--recordings == 0) ShimRemoveEvaluator(PyInterpreterState_Get(), &Hook, previous_evaluator);
+  delete std::exchange(thread_hook, nullptr);
+}
+
+bool RecordingHook::Arm(bool armed) {
+  if (thread_hook == nullptr) return false;
+  return std::exchange(thread_hook->armed, armed);
+}
+
+}  // namespace framejit
