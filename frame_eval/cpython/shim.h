@@ -99,6 +99,10 @@ extern const uint8_t* const kShimDeopt;
 // Inline-cache units that follow an opcode.
 extern const uint8_t* const kShimCaches;
 
+// What slot `index` of localsplus holds: any of these. Requires index < co_nlocalsplus.
+enum { kShimLocal = 1, kShimCell = 2, kShimFree = 4 };
+int ShimLocalKind(PyCodeObject* code, int index);
+
 // --- objects ----------------------------------------------------------------------------------------------------------
 #if PY_VERSION_HEX < 0x030C0000
 // Changes with every change of the dict; unique over all dicts of the process.

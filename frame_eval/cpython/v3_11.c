@@ -4,6 +4,7 @@
 #define Py_BUILD_CORE 1
 #include <Python.h>
 #define NEED_OPCODE_TABLES
+#include "internal/pycore_code.h"
 #include "internal/pycore_dict.h"
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"

@@ -1,0 +1,40 @@
+// CPython 3.13: private access behind shim.h. Mirrors 3.13.0.
+// Py_BUILD_CORE comes before Python.h: the other order does not compile in C on 3.12 (gh-105268).
+#define PY_SSIZE_T_CLEAN
+#define Py_BUILD_CORE 1
+#include <Python.h>
+#define NEED_OPCODE_METADATA
+#include "internal/pycore_code.h"
+#include "internal/pycore_dict.h"
+#include "internal/pycore_frame.h"
+#include "internal/pycore_interp.h"
+#include "internal/pycore_object.h"
+#include "internal/pycore_opcode_metadata.h"
+
+#include "frame_eval/cpython/shim.h"
+
+#if PY_MINOR_VERSION != 13
+#error "v3_13.c is for CPython 3.13"
+#endif
+
+#define FRAME_CODE(f) ((PyCodeObject*)(f)->f_executable)
+#define FRAME_FUNCTION(f) ((PyFunctionObject*)(f)->f_funcobj)
+#define FRAME_IP(f) ((f)->instr_ptr)
+#define FRAME_IP_BIAS 0
+
+static ShimFrame* ThreadFrame(PyThreadState* thread) { return thread->current_frame; }
+
+// Include/internal/pycore_object.h: _PyObject_InlineValues. The values stay in use behind a materialised dict; here they
+// count as inline values only until then, as in 3.11 and 3.12.
+static PyDictValues* InlineValues(PyObject* object) {
+  if (!PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_INLINE_VALUES)) return NULL;
+  if (_PyObject_GetManagedDict(object) != NULL) return NULL;
+  PyDictValues* values = _PyObject_InlineValues(object);
+  return values->valid ? values : NULL;
+}
+
+static PyObject* ManagedDict(PyObject* object) { return (PyObject*)_PyObject_GetManagedDict(object); }
+
+#include "frame_eval/cpython/shim_monitoring.inc"
+
+#include "frame_eval/cpython/shim_common.inc"
