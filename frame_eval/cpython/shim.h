@@ -54,6 +54,8 @@ int ShimFrameIsAtEntry(ShimFrame* frame);
 int ShimFrameIsGenerators(ShimFrame* frame);
 // That object. Requires ShimFrameIsGenerators.
 PyObject* ShimFrameGenerator(ShimFrame* frame);
+// The frame inside a generator, coroutine or asynchronous generator.
+ShimFrame* ShimGeneratorFrame(PyObject* generator);
 // What YIELD_VALUE stores in the generator before it leaves the frame. Requires ShimFrameIsGenerators.
 void ShimFrameSetSuspended(ShimFrame* frame);
 // The innermost frame of the thread; may be null.
