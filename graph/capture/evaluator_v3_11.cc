@@ -1,9 +1,12 @@
 // The evaluator's loop for CPython 3.11: dispatch, exceptions, entering and leaving a frame. Mirrors
 // _PyEval_EvalFrameDefault of Python/ceval.c, 3.11. The opcodes are in evaluator_v3_11_*.cc.
-#include <array>
+#include <Python.h>
 
 #include <frameobject.h>
 #include <opcode.h>
+
+#include <array>
+#include <optional>
 
 #include "bytecode/exception_table.h"
 #include "graph/capture/evaluator.h"
@@ -119,7 +122,11 @@ bool Unwind(FrameEvaluator& f) {
 
 PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFrame* shim_frame, int throwflag) {
   static const std::array<OpcodeHandler, 256> handlers = BuildHandlers();
-  if (Py_EnterRecursiveCall("")) return nullptr;
+  // The user's own recursion limit, met earlier than in the interpreter because C frames count while recording.
+  if (Py_EnterRecursiveCall("")) {
+    recorder.Break(BreakCode::kTooDeep, "recursion limit");
+    return nullptr;
+  }
   FrameView frame(shim_frame);
   FrameEvaluator f = MakeEvaluator(recorder, thread, frame);
   frame.set_stacktop(-1);

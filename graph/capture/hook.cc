@@ -1,7 +1,7 @@
 // The PEP 523 hook while recording. Which frames the recorder takes, and how their arguments are made safe to see.
 #include "graph/capture/evaluator.h"
 
-#include <mutex>
+#include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "frame_eval/cpython/frame_view.h"
@@ -25,6 +25,8 @@ thread_local ThreadHook* thread_hook = nullptr;
 // guards both.
 int recordings = 0;
 ShimEvaluator previous_evaluator = nullptr;
+// Another tool installed its evaluator over ours and chains to it: ours cannot be removed and needs no installing.
+bool stays_chained = false;
 
 PyObject* Fail(ThreadHook& hook, BreakCode code, const char* detail) {
   hook.recorder->Break(code, detail);
@@ -84,12 +86,16 @@ PyObject* Hook(PyThreadState* thread, ShimFrame* frame, int throwflag) {
 
 RecordingHook::RecordingHook(RecorderState& recorder, PyObject* entry_function) {
   thread_hook = new ThreadHook{
-      .recorder = &recorder, .armed = true, .entry_function = entry_function, .max_depth = recorder.max_depth};
-  if (recordings++ == 0) previous_evaluator = ShimInstallEvaluator(PyInterpreterState_Get(), &Hook);
+      .recorder = &recorder, .armed = true, .entry_function = entry_function, .max_depth = recorder.max_depth, .generators = {}};
+  if (recordings++ > 0 || stays_chained) return;
+  ShimEvaluator previous = ShimInstallEvaluator(PyInterpreterState_Get(), &Hook);
+  if (previous != nullptr) previous_evaluator = previous;
 }
 
 RecordingHook::~RecordingHook() {
-  if (--recordings == 0) ShimRemoveEvaluator(PyInterpreterState_Get(), &Hook, previous_evaluator);
+  if (--recordings == 0 && !stays_chained) {
+    stays_chained = !ShimRemoveEvaluator(PyInterpreterState_Get(), &Hook, previous_evaluator);
+  }
   delete std::exchange(thread_hook, nullptr);
 }
 
