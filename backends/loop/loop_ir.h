@@ -36,7 +36,7 @@ enum class Op : uint8_t {
 #undef FRAMEJIT_LOOP_OP
 };
 
-std::string_view DTypeName(DType dtype);
+const char* DTypeName(DType dtype);
 int64_t DTypeBytes(DType dtype);
 DTypeClass ClassOf(DType dtype);
 inline bool IsFloat(DType dtype) { return ClassOf(dtype) == DTypeClass::kFloat; }
@@ -44,7 +44,7 @@ inline bool IsFloat(DType dtype) { return ClassOf(dtype) == DTypeClass::kFloat; 
 inline bool IsComputeType(DType dtype) {
   return ClassOf(dtype) != DTypeClass::kNarrowInt && ClassOf(dtype) != DTypeClass::kNarrowFloat;
 }
-std::string_view OpName(Op op);
+const char* OpName(Op op);
 int OperandCount(Op op);
 inline bool IsReduction(Op op) { return op >= Op::kReduceSum && op <= Op::kReduceMin; }
 inline bool IsComparison(Op op) { return op >= Op::kEq && op <= Op::kGe; }

@@ -1,0 +1,156 @@
+// See canonicalize.h.
+#include "backends/loop/canonicalize.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <numeric>
+
+#include "absl/container/inlined_vector.h"
+
+namespace framejit::loop {
+namespace {
+
+class Canonicalizer {
+ public:
+  explicit Canonicalizer(Kernel& kernel) : kernel_(kernel) {}
+
+  void Run() {
+    RemoveUnusedNodes();
+    FoldUnitDims();
+    SortDims();
+    MergeDims();
+    if (kernel_.inner_size() == 1) {
+      // One element per row: element-level throughout, so that no rank question is left.
+      for (Access& access : kernel_.accesses) access.strides.back() = 1;
+    }
+  }
+
+ private:
+  void RemoveUnusedNodes() {
+    std::vector<bool> used(kernel_.nodes.size());
+    for (size_t id = kernel_.nodes.size(); id-- > 0;) {
+      const Node& node = kernel_.nodes[id];
+      if (node.op == Op::kStore) used[id] = true;
+      for (int i = 0; used[id] && i < OperandCount(node.op); ++i) used[node.operands[i]] = true;
+    }
+    std::vector<ValueId> renamed(kernel_.nodes.size(), kNoValue);
+    std::vector<Node> nodes;
+    for (size_t id = 0; id < used.size(); ++id) {
+      if (!used[id]) continue;
+      Node node = kernel_.nodes[id];
+      for (int i = 0; i < OperandCount(node.op); ++i) node.operands[i] = renamed[node.operands[i]];
+      renamed[id] = static_cast<ValueId>(nodes.size());
+      nodes.push_back(node);
+    }
+    kernel_.nodes = std::move(nodes);
+    RemoveUnusedAccesses();
+  }
+
+  void RemoveUnusedAccesses() {
+    std::vector<Access> accesses;
+    for (Node& node : kernel_.nodes) {
+      if (node.op != Op::kLoad && node.op != Op::kStore) continue;
+      const Access& access = kernel_.accesses[node.attr];
+      const auto known = std::find(accesses.begin(), accesses.end(), access);
+      node.attr = known - accesses.begin();
+      if (known == accesses.end()) accesses.push_back(access);
+    }
+    kernel_.accesses = std::move(accesses);
+  }
+
+  // The position along a dimension of one element is zero.
+  void FoldUnitDims() {
+    for (Node& node : kernel_.nodes) {
+      if (node.op != Op::kIndex || kernel_.dims[node.attr].size != 1) continue;
+      node = Node{Op::kConst, DType::kInt64};
+    }
+    const bool reduces = kernel_.has_reductions();
+    for (size_t d = kernel_.dims.size(); d-- > 0;) {
+      const bool inner = d + 1 == kernel_.dims.size();
+      if (kernel_.dims[d].size == 1 && kernel_.dims.size() > 1 && !(inner && reduces)) EraseDim(d);
+    }
+  }
+
+  void EraseDim(size_t d) {
+    kernel_.dims.erase(kernel_.dims.begin() + d);
+    for (Access& access : kernel_.accesses) access.strides.erase(access.strides.begin() + d);
+    for (Node& node : kernel_.nodes) {
+      if (node.op == Op::kIndex && node.attr > static_cast<int64_t>(d)) --node.attr;
+    }
+  }
+
+  // How badly the accesses like dimension d to be the inner one: stores first, then loads.
+  int64_t Distance(size_t d) const {
+    int64_t distance = 0;
+    for (const Node& node : kernel_.nodes) {
+      if (node.op == Op::kStore) distance = std::max(distance, std::abs(kernel_.accesses[node.attr].strides[d]));
+    }
+    return distance;
+  }
+
+  // Whether each store touches every position once; otherwise making another dimension the inner one would change what
+  // is a row value.
+  bool StoresAreInjective() const {
+    for (const Node& node : kernel_.nodes) {
+      if (node.op != Op::kStore) continue;
+      for (size_t d = 0; d < kernel_.dims.size(); ++d) {
+        if (kernel_.dims[d].size > 1 && kernel_.accesses[node.attr].strides[d] == 0) return false;
+      }
+    }
+    return true;
+  }
+
+  // Outer to inner by falling distance between neighbouring stores. With reductions the inner dimension stays.
+  void SortDims() {
+    const size_t movable = kernel_.dims.size() - (kernel_.has_reductions() || !StoresAreInjective() ? 1 : 0);
+    std::vector<size_t> order(kernel_.dims.size());
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.begin() + movable,
+                     [&](size_t a, size_t b) { return Distance(a) > Distance(b); });
+    Permute(order);
+  }
+
+  void Permute(const std::vector<size_t>& order) {
+    if (std::is_sorted(order.begin(), order.end())) return;
+    const auto apply = [&](auto& list) {
+      auto old = list;
+      for (size_t d = 0; d < order.size(); ++d) list[d] = old[order[d]];
+    };
+    apply(kernel_.dims);
+    for (Access& access : kernel_.accesses) apply(access.strides);
+    for (Node& node : kernel_.nodes) {
+      if (node.op != Op::kIndex) continue;
+      node.attr = std::find(order.begin(), order.end(), static_cast<size_t>(node.attr)) - order.begin();
+    }
+  }
+
+  bool IsIndexed(size_t d) const {
+    return std::any_of(kernel_.nodes.begin(), kernel_.nodes.end(), [&](const Node& node) {
+      return node.op == Op::kIndex && node.attr == static_cast<int64_t>(d);
+    });
+  }
+
+  // Turn  [A, B] with strides (s * B, s)  into  [A * B] with stride s.
+  void MergeDims() {
+    const bool reduces = kernel_.has_reductions();
+    for (size_t d = kernel_.dims.size() - 1; d-- > 0;) {
+      const bool with_inner = d + 2 == kernel_.dims.size();
+      if ((with_inner && reduces) || IsIndexed(d) || IsIndexed(d + 1)) continue;
+      const int64_t size = kernel_.dims[d + 1].size;
+      const bool fits = std::all_of(kernel_.accesses.begin(), kernel_.accesses.end(), [&](const Access& access) {
+        return access.strides[d] == access.strides[d + 1] * size;
+      });
+      if (!fits) continue;
+      kernel_.dims[d + 1].size *= kernel_.dims[d].size;
+      EraseDim(d);
+    }
+  }
+
+  Kernel& kernel_;
+};
+
+}  // namespace
+
+void Canonicalize(Kernel& kernel) { Canonicalizer(kernel).Run(); }
+
+}  // namespace framejit::loop
