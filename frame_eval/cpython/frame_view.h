@@ -32,7 +32,7 @@ class FrameView {
   int next_offset() const { return ShimFrameNextOffset(frame_); }
   void set_next_offset(int offset) { ShimFrameSetNextOffset(frame_, offset); }
   int lasti() const { return ShimFrameLasti(frame_); }
-  _Py_CODEUNIT** instruction_slot() const { return ShimFrameInstructionSlot(frame_); }
+  ShimCodeUnit** instruction_slot() const { return ShimFrameInstructionSlot(frame_); }
   bool is_at_entry() const { return ShimFrameIsAtEntry(frame_) != 0; }
 
   bool is_generators() const { return ShimFrameIsGenerators(frame_) != 0; }

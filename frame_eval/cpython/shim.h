@@ -23,6 +23,8 @@ extern "C" {
 
 struct _PyInterpreterFrame;
 typedef struct _PyInterpreterFrame ShimFrame;
+// A code unit: _Py_CODEUNIT is this on 3.11, a union over it on 3.12, and private on 3.13.
+typedef uint16_t ShimCodeUnit;
 
 // --- frames -----------------------------------------------------------------------------------------------------------
 PyCodeObject* ShimFrameCode(ShimFrame* frame);
@@ -47,7 +49,7 @@ int ShimFrameLasti(ShimFrame* frame);
 // Where CPython keeps its instruction pointer, for an evaluator that writes it at each instruction. 3.11 and 3.12
 // (prev_instr): the unit before the next instruction between instructions, the running instruction itself within one.
 // 3.13 (instr_ptr): the running instruction, or the next one.
-_Py_CODEUNIT** ShimFrameInstructionSlot(ShimFrame* frame);
+ShimCodeUnit** ShimFrameInstructionSlot(ShimFrame* frame);
 // Whether no instruction of the frame ran yet.
 int ShimFrameIsAtEntry(ShimFrame* frame);
 // Whether a generator, coroutine or asynchronous generator owns the frame.
