@@ -1,0 +1,258 @@
+"""Exceptions: those that leave the function surface as in eager (type, message, traceback lines); those that it catches
+itself are recorded or leave the frame to the interpreter, with eager's result either way."""
+
+import pytest
+import torch
+from framejit_testing import Cases, check, vector
+
+X = vector(seed=1)
+raising = Cases()
+catching = Cases()
+
+
+class OwnError(ValueError):
+    def __init__(self, code, message):
+        super().__init__(message)
+        self.code = code
+
+
+@raising(X)
+def raises_value_error(x):
+    y = x + 1
+    raise ValueError(f"bad shape {tuple(y.shape)}")
+
+
+@raising(X)
+def raises_own_error(x):
+    raise OwnError(3, "own")
+
+
+@raising(X)
+def raises_from(x):
+    try:
+        {}["missing"]
+    except KeyError as error:
+        raise RuntimeError("lookup failed") from error
+
+
+@raising(X)
+def fails_assertion(x):
+    assert x.dim() == 2, f"expected 2 dimensions, got {x.dim()}"
+    return x
+
+
+@raising(X)
+def shape_mismatch(x):
+    y = x * 2
+    return y + torch.ones(3)
+
+
+@raising(X)
+def bad_argument_to_torch(x):
+    return torch.nn.functional.linear(x, torch.ones(2, 3))
+
+
+@raising(X)
+def missing_attribute(x):
+    return x.no_such_attribute
+
+
+@raising(X)
+def undefined_name(x):
+    return x + no_such_name  # noqa: F821
+
+
+@raising(X)
+def unbound_local(x):
+    if x.dim() == 7:
+        y = x
+    return y
+
+
+@raising(X)
+def raises_in_callee(x):
+    def inner(y):
+        z = y + 1
+        raise IndexError("inner")
+
+    return inner(x)
+
+
+@raising(X)
+def raises_in_comprehension(x):
+    return [x[i] for i in range(9)]
+
+
+@raising(X)
+def list_index_error(x):
+    return [x][3]
+
+
+@raising(X)
+def unpack_error(x):
+    a, b = (x, x, x)
+    return a
+
+
+@raising(X)
+def type_error_in_call(x):
+    return (lambda y: y)(x, x)
+
+
+@raising(X)
+def division_by_zero(x):
+    return x * (1 // 0)
+
+
+@raising(X)
+def raises_in_finally(x):
+    try:
+        y = x + 1
+    finally:
+        raise KeyError("finally")
+
+
+@raising(X)
+def raises_in_generator(x):
+    def generate():
+        yield x
+        raise StopAsyncIteration("odd")
+
+    return list(generate())
+
+
+@raising(X)
+def reraises(x):
+    try:
+        raise ValueError("first")
+    except ValueError:
+        y = x + 1
+        raise
+
+
+@catching(X)
+def try_without_error(x):
+    try:
+        y = x + 1
+    except ValueError:
+        y = x - 1
+    finally:
+        z = x * 2
+    return y + z
+
+
+@catching(X)
+def catches_own_raise(x):
+    try:
+        raise ValueError("inside")
+    except ValueError as error:
+        return x + len(str(error))
+
+
+@catching(X)
+def catches_key_error(x):
+    try:
+        scale = {"a": 1}["b"]
+    except (KeyError, IndexError):
+        scale = 5
+    return x * scale
+
+
+@catching(X)
+def catches_from_callee(x):
+    def inner():
+        raise LookupError("inner")
+
+    try:
+        inner()
+    except LookupError:
+        return x * 3
+
+
+@catching(X)
+def attribute_error_as_probe(x):
+    try:
+        x.no_such_attribute
+    except AttributeError:
+        return x + 1
+
+
+@catching(X)
+def stop_iteration(x):
+    iterator = iter([x])
+    first = next(iterator)
+    return first, next(iterator, None)
+
+
+@catching(X)
+def finally_runs(x):
+    log = []
+    try:
+        try:
+            log.append(1)
+            raise ValueError
+        finally:
+            log.append(2)
+    except ValueError:
+        log.append(3)
+    else:
+        log.append(4)
+    return x + 1, log
+
+
+@catching(X)
+def with_suppressing_exit(x):
+    class Suppress:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, kind, value, traceback):
+            return kind is ValueError
+
+    with Suppress():
+        raise ValueError
+    return x * 4
+
+
+@catching(X)
+def return_in_finally_loop(x):
+    for i in range(3):
+        try:
+            if i == 1:
+                continue
+            x = x + i
+        finally:
+            x = x * 2
+    return x
+
+
+@pytest.mark.parametrize(*raising.table)
+def test_raising(function, args, expectations):
+    check(function, *args, graphs=0, **expectations)
+
+
+@pytest.mark.parametrize(*catching.table)
+def test_catching(function, args, expectations):
+    check(function, *args, **expectations)
+
+
+def test_writes_before_the_exception_stay():
+    """What the function did before it raised has happened, once per call."""
+
+    def f(x, log):
+        log.append(1)
+        x.add_(1)
+        log.append(2)
+        raise ValueError("after two")
+
+    check(f, X, [], graphs=0)
+
+
+def test_exception_only_for_some_arguments():
+    def f(x, n):
+        if n > 2:
+            raise ValueError(f"n is {n}")
+        return x * n
+
+    check(f, X, 1)
+    check(f, X, 3, graphs=0)

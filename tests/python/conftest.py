@@ -1,0 +1,38 @@
+"""Paths, seeds and the `long` marker for all Python tests. The helpers are in framejit_testing.py."""
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+for directory in (HERE, ROOT):
+    if str(directory) not in sys.path:
+        sys.path.insert(0, str(directory))
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(config, items):
+    if os.environ.get("FRAMEJIT_LONG_TESTS") == "1":
+        return
+    skip = pytest.mark.skip(reason="long; set FRAMEJIT_LONG_TESTS=1")
+    for item in items:
+        if "long" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def clean_state():
+    """Every test starts with no compiled code, the same random numbers and torch's default state."""
+    import framejit
+
+    framejit.reset()
+    torch.manual_seed(0)
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+    yield
+    framejit.reset()
