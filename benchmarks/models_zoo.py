@@ -101,13 +101,30 @@ MODELS: dict[str, ZooModel] = {
             "BertModel",
             "BertConfig",
             {},
-            {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100},
+            {
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "intermediate_size": 64,
+                "vocab_size": 100,
+            },
         ),
         _tokens((1, 128), (2, 16), 30522, 100),
     ),
     "gpt2": ZooModel(
         _hugging_face(
-            "GPT2Model", "GPT2Config", {}, {"n_embd": 32, "n_layer": 2, "n_head": 2, "vocab_size": 100, "n_positions": 64, "bos_token_id": 0, "eos_token_id": 0}
+            "GPT2Model",
+            "GPT2Config",
+            {},
+            {
+                "n_embd": 32,
+                "n_layer": 2,
+                "n_head": 2,
+                "vocab_size": 100,
+                "n_positions": 64,
+                "bos_token_id": 0,
+                "eos_token_id": 0,
+            },
         ),
         _tokens((1, 128), (2, 16), 50257, 100),
     ),

@@ -49,7 +49,9 @@ def run(*command: str, quiet: bool = False) -> subprocess.CompletedProcess:
 
 def torch_version(python: str) -> str | None:
     """The version of the torch that `python` imports, or None."""
-    code = "import importlib.metadata as m, importlib.util as u; print(u.find_spec('torch') and m.version('torch') or '')"
+    code = (
+        "import importlib.metadata as m, importlib.util as u; print(u.find_spec('torch') and m.version('torch') or '')"
+    )
     version = run(python, "-c", code, quiet=True).stdout.strip()
     return version or None
 

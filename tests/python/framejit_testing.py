@@ -52,7 +52,9 @@ class Outcome:
 def user_lines(error: BaseException, function) -> list[tuple[str, int]]:
     """The traceback from the frame of `function` on, without the frames of framejit or of this file."""
     own = {__file__, framejit.__file__}
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in own and "<eval" not in f.filename]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if f.filename not in own and "<eval" not in f.filename
+    ]
     return [(frame.name, frame.lineno) for frame in frames]
 
 
@@ -99,7 +101,9 @@ def assert_tensor_equal(actual: Tensor, expected: Tensor, where: str, tolerance:
     finite = e[e.isfinite()].abs().double() if not e.is_complex() else e.abs().double()
     scale = float(finite.max()) if finite.numel() else 0.0
     difference = torch.where(same, torch.zeros_like(a), a - e).abs().max().item()
-    assert difference <= tolerance * scale, f"{where}: differs by {difference:.3g} where the largest value is {scale:.3g}"
+    assert difference <= tolerance * scale, (
+        f"{where}: differs by {difference:.3g} where the largest value is {scale:.3g}"
+    )
 
 
 def assert_same(actual, expected, where: str = "result", tolerance: float = TOLERANCE, seen=None) -> None:
@@ -200,7 +204,7 @@ def check(function, *args, graphs=1, breaks=0, calls=3, kwargs=None, grad=False,
 
 
 class Cases:
-    """A table of functions. `@case(*args, **expectations)` adds one; `@pytest.mark.parametrize(*case.table)` runs all."""
+    """A table of functions: `@case(*args, **expectations)` adds one, `@pytest.mark.parametrize(*case.table)` runs all."""
 
     def __init__(self):
         self.rows = []

@@ -1,5 +1,5 @@
-"""What cannot be recorded runs in the interpreter: the result is eager's, no graph is made, the break is counted once, and
-its code and line say why."""
+"""What cannot be recorded runs in the interpreter: the result is eager's, no graph is made, the break is counted once,
+and its code and line say why."""
 
 import random
 import time

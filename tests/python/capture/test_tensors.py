@@ -30,7 +30,19 @@ def matrix_products(x, y):
 @case(X)
 def pointwise_functions(x):
     p = x.abs() + 0.5
-    return x.sin(), x.cos(), x.exp(), p.log(), p.sqrt(), p.rsqrt(), x.tanh(), x.sigmoid(), x.relu(), torch.erf(x), x.clamp(-1, 1)
+    return (
+        x.sin(),
+        x.cos(),
+        x.exp(),
+        p.log(),
+        p.sqrt(),
+        p.rsqrt(),
+        x.tanh(),
+        x.sigmoid(),
+        x.relu(),
+        torch.erf(x),
+        x.clamp(-1, 1),
+    )
 
 
 @case(X)
@@ -45,7 +57,15 @@ def row_functions(x):
 
 @case(X)
 def shape_changes(x):
-    return x.view(6, 4), x.reshape(-1), x.t(), x.permute(1, 0), x.unsqueeze(0), x.unflatten(1, (2, 3)), x[None].squeeze(0)
+    return (
+        x.view(6, 4),
+        x.reshape(-1),
+        x.t(),
+        x.permute(1, 0),
+        x.unsqueeze(0),
+        x.unflatten(1, (2, 3)),
+        x[None].squeeze(0),
+    )
 
 
 @case(X)
@@ -79,7 +99,14 @@ def iterates_tensor(x):
 @case(X)
 def factories(x):
     n = x.shape[1]
-    return x + torch.zeros(n), x * torch.ones_like(x), torch.arange(n) + 1, torch.full((2,), 3.0) * 2, x.new_zeros(2), torch.eye(2)
+    return (
+        x + torch.zeros(n),
+        x * torch.ones_like(x),
+        torch.arange(n) + 1,
+        torch.full((2,), 3.0) * 2,
+        x.new_zeros(2),
+        torch.eye(2),
+    )
 
 
 @case(X)
@@ -89,7 +116,16 @@ def constants(x):
 
 @case(X)
 def type_changes(x):
-    return x.double(), x.half(), x.to(torch.bfloat16), x.int(), x.bool(), x.float() is x, x.type(torch.float64), x.long() + 1.5
+    return (
+        x.double(),
+        x.half(),
+        x.to(torch.bfloat16),
+        x.int(),
+        x.bool(),
+        x.float() is x,
+        x.type(torch.float64),
+        x.long() + 1.5,
+    )
 
 
 @case(X, Y)

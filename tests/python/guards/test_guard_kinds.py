@@ -295,9 +295,7 @@ def training():
 @scenario
 def hook_registered():
     model = nn.Linear(6, 6)
-    return Scenario(
-        lambda x: model(x), relevant=lambda: model.register_forward_hook(lambda m, args, out: out * 2)
-    )
+    return Scenario(lambda x: model(x), relevant=lambda: model.register_forward_hook(lambda m, args, out: out * 2))
 
 
 @scenario
@@ -397,9 +395,7 @@ def list_of_tensors():
 @scenario
 def dict_value():
     table = {"a": 1, "b": 2}
-    return Scenario(
-        lambda x: x * table["a"], relevant=lambda: table.update(a=5), unrelated=lambda: table.update(b=9)
-    )
+    return Scenario(lambda x: x * table["a"], relevant=lambda: table.update(a=5), unrelated=lambda: table.update(b=9))
 
 
 @scenario

@@ -1,7 +1,6 @@
 """Nothing that a call or a recording made stays behind: memory, reference counts, objects the collector knows."""
 
 import gc
-import os
 import resource
 import sys
 import weakref
@@ -55,7 +54,7 @@ def test_warm_calls(native):
     f, model, holder = make_case()
     compiled = framejit.compile(f) if native else counting(f)[0]
     x = vector(4, 8)
-    watched = (f, f.__code__, model, model[0].weight, holder, holder.items, x, torch.Tensor, None.__class__)
+    watched = (f, f.__code__, model, model[0].weight, holder, holder.items, x, torch.Tensor)
     with torch.no_grad():
         for _ in range(500):
             compiled(x)
@@ -71,9 +70,8 @@ def test_warm_calls(native):
 @pytest.mark.parametrize("native", [False, True], ids=["fx", "native"])
 def test_recordings_after_reset(native):
     f, model, holder = make_case()
-    compiled = framejit.compile(f) if native else counting(f)[0]
-    if not native:
-        compiled = framejit.compile(f, backend=lambda gm, inputs: gm.forward)  # keeps no modules
+    # Unlike CountingBackend, this one keeps no modules.
+    compiled = framejit.compile(f) if native else framejit.compile(f, backend=lambda gm, inputs: gm.forward)
     x = vector(4, 8)
     watched = (f, f.__code__, model, model[0].weight, holder, holder.items, x)
     with torch.no_grad():
@@ -115,7 +113,7 @@ def test_recordings_that_break():
     items.clear()
     framejit.reset()
     gc.collect()
-    assert [a - b for a, b in zip(counts(f, f.__code__, x, items), before, strict=True)] in ([0] * 4, [-1, 0, 0, 0])
+    assert counts(f, f.__code__, x, items) == before
 
 
 def test_functions_that_raise():
@@ -200,4 +198,4 @@ def test_many_different_functions():
     memory = settled_bytes()
     for _ in range(10):
         round_of_functions()
-    assert settled_bytes() - memory < 16 << 20, os.getpid()
+    assert settled_bytes() - memory < 16 << 20
