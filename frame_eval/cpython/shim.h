@@ -68,10 +68,10 @@ typedef PyObject* (*ShimEvaluator)(PyThreadState* thread, ShimFrame* frame, int 
 
 // CPython's own evaluator.
 PyObject* ShimEvalDefault(PyThreadState* thread, ShimFrame* frame, int throwflag);
-// The same, called from an installed evaluator that has nothing to do with the frame. Evaluators make each Python call
-// a C call, so from 3.12 on C recursion would run out long before the recursion limit; this gives it back, up to a depth
-// that fits the default C stack.
-PyObject* ShimEvalPassThrough(PyThreadState* thread, ShimFrame* frame, int throwflag);
+// For an installed evaluator that has nothing to do with the frame: goes on to `previous`, the one it replaced. With an
+// evaluator installed each Python call is a C call, so from 3.12 on C recursion would run out long before the recursion
+// limit; this gives it back, up to a depth that fits the default C stack.
+PyObject* ShimEvalPassThrough(ShimEvaluator previous, PyThreadState* thread, ShimFrame* frame, int throwflag);
 // Makes `evaluator` the interpreter's eval-frame function and returns the one it replaces, which it must chain to;
 // null if `evaluator` is installed already.
 ShimEvaluator ShimInstallEvaluator(PyInterpreterState* interpreter, ShimEvaluator evaluator);

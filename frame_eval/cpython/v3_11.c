@@ -29,9 +29,11 @@ static int IsTraced(PyThreadState* thread, PyCodeObject* code) {
   return thread->cframe->use_tracing != 0;
 }
 
-static PyObject* PassThrough(PyThreadState* thread, ShimFrame* frame, int throwflag) {
-  return _PyEval_EvalFrameDefault(thread, frame, throwflag);
+static PyObject* PassThrough(ShimEvaluator previous, PyThreadState* thread, ShimFrame* frame, int throwflag) {
+  return previous(thread, frame, throwflag);
 }
+
+static int HasVersion(PyTypeObject* type) { return PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG); }
 
 // Objects/typeobject.c: assign_version_tag is static, but _PyType_Lookup of a short interned name calls it on a miss, and
 // a type without a valid tag always misses the method cache.

@@ -24,6 +24,8 @@
 
 static ShimFrame* ThreadFrame(PyThreadState* thread) { return thread->cframe->current_frame; }
 
+static int HasVersion(PyTypeObject* type) { return PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG); }
+
 // Objects/dictobject.c, Include/internal/pycore_object.h: _PyObject_DictOrValuesPointer.
 static PyDictValues* InlineValues(PyObject* object) {
   if (!PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_MANAGED_DICT)) return NULL;

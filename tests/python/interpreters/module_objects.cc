@@ -114,7 +114,8 @@ PyObject* HandledException(PyObject*, PyObject*) {
 }
 
 PyObject* OpcodeTables(PyObject*, PyObject*) {
-  return Py_BuildValue("(y#y#)", kShimDeopt, Py_ssize_t{256}, kShimCaches, Py_ssize_t{256});
+  return Py_BuildValue("(NN)", PyBytes_FromStringAndSize(reinterpret_cast<const char*>(kShimDeopt), 256),
+                       PyBytes_FromStringAndSize(reinterpret_cast<const char*>(kShimCaches), 256));
 }
 
 PyObject* TypeVersion(PyObject*, PyObject* type) {
