@@ -44,6 +44,8 @@ class GuardProgram {
   virtual GuardResult Check(const CallState& state) = 0;
   // Borrowed objects in the order of `fetch`.
   virtual absl::Span<PyObject* const> Fetched() const = 0;
+  // Drops what Check had to make in order to fetch it (results of native getters). Fetched() is invalid afterwards.
+  virtual void Release() = 0;
   // One line: the first guard that fails for `state` and why. For the recompile log; runs the full walk.
   virtual std::string ExplainFailure(const CallState& state) = 0;
   // One line per guard, with its cost class, for FRAMEJIT_LOG=guards and explain().

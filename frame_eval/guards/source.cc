@@ -43,9 +43,20 @@ PyRef TypedKey(PyObject* object) {
   return items;
 }
 
-// repr() of constants, a name or an address otherwise; never runs user code.
-std::string KeyText(PyObject* key) {
-  if (key == nullptr) return "";
+// The text of an identifier key, without quotes.
+std::string NameText(PyObject* key) {
+  if (key != nullptr && PyUnicode_Check(key)) {
+    const char* utf8 = PyUnicode_AsUTF8(key);
+    if (utf8 != nullptr) return utf8;
+    PyErr_Clear();
+  }
+  return ObjectText(key);
+}
+
+}  // namespace
+
+std::string ObjectText(PyObject* key) {
+  if (key == nullptr) return "<gone>";
   PyTypeObject* type = Py_TYPE(key);
   if (IsConstantType(type) || type == &PyTuple_Type) {
     PyRef text = type == &PyTuple_Type && !TypedKey(key) ? PyRef() : PyRef::Steal(PyObject_Repr(key));
@@ -66,18 +77,6 @@ std::string KeyText(PyObject* key) {
   }
   return absl::StrCat("<", type->tp_name, " at 0x", absl::Hex(reinterpret_cast<uintptr_t>(key)), ">");
 }
-
-// The text of an identifier key, without quotes.
-std::string NameText(PyObject* key) {
-  if (key != nullptr && PyUnicode_Check(key)) {
-    const char* utf8 = PyUnicode_AsUTF8(key);
-    if (utf8 != nullptr) return utf8;
-    PyErr_Clear();
-  }
-  return KeyText(key);
-}
-
-}  // namespace
 
 std::string_view SourceKindName(SourceKind kind) { return kRows[static_cast<size_t>(kind)].name; }
 bool SourceHasParent(SourceKind kind) { return kRows[static_cast<size_t>(kind)].has_parent; }
@@ -105,18 +104,22 @@ std::string SourceTable::ToString(SourceId id, const std::vector<std::string>& a
   if (id == kNoSource) return "<no source>";
   const Source& source = (*this)[id];
   std::string parent = SourceHasParent(source.kind) ? ToString(source.parent, argument_names) : "";
-  PyObject* key = source.key.get();
-  switch (source.kind) {
+  return SourceText(source.kind, parent, source.key.get(), source.index, argument_names);
+}
+
+std::string SourceText(SourceKind kind, const std::string& parent, PyObject* key, int32_t index,
+                       const std::vector<std::string>& argument_names) {
+  switch (kind) {
     case SourceKind::kArgument: {
-      size_t slot = static_cast<size_t>(source.index);
+      size_t slot = static_cast<size_t>(index);
       std::string name = slot < argument_names.size() ? argument_names[slot] : absl::StrCat("arg", slot);
       return absl::StrCat("L['", name, "']");
     }
     case SourceKind::kFunction:
       return "F";
     case SourceKind::kPinned:
-      return PyDict_Check(key) ? absl::StrCat("<dict at 0x", absl::Hex(reinterpret_cast<uintptr_t>(key)), ">")
-                               : KeyText(key);
+      return key != nullptr && PyDict_Check(key) ? absl::StrCat("<dict at 0x", absl::Hex(reinterpret_cast<uintptr_t>(key)), ">")
+                               : ObjectText(key);
     case SourceKind::kGlobals:
       return parent == "F" ? "G" : absl::StrCat(parent, ".__globals__");
     case SourceKind::kBuiltins:
@@ -128,26 +131,26 @@ std::string SourceTable::ToString(SourceId id, const std::vector<std::string>& a
     case SourceKind::kTypeAttribute:
       return absl::StrCat(parent, "::", NameText(key));
     case SourceKind::kDictItem:
-      return absl::StrCat(parent, "[", KeyText(key), "]");
+      return absl::StrCat(parent, "[", ObjectText(key), "]");
     case SourceKind::kListItem:
     case SourceKind::kTupleItem:
     case SourceKind::kDequeItem:
-      return absl::StrCat(parent, "[", source.index, "]");
+      return absl::StrCat(parent, "[", index, "]");
     case SourceKind::kCellContents:
-      return absl::StrCat(parent, ".__closure__[", source.index, "].cell_contents");
+      return absl::StrCat(parent, ".__closure__[", index, "].cell_contents");
     case SourceKind::kCell:
-      return absl::StrCat(parent, ".__closure__[", source.index, "]");
+      return absl::StrCat(parent, ".__closure__[", index, "]");
     case SourceKind::kDefault:
-      return absl::StrCat(parent, ".__defaults__[", source.index, "]");
+      return absl::StrCat(parent, ".__defaults__[", index, "]");
     case SourceKind::kKwDefault:
-      return absl::StrCat(parent, ".__kwdefaults__[", KeyText(key), "]");
+      return absl::StrCat(parent, ".__kwdefaults__[", ObjectText(key), "]");
     case SourceKind::kMethodSelf:
       return absl::StrCat(parent, ".__self__");
     case SourceKind::kMethodFunction:
       return absl::StrCat(parent, ".__func__");
     case SourceKind::kPartialField: {
       static constexpr std::array<const char*, 3> kFields = {".func", ".args", ".keywords"};
-      return absl::StrCat(parent, kFields[static_cast<size_t>(source.index)]);
+      return absl::StrCat(parent, kFields[static_cast<size_t>(index)]);
     }
     case SourceKind::kWeakReferent:
       return absl::StrCat(parent, "()");

@@ -24,6 +24,11 @@ enum class SourceKind : uint8_t {
 
 std::string_view SourceKindName(SourceKind kind);
 bool SourceHasParent(SourceKind kind);
+// How one source reads, given how its parent reads. `key` may be null where it is gone.
+std::string SourceText(SourceKind kind, const std::string& parent, PyObject* key, int32_t index,
+                       const std::vector<std::string>& argument_names);
+// repr() of constants, a name or an address of anything else. Never runs user code, never leaves an exception.
+std::string ObjectText(PyObject* object);
 
 using SourceId = int32_t;
 inline constexpr SourceId kNoSource = -1;

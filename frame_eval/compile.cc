@@ -1,0 +1,200 @@
+#include "frame_eval/compile.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "graph/fake/fake_session.h"
+#include "graph/passes/pipeline.h"
+#include "graph/print.h"
+
+namespace framejit {
+namespace {
+
+std::string FunctionName(PyObject* function) {
+  const char* name = PyUnicode_AsUTF8(reinterpret_cast<PyFunctionObject*>(function)->func_qualname);
+  if (name == nullptr) PyErr_Clear();
+  return name == nullptr ? "<function>" : name;
+}
+
+// Prints lazily: graphs are large.
+template <typename Text>
+void LogLazily(LogArtifact artifact, Text text) {
+  if (LogEnabled(artifact)) Log(artifact, text());
+}
+
+PrintOptions LogPrintOptions() {
+  PrintOptions options;
+  options.max_constant_elements = 16;
+  return options;
+}
+
+std::string TimingText(const std::string& name, const Timings& timings) {
+  std::string text = absl::StrCat("compilation of ", name, ":");
+  for (const auto& [stage, microseconds] : timings.rows()) {
+    absl::StrAppend(&text, "\n  ", stage, " ", static_cast<int64_t>(microseconds), " us");
+  }
+  return text;
+}
+
+std::vector<at::Tensor> ExampleInputs(const GuardProgram& guards, size_t count) {
+  std::vector<at::Tensor> inputs;
+  for (size_t i = 0; i < count; ++i) inputs.push_back(THPVariable_Unpack(guards.Fetched()[i]));
+  return inputs;
+}
+
+// The graph the native backends take: functional, then through the passes.
+absl::StatusOr<Graph> Lower(const Graph& recorded, Timings* timings) {
+  absl::StatusOr<Graph> functional = [&] {
+    ScopedTiming timing(timings, "functionalize");
+    return Functionalize(recorded);
+  }();
+  if (!functional.ok()) return functional.status();
+  ScopedTiming timing(timings, "passes");
+  return RunPasses(*std::move(functional));
+}
+
+class Compilation {
+ public:
+  Compilation(const CallState& state, const CompileOptions& options, std::vector<std::string> argument_names)
+      : state_(state), options_(options), argument_names_(std::move(argument_names)), name_(FunctionName(state.function)) {}
+
+  absl::StatusOr<std::shared_ptr<Trace>> Run() {
+    trace_ = std::make_shared<Trace>();
+    RecordRequest request;
+    request.function = state_.function;
+    request.slots = state_.slots;
+    request.max_instructions = options_.max_instructions;
+    request.max_depth = options_.max_depth;
+    recording_ = Record(request, timings());
+    if (absl::Status status = BuildGuards(); !status.ok()) return status;
+    trace_->report.stats = recording_->stats;
+    if (recording_->graph_break.has_value()) {
+      trace_->report.graph_break = recording_->graph_break;
+      LogLazily(LogArtifact::k_breaks, [&] { return trace_->report.graph_break->ToString(); });
+    } else if (absl::Status status = CompileGraph(); !status.ok()) {
+      FallBack(status);
+    }
+    LogLazily(LogArtifact::k_timing, [&] { return TimingText(name_, trace_->report.timings); });
+    return CheckAgain();
+  }
+
+ private:
+  Timings* timings() { return &trace_->report.timings; }
+
+  absl::Status BuildGuards() {
+    ScopedTiming timing(timings(), "guards");
+    std::vector<SourceId> fetch = recording_->inputs;
+    trace_->input_count = fetch.size();
+    trace_->random = std::any_of(recording_->graph.nodes.begin(), recording_->graph.nodes.end(),
+                                 [](const Node& node) { return IsRandom(node.op); });
+    if (!recording_->graph_break.has_value()) {
+      absl::StatusOr<std::unique_ptr<ExitProgram>> exit =
+          ExitProgram::Make(std::move(recording_->exit_plan), recording_->graph.outputs.size());
+      if (!exit.ok()) return exit.status();
+      trace_->exit = *std::move(exit);
+      fetch.insert(fetch.end(), trace_->exit->sources().begin(), trace_->exit->sources().end());
+    }
+    absl::StatusOr<std::unique_ptr<GuardProgram>> guards =
+        GuardProgram::Build(recording_->sources, recording_->guards, fetch, state_, argument_names_);
+    if (!guards.ok()) return guards.status();
+    trace_->guards = *std::move(guards);
+    LogLazily(LogArtifact::k_guards,
+              [&] { return absl::StrCat("guards of ", name_, ":\n", trace_->guards->ToString()); });
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::shared_ptr<Backend>> ChooseBackend() {
+    absl::StatusOr<std::shared_ptr<Backend>> chosen = ResolveBackend(options_);
+    if (!chosen.ok()) return chosen.status();
+    trace_->report.backend = options_.backend_name == "auto" ? "cpu" : options_.backend_name;
+    if (!recording_->needs_autograd || !(*chosen)->wants_functional_graph()) return chosen;
+    LogLazily(LogArtifact::k_graph, [&] {
+      return absl::StrCat(name_, ": a result requires grad, so the torch-level graph runs under torch's autograd");
+    });
+    trace_->report.backend = "eager";
+    return FindBackend("eager");
+  }
+
+  absl::Status CompileGraph() {
+    absl::StatusOr<std::shared_ptr<Backend>> backend = ChooseBackend();
+    if (!backend.ok()) return backend.status();
+    TraceReport& report = trace_->report;
+    report.recorded = std::move(recording_->graph);
+    report.torch_graph = std::move(recording_->torch_graph);
+    LogLazily(LogArtifact::k_aten, [&] {
+      return absl::StrCat("ATen graph of ", name_, ":\n", PrintGraph(report.recorded, LogPrintOptions()));
+    });
+    CompileRequest request;
+    request.graph = &report.recorded;
+    request.torch_graph = &report.torch_graph;
+    request.timings = timings();
+    if ((*backend)->wants_functional_graph()) {
+      absl::StatusOr<Graph> lowered = Lower(report.recorded, timings());
+      if (!lowered.ok()) return lowered.status();
+      report.lowered = *std::move(lowered);
+      request.graph = &report.lowered;
+      LogLazily(LogArtifact::k_aten, [&] {
+        return absl::StrCat("ATen graph of ", name_, " after the passes:\n", PrintGraph(report.lowered, LogPrintOptions()));
+      });
+    }
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
+    std::vector<at::Tensor> examples = ExampleInputs(*trace_->guards, trace_->input_count);
+    request.example_inputs = examples;
+    ScopedTiming timing(timings(), "backend");
+    absl::StatusOr<std::unique_ptr<CompiledGraph>> graph = (*backend)->Compile(request);
+    if (!graph.ok()) return graph.status();
+    trace_->graph = *std::move(graph);
+    return absl::OkStatus();
+  }
+
+  // A graph that cannot be compiled is our limit, not the user's error: the interpreter runs the frame.
+  void FallBack(const absl::Status& status) {
+    trace_->report.fallback_reason = std::string(status.message());
+    trace_->graph = nullptr;
+    trace_->exit = nullptr;
+    LogWarning(absl::StrCat(name_, " runs in the interpreter: backend '", trace_->report.backend, "' cannot compile it: ",
+                            status.message()));
+  }
+
+  // Compiling may have run Python code (metadata kernels, Python backends): a trace is published only if it still holds.
+  absl::StatusOr<std::shared_ptr<Trace>> CheckAgain() {
+    GuardResult result = trace_->guards->Check(state_);
+    if (PyErr_Occurred() != nullptr) PyErr_Clear();
+    if (result == GuardResult::kPass) return std::move(trace_);
+    return absl::AbortedError(
+        absl::StrCat("the program's state changed during compilation: ", trace_->guards->ExplainFailure(state_)));
+  }
+
+  const CallState& state_;
+  const CompileOptions& options_;
+  std::vector<std::string> argument_names_;
+  std::string name_;
+  std::shared_ptr<Trace> trace_;
+  std::unique_ptr<Recording> recording_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& options) {
+  if (options.backend != nullptr) return options.backend;
+  return FindBackend(options.backend_name == "auto" ? "cpu" : options.backend_name);
+}
+
+absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
+                                                   std::vector<std::string> argument_names) {
+  absl::StatusOr<std::shared_ptr<Trace>> trace = absl::InternalError("");
+  try {
+    trace = Compilation(state, options, std::move(argument_names)).Run();
+  } catch (const std::exception& error) {
+    trace = absl::InternalError(error.what());
+  }
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();
+  return trace;
+}
+
+}  // namespace framejit

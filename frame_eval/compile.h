@@ -1,0 +1,35 @@
+// CompileCall: records one call and makes a trace of it: record, guard program, functional graph, passes, backend.
+#ifndef FRAMEJIT_FRAME_EVAL_COMPILE_H_
+#define FRAMEJIT_FRAME_EVAL_COMPILE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "backends/backend.h"
+#include "frame_eval/guards/guard_program.h"
+#include "frame_eval/trace.h"
+
+namespace framejit {
+
+struct CompileOptions {
+  std::string backend_name = "auto";
+  std::shared_ptr<Backend> backend;  // null: looked up by name at the first compilation
+  bool fullgraph = false;
+  int recompile_limit = 8;
+  int64_t max_instructions = 20'000'000;
+  int max_depth = 400;
+};
+
+// "auto" is the native backend of the inputs' device.
+absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& options);
+
+// The trace of this call; it may be one that runs the frame in the interpreter. An error is internal: its guards could
+// not be built, or no longer hold. Requires the GIL; leaves no Python exception set.
+absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
+                                                   std::vector<std::string> argument_names);
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_FRAME_EVAL_COMPILE_H_

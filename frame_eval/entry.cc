@@ -1,0 +1,352 @@
+#include "frame_eval/entry.h"
+
+#include <structmember.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <optional>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "frame_eval/argument_binder.h"
+#include "frame_eval/cpython/shim.h"
+#include "graph/capture/recorder.h"
+
+namespace framejit {
+namespace {
+
+// What an entry knows beyond its function; guarded by the GIL.
+struct EntryState {
+  explicit EntryState(CompileOptions entry_options, PyCodeObject* code)
+      : options(std::move(entry_options)), binder(code) {}
+  CompileOptions options;
+  ArgumentBinder binder;
+  std::vector<std::shared_ptr<Trace>> traces;  // most recently used first
+  int recordings = 0;
+  bool warned = false;
+};
+
+struct EntryObject {
+  PyObject_HEAD
+  vectorcallfunc vectorcall;
+  PyObject* function;
+  PyObject* dict;
+  PyObject* weak_references;
+  EntryState* state;
+};
+
+PyTypeObject* entry_type = nullptr;
+PyObject* graph_break_error = nullptr;
+std::atomic<bool> enabled{true};
+thread_local int disable_depth = 0;
+
+// Every live entry, for reset(). Guarded by the GIL; never destroyed.
+absl::flat_hash_set<EntryObject*>& AllEntries() {
+  static auto* entries = new absl::flat_hash_set<EntryObject*>;
+  return *entries;
+}
+
+EntryObject* AsEntry(PyObject* object) { return reinterpret_cast<EntryObject*>(object); }
+PyFunctionObject* FunctionOf(EntryObject* entry) { return reinterpret_cast<PyFunctionObject*>(entry->function); }
+
+struct Call {
+  EntryObject* entry;
+  PyObject* const* args;
+  size_t nargsf;
+  PyObject* kwnames;
+
+  PyObject* Native() const { return PyObject_Vectorcall(entry->function, args, nargsf, kwnames); }
+};
+
+bool MustRunNatively(PyFunctionObject* function) {
+  return disable_depth != 0 || !enabled.load(std::memory_order_relaxed) || IsRecording() ||
+         ShimIsTraced(PyThreadState_Get(), reinterpret_cast<PyCodeObject*>(function->func_code));
+}
+
+PyObject* RunTrace(const Call& call, Trace& trace) {
+  ++trace.hits;
+  if (trace.graph == nullptr) {
+    trace.guards->Release();
+    return call.Native();
+  }
+  PyObject* result = nullptr;
+  return trace.Run(&result) == Trace::Outcome::kDone ? result : call.Native();
+}
+
+// The first trace whose guards hold, moved to the front.
+std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state) {
+  auto& traces = state.traces;
+  for (size_t i = 0; i < traces.size(); ++i) {
+    GuardResult result = traces[i]->guards->Check(call_state);
+    if (result == GuardResult::kError) PyErr_Clear();
+    if (result != GuardResult::kPass) continue;
+    std::shared_ptr<Trace> found = traces[i];
+    if (i > 0) std::rotate(traces.begin(), traces.begin() + static_cast<std::ptrdiff_t>(i),
+                           traces.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+    return found;
+  }
+  return nullptr;
+}
+
+std::string EntryName(EntryObject* entry) {
+  const char* name = PyUnicode_AsUTF8(FunctionOf(entry)->func_qualname);
+  if (name == nullptr) PyErr_Clear();
+  return name == nullptr ? "<function>" : name;
+}
+
+void LogRecompile(EntryObject* entry, const CallState& call_state) {
+  if (entry->state->traces.empty() || !LogEnabled(LogArtifact::k_recompiles)) return;
+  std::string text = absl::StrCat("recording ", EntryName(entry), " again:");
+  for (const auto& trace : entry->state->traces) {
+    absl::StrAppend(&text, "\n  ", trace->guards->ExplainFailure(call_state));
+  }
+  Log(LogArtifact::k_recompiles, text);
+}
+
+// Once per entry: from now on, calls that no trace covers run in the interpreter.
+void WarnOfLimit(EntryObject* entry, const CallState& call_state) {
+  if (std::exchange(entry->state->warned, true)) return;
+  std::string reason = entry->state->traces.empty() ? "" : entry->state->traces[0]->guards->ExplainFailure(call_state);
+  LogWarning(absl::StrCat(EntryName(entry), " was recorded ", entry->state->recordings,
+                          " times (recompile_limit); further calls that no recording covers run in the interpreter. "
+                          "The last miss: ", reason));
+}
+
+// Under fullgraph=True whatever keeps the frame from being one graph is raised.
+PyObject* RaiseGraphBreak(const TraceReport& report) {
+  std::string text = report.graph_break.has_value() ? report.graph_break->ToString()
+                                                    : absl::StrCat("the graph cannot be compiled: ", report.fallback_reason);
+  PyErr_SetString(graph_break_error != nullptr ? graph_break_error : PyExc_RuntimeError, text.c_str());
+  return nullptr;
+}
+
+// A break because the program itself raised is the program's business: it raises again, natively.
+bool BreaksFullGraph(const EntryState& state, const Trace& trace) {
+  if (!state.options.fullgraph || trace.graph != nullptr) return false;
+  return !trace.report.graph_break.has_value() || trace.report.graph_break->code != BreakCode::kRaised;
+}
+
+PyObject* RecordAndRun(const Call& call, const CallState& call_state) {
+  EntryState& state = *call.entry->state;
+  if (state.recordings >= state.options.recompile_limit) {
+    WarnOfLimit(call.entry, call_state);
+    return call.Native();
+  }
+  ++state.recordings;
+  LogRecompile(call.entry, call_state);
+  absl::StatusOr<std::shared_ptr<Trace>> trace = CompileCall(call_state, state.options, state.binder.Names());
+  if (!trace.ok()) {
+    LogWarning(absl::StrCat(EntryName(call.entry), " runs in the interpreter: ", trace.status().message()));
+    if (!state.options.fullgraph) return call.Native();
+    TraceReport report;
+    report.fallback_reason = std::string(trace.status().message());
+    return RaiseGraphBreak(report);
+  }
+  std::shared_ptr<Trace> made = *std::move(trace);
+  state.traces.insert(state.traces.begin(), made);
+  if (BreaksFullGraph(state, *made)) return RaiseGraphBreak(made->report);
+  return RunTrace(call, *made);
+}
+
+PyObject* Dispatch(const Call& call) {
+  EntryState& state = *call.entry->state;
+  PyFunctionObject* function = FunctionOf(call.entry);
+  if (!state.binder.Matches(function)) {  // __code__ was replaced
+    state.binder = ArgumentBinder(reinterpret_cast<PyCodeObject*>(function->func_code));
+    std::vector<std::shared_ptr<Trace>> dropped = std::move(state.traces);
+    state.traces.clear();
+  }
+  BoundArguments bound;
+  if (!state.binder.Bind(function, call.args, PyVectorcall_NARGS(call.nargsf), call.kwnames, bound)) {
+    return call.Native();
+  }
+  CallState call_state{call.entry->function, bound.slots()};
+  std::shared_ptr<Trace> trace = FindTrace(state, call_state);
+  if (trace == nullptr) return RecordAndRun(call, call_state);
+  if (BreaksFullGraph(state, *trace)) return RaiseGraphBreak(trace->report);
+  return RunTrace(call, *trace);
+}
+
+PyObject* EntryVectorcall(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
+  Call call{AsEntry(self), args, nargsf, kwnames};
+  if (MustRunNatively(FunctionOf(call.entry))) return call.Native();
+  // The entry may be dropped by the code it runs.
+  PyRef alive = PyRef::Borrow(self);
+  try {
+    return Dispatch(call);
+  } catch (const std::exception& error) {
+    LogWarning(absl::StrCat("internal error: ", error.what()));
+  }
+  PyErr_Clear();
+  return call.Native();
+}
+
+// --- the type -------------------------------------------------------------------------------------------------------
+
+int EntryTraverse(PyObject* self, visitproc visit, void* arg) {
+  EntryObject* entry = AsEntry(self);
+  Py_VISIT(Py_TYPE(self));
+  Py_VISIT(entry->function);
+  Py_VISIT(entry->dict);
+  if (entry->state == nullptr) return 0;
+  for (const auto& trace : entry->state->traces) {
+    // A trace that someone else holds as well (a call in progress) is not the entry's alone to account for.
+    if (trace.use_count() > 1) continue;
+    if (int result = trace->Traverse(visit, arg); result != 0) return result;
+  }
+  return 0;
+}
+
+int EntryClear(PyObject* self) {
+  EntryObject* entry = AsEntry(self);
+  if (entry->state != nullptr) {
+    std::vector<std::shared_ptr<Trace>> traces = std::move(entry->state->traces);
+    entry->state->traces.clear();
+  }
+  Py_CLEAR(entry->dict);
+  return 0;  // the function stays: a finalizer may still call the entry
+}
+
+void EntryDealloc(PyObject* self) {
+  EntryObject* entry = AsEntry(self);
+  PyObject_GC_UnTrack(self);
+  if (entry->weak_references != nullptr) PyObject_ClearWeakRefs(self);
+  AllEntries().erase(entry);
+  EntryClear(self);
+  delete std::exchange(entry->state, nullptr);
+  Py_CLEAR(entry->function);
+  PyTypeObject* type = Py_TYPE(self);
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+PyObject* EntryGet(PyObject* self, PyObject* instance, PyObject*) {
+  if (instance == nullptr || instance == Py_None) return Py_NewRef(self);
+  return PyMethod_New(self, instance);
+}
+
+// What the entry does not have, its function has: __code__, __defaults__, __annotations__, __globals__, ...
+PyObject* EntryGetAttr(PyObject* self, PyObject* name) {
+  PyObject* value = PyObject_GenericGetAttr(self, name);
+  if (value != nullptr || !PyErr_ExceptionMatches(PyExc_AttributeError)) return value;
+  PyErr_Clear();
+  return PyObject_GetAttr(AsEntry(self)->function, name);
+}
+
+// __code__, __defaults__ and __kwdefaults__ decide what a call does, so writing them writes the function's.
+int EntrySetAttr(PyObject* self, PyObject* name, PyObject* value) {
+  for (const char* forwarded : {"__code__", "__defaults__", "__kwdefaults__"}) {
+    if (PyUnicode_Check(name) && PyUnicode_CompareWithASCIIString(name, forwarded) == 0) {
+      return PyObject_SetAttr(AsEntry(self)->function, name, value);
+    }
+  }
+  return PyObject_GenericSetAttr(self, name, value);
+}
+
+PyObject* EntryRepr(PyObject* self) {
+  return PyUnicode_FromFormat("<framejit.compile(%R)>", AsEntry(self)->function);
+}
+
+// By reference: pickle and copy look the name up in the module and find this very object.
+PyObject* EntryReduce(PyObject* self, PyObject*) { return PyObject_GetAttrString(self, "__qualname__"); }
+
+PyObject* EntryReset(PyObject* self, PyObject*) {
+  ResetEntry(self);
+  Py_RETURN_NONE;
+}
+
+PyMethodDef entry_methods[] = {
+    {"__reduce__", EntryReduce, METH_NOARGS, nullptr},
+    {"_reset", EntryReset, METH_NOARGS, "Forgets this entry's traces."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyMemberDef entry_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(EntryObject, vectorcall), READONLY, nullptr},
+    {"__dictoffset__", T_PYSSIZET, offsetof(EntryObject, dict), READONLY, nullptr},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(EntryObject, weak_references), READONLY, nullptr},
+    {nullptr, 0, 0, 0, nullptr},
+};
+
+PyGetSetDef entry_getset[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, nullptr, nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr},
+};
+
+PyType_Slot entry_slots[] = {
+    {Py_tp_dealloc, reinterpret_cast<void*>(EntryDealloc)},
+    {Py_tp_traverse, reinterpret_cast<void*>(EntryTraverse)},
+    {Py_tp_clear, reinterpret_cast<void*>(EntryClear)},
+    {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
+    {Py_tp_descr_get, reinterpret_cast<void*>(EntryGet)},
+    {Py_tp_getattro, reinterpret_cast<void*>(EntryGetAttr)},
+    {Py_tp_setattro, reinterpret_cast<void*>(EntrySetAttr)},
+    {Py_tp_repr, reinterpret_cast<void*>(EntryRepr)},
+    {Py_tp_methods, entry_methods},
+    {Py_tp_members, entry_members},
+    {Py_tp_getset, entry_getset},
+    {0, nullptr},
+};
+
+PyType_Spec entry_spec = {
+    "framejit._C.Entry",
+    sizeof(EntryObject),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR |
+        Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    entry_slots,
+};
+
+}  // namespace
+
+bool AddEntryType(PyObject* module) {
+  entry_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&entry_spec));
+  return entry_type != nullptr && PyModule_AddObjectRef(module, "Entry", reinterpret_cast<PyObject*>(entry_type)) == 0;
+}
+
+bool IsEntry(PyObject* object) { return Py_TYPE(object) == entry_type; }
+
+PyObject* NewEntry(PyObject* function, CompileOptions options) {
+  if (!PyFunction_Check(function)) {
+    PyErr_Format(PyExc_TypeError, "an entry needs a Python function, not %s", Py_TYPE(function)->tp_name);
+    return nullptr;
+  }
+  EntryObject* entry = PyObject_GC_New(EntryObject, entry_type);
+  if (entry == nullptr) return nullptr;
+  entry->vectorcall = EntryVectorcall;
+  entry->function = Py_NewRef(function);
+  entry->dict = nullptr;
+  entry->weak_references = nullptr;
+  entry->state = new EntryState(std::move(options), reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function)));
+  AllEntries().insert(entry);
+  PyObject_GC_Track(reinterpret_cast<PyObject*>(entry));
+  return reinterpret_cast<PyObject*>(entry);
+}
+
+PyObject* EntryFunction(PyObject* entry) { return AsEntry(entry)->function; }
+
+std::vector<std::shared_ptr<Trace>> EntryTraces(PyObject* entry) { return AsEntry(entry)->state->traces; }
+
+void ResetEntry(PyObject* entry) {
+  EntryState& state = *AsEntry(entry)->state;
+  // Dropping traces may run finalizers that call the entry.
+  std::vector<std::shared_ptr<Trace>> traces = std::move(state.traces);
+  state.traces.clear();
+  state.recordings = 0;
+  state.warned = false;
+}
+
+void ResetAllEntries() {
+  std::vector<PyRef> entries;
+  for (EntryObject* entry : AllEntries()) entries.push_back(PyRef::Borrow(reinterpret_cast<PyObject*>(entry)));
+  for (const PyRef& entry : entries) ResetEntry(entry.get());
+}
+
+void SetEnabled(bool value) { enabled.store(value, std::memory_order_relaxed); }
+void AddDisableDepth(int change) { disable_depth += change; }
+void SetGraphBreakError(PyObject* type) { Py_XSETREF(graph_break_error, Py_NewRef(type)); }
+
+}  // namespace framejit

@@ -1,0 +1,41 @@
+// Entry: the callable that framejit.compile returns for a Python function. It binds the call, looks for a trace whose
+// guards hold, and runs it; a call that no trace covers is recorded. Everything that cannot be captured, and every failure
+// of ours, ends in a plain call of the function.
+#ifndef FRAMEJIT_FRAME_EVAL_ENTRY_H_
+#define FRAMEJIT_FRAME_EVAL_ENTRY_H_
+
+#include <Python.h>
+
+#include <memory>
+#include <vector>
+
+#include "frame_eval/compile.h"
+#include "frame_eval/trace.h"
+
+namespace framejit {
+
+// Creates framejit._C.Entry and adds it to the module. False with an exception set.
+bool AddEntryType(PyObject* module);
+bool IsEntry(PyObject* object);
+
+// A new entry for a Python function; null with an exception set.
+PyObject* NewEntry(PyObject* function, CompileOptions options);
+// The function that an entry stands for, borrowed.
+PyObject* EntryFunction(PyObject* entry);
+// The entry's traces, most recently used first. They stay valid whatever happens to the entry.
+std::vector<std::shared_ptr<Trace>> EntryTraces(PyObject* entry);
+
+// Forgets all traces of one entry, or of every entry.
+void ResetEntry(PyObject* entry);
+void ResetAllEntries();
+
+// Process-wide (FRAMEJIT_DISABLE) and for the current thread (framejit.disable scopes; nesting counts).
+void SetEnabled(bool enabled);
+void AddDisableDepth(int change);
+
+// The exception raised under fullgraph=True.
+void SetGraphBreakError(PyObject* type);
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_FRAME_EVAL_ENTRY_H_

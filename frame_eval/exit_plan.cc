@@ -1,0 +1,403 @@
+#include "frame_eval/exit_plan.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "frame_eval/guards/guard_fetch.h"
+
+namespace framejit {
+namespace {
+
+PyObject* WrapTensor(at::Tensor& tensor) {
+  if (!tensor.defined()) return Py_NewRef(Py_None);
+  return THPVariable_Wrap(std::move(tensor));
+}
+
+// __new__ of the builtin type `base` for its subclass `cls`, as cls.__new__ would reach it.
+PyObject* NewSubclass(PyTypeObject* base, PyObject* cls, PyObject* argument = nullptr) {
+  PyRef arguments = PyRef::Steal(argument == nullptr ? PyTuple_New(0) : PyTuple_Pack(1, argument));
+  return arguments ? base->tp_new(reinterpret_cast<PyTypeObject*>(cls), arguments.get(), nullptr) : nullptr;
+}
+
+bool IsStructSequence(PyTypeObject* type) {
+  return type->tp_dict != nullptr && PyDict_GetItemString(type->tp_dict, "n_sequence_fields") != nullptr;
+}
+
+// Native descriptors (slots, C getters and setters) store outside __dict__; anything else of the class is not consulted,
+// since the program's own setters were recorded as the plain writes they made.
+bool SetOwnAttribute(PyObject* target, PyObject* key, PyObject* value) {
+  if (PyType_Check(target)) return PyType_Type.tp_setattro(target, key, value) == 0;
+  PyObject* descriptor = _PyType_Lookup(Py_TYPE(target), key);
+  if (descriptor != nullptr &&
+      (Py_TYPE(descriptor) == &PyMemberDescr_Type || Py_TYPE(descriptor) == &PyGetSetDescr_Type)) {
+    PyRef held = PyRef::Borrow(descriptor);
+    return Py_TYPE(descriptor)->tp_descr_set(descriptor, target, value) == 0;
+  }
+  PyRef dict = PyRef::Steal(PyObject_GenericGetDict(target, nullptr));
+  if (!dict) return false;
+  return value != nullptr ? PyDict_SetItem(dict.get(), key, value) == 0 : PyDict_DelItem(dict.get(), key) == 0;
+}
+
+bool SetDictItem(PyObject* dict, PyObject* key, PyObject* value) {
+  if (value == nullptr) return (PyODict_Check(dict) ? PyODict_DelItem(dict, key) : PyDict_DelItem(dict, key)) == 0;
+  return (PyODict_Check(dict) ? PyODict_SetItem(dict, key, value) : PyDict_SetItem(dict, key, value)) == 0;
+}
+
+bool ReplaceDict(PyObject* target, PyObject* content) {
+  if (PyODict_Check(target)) {
+    PyRef cleared = PyRef::Steal(PyObject_CallMethod(reinterpret_cast<PyObject*>(&PyODict_Type), "clear", "O", target));
+    if (!cleared) return false;
+  } else {
+    PyDict_Clear(target);
+  }
+  Py_ssize_t position = 0;
+  PyObject *key, *value;
+  while (PyDict_Next(content, &position, &key, &value)) {
+    if (!SetDictItem(target, key, value)) return false;
+  }
+  return true;
+}
+
+bool CallDequeMethod(PyObject* deque, const char* name, PyObject* argument = nullptr) {
+  auto* type = reinterpret_cast<PyObject*>(DequeType());
+  PyRef method = PyRef::Steal(type == nullptr ? nullptr : PyObject_GetAttrString(type, name));
+  if (!method) return false;
+  return static_cast<bool>(PyRef::Steal(PyObject_CallFunctionObjArgs(method.get(), deque, argument, nullptr)));
+}
+
+}  // namespace
+
+// Builds the objects of one call. An object is entered into the memo before its content is built, so that cycles close;
+// tuples cannot be, so a tuple looks again after its items are built (as copy.deepcopy does).
+class ExitProgram::Builder {
+ public:
+  Builder(const ExitProgram& program, absl::Span<PyObject* const> sources, std::vector<at::Tensor>& outputs)
+      : program_(program), sources_(sources), outputs_(outputs), memo_(program.plan_.recipes.size()) {}
+
+  // Borrowed; null with an exception set. kNoRecipe gives null without one.
+  PyObject* Get(RecipeId id) {
+    if (id == kNoRecipe) return nullptr;
+    PyRef& slot = memo_[static_cast<size_t>(id)];
+    if (slot) return slot.get();
+    const Recipe& recipe = program_.plan_.recipes[static_cast<size_t>(id)];
+    PyRef made = PyRef::Steal(Make(recipe, id));
+    if (!made) return nullptr;
+    PyRef& again = memo_[static_cast<size_t>(id)];
+    if (!again) again = std::move(made);
+    return again.get();
+  }
+
+ private:
+  PyObject* Make(const Recipe& recipe, RecipeId id) {
+    switch (recipe.kind) {
+      case RecipeKind::kConstant:
+        return Py_NewRef(recipe.object.get());
+      case RecipeKind::kSource:
+        return Py_NewRef(sources_[static_cast<size_t>(program_.source_position_[static_cast<size_t>(id)])]);
+      case RecipeKind::kGraphOutput:
+        return MakeOutput(recipe.index);
+      case RecipeKind::kTuple:
+        return MakeTuple(recipe);
+      case RecipeKind::kList:
+        return MakeList(recipe, id);
+      case RecipeKind::kDict:
+        return MakeDict(recipe, id);
+      case RecipeKind::kSet:
+        return MakeSet(recipe, id);
+      case RecipeKind::kDeque:
+        return MakeDeque(recipe, id);
+      case RecipeKind::kSlice: {
+        PyObject* parts[3];
+        if (!GetAll(recipe, parts, 3)) return nullptr;
+        return PySlice_New(parts[0], parts[1], parts[2]);
+      }
+      case RecipeKind::kInstance: {
+        PyObject* instance = Enter(id, NewSubclass(&PyBaseObject_Type, recipe.object.get()));
+        return instance != nullptr && SetAttributes(recipe, instance) ? Py_NewRef(instance) : nullptr;
+      }
+      case RecipeKind::kFunction:
+        return MakeFunction(recipe, id);
+      case RecipeKind::kMethod: {
+        PyObject* parts[2];
+        if (!GetAll(recipe, parts, 2)) return nullptr;
+        return PyMethod_New(parts[0], parts[1]);
+      }
+      case RecipeKind::kCell:
+        return MakeCell(recipe, id);
+      case RecipeKind::kRangeIterator:
+        break;
+    }
+    PyErr_SetString(PyExc_SystemError, "framejit: a recipe that cannot be built");
+    return nullptr;
+  }
+
+  // Puts a shell (stolen) into the memo before its content is built; borrowed.
+  PyObject* Enter(RecipeId id, PyObject* shell) {
+    memo_[static_cast<size_t>(id)] = PyRef::Steal(shell);
+    return shell;
+  }
+
+  bool GetAll(const Recipe& recipe, PyObject** parts, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      parts[i] = Get(recipe.children[i]);
+      if (parts[i] == nullptr) return false;
+    }
+    return true;
+  }
+
+  bool SetAttributes(const Recipe& recipe, PyObject* object) {
+    for (const auto& [key, child] : recipe.attributes) {
+      PyObject* value = Get(child);
+      if (value == nullptr || !SetOwnAttribute(object, key.get(), value)) return false;
+    }
+    return true;
+  }
+
+  // An output may be returned at several places; the first wrapping takes the tensor, the memo serves the others. Two
+  // recipes for one output would be two Python objects for one tensor, so the wrapper is kept by output as well.
+  PyObject* MakeOutput(int32_t index) {
+    PyRef& wrapped = wrapped_outputs_[index];
+    if (!wrapped) wrapped = PyRef::Steal(WrapTensor(outputs_[static_cast<size_t>(index)]));
+    return Py_XNewRef(wrapped.get());
+  }
+
+  PyObject* MakeTuple(const Recipe& recipe) {
+    PyRef items = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(recipe.children.size())));
+    if (!items) return nullptr;
+    for (size_t i = 0; i < recipe.children.size(); ++i) {
+      PyObject* item = Get(recipe.children[i]);
+      if (item == nullptr) return nullptr;
+      PyTuple_SET_ITEM(items.get(), static_cast<Py_ssize_t>(i), Py_NewRef(item));
+    }
+    PyObject* cls = recipe.object.get();
+    if (cls == nullptr) return items.release();
+    auto* type = reinterpret_cast<PyTypeObject*>(cls);
+    PyRef tuple = PyRef::Steal(NewSubclass(IsStructSequence(type) ? type : &PyTuple_Type, cls, items.get()));
+    return tuple && SetAttributes(recipe, tuple.get()) ? tuple.release() : nullptr;
+  }
+
+  PyObject* MakeList(const Recipe& recipe, RecipeId id) {
+    PyObject* cls = recipe.object.get();
+    PyObject* list = Enter(id, cls == nullptr ? PyList_New(0) : NewSubclass(&PyList_Type, cls));
+    if (list == nullptr) return nullptr;
+    for (RecipeId child : recipe.children) {
+      PyObject* item = Get(child);
+      if (item == nullptr || PyList_Append(list, item) < 0) return nullptr;
+    }
+    return SetAttributes(recipe, list) ? Py_NewRef(list) : nullptr;
+  }
+
+  PyObject* MakeDict(const Recipe& recipe, RecipeId id) {
+    PyObject* cls = recipe.object.get();
+    bool ordered = cls != nullptr && PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(cls), &PyODict_Type);
+    PyObject* dict =
+        Enter(id, cls == nullptr ? PyDict_New() : NewSubclass(ordered ? &PyODict_Type : &PyDict_Type, cls));
+    if (dict == nullptr) return nullptr;
+    for (size_t i = 0; i + 1 < recipe.children.size(); i += 2) {
+      PyObject* key = Get(recipe.children[i]);
+      PyObject* value = key == nullptr ? nullptr : Get(recipe.children[i + 1]);
+      if (value == nullptr || !SetDictItem(dict, key, value)) return nullptr;
+    }
+    return SetAttributes(recipe, dict) ? Py_NewRef(dict) : nullptr;
+  }
+
+  PyObject* MakeSet(const Recipe& recipe, RecipeId id) {
+    PyObject* cls = recipe.object.get();
+    auto* type = cls == nullptr ? &PySet_Type : reinterpret_cast<PyTypeObject*>(cls);
+    if (PyType_IsSubtype(type, &PyFrozenSet_Type)) {
+      PyRef items = PyRef::Steal(PyList_New(0));
+      for (RecipeId child : recipe.children) {
+        PyObject* item = Get(child);
+        if (!items || item == nullptr || PyList_Append(items.get(), item) < 0) return nullptr;
+      }
+      if (!items) return nullptr;
+      PyRef set = PyRef::Steal(NewSubclass(&PyFrozenSet_Type, reinterpret_cast<PyObject*>(type), items.get()));
+      return set && SetAttributes(recipe, set.get()) ? set.release() : nullptr;
+    }
+    PyObject* set = Enter(id, NewSubclass(&PySet_Type, reinterpret_cast<PyObject*>(type)));
+    if (set == nullptr) return nullptr;
+    for (RecipeId child : recipe.children) {
+      PyObject* item = Get(child);
+      if (item == nullptr || PySet_Add(set, item) < 0) return nullptr;
+    }
+    return SetAttributes(recipe, set) ? Py_NewRef(set) : nullptr;
+  }
+
+  PyObject* MakeDeque(const Recipe& recipe, RecipeId id) {
+    PyTypeObject* base = DequeType();
+    if (base == nullptr) return nullptr;
+    PyObject* cls = recipe.object ? recipe.object.get() : reinterpret_cast<PyObject*>(base);
+    PyObject* deque = Enter(id, NewSubclass(base, cls));
+    if (deque == nullptr) return nullptr;
+    if (recipe.index >= 0) {
+      PyRef arguments = PyRef::Steal(Py_BuildValue("(()i)", recipe.index));
+      if (!arguments || base->tp_init(deque, arguments.get(), nullptr) < 0) return nullptr;
+    }
+    for (RecipeId child : recipe.children) {
+      PyObject* item = Get(child);
+      if (item == nullptr || !CallDequeMethod(deque, "append", item)) return nullptr;
+    }
+    return SetAttributes(recipe, deque) ? Py_NewRef(deque) : nullptr;
+  }
+
+  PyObject* MakeCell(const Recipe& recipe, RecipeId id) {
+    PyObject* cell = Enter(id, PyCell_New(nullptr));
+    RecipeId child = recipe.children.empty() ? kNoRecipe : recipe.children[0];
+    if (cell == nullptr || child == kNoRecipe) return Py_XNewRef(cell);
+    PyObject* contents = Get(child);
+    return contents != nullptr && PyCell_Set(cell, contents) == 0 ? Py_NewRef(cell) : nullptr;
+  }
+
+  // Children: globals, name, defaults, kwdefaults, closure, annotations, dict.
+  PyObject* MakeFunction(const Recipe& recipe, RecipeId id) {
+    PyObject* globals = Get(recipe.children[0]);
+    if (globals == nullptr) return nullptr;
+    PyObject* function = Enter(id, PyFunction_New(recipe.object.get(), globals));
+    if (function == nullptr) return nullptr;
+    using Setter = int (*)(PyObject*, PyObject*);
+    static constexpr Setter kSetters[] = {
+        [](PyObject* f, PyObject* value) { return PyObject_SetAttrString(f, "__name__", value); },
+        &PyFunction_SetDefaults,
+        [](PyObject* f, PyObject* value) { return PyObject_SetAttrString(f, "__kwdefaults__", value); },
+        &PyFunction_SetClosure,
+        &PyFunction_SetAnnotations,
+        [](PyObject* f, PyObject* value) { return PyObject_SetAttrString(f, "__dict__", value); },
+    };
+    for (size_t i = 0; i < std::size(kSetters) && i + 1 < recipe.children.size(); ++i) {
+      if (recipe.children[i + 1] == kNoRecipe) continue;
+      PyObject* value = Get(recipe.children[i + 1]);
+      if (value == nullptr || kSetters[i](function, value) < 0) return nullptr;
+    }
+    return Py_NewRef(function);
+  }
+
+  const ExitProgram& program_;
+  absl::Span<PyObject* const> sources_;
+  std::vector<at::Tensor>& outputs_;
+  std::vector<PyRef> memo_;
+  absl::flat_hash_map<int32_t, PyRef> wrapped_outputs_;
+};
+
+absl::StatusOr<std::unique_ptr<ExitProgram>> ExitProgram::Make(ExitPlan plan, size_t graph_outputs) {
+  auto program = std::unique_ptr<ExitProgram>(new ExitProgram(std::move(plan)));
+  if (absl::Status status = program->CheckReferences(graph_outputs); !status.ok()) return status;
+  program->ChooseShape();
+  return program;
+}
+
+absl::Status ExitProgram::CheckReferences(size_t graph_outputs) {
+  auto known = [&](RecipeId id) {
+    return id == kNoRecipe || (id >= 0 && static_cast<size_t>(id) < plan_.recipes.size());
+  };
+  if (plan_.result == kNoRecipe || !known(plan_.result)) return absl::InternalError("exit plan without a result");
+  absl::flat_hash_map<SourceId, int32_t> positions;
+  source_position_.assign(plan_.recipes.size(), -1);
+  for (size_t i = 0; i < plan_.recipes.size(); ++i) {
+    const Recipe& recipe = plan_.recipes[i];
+    for (RecipeId child : recipe.children) {
+      if (!known(child)) return absl::InternalError(absl::StrCat("recipe ", i, " refers to unknown recipe ", child));
+    }
+    if (recipe.kind == RecipeKind::kGraphOutput && static_cast<size_t>(recipe.index) >= graph_outputs) {
+      return absl::InternalError(absl::StrCat("recipe ", i, " refers to unknown graph output ", recipe.index));
+    }
+    if (recipe.kind == RecipeKind::kRangeIterator) return absl::UnimplementedError("an iterator in progress");
+    if (recipe.kind != RecipeKind::kSource) continue;
+    auto [it, inserted] = positions.try_emplace(recipe.source, static_cast<int32_t>(sources_.size()));
+    if (inserted) sources_.push_back(recipe.source);
+    source_position_[i] = it->second;
+  }
+  for (const Effect& effect : plan_.effects) {
+    if (!known(effect.target) || !known(effect.key) || !known(effect.value)) {
+      return absl::InternalError("an effect refers to an unknown recipe");
+    }
+  }
+  return absl::OkStatus();
+}
+
+void ExitProgram::ChooseShape() {
+  if (!plan_.effects.empty()) return;
+  const Recipe& result = plan_.recipes[static_cast<size_t>(plan_.result)];
+  if (result.kind == RecipeKind::kGraphOutput) shape_ = Shape::kOneTensor;
+  if (result.kind != RecipeKind::kTuple || result.object) return;
+  absl::flat_hash_set<int32_t> outputs;
+  for (RecipeId child : result.children) {
+    const Recipe& item = plan_.recipes[static_cast<size_t>(child)];
+    if (item.kind != RecipeKind::kGraphOutput || !outputs.insert(item.index).second) return;
+  }
+  shape_ = Shape::kTensorTuple;
+}
+
+PyObject* ExitProgram::Run(absl::Span<PyObject* const> sources, std::vector<at::Tensor>& outputs) const {
+  const Recipe& result = plan_.recipes[static_cast<size_t>(plan_.result)];
+  if (shape_ == Shape::kOneTensor) return WrapTensor(outputs[static_cast<size_t>(result.index)]);
+  if (shape_ == Shape::kTensorTuple) {
+    PyRef tuple = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(result.children.size())));
+    for (size_t i = 0; tuple && i < result.children.size(); ++i) {
+      const Recipe& item = plan_.recipes[static_cast<size_t>(result.children[i])];
+      PyObject* wrapped = WrapTensor(outputs[static_cast<size_t>(item.index)]);
+      if (wrapped == nullptr) return nullptr;
+      PyTuple_SET_ITEM(tuple.get(), static_cast<Py_ssize_t>(i), wrapped);
+    }
+    return tuple.release();
+  }
+  Builder builder(*this, sources, outputs);
+  PyRef value = PyRef::Borrow(builder.Get(plan_.result));
+  if (!value) return nullptr;
+  for (const Effect& effect : plan_.effects) {
+    for (RecipeId id : {effect.target, effect.key, effect.value}) {
+      if (id != kNoRecipe && builder.Get(id) == nullptr) return nullptr;
+    }
+  }
+  for (const Effect& effect : plan_.effects) {
+    if (!ApplyEffect(effect, builder)) return nullptr;
+  }
+  return value.release();
+}
+
+bool ExitProgram::ApplyEffect(const Effect& effect, Builder& builder) const {
+  PyObject* target = builder.Get(effect.target);
+  PyObject* key = builder.Get(effect.key);
+  PyObject* value = builder.Get(effect.value);
+  switch (effect.kind) {
+    case EffectKind::kSetAttribute:
+      return SetOwnAttribute(target, key, value);
+    case EffectKind::kDeleteAttribute:
+      return SetOwnAttribute(target, key, nullptr);
+    case EffectKind::kSetDictItem:
+      return SetDictItem(target, key, value);
+    case EffectKind::kDeleteDictItem:
+      return SetDictItem(target, key, nullptr);
+    case EffectKind::kReplaceDict:
+      return ReplaceDict(target, value);
+    case EffectKind::kReplaceList:
+      return PyList_SetSlice(target, 0, PyList_GET_SIZE(target), value) == 0;
+    case EffectKind::kReplaceSet:
+      return PySet_Clear(target) == 0 && _PySet_Update(target, value) == 0;
+    case EffectKind::kReplaceDeque:
+      return CallDequeMethod(target, "clear") && CallDequeMethod(target, "extend", value);
+    case EffectKind::kSetCell:
+      return PyCell_Set(target, value) == 0;
+    case EffectKind::kCall:
+      return static_cast<bool>(PyRef::Steal(PyObject_Call(effect.callable.get(), effect.arguments.get(), nullptr)));
+  }
+  return false;
+}
+
+int ExitProgram::Traverse(visitproc visit, void* arg) const {
+  for (const Recipe& recipe : plan_.recipes) {
+    Py_VISIT(recipe.object.get());
+    for (const auto& attribute : recipe.attributes) Py_VISIT(attribute.first.get());
+  }
+  for (const Effect& effect : plan_.effects) {
+    Py_VISIT(effect.callable.get());
+    Py_VISIT(effect.arguments.get());
+  }
+  return 0;
+}
+
+}  // namespace framejit

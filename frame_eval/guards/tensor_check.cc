@@ -1,0 +1,84 @@
+#include "frame_eval/guards/tensor_check.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace framejit {
+namespace {
+
+bool EqualSizes(c10::IntArrayRef a, const c10::DimVector& b) {
+  if (a.size() != b.size()) return false;
+  for (size_t i = 0; i < b.size(); ++i) {
+    if (a[i] != b[i]) return false;
+  }
+  return true;
+}
+
+bool IsStrided(const c10::TensorImpl* impl) { return impl->layout() == c10::kStrided; }
+
+std::string ListText(c10::IntArrayRef values) { return absl::StrCat("[", absl::StrJoin(values, ", "), "]"); }
+
+}  // namespace
+
+const at::Tensor* TensorOf(PyObject* object) {
+  if (!THPVariable_CheckExact(object) &&
+      !PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(THPVariableClass))) {
+    return nullptr;
+  }
+  return &THPVariable_Unpack(object);
+}
+
+TensorCheck::TensorCheck(const at::Tensor& expected)
+    : keys_(expected.key_set()),
+      dtype_(expected.dtype()),
+      device_(expected.device()),
+      requires_grad_(expected.requires_grad()),
+      strided_(IsStrided(expected.unsafeGetTensorImpl())),
+      sizes_(expected.sizes()),
+      strides_(strided_ ? c10::DimVector(expected.strides()) : c10::DimVector()) {}
+
+bool TensorCheck::SameLayout(const c10::TensorImpl* impl) const {
+  if (impl->has_symbolic_sizes_strides()) return false;
+  if (!EqualSizes(impl->sizes(), sizes_)) return false;
+  return !strided_ || EqualSizes(impl->strides(), strides_);
+}
+
+std::string TensorCheck::ToString() const {
+  return absl::StrCat(c10::toString(c10::typeMetaToScalarType(dtype_)), " ", ListText(sizes_), " strides ",
+                      ListText(strides_), " on ", device_.str(), requires_grad_ ? " requires_grad" : "");
+}
+
+std::string TensorCheck::Difference(PyObject* object) const {
+  if (object == nullptr) return "nothing is there";
+  const at::Tensor* tensor = TensorOf(object);
+  if (tensor == nullptr) return absl::StrCat("type is ", Py_TYPE(object)->tp_name);
+  if (!tensor->defined()) return "undefined tensor";
+  if (tensor->dtype() != dtype_) {
+    return absl::StrCat("dtype is ", c10::toString(tensor->scalar_type()), ", expected ",
+                        c10::toString(c10::typeMetaToScalarType(dtype_)));
+  }
+  if (tensor->device() != device_) {
+    return absl::StrCat("device is ", tensor->device().str(), ", expected ", device_.str());
+  }
+  if (tensor->requires_grad() != requires_grad_) {
+    return absl::StrCat("requires_grad is ", tensor->requires_grad() ? "True" : "False", ", expected ",
+                        requires_grad_ ? "True" : "False");
+  }
+  if (tensor->unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return "size is symbolic";
+  if (!EqualSizes(tensor->sizes(), sizes_)) {
+    return absl::StrCat("size is ", ListText(tensor->sizes()), ", expected ", ListText(sizes_));
+  }
+  if (tensor->key_set() != keys_) {
+    return absl::StrCat("dispatch keys are ", c10::toString(tensor->key_set()), ", expected ", c10::toString(keys_));
+  }
+  if (strided_ && !EqualSizes(tensor->strides(), strides_)) {
+    return absl::StrCat("stride is ", ListText(tensor->strides()), ", expected ", ListText(strides_));
+  }
+  return "matches";
+}
+
+}  // namespace framejit

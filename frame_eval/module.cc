@@ -1,0 +1,187 @@
+// The extension module framejit._C: a thin binding of the C++ components for the Python package. No compiler logic.
+#include <Python.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "backends/backend.h"
+#include "backends/plugin/plugin.h"
+#include "base/log.h"
+#include "frame_eval/entry.h"
+#include "graph/capture/evaluator.h"
+#include "graph/capture/recorder.h"
+#include "graph/fx_export.h"
+#include "graph/print.h"
+
+namespace framejit {
+namespace {
+
+namespace py = pybind11;
+
+// --- logging --------------------------------------------------------------------------------------------------------
+
+PyObject* python_sink = nullptr;  // sink(channel, message); guarded by the GIL
+
+// Messages may come from any thread, with an exception set, and in the middle of a recording, which must not record the
+// logging module.
+void ForwardToPython(std::string_view channel, std::string_view message) {
+  if (!Py_IsInitialized()) return;
+  PyGILState_STATE gil = PyGILState_Ensure();
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  bool recording = IsRecording();
+  bool armed = recording && RecordingHook::Arm(false);
+  PyRef result = PyRef::Steal(python_sink == nullptr
+                                  ? nullptr
+                                  : PyObject_CallFunction(python_sink, "s#s#", channel.data(),
+                                                          static_cast<Py_ssize_t>(channel.size()), message.data(),
+                                                          static_cast<Py_ssize_t>(message.size())));
+  if (!result) PyErr_WriteUnraisable(python_sink);
+  if (recording) RecordingHook::Arm(armed);
+  result = PyRef();
+  PyErr_Restore(type, value, traceback);
+  PyGILState_Release(gil);
+}
+
+void InstallLogSink(const py::object& sink) {
+  Py_XSETREF(python_sink, Py_NewRef(sink.ptr()));
+  SetLogSink(&ForwardToPython);
+}
+
+void ThrowIfError(const absl::Status& status) {
+  if (!status.ok()) throw py::value_error(std::string(status.message()));
+}
+
+py::object StealOrThrow(PyObject* object) {
+  if (object == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(object);
+}
+
+// --- entries --------------------------------------------------------------------------------------------------------
+
+py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit) {
+  CompileOptions options;
+  options.fullgraph = fullgraph;
+  options.recompile_limit = recompile_limit;
+  if (py::isinstance<py::str>(backend)) {
+    options.backend_name = backend.cast<std::string>();
+    if (options.backend_name != "auto") {
+      absl::StatusOr<std::shared_ptr<Backend>> found = FindBackend(options.backend_name);
+      ThrowIfError(found.status());
+      options.backend = *std::move(found);
+    }
+  } else {
+    options.backend_name = py::str(py::getattr(backend, "__name__", py::str("<callable>"))).cast<std::string>();
+    options.backend = MakePythonBackend(PyRef::Borrow(backend.ptr()));
+  }
+  return StealOrThrow(NewEntry(function.ptr(), std::move(options)));
+}
+
+std::shared_ptr<Trace> TraceAt(const py::object& entry, size_t index) {
+  if (!IsEntry(entry.ptr())) throw py::type_error("expected a framejit._C.Entry");
+  std::vector<std::shared_ptr<Trace>> traces = EntryTraces(entry.ptr());
+  if (index >= traces.size()) throw py::index_error("no such trace");
+  return traces[index];
+}
+
+py::object BreakDict(const Break& graph_break) {
+  py::dict row;
+  row["code"] = std::string(BreakCodeName(graph_break.code));
+  row["message"] = std::string(BreakMessage(graph_break.code));
+  row["hint"] = std::string(BreakHint(graph_break.code));
+  row["detail"] = graph_break.detail;
+  row["text"] = graph_break.ToString();
+  py::list stack;
+  for (const SourceLocation& frame : graph_break.stack) stack.append(py::make_tuple(frame.file, frame.line, frame.function));
+  row["stack"] = stack;
+  return row;
+}
+
+py::dict TraceDict(const Trace& trace) {
+  const TraceReport& report = trace.report;
+  PrintOptions options;
+  options.max_constant_elements = 16;
+  py::dict row;
+  row["break"] = report.graph_break.has_value() ? BreakDict(*report.graph_break) : py::none();
+  row["fallback"] = report.fallback_reason;
+  row["backend"] = report.backend;
+  row["captured"] = trace.graph != nullptr;
+  row["description"] = trace.graph == nullptr ? "" : trace.graph->Describe();
+  row["guards"] = trace.guards->ToString();
+  row["warm_checks"] = trace.guards->WarmCheckCount();
+  row["aten"] = report.graph_break.has_value() ? "" : PrintGraph(report.recorded, options);
+  row["lowered"] = report.lowered.nodes.empty() && report.lowered.outputs.empty() ? "" : PrintGraph(report.lowered, options);
+  row["nodes"] = report.recorded.nodes.size();
+  row["lowered_nodes"] = report.lowered.nodes.size();
+  row["inputs"] = report.recorded.inputs.size();
+  row["hits"] = trace.hits;
+  row["instructions"] = report.stats.instructions;
+  row["frames"] = report.stats.frames;
+  row["calls"] = report.stats.calls;
+  py::list timings;
+  for (const auto& [stage, microseconds] : report.timings.rows()) timings.append(py::make_tuple(stage, microseconds));
+  row["timings"] = timings;
+  return row;
+}
+
+py::list Traces(const py::object& entry) {
+  if (!IsEntry(entry.ptr())) throw py::type_error("expected a framejit._C.Entry");
+  py::list rows;
+  for (const auto& trace : EntryTraces(entry.ptr())) rows.append(TraceDict(*trace));
+  return rows;
+}
+
+py::object GraphModule(const py::object& entry, size_t index, bool aten) {
+  std::shared_ptr<Trace> trace = TraceAt(entry, index);
+  const TraceReport& report = trace->report;
+  if (report.graph_break.has_value()) throw py::value_error("this trace has no graph: " + report.graph_break->ToString());
+  absl::StatusOr<PyRef> module =
+      aten ? ExportAtenGraph(report.recorded) : ExportTorchGraph(report.torch_graph, report.recorded);
+  if (!module.ok()) throw std::runtime_error(std::string(module.status().message()));
+  return py::reinterpret_steal<py::object>(module->release());
+}
+
+py::list LogArtifacts() {
+  py::list rows;
+  for (int i = 0; i < static_cast<int>(LogArtifact::kCount); ++i) {
+    auto artifact = static_cast<LogArtifact>(i);
+    rows.append(py::make_tuple(std::string(LogArtifactName(artifact)), std::string(LogArtifactDescription(artifact))));
+  }
+  return rows;
+}
+
+void RegisterPythonBackend(const std::string& name, const py::object& callable) {
+  ThrowIfError(RegisterBackend(name, MakePythonBackend(PyRef::Borrow(callable.ptr()))));
+}
+
+}  // namespace
+}  // namespace framejit
+
+PYBIND11_MODULE(_C, module) {
+  using namespace framejit;
+  module.doc() = "The C++ half of framejit; use the functions of the package framejit.";
+  module.attr("torch_version") = FRAMEJIT_TORCH_VERSION;
+  module.attr("python_version") = absl::StrCat(PY_MAJOR_VERSION, ".", PY_MINOR_VERSION, ".", PY_MICRO_VERSION);
+  if (!AddEntryType(module.ptr())) throw py::error_already_set();
+  ThrowIfError(RegisterBuiltinBackends());
+
+  module.def("make_entry", &MakeEntry, py::arg("function"), py::arg("backend"), py::arg("fullgraph"),
+             py::arg("recompile_limit"));
+  module.def("entry_function",
+             [](const py::object& entry) { return py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr())); });
+  module.def("traces", &Traces, py::arg("entry"));
+  module.def("graph_module", &GraphModule, py::arg("entry"), py::arg("index"), py::arg("aten"));
+  module.def("reset", &ResetAllEntries);
+  module.def("set_enabled", &SetEnabled);
+  module.def("add_disable_depth", &AddDisableDepth);
+  module.def("is_compiling", &IsRecording);
+  module.def("set_graph_break_error", [](const py::object& type) { SetGraphBreakError(type.ptr()); });
+
+  module.def("list_backends", &ListBackends);
+  module.def("register_backend", &RegisterPythonBackend);
+  module.def("set_log", [](const std::string& names) { ThrowIfError(SetLogArtifacts(names)); });
+  module.def("log_artifacts", &LogArtifacts);
+  module.def("install_log_sink", &InstallLogSink);
+}

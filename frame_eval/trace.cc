@@ -1,0 +1,103 @@
+#include "frame_eval/trace.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+
+namespace framejit {
+namespace {
+
+// Puts the default CPU generator back where it was, so that the native run after a discarded one draws the same numbers.
+class GeneratorState {
+ public:
+  GeneratorState() : generator_(at::detail::getDefaultCPUGenerator()) {
+    std::lock_guard<std::mutex> lock(generator_.mutex());
+    state_ = generator_.get_state();
+  }
+  void Restore() {
+    std::lock_guard<std::mutex> lock(generator_.mutex());
+    generator_.set_state(state_);
+  }
+
+ private:
+  at::Generator generator_;
+  at::Tensor state_;
+};
+
+// The outputs' vector of this thread, so that a warm call allocates none. Taken and put back, because a call may nest.
+class OutputBuffer {
+ public:
+  OutputBuffer() : outputs_(std::move(Spare())) { outputs_.clear(); }
+  ~OutputBuffer() {
+    outputs_.clear();
+    if (outputs_.capacity() <= 64) Spare() = std::move(outputs_);
+  }
+  OutputBuffer(const OutputBuffer&) = delete;
+  OutputBuffer& operator=(const OutputBuffer&) = delete;
+  std::vector<at::Tensor>& get() { return outputs_; }
+
+ private:
+  static std::vector<at::Tensor>& Spare() {
+    thread_local std::vector<at::Tensor> spare;
+    return spare;
+  }
+  std::vector<at::Tensor> outputs_;
+};
+
+bool RunGraph(CompiledGraph& graph, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) {
+  std::string reason;
+  try {
+    graph.Run(inputs, outputs);
+    if (PyErr_Occurred() == nullptr) return true;
+    reason = "a Python exception was left set";
+  } catch (const std::exception& error) {
+    reason = error.what();
+  }
+  PyErr_Clear();
+  if (LogEnabled(LogArtifact::k_breaks)) {
+    Log(LogArtifact::k_breaks, absl::StrCat("a compiled graph raised; the function runs in the interpreter instead: ",
+                                            reason.substr(0, reason.find('\n'))));
+  }
+  return false;
+}
+
+}  // namespace
+
+Trace::Outcome Trace::Run(PyObject** result) {
+  absl::Span<PyObject* const> fetched = guards->Fetched();
+  c10::SmallVector<at::Tensor, 8> inputs;
+  inputs.reserve(input_count);
+  for (size_t i = 0; i < input_count; ++i) inputs.push_back(THPVariable_Unpack(fetched[i]));
+  // The graph may release the GIL and the exit program may run Python code: what they still need is owned from here on.
+  absl::InlinedVector<PyRef, 4> owned_sources;
+  absl::InlinedVector<PyObject*, 4> sources(fetched.begin() + static_cast<std::ptrdiff_t>(input_count), fetched.end());
+  for (PyObject* source : sources) owned_sources.push_back(PyRef::Borrow(source));
+  guards->Release();
+
+  OutputBuffer outputs;
+  if (random) {
+    GeneratorState generator;
+    if (!RunGraph(*graph, inputs, outputs.get())) {
+      generator.Restore();
+      return Outcome::kDiscarded;
+    }
+  } else if (!RunGraph(*graph, inputs, outputs.get())) {
+    return Outcome::kDiscarded;
+  }
+  *result = exit->Run(sources, outputs.get());
+  return Outcome::kDone;
+}
+
+int Trace::Traverse(visitproc visit, void* arg) const {
+  if (int result = guards->Traverse(visit, arg); result != 0) return result;
+  return exit == nullptr ? 0 : exit->Traverse(visit, arg);
+}
+
+}  // namespace framejit

@@ -1,0 +1,56 @@
+// Trace: one recording of an entry function, ready to run: guards, compiled graph and exit program; or, after a break,
+// the guards under which the frame is known to run in the interpreter.
+#ifndef FRAMEJIT_FRAME_EVAL_TRACE_H_
+#define FRAMEJIT_FRAME_EVAL_TRACE_H_
+
+#include <Python.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "backends/backend.h"
+#include "base/timing.h"
+#include "frame_eval/exit_plan.h"
+#include "frame_eval/guards/guard_program.h"
+#include "graph/capture/break.h"
+#include "graph/capture/recorder.h"
+
+namespace framejit {
+
+// What explain() shows; the graphs also stay alive for the backend that was compiled from them.
+struct TraceReport {
+  std::optional<Break> graph_break;
+  std::string fallback_reason;  // why a graph that was captured is not run; empty otherwise
+  std::string backend;
+  Graph recorded;               // as recorded
+  Graph lowered;                // functional and optimised; empty where the torch-level graph runs
+  TorchGraph torch_graph;
+  RecordStats stats;
+  Timings timings;
+};
+
+class Trace {
+ public:
+  enum class Outcome : uint8_t {
+    kDone,       // `result` is the call's result, or null with an exception that the caller gets to see
+    kDiscarded,  // the graph raised; nothing has happened, and the function must run natively
+  };
+
+  std::unique_ptr<GuardProgram> guards;
+  std::unique_ptr<CompiledGraph> graph;  // null: the frame runs in the interpreter
+  std::unique_ptr<ExitProgram> exit;
+  size_t input_count = 0;                // of GuardProgram::Fetched(), inputs first, then ExitProgram::sources()
+  bool random = false;
+  int64_t hits = 0;
+  TraceReport report;
+
+  // After guards->Check() passed, before any Python code ran. Requires the GIL.
+  Outcome Run(PyObject** result);
+  int Traverse(visitproc visit, void* arg) const;
+};
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_FRAME_EVAL_TRACE_H_
