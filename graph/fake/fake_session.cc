@@ -1,0 +1,161 @@
+// FakeSession: the public face of graph/fake. Owns a Recording and the thread-local dispatch state; see the header.
+#include "graph/fake/fake_session.h"
+
+#include <ATen/FunctionalTensorWrapper.h>
+#include <ATen/ops/clone.h>
+#include <c10/core/InferenceMode.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "graph/fake/fake_tensor_impl.h"
+#include "graph/fake/recording.h"
+
+namespace framejit {
+namespace {
+
+using c10::DispatchKey;
+
+thread_local FakeSession* current_session = nullptr;
+
+// Why a tensor of this kind cannot be recorded; empty where it can.
+std::string Unrecordable(const at::Tensor& real) {
+  if (!real.defined()) return "undefined tensor";
+  if (IsFake(real)) return "a tensor of a recording";
+  if (real.layout() != c10::kStrided) return absl::StrCat("layout ", c10::str(real.layout()));
+  if (real.is_quantized()) return "quantised tensor";
+  if (real.is_nested()) return "nested tensor";
+  if (real._is_zerotensor()) return "zero tensor";
+  const c10::DispatchKeySet keys = real.key_set();
+  if (keys.has(DispatchKey::FuncTorchBatched) || keys.has(DispatchKey::FuncTorchGradWrapper) ||
+      keys.has(DispatchKey::Functionalize)) {
+    return "functorch or functional wrapper";
+  }
+  if (keys.has(DispatchKey::Python)) return "tensor subclass with __torch_dispatch__";
+  if (keys.has(DispatchKey::Fake)) return "fake tensor";
+  if (!real.is_cpu() && !real.is_cuda()) return absl::StrCat("device ", real.device().str());
+  if (!real.has_storage() || real.unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return "tensor without storage";
+  return "";
+}
+
+at::Tensor MakeShadow(const at::Tensor& real, Recording& recording) {
+  c10::InferenceMode inference(real.is_inference());
+  at::Tensor shadow = at::detail::make_tensor<c10::TensorImpl>(
+      recording.ShadowStorageFor(real), c10::DispatchKeySet(DispatchKey::Meta), real.dtype());
+  c10::TensorImpl* impl = shadow.unsafeGetTensorImpl();
+  impl->set_sizes_and_strides(real.sizes(), real.strides(), real.storage_offset());
+  if (real.is_conj()) impl->_set_conj(true);
+  if (real.is_neg()) impl->_set_neg(true);
+  if (real.unsafeGetTensorImpl()->is_wrapped_number()) impl->set_wrapped_number(true);
+  return shadow;
+}
+
+}  // namespace
+
+bool IsFake(const at::Tensor& tensor) { return tensor.defined() && AsFake(tensor) != nullptr; }
+
+struct FakeSession::State {
+  Recording recording;
+  FakeSession* outer_session = nullptr;
+  Recording* outer_recording = nullptr;
+  bool outer_included = false;
+};
+
+FakeSession::FakeSession() : state_(std::make_unique<State>()) {
+  RegisterFallback();
+  state_->outer_session = std::exchange(current_session, this);
+  state_->outer_recording = Recording::SetCurrent(&state_->recording);
+  state_->outer_included = c10::impl::tls_is_dispatch_key_included(DispatchKey::Fake);
+  c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, true);
+}
+
+FakeSession::~FakeSession() {
+  c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, state_->outer_included);
+  Recording::SetCurrent(state_->outer_recording);
+  current_session = state_->outer_session;
+}
+
+FakeSession* FakeSession::Current() { return current_session; }
+
+Graph& FakeSession::graph() { return state_->recording.graph; }
+
+const std::optional<FakeSession::Failure>& FakeSession::failure() const { return state_->recording.failure; }
+
+void FakeSession::SetPosition(int32_t location, int32_t torch_call) {
+  state_->recording.location = location;
+  state_->recording.torch_call = torch_call;
+}
+
+absl::StatusOr<at::Tensor> FakeSession::MakeInput(const at::Tensor& real) {
+  if (std::string why = Unrecordable(real); !why.empty()) return absl::UnimplementedError(why);
+  Recording& recording = state_->recording;
+  at::Tensor fake = FakeTensorImpl::Wrap(MakeShadow(real, recording), real.device(), recording);
+  const ValueId id = recording.NewValue(*AsFake(fake));
+  if (real.requires_grad()) fake.set_requires_grad(true);
+  recording.graph.values[static_cast<size_t>(id)].requires_grad = real.requires_grad();
+  recording.graph.inputs.push_back(id);
+  return fake;
+}
+
+absl::StatusOr<at::Tensor> FakeSession::MakeConstant(const at::Tensor& real) {
+  if (std::string why = Unrecordable(real); !why.empty()) return absl::UnimplementedError(why);
+  Recording& recording = state_->recording;
+  try {
+    // The constant is a copy: the program may write the tensor it made, the graph's constant stays. Value semantics of
+    // numbers wrapped into tensors are kept by the copy's flag.
+    at::Tensor held;
+    {
+      Pause pause;
+      c10::InferenceMode normal(false);
+      c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+      held = at::clone(real);
+    }
+    const ValueId constant = recording.AddConstant(real, std::move(held));
+    at::Tensor view = FakeTensorImpl::Wrap(MakeShadow(real, recording), real.device(), recording);
+    AsFake(view)->set_value(constant);
+    at::Tensor fake;
+    {
+      c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+      fake = at::clone(view);
+    }
+    if (real.requires_grad()) fake.set_requires_grad(true);
+    return fake;
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat("constant tensor: ", error.what()));
+  }
+}
+
+// Autograd sets requires_grad on a result after the node is recorded, so the graph learns it here.
+ValueId FakeSession::ValueOf(const at::Tensor& fake) const {
+  const FakeTensorImpl* impl = fake.defined() ? AsFake(fake) : nullptr;
+  if (impl == nullptr || impl->recording_serial() != state_->recording.serial()) return kNoValue;
+  if (impl->value() != kNoValue) {
+    state_->recording.graph.values[static_cast<size_t>(impl->value())].requires_grad = fake.requires_grad();
+  }
+  return impl->value();
+}
+
+TensorMeta FakeSession::MetaOf(const at::Tensor& fake) {
+  TensorMeta meta = DescribeTensor(fake);
+  const FakeTensorImpl* impl = AsFake(fake);
+  const Recording* recording = current_session == nullptr ? nullptr : &current_session->state_->recording;
+  if (impl != nullptr && recording != nullptr && recording->serial() == impl->recording_serial()) {
+    meta.storage = recording->StorageId(*impl);
+  }
+  return meta;
+}
+
+FakeSession::Pause::Pause()
+    : session_(current_session), included_(c10::impl::tls_is_dispatch_key_included(DispatchKey::Fake)) {
+  current_session = nullptr;
+  Recording::SetCurrent(nullptr);
+  c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, false);
+}
+
+FakeSession::Pause::~Pause() {
+  current_session = session_;
+  Recording::SetCurrent(session_ == nullptr ? nullptr : &session_->state_->recording);
+  c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, included_);
+}
+
+}  // namespace framejit

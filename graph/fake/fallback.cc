@@ -1,0 +1,377 @@
+// The dispatcher's fallback for DispatchKey::Fake: records an operator that runs on fakes. It converts the arguments to
+// shadows, computes the results' metadata on them (RunMetadata), wraps the results as fakes and appends a node. Operators
+// on purely real tensors run for real.
+#include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/library.h>
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+#include "graph/fake/fake_tensor_impl.h"
+#include "graph/fake/op_info.h"
+#include "graph/fake/recording.h"
+
+namespace framejit {
+namespace {
+
+using c10::DispatchKey;
+using c10::DispatchKeySet;
+using c10::IValue;
+using torch::jit::Stack;
+
+// How many metadata kernels of torch are running in this thread. What they call in turn comes back to the fallback, which
+// answers it from the same kernels; the dispatcher would find Python ones.
+thread_local int metadata_depth = 0;
+
+class MetadataScope {
+ public:
+  explicit MetadataScope(bool intercept)
+      : guard_(Included(intercept), Excluded(intercept)), intercept_(intercept) {
+    metadata_depth += intercept_ ? 1 : 0;
+  }
+  ~MetadataScope() { metadata_depth -= intercept_ ? 1 : 0; }
+  MetadataScope(const MetadataScope&) = delete;
+  MetadataScope& operator=(const MetadataScope&) = delete;
+
+ private:
+  static DispatchKeySet Included(bool intercept) {
+    const DispatchKeySet keys(DispatchKey::BackendSelect);
+    return intercept ? keys.add(DispatchKey::Fake) : keys;
+  }
+  static DispatchKeySet Excluded(bool intercept) {
+    const DispatchKeySet keys = c10::impl::tls_local_dispatch_key_set().excluded_ | kAboveMetadata;
+    return intercept ? keys.remove(DispatchKey::Fake) : keys;
+  }
+
+  c10::impl::ForceDispatchKeyGuard guard_;
+  bool intercept_;
+};
+
+void LogSlowMeta(OpInfo& info) {
+  if (info.logged) return;
+  info.logged = true;
+  if (LogEnabled(LogArtifact::k_metas)) {
+    Log(LogArtifact::k_metas, absl::StrCat("metadata of ", NameOf(info), " comes from the dispatcher"));
+  }
+}
+
+// Replaces the arguments, already shadows, by results.
+void RunMetadata(const c10::OperatorHandle& op, OpInfo& info, Stack* stack) {
+  switch (info.source) {
+    case MetadataSource::kOwn: {
+      MetadataScope scope(/*intercept=*/false);
+      MetaCall call(*stack, info.arguments.size());
+      info.own(call);
+      return;
+    }
+    case MetadataSource::kCppKernel: {
+      MetadataScope scope(/*intercept=*/true);
+      info.kernel->callBoxed(op, DispatchKeySet(DispatchKey::Meta), stack);
+      return;
+    }
+    case MetadataSource::kComposite: {
+      MetadataScope scope(/*intercept=*/true);
+      info.kernel->callBoxed(op, DispatchKeySet(DispatchKey::Meta), stack);
+      return;
+    }
+    case MetadataSource::kDispatcher:
+    case MetadataSource::kOnFakes: {
+      LogSlowMeta(info);
+      Disarm disarm;
+      MetadataScope scope(/*intercept=*/false);
+      op.callBoxed(stack);
+      return;
+    }
+  }
+}
+
+void RunForReal(const c10::OperatorHandle& op, DispatchKeySet keys, Stack* stack) {
+  c10::impl::ExcludeDispatchKeyGuard guard(DispatchKey::Fake);
+  op.redispatchBoxed(keys & DispatchKeySet(DispatchKeySet::FULL_AFTER, DispatchKey::Fake), stack);
+}
+
+// Calls visit(const at::Tensor&) for every defined tensor argument.
+template <typename Visit>
+void ForEachTensor(const OpInfo& info, const Stack& stack, size_t base, Visit visit) {
+  for (size_t i = 0; i < info.arguments.size(); ++i) {
+    const IValue& value = stack[base + i];
+    switch (info.arguments[i]) {
+      case ArgumentKind::kOther:
+        break;
+      case ArgumentKind::kTensor:
+        if (value.isTensor() && value.toTensor().defined()) visit(value.toTensor());
+        break;
+      case ArgumentKind::kTensorList:
+      case ArgumentKind::kOptionalTensorList:
+        if (!value.isList()) break;
+        for (const IValue& item : value.toListRef()) {
+          if (item.isTensor() && item.toTensor().defined()) visit(item.toTensor());
+        }
+        break;
+    }
+  }
+}
+
+// A call that a metadata kernel made. Scalars on the CPU may be real; they are computed with for real.
+void RunNested(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, Stack* stack) {
+  const size_t base = stack->size() - info.arguments.size();
+  bool meta = false;
+  ForEachTensor(info, *stack, base, [&](const at::Tensor& tensor) { meta |= tensor.is_meta(); });
+  if (!meta && info.device_argument >= 0) {
+    const IValue& device = (*stack)[base + static_cast<size_t>(info.device_argument)];
+    meta = device.isDevice() && device.toDevice().is_meta();
+  }
+  if (!meta) return RunForReal(op, keys, stack);
+  RunMetadata(op, info, stack);
+}
+
+[[noreturn]] void FailAndThrow(Recording& recording, BreakCode code, const std::string& detail) {
+  recording.Fail(code, detail);
+  TORCH_CHECK(false, "framejit: cannot be recorded: ", detail);
+}
+
+// One operator call on fakes, from arguments to node.
+class RecordedCall {
+ public:
+  RecordedCall(const c10::OperatorHandle& op, OpInfo& info, Recording& recording, Stack* stack)
+      : op_(op), info_(info), recording_(recording), stack_(*stack), base_(stack->size() - info.arguments.size()) {}
+
+  void Run(c10::Device device, bool device_known) {
+    device_ = device;
+    Node node{op_};
+    node.location = recording_.location;
+    node.torch_call = recording_.torch_call;
+    node.operands.resize(info_.arguments.size());
+    for (size_t i = 0; i < info_.arguments.size(); ++i) TakeArgument(i, node.operands[i]);
+    TakeDevice(device_known);
+    RunMetadata(op_, info_, &stack_);
+    for (size_t i = base_; i < stack_.size(); ++i) WrapResult(stack_[i], node);
+    if (info_.recorded) recording_.graph.nodes.push_back(std::move(node));
+  }
+
+ private:
+  // Replaces the argument by its shadow and describes it in `operand`.
+  void TakeArgument(size_t i, Operand& operand) {
+    IValue& value = stack_[base_ + i];
+    const bool written = i < 64 && (info_.written_arguments >> i & 1) != 0;
+    switch (info_.arguments[i]) {
+      case ArgumentKind::kOther:
+        operand.constant = value;
+        return;
+      case ArgumentKind::kTensor:
+        operand.kind = Operand::Kind::kValue;
+        if (value.isTensor()) value = ShadowOf(value.toTensor(), written, operand.value);
+        return;
+      case ArgumentKind::kTensorList:
+        if (!value.isList()) {
+          operand.constant = value;  // an absent optional list
+          return;
+        }
+        TakeList<at::Tensor>(value, written, operand);
+        return;
+      case ArgumentKind::kOptionalTensorList:
+        TakeList<std::optional<at::Tensor>>(value, written, operand);
+        return;
+    }
+  }
+
+  template <typename Element>
+  void TakeList(IValue& value, bool written, Operand& operand) {
+    operand.kind = Operand::Kind::kValueList;
+    c10::List<Element> shadows;
+    const auto items = value.toListRef();
+    shadows.reserve(items.size());
+    operand.values.reserve(items.size());
+    for (const IValue& item : items) {
+      ValueId& id = operand.values.emplace_back(kNoValue);
+      if (item.isTensor()) {
+        shadows.push_back(ShadowOf(item.toTensor(), written, id));
+      } else {
+        shadows.push_back(Element());
+      }
+    }
+    value = std::move(shadows);
+  }
+
+  at::Tensor ShadowOf(const at::Tensor& tensor, bool written, ValueId& id) {
+    if (!tensor.defined()) return tensor;
+    if (FakeTensorImpl* fake = AsFake(tensor)) {
+      TORCH_CHECK(fake->recording_serial() == recording_.serial(),
+                  "framejit: a tensor of another recording was used in ", NameOf(info_));
+      id = fake->value();
+      fakes_.emplace_back(fake->shadow().unsafeGetTensorImpl(), tensor);
+      return fake->shadow();
+    }
+    return ShadowOfReal(tensor, written, id);
+  }
+
+  // Real tensors: what the session was told of, and numbers, which are copied unless torch itself wrapped them.
+  at::Tensor ShadowOfReal(const at::Tensor& real, bool written, ValueId& id) {
+    if (written) FailAndThrow(recording_, BreakCode::kUnknownTensor, NameOf(info_) + " writes a real tensor");
+    const bool number = real.dim() == 0 && real.is_cpu();
+    id = recording_.FindConstant(real);
+    if (id == kNoValue) {
+      if (!number) FailAndThrow(recording_, BreakCode::kUnknownTensor, "an argument of " + NameOf(info_));
+      id = recording_.AddConstant(real, real.unsafeGetTensorImpl()->is_wrapped_number() ? real : CopyNumber(real));
+    }
+    if (number) return real;
+    MetadataScope scope(/*intercept=*/false);
+    return at::Tensor(at::detail::empty_strided_meta(real.sizes(), real.strides(), real.scalar_type()));
+  }
+
+  static at::Tensor CopyNumber(const at::Tensor& real) {
+    FakeSession::Pause pause;
+    c10::impl::ExcludeDispatchKeyGuard guard(kAboveMetadata);
+    return real.clone();
+  }
+
+  void TakeDevice(bool device_known) {
+    if (info_.device_argument < 0) return;
+    IValue& value = stack_[base_ + static_cast<size_t>(info_.device_argument)];
+    if (value.isDevice()) {
+      device_ = value.toDevice();
+      if (device_.is_cuda() && !device_.has_index()) device_.set_index(0);
+    } else if (device_known) {
+      return;
+    }
+    value = IValue(c10::Device(c10::kMeta));
+  }
+
+  void WrapResult(IValue& value, Node& node) {
+    if (value.isTensor()) {
+      value = WrapTensor(std::move(value).toTensor(), node);
+    } else if (value.isTensorList()) {
+      c10::List<at::Tensor> fakes;
+      for (at::Tensor& tensor : value.toTensorVector()) fakes.push_back(WrapTensor(std::move(tensor), node));
+      node.list_lengths.push_back(static_cast<int32_t>(fakes.size()));
+      value = std::move(fakes);
+    }
+  }
+
+  // A shadow that was an argument means its fake (in-place and out= operators), which gets a new value.
+  at::Tensor WrapTensor(at::Tensor shadow, Node& node) {
+    if (!shadow.defined()) {
+      node.outputs.push_back(kNoValue);
+      return shadow;
+    }
+    TORCH_CHECK(shadow.is_meta(), "framejit: metadata of ", NameOf(info_), " is on ", shadow.device());
+    at::Tensor result;
+    for (const auto& [argument, fake] : fakes_) {
+      if (argument != shadow.unsafeGetTensorImpl()) continue;
+      AsFake(fake)->Refresh(recording_);
+      result = fake;
+      break;
+    }
+    if (!result.defined()) result = FakeTensorImpl::Wrap(std::move(shadow), device_, recording_);
+    node.outputs.push_back(recording_.NewValue(*AsFake(result)));
+    return result;
+  }
+
+  const c10::OperatorHandle& op_;
+  OpInfo& info_;
+  Recording& recording_;
+  Stack& stack_;
+  size_t base_;
+  c10::Device device_{c10::kCPU};
+  absl::InlinedVector<std::pair<const c10::TensorImpl*, at::Tensor>, 4> fakes_;  // shadow -> fake
+};
+
+bool HasMask(const Stack& stack, size_t base) {
+  for (const IValue& index : stack[base + 1].toListRef()) {
+    if (!index.isTensor() || !index.toTensor().defined()) continue;
+    const at::ScalarType dtype = index.toTensor().scalar_type();
+    if (dtype == at::kBool || dtype == at::kByte) return true;
+  }
+  return false;
+}
+
+void CheckRecordable(const OpInfo& info, Recording& recording, const Stack& stack, size_t base) {
+  switch (info.data_dependence) {
+    case DataDependence::kNone:
+      break;
+    case DataDependence::kAlways:
+      FailAndThrow(recording, BreakCode::kDataDependent, NameOf(info));
+    case DataDependence::kItem:
+      FailAndThrow(recording, BreakCode::kTensorData, NameOf(info));
+    case DataDependence::kMaskIndex:
+      if (HasMask(stack, base)) FailAndThrow(recording, BreakCode::kDataDependent, NameOf(info) + " with a mask");
+      break;
+  }
+  if (info.replaces_memory) FailAndThrow(recording, BreakCode::kTensorMetadataMutation, NameOf(info));
+}
+
+// What the tensor arguments of a call are, and the device of its result: that of the first tensor with dimensions.
+struct Arguments {
+  bool any_tensor = false;
+  bool any_fake = false;
+  c10::Device device{c10::kCPU};
+  bool device_final = false;
+};
+
+Arguments Inspect(const OpInfo& info, const Stack& stack, size_t base) {
+  Arguments result;
+  ForEachTensor(info, stack, base, [&](const at::Tensor& tensor) {
+    result.any_tensor = true;
+    const FakeTensorImpl* fake = AsFake(tensor);
+    if (fake == nullptr) return;
+    if (!result.any_fake || !result.device_final) {
+      result.device = fake->device();
+      result.device_final = fake->dim() > 0;
+    }
+    result.any_fake = true;
+  });
+  return result;
+}
+
+void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, Stack* stack) {
+  const size_t base = stack->size() - info.arguments.size();
+  const Arguments arguments = Inspect(info, *stack, base);
+  Recording* recording = Recording::Current();
+  if (!arguments.any_fake && (arguments.any_tensor || !info.returns_tensors)) {
+    // Functionalization checks shapes by running operators on meta tensors of its own.
+    if (recording != nullptr && recording->functionalizing && info.source != MetadataSource::kOnFakes) {
+      return RunNested(op, info, keys, stack);
+    }
+    return RunForReal(op, keys, stack);
+  }
+  TORCH_CHECK(recording != nullptr, "framejit: ", NameOf(info),
+              " was called on a tensor of a recording outside of that recording (it ended, is paused, or runs in another "
+              "thread)");
+  CheckRecordable(info, *recording, *stack, base);
+  if (info.source == MetadataSource::kComposite) return info.kernel->callBoxed(op, keys, stack);
+  if (info.source == MetadataSource::kOnFakes) return info.kernel->callBoxed(op, keys, stack);
+  try {
+    RecordedCall(op, info, *recording, stack).Run(arguments.device, arguments.any_tensor);
+  } catch (const c10::NotImplementedError&) {
+    recording->Fail(BreakCode::kUnsupportedCallable, NameOf(info) + " has no metadata kernel");
+    throw;
+  } catch (const python_error& error) {
+    pybind11::gil_scoped_acquire gil;
+    if (error.type != nullptr && PyErr_GivenExceptionMatches(error.type, PyExc_NotImplementedError) != 0) {
+      recording->Fail(BreakCode::kUnsupportedCallable, NameOf(info) + " has no metadata kernel");
+    }
+    throw;
+  }
+}
+
+void FakeFallback(const c10::OperatorHandle& op, DispatchKeySet keys, Stack* stack) {
+  OpInfo& info = OpInfoOf(op);
+  if (metadata_depth > 0) return RunNested(op, info, keys, stack);
+  Record(op, info, keys, stack);
+}
+
+}  // namespace
+
+void RegisterFallback() {
+  // Never destroyed: tensors may outlive static destruction, and the dispatcher then has no use for a deregistration.
+  static torch::Library* library = [] {
+    auto* made = new torch::Library(torch::Library::IMPL, "_", DispatchKey::Fake, __FILE__, __LINE__);
+    made->fallback(torch::CppFunction::makeFromBoxedFunction<&FakeFallback>());
+    return made;
+  }();
+  (void)library;
+}
+
+}  // namespace framejit

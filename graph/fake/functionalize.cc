@@ -1,0 +1,260 @@
+// Functionalize: replays a recorded graph over torch's FunctionalTensorWrapper around fakes in a new recording. Views are
+// reapplied as views, so aliasing is kept; in-place operators become new values, mutated inputs trailing mutations.
+#include <ATen/FunctionalTensorWrapper.h>
+#include <ATen/ops/as_strided.h>
+#include <c10/core/InferenceMode.h>
+
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "graph/fake/call_node.h"
+#include "graph/fake/fake_session.h"
+#include "graph/fake/fake_tensor_impl.h"
+#include "graph/fake/recording.h"
+
+namespace framejit {
+namespace {
+
+using c10::DispatchKey;
+namespace functional = at::functionalization::impl;
+
+constexpr size_t kBatchNormTraining = 5, kBatchNormMean = 3, kBatchNormVar = 4;
+
+// native_batch_norm updates its running statistics in training mode, which its schema does not say.
+bool WritesRunningStatistics(const Node& node) {
+  const std::string& name = node.op.schema().name();
+  return name == "aten::native_batch_norm" && node.operands[kBatchNormTraining].constant.toBool() &&
+         node.operands[kBatchNormMean].value != kNoValue;
+}
+
+bool Mutates(const Graph& graph) {
+  for (const Node& node : graph.nodes) {
+    if (MutatesArguments(node.op) || WritesRunningStatistics(node)) return true;
+  }
+  return false;
+}
+
+int64_t BytesSpanned(const TensorMeta& meta) {
+  int64_t last = meta.storage_offset;
+  for (size_t i = 0; i < meta.sizes.size(); ++i) {
+    if (meta.sizes[i] == 0) return 0;
+    last += (meta.sizes[i] - 1) * meta.strides[i];
+  }
+  return (last + 1) * static_cast<int64_t>(c10::elementSize(meta.dtype));
+}
+
+// The dispatch state of the replay: functionalization on, autograd off, whatever the caller's modes are.
+class FunctionalizeScope {
+ public:
+  FunctionalizeScope()
+      : reapply_(functional::getFunctionalizationReapplyViewsTLS()),
+        include_(DispatchKey::Functionalize) {
+    functional::setFunctionalizationReapplyViewsTLS(true);
+  }
+  ~FunctionalizeScope() { functional::setFunctionalizationReapplyViewsTLS(reapply_); }
+  FunctionalizeScope(const FunctionalizeScope&) = delete;
+  FunctionalizeScope& operator=(const FunctionalizeScope&) = delete;
+
+ private:
+  bool reapply_;
+  c10::impl::IncludeDispatchKeyGuard include_;
+};
+
+class Functionalizer {
+ public:
+  Functionalizer(const Graph& source, Recording& target) : source_(source), target_(target) {
+    target_.functionalizing = true;
+    target_.graph.locations = source.locations;
+    tensors_.resize(source.values.size());
+  }
+
+  absl::Status Run() {
+    for (ValueId input : source_.inputs) AddInput(input);
+    for (const GraphConstant& constant : source_.constants) AddConstant(constant);
+    {
+      FunctionalizeScope scope;
+      for (const Node& node : source_.nodes) {
+        if (absl::Status status = Replay(node); !status.ok()) return status;
+      }
+    }
+    if (absl::Status status = FindMutations(); !status.ok()) return status;
+    for (ValueId output : source_.outputs) AddOutput(output);
+    return CheckAliasing();
+  }
+
+ private:
+  struct Input {
+    ValueId source;
+    ValueId target;
+    at::Tensor fake;
+    at::Tensor wrapper;
+    bool mutated = false;
+  };
+
+  at::Tensor FakeOf(const TensorMeta& meta, c10::Storage memory) {
+    at::Tensor shadow = at::detail::make_tensor<c10::TensorImpl>(
+        std::move(memory), c10::DispatchKeySet(DispatchKey::Meta), c10::scalarTypeToTypeMeta(meta.dtype));
+    shadow.unsafeGetTensorImpl()->set_sizes_and_strides(meta.sizes, meta.strides, meta.storage_offset);
+    if (meta.is_conj) shadow.unsafeGetTensorImpl()->_set_conj(true);
+    if (meta.is_neg) shadow.unsafeGetTensorImpl()->_set_neg(true);
+    return FakeTensorImpl::Wrap(std::move(shadow), meta.device, target_);
+  }
+
+  // One shadow storage per storage of the source graph; inputs that share memory keep sharing it.
+  c10::Storage MemoryOf(const TensorMeta& meta) {
+    c10::Storage& memory = memory_[meta.storage];
+    if (!memory) memory = MakeMetaStorage(0);
+    const int64_t bytes = BytesSpanned(meta);
+    if (memory.nbytes() < static_cast<size_t>(bytes)) memory.set_nbytes(static_cast<size_t>(bytes));
+    return memory;
+  }
+
+  void AddInput(ValueId id) {
+    const TensorMeta& meta = source_.meta(id);
+    Input input{id, kNoValue, FakeOf(meta, MemoryOf(meta))};
+    input.target = target_.NewValue(*AsFake(input.fake));
+    target_.graph.values[static_cast<size_t>(input.target)].requires_grad = meta.requires_grad;
+    target_.graph.inputs.push_back(input.target);
+    input.wrapper = functional::to_functional_tensor(input.fake);
+    tensors_[static_cast<size_t>(id)] = input.wrapper;
+    inputs_.push_back(std::move(input));
+  }
+
+  // Numbers stay real tensors, so that type promotion treats them as before.
+  void AddConstant(const GraphConstant& constant) {
+    const ValueId id = target_.AddConstant(constant.tensor, constant.tensor);
+    at::Tensor& tensor = tensors_[static_cast<size_t>(constant.id)];
+    if (constant.tensor.dim() == 0 && constant.tensor.is_cpu()) {
+      tensor = constant.tensor;
+      return;
+    }
+    at::Tensor fake = FakeOf(source_.meta(constant.id), MakeMetaStorage(constant.tensor.storage().nbytes()));
+    AsFake(fake)->set_value(id);
+    tensor = functional::to_functional_tensor(fake);
+  }
+
+  absl::Status Replay(const Node& node) {
+    target_.location = node.location;
+    target_.torch_call = node.torch_call;
+    try {
+      if (WritesRunningStatistics(node)) {
+        ReplayBatchNorm(node);
+      } else {
+        torch::jit::Stack stack;
+        PushOperands(node, [&](ValueId id) -> const at::Tensor& { return tensors_[static_cast<size_t>(id)]; }, stack);
+        node.op.callBoxed(&stack);
+        TakeResults(node, stack, [&](ValueId id, at::Tensor tensor) { tensors_[static_cast<size_t>(id)] = std::move(tensor); });
+      }
+    } catch (const std::exception& error) {
+      return absl::UnimplementedError(absl::StrCat(OperatorName(node.op), " has no functional form: ", error.what()));
+    }
+    return absl::OkStatus();
+  }
+
+  // Turn this: out, mean, rstd = native_batch_norm(x, w, b, running_mean, running_var, true, momentum, eps)
+  // Into this: out, mean, rstd, new_mean, new_var = _native_batch_norm_legit_functional(the same);
+  //            running_mean.copy_(new_mean); running_var.copy_(new_var)
+  void ReplayBatchNorm(const Node& node) {
+    static const c10::OperatorHandle legit =
+        c10::Dispatcher::singleton().findSchemaOrThrow("aten::_native_batch_norm_legit_functional", "");
+    torch::jit::Stack stack;
+    PushOperands(node, [&](ValueId id) -> const at::Tensor& { return tensors_[static_cast<size_t>(id)]; }, stack);
+    at::Tensor mean = stack[kBatchNormMean].toTensor(), var = stack[kBatchNormVar].toTensor();
+    legit.callBoxed(&stack);
+    mean.copy_(stack[3].toTensor());
+    var.copy_(stack[4].toTensor());
+    stack.resize(3);
+    TakeResults(node, stack, [&](ValueId id, at::Tensor tensor) { tensors_[static_cast<size_t>(id)] = std::move(tensor); });
+  }
+
+  // The fake behind a wrapper, up to date with all writes to its memory.
+  at::Tensor Synced(const at::Tensor& tensor) {
+    if (!functional::isFunctionalTensor(tensor)) return tensor;
+    FunctionalizeScope scope;
+    functional::sync(tensor);
+    return functional::from_functional_tensor(tensor);
+  }
+
+  absl::Status FindMutations() {
+    for (Input& input : inputs_) {
+      auto* wrapper = functional::unsafeGetFunctionalWrapper(input.wrapper);
+      if (wrapper->has_metadata_mutation()) return absl::UnimplementedError("metadata of an input is changed in place");
+      input.mutated = wrapper->has_data_mutation();
+      if (!input.mutated) continue;
+      for (const Input& other : inputs_) {
+        if (&other != &input && source_.meta(other.source).storage == source_.meta(input.source).storage) {
+          return absl::UnimplementedError("an input that shares memory with another input is written");
+        }
+      }
+      target_.graph.mutations.push_back(InputMutation{input.target, AsFake(Synced(input.wrapper))->value()});
+    }
+    return absl::OkStatus();
+  }
+
+  // The mutated input whose memory `id` shares, if any.
+  const Input* MutatedBase(ValueId id) const {
+    for (const Input& input : inputs_) {
+      if (input.mutated && source_.meta(input.source).storage == source_.meta(id).storage) return &input;
+    }
+    return nullptr;
+  }
+
+  // An output in a mutated input's memory must be that memory, which is written after the last node, and no copy of it.
+  void AddOutput(ValueId id) {
+    const at::Tensor& tensor = tensors_[static_cast<size_t>(id)];
+    ValueId target;
+    if (const Input* base = MutatedBase(id)) {
+      target = tensor.is_same(base->wrapper) ? base->target : ViewOf(*base, source_.meta(id));
+    } else if (const at::Tensor fake = Synced(tensor); IsFake(fake)) {
+      target = AsFake(fake)->value();
+    } else {
+      target = target_.FindConstant(fake);
+    }
+    target_.graph.values[static_cast<size_t>(target)].requires_grad = source_.meta(id).requires_grad;
+    target_.graph.outputs.push_back(target);
+  }
+
+  ValueId ViewOf(const Input& base, const TensorMeta& meta) {
+    return AsFake(at::as_strided(base.fake, meta.sizes, meta.strides, meta.storage_offset))->value();
+  }
+
+  // Outputs share memory with inputs and each other exactly as in the source graph.
+  absl::Status CheckAliasing() const {
+    std::vector<std::pair<ValueId, ValueId>> ends;
+    for (const Input& input : inputs_) ends.emplace_back(input.source, input.target);
+    for (size_t i = 0; i < source_.outputs.size(); ++i) ends.emplace_back(source_.outputs[i], target_.graph.outputs[i]);
+    for (size_t i = inputs_.size(); i < ends.size(); ++i) {
+      for (size_t j = 0; j < i; ++j) {
+        const bool before = source_.meta(ends[i].first).storage == source_.meta(ends[j].first).storage;
+        const bool after = target_.graph.meta(ends[i].second).storage == target_.graph.meta(ends[j].second).storage;
+        if (before != after) return absl::UnimplementedError("the aliasing of the outputs cannot be kept");
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const Graph& source_;
+  Recording& target_;
+  std::vector<at::Tensor> tensors_;  // by ValueId of the source graph
+  std::vector<Input> inputs_;
+  absl::flat_hash_map<int32_t, c10::Storage> memory_;
+};
+
+}  // namespace
+
+absl::StatusOr<Graph> Functionalize(Graph graph) {
+  if (!Mutates(graph)) return graph;
+  c10::InferenceMode normal(false);
+  FakeSession session;
+  c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+  Recording& recording = *Recording::Current();
+  try {
+    if (absl::Status status = Functionalizer(graph, recording).Run(); !status.ok()) return status;
+  } catch (const std::exception& error) {
+    return absl::UnimplementedError(error.what());
+  }
+  return std::move(recording.graph);
+}
+
+}  // namespace framejit

@@ -1,0 +1,114 @@
+// OpInfo; see the header.
+#include "graph/fake/op_info.h"
+
+#include <ATen/core/enum_tag.h>
+
+#include <memory>
+#include <string_view>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "graph/fake/kernel_access.h"
+
+namespace framejit {
+namespace {
+
+using c10::DispatchKey;
+
+bool IsTensorType(const c10::Type& type) {
+  if (type.kind() == c10::TypeKind::TensorType) return true;
+  if (type.kind() != c10::TypeKind::OptionalType) return false;
+  return type.containedType(0)->kind() == c10::TypeKind::TensorType;
+}
+
+ArgumentKind KindOf(const c10::Type& type) {
+  if (IsTensorType(type)) return ArgumentKind::kTensor;
+  if (type.kind() == c10::TypeKind::OptionalType) return KindOf(*type.containedType(0)) == ArgumentKind::kTensorList
+                                                             ? ArgumentKind::kTensorList
+                                                             : ArgumentKind::kOther;
+  if (type.kind() != c10::TypeKind::ListType) return ArgumentKind::kOther;
+  const c10::Type& element = *type.containedType(0);
+  if (element.kind() == c10::TypeKind::TensorType) return ArgumentKind::kTensorList;
+  return IsTensorType(element) ? ArgumentKind::kOptionalTensorList : ArgumentKind::kOther;
+}
+
+DataDependence DataDependenceOf(const c10::OperatorHandle& op) {
+  const std::string& name = op.schema().name();
+  if (name == "aten::index" || name == "aten::_unsafe_index") return DataDependence::kMaskIndex;
+  if (name == "aten::_local_scalar_dense") return DataDependence::kItem;
+  const bool depends = op.hasTag(at::Tag::data_dependent_output) || op.hasTag(at::Tag::dynamic_output_shape);
+  return depends ? DataDependence::kAlways : DataDependence::kNone;
+}
+
+void DescribeSchema(const c10::FunctionSchema& schema, OpInfo& info) {
+  const auto& arguments = schema.arguments();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    info.arguments.push_back(KindOf(*arguments[i].type()));
+    if (arguments[i].name() == "device") info.device_argument = static_cast<int>(i);
+    const c10::AliasInfo* alias = arguments[i].alias_info();
+    if (alias != nullptr && alias->isWrite() && i < 64) info.written_arguments |= uint64_t{1} << i;
+  }
+  for (const c10::Argument& result : schema.returns()) {
+    if (KindOf(*result.type()) != ArgumentKind::kOther) info.returns_tensors = true;
+  }
+  info.recorded = info.returns_tensors || info.written_arguments != 0 || schema.returns().empty();
+  static const auto* replacing = new absl::flat_hash_set<std::string_view>{
+      "aten::set_", "aten::resize_", "aten::resize_as_", "aten::resize_as_sparse_", "aten::set_data"};
+  info.replaces_memory = replacing->contains(schema.name());
+}
+
+// A CompositeExplicit kernel mirrors eager only where eager runs it too, that is where the CPU has no kernel of its own.
+// Those below have one kernel for data and metadata that reads memory.
+const c10::KernelFunction* CompositeExplicitKernel(const c10::OperatorHandle& op) {
+  static const auto* denied = new absl::flat_hash_set<std::string_view>{
+      "aten::convolution", "aten::convolution_backward", "aten::embedding", "aten::native_group_norm",
+      "aten::_native_batch_norm_legit_functional", "aten::_native_batch_norm_legit_no_training"};
+  if (denied->contains(op.schema().name()) || op.hasKernelForDispatchKey(DispatchKey::CPU)) return nullptr;
+  if (const auto* kernel = FindCppKernel(op, DispatchKey::CompositeExplicitAutogradNonFunctional)) return kernel;
+  return FindCppKernel(op, DispatchKey::CompositeExplicitAutograd);
+}
+
+void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
+  const bool aten = op.schema().name().rfind("aten::", 0) == 0;
+  if (aten && (info.own = FindOwnMeta(op.operator_name())) != nullptr) {
+    info.source = MetadataSource::kOwn;
+    return;
+  }
+  if (op.schema().name() == "aten::_fused_sdp_choice") {
+    info.kernel = FindCppKernel(op, DispatchKey::CPU);
+    if (info.kernel != nullptr) info.source = MetadataSource::kOnFakes;
+    return;
+  }
+  const c10::KernelFunction* composite = FindCppKernel(op, DispatchKey::CompositeImplicitAutograd);
+  if (composite != nullptr && !op.hasKernelForDispatchKey(DispatchKey::CPU)) {
+    info.source = MetadataSource::kComposite;
+    info.kernel = composite;
+    return;
+  }
+  if (!aten) return;
+  info.kernel = FindCppKernel(op, DispatchKey::Meta);
+  if (info.kernel == nullptr) info.kernel = CompositeExplicitKernel(op);
+  if (info.kernel != nullptr) info.source = MetadataSource::kCppKernel;
+}
+
+}  // namespace
+
+OpInfo& OpInfoOf(const c10::OperatorHandle& op) {
+  thread_local absl::flat_hash_map<const void*, std::unique_ptr<OpInfo>> cache;
+  const c10::FunctionSchema& schema = op.schema();
+  std::unique_ptr<OpInfo>& entry = cache[&schema];
+  // A library that is unloaded frees its schemas, and another operator may get the address.
+  if (entry != nullptr && entry->name == schema.operator_name()) return *entry;
+  entry = std::make_unique<OpInfo>();
+  entry->name = schema.operator_name();
+  DescribeSchema(schema, *entry);
+  entry->data_dependence = DataDependenceOf(op);
+  ResolveMetadata(op, *entry);
+  return *entry;
+}
+
+std::string NameOf(const OpInfo& info) {
+  return info.name.overload_name.empty() ? info.name.name : info.name.name + "." + info.name.overload_name;
+}
+
+}  // namespace framejit

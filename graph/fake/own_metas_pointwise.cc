@@ -1,0 +1,88 @@
+// Metadata of pointwise operators whose C++ Meta kernel is missing. TensorIterator itself allocates the result where the
+// operands are not plain, so broadcasting and strides are eager's.
+#include <ATen/TensorIterator.h>
+#include <ATen/native/TypeProperties.h>
+
+#include "graph/fake/own_metas.h"
+
+namespace framejit {
+namespace {
+
+at::Tensor Iterate(std::initializer_list<const at::Tensor*> inputs, at::ScalarType dtype) {
+  const at::Tensor& first = **inputs.begin();
+  bool plain = true;
+  for (const at::Tensor* input : inputs) plain = plain && input->sizes() == first.sizes() && input->is_contiguous();
+  if (plain) return NewContiguous(first.sizes(), dtype);
+  at::TensorIteratorConfig config;
+  config.check_all_same_dtype(false).declare_static_dtype_and_device(dtype, c10::kMeta).add_owned_output(at::Tensor());
+  for (const at::Tensor* input : inputs) config.add_owned_const_input(*input);
+  return config.build().output();
+}
+
+at::ScalarType Promoted(const at::Tensor& a, const at::Tensor& b) {
+  if (a.scalar_type() == b.scalar_type()) return a.scalar_type();
+  at::native::ResultTypeState state = at::native::update_result_type_state(a, {});
+  return at::native::result_type(at::native::update_result_type_state(b, state));
+}
+
+void Unary(MetaCall& call) { call.Return(Iterate({&call.tensor(0)}, call.tensor(0).scalar_type())); }
+void UnaryPredicate(MetaCall& call) { call.Return(Iterate({&call.tensor(0)}, at::kBool)); }
+void BinaryPredicate(MetaCall& call) { call.Return(Iterate({&call.tensor(0), &call.tensor(1)}, at::kBool)); }
+
+void Abs(MetaCall& call) {
+  const at::Tensor& self = call.tensor(0);
+  call.Return(Iterate({&self}, c10::toRealValueType(self.scalar_type())));
+}
+
+// where(condition, self, other)
+void Where(MetaCall& call) {
+  const at::Tensor &condition = call.tensor(0), &self = call.tensor(1), &other = call.tensor(2);
+  call.Return(Iterate({&condition, &self, &other}, Promoted(self, other)));
+}
+
+// In-place operators whose result is their first argument as it is.
+void ReturnSelf(MetaCall& call) {
+  at::Tensor self = call.tensor(0);
+  call.Return(std::move(self));
+}
+
+// native_dropout(input, p, train) -> (output, mask)
+void NativeDropout(MetaCall& call) {
+  const at::Tensor& self = call.tensor(0);
+  at::Tensor mask = Iterate({&self}, at::kBool);
+  call.Return(Iterate({&self}, self.scalar_type()), std::move(mask));
+}
+
+}  // namespace
+
+const std::vector<OwnMetaRow>& PointwiseMetas() {
+  static const auto* rows = new std::vector<OwnMetaRow>{
+      {"aten::relu", Unary},
+      {"aten::relu_", ReturnSelf},
+      {"aten::hardswish", Unary},
+      {"aten::hardtanh", Unary},
+      {"aten::hardtanh_", ReturnSelf},
+      {"aten::isnan", UnaryPredicate},
+      {"aten::isinf", UnaryPredicate},
+      {"aten::logical_not", UnaryPredicate},
+      {"aten::logical_and", BinaryPredicate},
+      {"aten::logical_or", BinaryPredicate},
+      {"aten::logical_xor", BinaryPredicate},
+      {"aten::abs", Abs},
+      {"aten::where.self", Where},
+      {"aten::native_dropout", NativeDropout},
+      {"aten::index_put_", ReturnSelf},
+      {"aten::_index_put_impl_", ReturnSelf},
+      {"aten::uniform_", ReturnSelf},
+      {"aten::normal_", ReturnSelf},
+      {"aten::bernoulli_.float", ReturnSelf},
+      {"aten::masked_fill_.Scalar", ReturnSelf},
+      {"aten::masked_fill_.Tensor", ReturnSelf},
+      {"aten::fill_.Scalar", ReturnSelf},
+      {"aten::fill_.Tensor", ReturnSelf},
+      {"aten::zero_", ReturnSelf},
+  };
+  return *rows;
+}
+
+}  // namespace framejit

@@ -1,0 +1,99 @@
+// Recording: the state of one FakeSession while operators run: the graph being built, storage identities, constants and
+// the first failure. One recording is current per thread. Internal to graph/fake.
+#ifndef FRAMEJIT_GRAPH_FAKE_RECORDING_H_
+#define FRAMEJIT_GRAPH_FAKE_RECORDING_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "graph/fake/fake_session.h"
+#include "graph/fake/fake_tensor_impl.h"
+#include "graph/graph.h"
+
+namespace framejit {
+
+// Dispatch keys above the backends that metadata kernels must not meet: they run on bare meta tensors.
+inline const c10::DispatchKeySet kAboveMetadata =
+    c10::autograd_dispatch_keyset_with_ADInplaceOrView |
+    c10::DispatchKeySet({c10::DispatchKey::Fake, c10::DispatchKey::Functionalize, c10::DispatchKey::Python,
+                         c10::DispatchKey::PythonTLSSnapshot, c10::DispatchKey::Conjugate, c10::DispatchKey::Negative,
+                         c10::DispatchKey::ZeroTensor, c10::DispatchKey::AutocastCPU, c10::DispatchKey::AutocastCUDA});
+
+class Recording {
+ public:
+  Recording();
+  Recording(const Recording&) = delete;
+  Recording& operator=(const Recording&) = delete;
+
+  static Recording* Current();
+  // Makes `recording` (or none) current in this thread; returns the previous one.
+  static Recording* SetCurrent(Recording* recording);
+
+  uint64_t serial() const { return serial_; }
+  // A storage that raises where data is asked for; one per shadow storage, which it keeps alive.
+  const c10::Storage& TwinOf(const c10::Storage& shadow, c10::Device device);
+  // The id of the memory of a fake (TensorMeta::storage).
+  int32_t StorageId(const FakeTensorImpl& fake) const;
+  // The shadow storage for a real input's storage: inputs that share memory keep sharing it.
+  c10::Storage ShadowStorageFor(const at::Tensor& real);
+
+  // Appends a value with the fake's metadata of now and makes the fake stand for it.
+  ValueId NewValue(FakeTensorImpl& fake);
+  // The constant that a real tensor is registered as; kNoValue where it is none.
+  ValueId FindConstant(const at::Tensor& real) const;
+  // Registers `held`, which is kept and never written, as the constant for tensor `key`.
+  ValueId AddConstant(const at::Tensor& key, at::Tensor held);
+
+  void Fail(BreakCode code, std::string detail);
+
+  Graph graph;
+  std::optional<FakeSession::Failure> failure;
+  int32_t location = -1;
+  int32_t torch_call = -1;
+  bool functionalizing = false;  // the operators come from Functionalize
+
+ private:
+  struct Memory {
+    c10::Storage shadow;
+    c10::Storage twin;
+    int32_t id;
+  };
+  struct Constant {
+    at::Tensor key;  // held, so that its address is not reused
+    ValueId id;
+  };
+
+  uint64_t serial_;
+  int32_t next_storage_ = 0;
+  absl::flat_hash_map<const c10::StorageImpl*, Memory> memory_;          // by shadow storage
+  absl::flat_hash_map<const c10::StorageImpl*, c10::Storage> real_memory_;  // real storage -> shadow storage
+  absl::flat_hash_map<const c10::TensorImpl*, Constant> constants_;
+};
+
+// Memory for shadows, `bytes` large and without data.
+c10::Storage MakeMetaStorage(c10::SymInt bytes);
+
+// Metadata of a fake or real tensor; TensorMeta::storage is left at -1.
+TensorMeta DescribeTensor(const at::Tensor& tensor);
+
+// Creates the dispatcher's fallback for DispatchKey::Fake, once per process.
+void RegisterFallback();
+
+// Calls the recorder's arm callback (FakeSession::SetArmFunction); disarmed while alive.
+class Disarm {
+ public:
+  Disarm();
+  ~Disarm();
+  Disarm(const Disarm&) = delete;
+  Disarm& operator=(const Disarm&) = delete;
+
+ private:
+  bool previous_;
+};
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_GRAPH_FAKE_RECORDING_H_
