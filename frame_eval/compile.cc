@@ -54,8 +54,8 @@ absl::StatusOr<Graph> Lower(const Graph& recorded, Timings* timings) {
     return Functionalize(recorded);
   }();
   if (!functional.ok()) return functional.status();
-  ScopedTiming timing(timings, "passes");
-  return RunPasses(*std::move(functional));
+  if (absl::Status status = RunPipeline(*functional, timings); !status.ok()) return status;
+  return functional;
 }
 
 class Compilation {

@@ -1,0 +1,236 @@
+"""framejit compiles the PyTorch work inside ordinary Python functions. See framejit.compile."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, overload
+
+import torch
+
+from framejit import _build, _config, _explain, _logging
+from framejit._module import CompiledModule
+
+_C = _build.load()
+
+__version__ = "0.1.0"
+__all__ = [
+    "CompiledModule",
+    "GraphBreakError",
+    "allow_in_graph",
+    "compile",
+    "disable",
+    "explain",
+    "graph_break",
+    "is_compiling",
+    "list_backends",
+    "log_artifacts",
+    "register_backend",
+    "reset",
+    "set_logs",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+_OPTIONS = {"recompile_limit": 8}
+
+
+class GraphBreakError(RuntimeError):
+    """Raised under fullgraph=True where a function cannot be captured as one graph; says where and why."""
+
+
+_C.set_graph_break_error(GraphBreakError)
+_C.set_enabled(not _config.flag("FRAMEJIT_DISABLE"))
+_logging.install(_C, _config.read("FRAMEJIT_LOG"))
+
+
+def _check_options(backend: Any, fullgraph: Any, dynamic: Any, options: Any) -> dict[str, Any]:
+    if backend is not None and not isinstance(backend, str) and not callable(backend):
+        raise TypeError(f"framejit.compile: backend: expected a name or a callable, got {type(backend).__name__}")
+    if not isinstance(fullgraph, bool):
+        raise TypeError(f"framejit.compile: fullgraph: expected a bool, got {type(fullgraph).__name__}")
+    if dynamic is not None and not isinstance(dynamic, bool):
+        raise TypeError(f"framejit.compile: dynamic: expected a bool or None, got {type(dynamic).__name__}")
+    if dynamic:
+        raise NotImplementedError("framejit.compile: dynamic=True: shapes are static in this version")
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"framejit.compile: options: expected a mapping or None, got {type(options).__name__}")
+    chosen = dict(_OPTIONS)
+    for name, value in (options or {}).items():
+        if name not in _OPTIONS:
+            raise ValueError(f"framejit.compile: options: unknown option {name!r}; known: {', '.join(_OPTIONS)}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise TypeError(f"framejit.compile: options[{name!r}]: expected a non-negative int, got {value!r}")
+        chosen[name] = value
+    return chosen
+
+
+@overload
+def compile(target: F, **arguments: Any) -> F: ...
+@overload
+def compile(target: None = None, **arguments: Any) -> Callable[[F], F]: ...
+def compile(
+    target: Any = None,
+    *,
+    backend: str | Callable[..., Any] | None = None,
+    fullgraph: bool = False,
+    dynamic: bool | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Any:
+    """Compiles a function, method, nn.Module or other callable; also a decorator, with or without arguments.
+
+    backend: a name of list_backends(), "auto" (the native backend), or a callable backend(gm, example_inputs) that
+        returns a callable. None: FRAMEJIT_BACKEND, or "auto".
+    fullgraph: raise GraphBreakError where the function cannot be captured as one graph, instead of running it in the
+        interpreter.
+    dynamic: shapes are static in this version; another shape records again.
+    options: {"recompile_limit": n}: how often a function is recorded before further misses run in the interpreter.
+    """
+    chosen = _check_options(backend, fullgraph, dynamic, options)
+    arguments = {"backend": backend, "fullgraph": fullgraph, "dynamic": dynamic, "options": options}
+    if target is None:
+        return lambda function: compile(function, **arguments)
+    return _wrap(target, arguments, chosen)
+
+
+def _wrap(target: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Any:
+    if isinstance(target, _C.Entry | CompiledModule):
+        return target
+    if isinstance(target, staticmethod | classmethod):
+        return type(target)(_wrap(target.__func__, arguments, options))
+    if isinstance(target, types.FunctionType):
+        return _entry(target, arguments, options)
+    if isinstance(target, types.MethodType):
+        return types.MethodType(_wrap(target.__func__, arguments, options), target.__self__)
+    if isinstance(target, torch.nn.Module):
+        return CompiledModule(target, _entry(_call_of(target), arguments, options))
+    if isinstance(target, functools.partial):
+        return functools.partial(_wrap(target.func, arguments, options), *target.args, **target.keywords)
+    call = inspect.getattr_static(type(target), "__call__", None)
+    if isinstance(target, type) or not isinstance(call, types.FunctionType):
+        raise TypeError(
+            "framejit.compile: target: expected a Python function, a method, an nn.Module or an object whose class "
+            f"defines __call__ in Python, got {target!r}"
+        )
+    return types.MethodType(_entry(call, arguments, options), target)
+
+
+def _call_of(module: torch.nn.Module) -> types.FunctionType:
+    call = type(module).__call__
+    if not isinstance(call, types.FunctionType):
+        raise TypeError(f"framejit.compile: target: {type(module).__name__}.__call__ is not a Python function")
+    return call
+
+
+def _entry(function: types.FunctionType, arguments: dict[str, Any], options: dict[str, Any]) -> Any:
+    backend = arguments["backend"]
+    name = _config.read("FRAMEJIT_BACKEND") if backend is None else backend
+    entry = _C.make_entry(function, name, arguments["fullgraph"], options["recompile_limit"])
+    functools.update_wrapper(entry, function)
+    entry._framejit_options = arguments
+    return entry
+
+
+class _DisableScope:
+    """`with framejit.disable():` runs compiled functions in the interpreter, in this thread."""
+
+    def __enter__(self) -> None:
+        _C.add_disable_depth(1)
+
+    def __exit__(self, *error: object) -> None:
+        _C.add_disable_depth(-1)
+
+
+def disable(function: Any = None) -> Any:
+    """A function that is never captured, nor anything it calls; without an argument, a context manager."""
+    if function is None:
+        return _DisableScope()
+    if not callable(function):
+        raise TypeError(f"framejit.disable: function: expected a callable, got {type(function).__name__}")
+
+    @functools.wraps(function)
+    def run_disabled(*args: Any, **kwargs: Any) -> Any:
+        with _DisableScope():
+            return function(*args, **kwargs)
+
+    run_disabled._framejit_disable = True  # type: ignore[attr-defined]
+    return run_disabled
+
+
+def allow_in_graph(function: F) -> F:
+    """Declares that a function reads and writes nothing but its arguments' tensors, so that it may be recorded."""
+    if not callable(function):
+        raise TypeError(f"framejit.allow_in_graph: function: expected a callable, got {type(function).__name__}")
+    function._framejit_allow_in_graph = True  # type: ignore[attr-defined]
+    return function
+
+
+def graph_break() -> None:
+    """Keeps the function that calls it from being captured; does nothing otherwise."""
+
+
+graph_break._framejit_graph_break = True  # type: ignore[attr-defined]
+
+
+def explain(target: Any, **compile_arguments: Any) -> Callable[..., _explain.Explanation]:
+    """explain(f)(*args) calls f, freshly compiled, and returns what became of it: print it, or read its fields."""
+    fresh = compile(_original(target), **compile_arguments)
+    entry = _entry_of(fresh)
+
+    def call(*args: Any, **kwargs: Any) -> _explain.Explanation:
+        result = fresh(*args, **kwargs)
+        name = type(target).__name__ if isinstance(target, torch.nn.Module) else entry.__qualname__
+        return _explain.Explanation(name, result, _explain.reports(_C, entry))
+
+    return call
+
+
+def _original(target: Any) -> Any:
+    if isinstance(target, CompiledModule):
+        return target._original
+    if isinstance(target, types.MethodType):
+        return types.MethodType(_original(target.__func__), target.__self__)
+    return _C.entry_function(target) if isinstance(target, _C.Entry) else target
+
+
+def _entry_of(compiled: Any) -> Any:
+    if isinstance(compiled, CompiledModule):
+        return compiled._entry
+    if isinstance(compiled, functools.partial):
+        return _entry_of(compiled.func)
+    return compiled.__func__ if isinstance(compiled, types.MethodType) else compiled
+
+
+def reset() -> None:
+    """Forgets everything compiled so far; the next call of each function records again."""
+    _C.reset()
+
+
+def list_backends() -> list[str]:
+    """The names that `backend` accepts."""
+    return _C.list_backends()
+
+
+def register_backend(name: str, backend: Callable[..., Any]) -> None:
+    """Makes backend(gm, example_inputs) -> callable known under a name."""
+    if not isinstance(name, str):
+        raise TypeError(f"framejit.register_backend: name: expected a str, got {type(name).__name__}")
+    if not callable(backend):
+        raise TypeError(f"framejit.register_backend: backend: expected a callable, got {type(backend).__name__}")
+    _C.register_backend(name, backend)
+
+
+def is_compiling() -> bool:
+    """True while framejit records the calling code."""
+    return _C.is_compiling()
+
+
+def log_artifacts() -> dict[str, str]:
+    """What FRAMEJIT_LOG and set_logs accept, with a description of each."""
+    return dict(_C.log_artifacts())
+
+
+def set_logs(names: str) -> None:
+    """Turns on the comma-separated log artifacts and no others, as FRAMEJIT_LOG does; unknown names are ValueErrors."""
+    _logging.set_logs(_C, names)

@@ -1,0 +1,119 @@
+"""framejit.explain: what became of one call of a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+
+@dataclass
+class GraphReport:
+    """One trace. `graph_break` is None where the frame was captured; `captured` is False too if the backend failed."""
+
+    captured: bool
+    graph_break: dict[str, Any] | None
+    fallback: str
+    backend: str
+    description: str
+    aten: str
+    lowered: str
+    guards: list[str]
+    warm_checks: int
+    compile_times: list[tuple[str, float]]
+    statistics: dict[str, int]
+    _export: Callable[[bool], Any] = field(repr=False)
+
+    @property
+    def graph_module(self) -> Any:
+        """The torch-level torch.fx.GraphModule."""
+        return self._export(False)
+
+    @property
+    def aten_graph_module(self) -> Any:
+        """The ATen-level torch.fx.GraphModule, as recorded."""
+        return self._export(True)
+
+
+@dataclass
+class Explanation:
+    """Graphs, breaks, guards and compile times of one call, and what the call returned."""
+
+    name: str
+    result: Any
+    traces: list[GraphReport]
+
+    @property
+    def graphs(self) -> list[GraphReport]:
+        return [trace for trace in self.traces if trace.graph_break is None]
+
+    @property
+    def breaks(self) -> list[dict[str, Any]]:
+        return [trace.graph_break for trace in self.traces if trace.graph_break is not None]
+
+    @property
+    def graph_count(self) -> int:
+        return len(self.graphs)
+
+    @property
+    def break_count(self) -> int:
+        return len(self.breaks)
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.graph_count} graph(s), {self.break_count} break(s)"]
+        for trace in self.traces:
+            lines += _trace_lines(trace)
+        return "\n".join(lines)
+
+
+def _trace_lines(trace: GraphReport) -> list[str]:
+    if trace.graph_break is not None:
+        lines = [trace.graph_break["text"]]
+        lines += [f"    {file}:{line} in {function}" for file, line, function in trace.graph_break["stack"]]
+    else:
+        counts = ", ".join(f"{value} {name}" for name, value in trace.statistics.items())
+        lines = [f"graph for backend '{trace.backend}': {counts}"]
+        if trace.fallback:
+            lines.append(f"  runs in the interpreter: {trace.fallback}")
+        lines += [f"  {line}" for line in (trace.lowered or trace.aten).splitlines()]
+        lines += [f"  {line}" for line in trace.description.splitlines()]
+    lines.append(f"  {len(trace.guards)} guards, {trace.warm_checks} checks on a warm call:")
+    lines += [f"    {guard}" for guard in trace.guards]
+    total = sum(microseconds for _, microseconds in trace.compile_times) / 1000
+    stages = ", ".join(f"{stage} {microseconds / 1000:.2f}" for stage, microseconds in trace.compile_times)
+    lines.append(f"  compiled in {total:.2f} ms ({stages})")
+    return lines
+
+
+def reports(extension: ModuleType, entry: Any) -> list[GraphReport]:
+    """The traces that an entry holds, most recently used first."""
+
+    def export_at(index: int) -> Callable[[bool], Any]:
+        return lambda aten: extension.graph_module(entry, index, aten)
+
+    rows = []
+    for index, row in enumerate(extension.traces(entry)):
+        rows.append(
+            GraphReport(
+                captured=row["captured"],
+                graph_break=row["break"],
+                fallback=row["fallback"],
+                backend=row["backend"],
+                description=row["description"],
+                aten=row["aten"],
+                lowered=row["lowered"],
+                guards=row["guards"].splitlines(),
+                warm_checks=row["warm_checks"],
+                compile_times=row["timings"],
+                statistics={
+                    "inputs": row["inputs"],
+                    "ATen nodes": row["nodes"],
+                    "nodes after the passes": row["lowered_nodes"],
+                    "bytecodes": row["instructions"],
+                    "frames": row["frames"],
+                },
+                _export=export_at(index),
+            )
+        )
+    return rows
