@@ -2,7 +2,7 @@
 
 #include <ATen/core/function_schema.h>
 
-#include "absl/strings/str_cat.h"
+#include "graph/constant.h"
 
 namespace framejit {
 
@@ -57,5 +57,12 @@ std::string OperatorName(const c10::OperatorHandle& op) {
 bool MutatesArguments(const c10::OperatorHandle& op) { return op.schema().is_mutable(); }
 
 bool IsRandom(const c10::OperatorHandle& op) { return op.hasTag(at::Tag::nondeterministic_seeded); }
+
+bool EqualsDefault(const Operand& operand, const c10::Argument& argument) {
+  if (!argument.default_value().has_value() || operand.kind == Operand::Kind::kValueList) return false;
+  const c10::IValue& value = *argument.default_value();
+  if (operand.kind == Operand::Kind::kValue) return operand.value == kNoValue && value.isNone();
+  return TypeOf(argument).kind != ArgumentKind::kTensor && SameConstant(operand.constant, value);
+}
 
 }  // namespace framejit

@@ -101,6 +101,9 @@ std::string OperatorName(const c10::OperatorHandle& op);
 bool MutatesArguments(const c10::OperatorHandle& op);
 // True where the operator draws random numbers from a generator (tag nondeterministic_seeded).
 bool IsRandom(const c10::OperatorHandle& op);
+// True where the operand is what the schema's argument defaults to. An absent tensor equals a default of None, however the
+// operand says it; constants compare exactly (graph/constant.h).
+bool EqualsDefault(const Operand& operand, const c10::Argument& argument);
 // Calls `visit(ValueId&)` for every tensor operand, absent ones left out.
 template <typename NodeT, typename Visit>
 void ForEachOperandValue(NodeT& node, Visit visit) {

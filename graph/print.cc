@@ -31,16 +31,6 @@ std::string PrintOperand(const Operand& operand, const ArgumentType& type) {
   return "";
 }
 
-// An absent tensor argument equals a default of None, however the operand says it.
-bool IsDefault(const Operand& operand, const c10::Argument& argument) {
-  if (!argument.default_value().has_value()) return false;
-  const c10::IValue& value = *argument.default_value();
-  ArgumentKind kind = TypeOf(argument).kind;
-  if (operand.kind == Operand::Kind::kValueList) return false;
-  if (operand.kind == Operand::Kind::kValue) return operand.value == kNoValue && value.isNone();
-  return kind != ArgumentKind::kTensor && SameConstant(operand.constant, value);
-}
-
 std::string PrintOperands(const Node& node) {
   const auto& arguments = node.op.schema().arguments();
   std::string text;
@@ -51,7 +41,7 @@ std::string PrintOperands(const Node& node) {
       continue;
     }
     const c10::Argument& argument = arguments[i];
-    if (IsDefault(node.operands[i], argument)) {
+    if (EqualsDefault(node.operands[i], argument)) {
       named = true;
       continue;
     }

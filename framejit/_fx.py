@@ -1,0 +1,160 @@
+"""Builds torch.fx.GraphModules for graph/fx_export.cc, which drives a Builder node by node.
+
+This file knows torch.fx; the C++ side knows framejit's graphs and decides what is exported in which order.
+"""
+
+from __future__ import annotations
+
+import builtins
+import linecache
+import operator
+import types
+from typing import Any
+
+import torch
+import torch.fx
+from torch.fx.node import base_types
+from torch.fx.passes.shape_prop import TensorMetadata
+
+# (sizes, dtype, requires_grad, strides, device)
+TensorMeta = tuple[tuple[int, ...], torch.dtype, bool, tuple[int, ...], torch.device]
+Location = tuple[str, int, str]  # file, line, function
+
+
+class Builder:
+    def __init__(self, values: bool) -> None:
+        self.graph = torch.fx.Graph()
+        self._root = torch.nn.Module()
+        self._constants: dict[int, torch.fx.Node] = {}
+        self._overloads: dict[tuple[str, str], Any] = {}
+        self._stack_traces: dict[Location, str] = {}
+        self._fake_mode = None
+        if values:
+            from torch._subclasses.fake_tensor import FakeTensorMode
+
+            self._fake_mode = FakeTensorMode()
+
+    # --- nodes --------------------------------------------------------------------------------------------------------
+    def placeholder(self, name: str, meta: TensorMeta) -> torch.fx.Node:
+        node = self.graph.placeholder(name)
+        self.set_meta(node, meta)
+        return node
+
+    def tensor_constant(self, tensor: torch.Tensor, meta: TensorMeta) -> torch.fx.Node:
+        name = f"_tensor_constant{len(list(self._root.buffers()))}"
+        self._root.register_buffer(name, tensor, persistent=False)
+        node = self.graph.get_attr(name)
+        self.set_meta(node, meta)
+        return node
+
+    def function(self, target: Any, args: list, kwargs: dict, location: Location | None) -> torch.fx.Node:
+        target = _named_function(target)
+        return self._locate(self.graph.call_function(target, tuple(args), kwargs), location)
+
+    def method(self, target: str, args: list, kwargs: dict, location: Location | None) -> torch.fx.Node:
+        return self._locate(self.graph.call_method(target, tuple(args), kwargs), location)
+
+    def attribute(self, target: str, args: list, kwargs: dict, location: Location | None) -> torch.fx.Node:
+        return self._locate(self.graph.call_function(getattr, (args[0], target)), location)
+
+    def aten(self, name: str, overload: str, args: Any, kwargs: dict, location: Location | None) -> torch.fx.Node:
+        key = (name, overload)
+        if key not in self._overloads:
+            namespace, _, op = name.partition("::")
+            packet = getattr(getattr(torch.ops, namespace), op)
+            self._overloads[key] = getattr(packet, overload or "default")
+        return self._locate(self.graph.call_function(self._overloads[key], tuple(args), kwargs), location)
+
+    def item(self, node: torch.fx.Node, key: Any, location: Location | None) -> torch.fx.Node:
+        return self._locate(self.graph.call_function(operator.getitem, (node, key)), location)
+
+    def finish(self, outputs: list) -> torch.fx.GraphModule:
+        self.graph.output(tuple(outputs))
+        module = torch.fx.GraphModule(self._root, self.graph, "FramejitGraph")
+        module.graph.lint()
+        return module
+
+    # --- arguments ----------------------------------------------------------------------------------------------------
+    def constant(self, value: Any) -> Any:
+        """`value` where FX can print it as Python, else a reference to an attribute of the module that holds it."""
+        if _is_plain(value):
+            return value
+        if id(value) not in self._constants:
+            name = f"_constant{len(self._constants)}"
+            setattr(self._root, name, value)
+            # Before the first use is early enough for every other one: calls are exported in program order.
+            self._constants[id(value)] = self.graph.get_attr(name)
+        return self._constants[id(value)]
+
+    def tuple(self, cls: type | None, items: list) -> Any:
+        if cls is None or cls is tuple or cls is torch.Size:  # torch takes a tuple wherever it takes a Size
+            return builtins.tuple(items)
+        if hasattr(cls, "_make"):
+            return cls._make(items)
+        return cls(items)
+
+    def slice(self, items: list) -> builtins.slice:
+        return builtins.slice(*items)
+
+    # --- metadata -----------------------------------------------------------------------------------------------------
+    def set_meta(self, node: torch.fx.Node, meta: TensorMeta) -> None:
+        if "tensor_meta" in node.meta:
+            return
+        sizes, dtype, requires_grad, strides, device = meta
+        shape = torch.Size(sizes)
+        node.meta["tensor_meta"] = TensorMetadata(
+            shape, dtype, requires_grad, strides, _memory_format(shape, strides), False, {}
+        )
+        node.meta["type"] = torch.Tensor
+        if self._fake_mode is not None:
+            with self._fake_mode:
+                node.meta["val"] = torch.empty_strided(sizes, strides, dtype=dtype, device=device)
+
+    def _locate(self, node: torch.fx.Node, location: Location | None) -> torch.fx.Node:
+        if location is not None:
+            trace = self._stack_traces.get(location)
+            if trace is None:
+                file, line, function = location
+                source = linecache.getline(file, line).strip()
+                trace = f'  File "{file}", line {line}, in {function}\n    {source}\n'
+                self._stack_traces[location] = trace
+            node.stack_trace = trace
+        return node
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return type(value) in (tuple, list) and all(_is_plain(item) for item in value)
+    if isinstance(value, slice):
+        return all(_is_plain(item) for item in (value.start, value.stop, value.step))
+    if value is None or value is Ellipsis:
+        return True
+    return type(value) in base_types
+
+
+def _named_function(target: Any) -> Any:
+    """`target` as FX can name it: methods of tensors taken from their type are functions to it."""
+    if isinstance(target, types.MethodType | functools_partial):
+        raise TypeError(f"{target!r} has no name that an FX graph could print")
+    return target
+
+
+def _memory_format(shape: torch.Size, strides: tuple[int, ...]) -> torch.memory_format | None:
+    """What torch.fx.passes.shape_prop finds by asking a tensor."""
+    if strides == _dense_strides(shape, range(len(shape))):
+        return torch.contiguous_format
+    if len(shape) == 4 and strides == _dense_strides(shape, (0, 2, 3, 1)):
+        return torch.channels_last
+    if len(shape) == 5 and strides == _dense_strides(shape, (0, 2, 3, 4, 1)):
+        return torch.channels_last_3d
+    return None
+
+
+def _dense_strides(shape: torch.Size, order: Any) -> builtins.tuple[int, ...]:
+    """Strides of a dense tensor whose dimensions lie in memory in `order`, outermost first."""
+    strides = [0] * len(shape)
+    expected = 1
+    for dim in reversed(list(order)):
+        strides[dim] = expected
+        expected *= max(shape[dim], 1)
+    return tuple(strides)

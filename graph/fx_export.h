@@ -1,0 +1,32 @@
+// torch.fx.GraphModules from graphs: the torch-level one (what the backends of torch.compile receive, and what runs
+// under torch's own autograd) and the ATen-level one. The Python half is framejit/_fx.py. Requires the GIL; Python errors
+// come back as a status, none stays set.
+#ifndef FRAMEJIT_GRAPH_FX_EXPORT_H_
+#define FRAMEJIT_GRAPH_FX_EXPORT_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "frame_eval/cpython/py_ref.h"
+#include "graph/graph.h"
+#include "graph/torch_graph.h"
+
+namespace framejit {
+
+struct FxOptions {
+  // Also put a torch FakeTensor under meta["val"] of every tensor node (about 20 microseconds a node). Shape, dtype and
+  // strides are in meta["tensor_meta"] in any case.
+  bool values = false;
+  std::vector<std::string> input_names;  // "arg0", "arg1", ... where empty or shorter
+};
+
+// Placeholders in the order of inputs; the output is a tuple in the order of outputs. `graph` gives the locations.
+absl::StatusOr<PyRef> ExportTorchGraph(const TorchGraph& torch_graph, const Graph& graph, const FxOptions& options = {});
+
+// call_function nodes of torch.ops overloads; mutations are trailing copy_ calls into the placeholders.
+absl::StatusOr<PyRef> ExportAtenGraph(const Graph& graph, const FxOptions& options = {});
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_GRAPH_FX_EXPORT_H_
