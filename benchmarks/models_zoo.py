@@ -1,7 +1,7 @@
 """The models that the tests and the benchmarks run: random weights from a fixed seed, in eval mode, two sizes each.
 
-`MODELS[name].build(small)` makes the module, `.inputs(small, seed, variant)` its keyword arguments; variant 1 has another
-shape than variant 0. The trained model of the demo is `minilm` and has one size.
+`MODELS[name].build(small)` makes the module, `.inputs(small, seed, variant)` its keyword arguments; variant 1 has
+another shape than variant 0. The trained model of the demo is `minilm` and has one size.
 """
 
 import importlib.util

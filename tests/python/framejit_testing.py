@@ -5,6 +5,7 @@ aliasing, requires_grad, what became of the arguments, exceptions with type, mes
 graphs and breaks it took. `Cases` makes tables of such functions.
 """
 
+import collections
 import copy
 import traceback
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -75,7 +76,7 @@ def leaves(value, seen=None) -> list[Tensor]:
     seen.add(id(value))
     if isinstance(value, dict):
         children = list(value.values())
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, collections.deque)):
         children = list(value)
     else:
         children = []
@@ -88,7 +89,7 @@ def assert_tensor_equal(actual: Tensor, expected: Tensor, where: str, tolerance:
     for name in ("dtype", "shape", "device", "layout", "requires_grad", "is_leaf"):
         a, e = getattr(actual, name), getattr(expected, name)
         assert a == e, f"{where}: {name} {a} instead of {e}"
-    if expected.layout != torch.strided:
+    if expected.layout != torch.strided or expected.device.type == "meta":
         return
     assert actual.stride() == expected.stride(), f"{where}: stride {actual.stride()} instead of {expected.stride()}"
     a, e = actual.detach().resolve_conj(), expected.detach().resolve_conj()
@@ -128,7 +129,7 @@ def assert_same(actual, expected, where: str = "result", tolerance: float = TOLE
         assert list(actual) == list(expected), f"{where}: keys {list(actual)} instead of {list(expected)}"
         for key in expected:
             assert_same(actual[key], expected[key], f"{where}[{key!r}]", tolerance, seen)
-    elif isinstance(expected, (list, tuple)):
+    elif isinstance(expected, (list, tuple, collections.deque)):
         assert len(actual) == len(expected), f"{where}: length {len(actual)} instead of {len(expected)}"
         for index, (a, e) in enumerate(zip(actual, expected, strict=True)):
             assert_same(a, e, f"{where}[{index}]", tolerance, seen)
@@ -201,10 +202,11 @@ def check(function, *args, graphs=1, breaks=0, calls=3, kwargs=None, grad=False,
         return  # explain() has raised what the function raises
     report = once(framejit.explain(function)).value
     assert report.break_count == breaks, f"{report.break_count} breaks instead of {breaks}: {report}"
+    assert all(graph.captured for graph in report.graphs), f"the native backend gave up: {report}"
 
 
 class Cases:
-    """A table of functions: `@case(*args, **expectations)` adds one, `@pytest.mark.parametrize(*case.table)` runs all."""
+    """A table of functions: `@case(*args, **expectations)` adds one, `parametrize(*case.table)` runs all."""
 
     def __init__(self):
         self.rows = []

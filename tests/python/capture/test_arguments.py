@@ -1,4 +1,4 @@
-"""How arguments reach the recorded function: every calling convention of Python, in and out of the compiled function."""
+"""How arguments reach the recorded function: every calling convention, in and out of the compiled function."""
 
 import functools
 

@@ -1,4 +1,6 @@
-"""Functions inside functions: closures, comprehensions, decorators, recursion, generators, callbacks from C."""
+"""Functions inside functions: closures, comprehensions, decorators, recursion, generators, callbacks from C.
+
+PYTEST_DONT_REWRITE: an assert statement in here is a subject, and stays as it is written."""
 
 import contextlib
 import functools

@@ -30,6 +30,7 @@ def check_model(name: str, small: bool) -> None:
         report = framejit.explain(model)(**entry.inputs(small, 0, 0))
         assert report.break_count == 0, str(report)
         assert report.graph_count == 1
+        assert report.graphs[0].captured and not report.graphs[0].fallback, str(report)
         for seed in (0, 1, 2):
             inputs = entry.inputs(small, seed, 0)
             assert_close(compiled(**inputs), model(**inputs), f"{name}, values {seed}")
