@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "graph/fake/fake_session.h"
+#include "graph/fx_export.h"
 #include "graph/passes/pipeline.h"
 #include "graph/print.h"
 
@@ -39,6 +40,16 @@ std::string TimingText(const std::string& name, const Timings& timings) {
     absl::StrAppend(&text, "\n  ", stage, " ", static_cast<int64_t>(microseconds), " us");
   }
   return text;
+}
+
+// The Python code of the FX module.
+std::string TorchGraphText(const TorchGraph& torch_graph, const Graph& graph) {
+  absl::StatusOr<PyRef> module = ExportTorchGraph(torch_graph, graph);
+  if (!module.ok()) return std::string(module.status().message());
+  PyRef code = PyRef::Steal(PyObject_GetAttrString(module->get(), "code"));
+  const char* text = code ? PyUnicode_AsUTF8(code.get()) : nullptr;
+  if (text == nullptr) PyErr_Clear();
+  return text == nullptr ? "<no code>" : text;
 }
 
 std::vector<at::Tensor> ExampleInputs(const GuardProgram& guards, size_t count) {
@@ -126,6 +137,9 @@ class Compilation {
     TraceReport& report = trace_->report;
     report.recorded = std::move(recording_->graph);
     report.torch_graph = std::move(recording_->torch_graph);
+    LogLazily(LogArtifact::k_graph, [&] {
+      return absl::StrCat("torch-level graph of ", name_, ":\n", TorchGraphText(report.torch_graph, report.recorded));
+    });
     LogLazily(LogArtifact::k_aten, [&] {
       return absl::StrCat("ATen graph of ", name_, ":\n", PrintGraph(report.recorded, LogPrintOptions()));
     });

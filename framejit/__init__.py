@@ -104,7 +104,7 @@ def _wrap(target: Any, arguments: dict[str, Any], options: dict[str, Any]) -> An
     if isinstance(target, types.MethodType):
         return types.MethodType(_wrap(target.__func__, arguments, options), target.__self__)
     if isinstance(target, torch.nn.Module):
-        return CompiledModule(target, _entry(_call_of(target), arguments, options))
+        return CompiledModule.wrap(target, _entry(_call_of(target), arguments, options))
     if isinstance(target, functools.partial):
         return functools.partial(_wrap(target.func, arguments, options), *target.args, **target.keywords)
     call = inspect.getattr_static(type(target), "__call__", None)

@@ -9,11 +9,38 @@ from typing import Any
 
 
 @dataclass
+class Break:
+    """Why a frame could not be captured; `file`, `line` and `function` say where, `stack` how it got there."""
+
+    code: str
+    message: str
+    detail: str
+    hint: str
+    text: str
+    stack: list[tuple[str, int, str]]
+
+    @property
+    def file(self) -> str:
+        return self.stack[-1][0] if self.stack else ""
+
+    @property
+    def line(self) -> int:
+        return self.stack[-1][1] if self.stack else 0
+
+    @property
+    def function(self) -> str:
+        return self.stack[-1][2] if self.stack else ""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass
 class GraphReport:
     """One trace. `graph_break` is None where the frame was captured; `captured` is False too if the backend failed."""
 
     captured: bool
-    graph_break: dict[str, Any] | None
+    graph_break: Break | None
     fallback: str
     backend: str
     description: str
@@ -49,7 +76,7 @@ class Explanation:
         return [trace for trace in self.traces if trace.graph_break is None]
 
     @property
-    def breaks(self) -> list[dict[str, Any]]:
+    def breaks(self) -> list[Break]:
         return [trace.graph_break for trace in self.traces if trace.graph_break is not None]
 
     @property
@@ -69,8 +96,8 @@ class Explanation:
 
 def _trace_lines(trace: GraphReport) -> list[str]:
     if trace.graph_break is not None:
-        lines = [trace.graph_break["text"]]
-        lines += [f"    {file}:{line} in {function}" for file, line, function in trace.graph_break["stack"]]
+        lines = [trace.graph_break.text]
+        lines += [f"    {file}:{line} in {function}" for file, line, function in trace.graph_break.stack]
     else:
         counts = ", ".join(f"{value} {name}" for name, value in trace.statistics.items())
         lines = [f"graph for backend '{trace.backend}': {counts}"]
@@ -97,7 +124,7 @@ def reports(extension: ModuleType, entry: Any) -> list[GraphReport]:
         rows.append(
             GraphReport(
                 captured=row["captured"],
-                graph_break=row["break"],
+                graph_break=None if row["break"] is None else Break(**row["break"]),
                 fallback=row["fallback"],
                 backend=row["backend"],
                 description=row["description"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,17 @@ class CompiledModule(torch.nn.Module):
     _entry: Callable[..., Any]
 
     def __init__(self, original: torch.nn.Module, entry: Callable[..., Any]) -> None:
-        # nn.Module's own tables stay empty: every lookup goes to the original, so nothing can go out of step.
+        # nn.Module's own tables are not made: every lookup goes to the original, so nothing can go out of step.
         object.__setattr__(self, "_original", original)
         object.__setattr__(self, "_entry", entry)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._entry(self._original, *args, **kwargs)
+    @staticmethod
+    def wrap(original: torch.nn.Module, entry: Callable[..., Any]) -> CompiledModule:
+        # Each wrapper has a class of its own whose __call__ is already bound: calls take no Python frame, which would
+        # cost time and show in tracebacks.
+        call = types.MethodType(entry, original)
+        cls = type("CompiledModule", (CompiledModule,), {"__call__": call, "__module__": __name__})
+        return cls(original, entry)
 
     def __getattribute__(self, name: str) -> Any:
         if name in _OWN or name in ("__class__", "__call__", "__reduce__", "__reduce_ex__", "__deepcopy__", "__dir__"):
