@@ -1,6 +1,7 @@
 // See interpret.h.
 #include "backends/loop/interpret.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -139,8 +140,8 @@ class Interpreter {
       : kernel_(kernel), buffers_(buffers), exact_(precision == Precision::kExact), index_(kernel.dims.size()) {}
 
   void Run() {
-    const int64_t inner = kernel_.inner_size();
-    values_.assign(kernel_.nodes.size(), std::vector<Scalar>(inner));
+    // Rows without elements still have row values: position 0, at which element-level memory is not touched.
+    values_.assign(kernel_.nodes.size(), std::vector<Scalar>(Positions()));
     for (int64_t row = 0; row < kernel_.row_count(); ++row) {
       int64_t rest = row;
       for (size_t d = kernel_.dims.size() - 1; d-- > 0;) {
@@ -152,15 +153,18 @@ class Interpreter {
   }
 
  private:
+  int64_t Positions() const { return std::max<int64_t>(1, kernel_.inner_size()); }
+
   void RunNode(size_t id) {
     const Node& node = kernel_.nodes[id];
-    const int64_t inner = kernel_.inner_size();
     if (IsReduction(node.op)) {
       const Scalar result = Reduce(node);
-      values_[id].assign(inner, result);
+      values_[id].assign(Positions(), result);
       return;
     }
-    for (int64_t i = 0; i < inner; ++i) {
+    const bool memory = node.op == Op::kLoad || node.op == Op::kStore;
+    if (memory && kernel_.inner_size() == 0 && kernel_.accesses[node.attr].strides.back() != 0) return;
+    for (int64_t i = 0; i < Positions(); ++i) {
       index_.back() = i;
       values_[id][i] = Evaluate(node, i);
     }
@@ -170,7 +174,7 @@ class Interpreter {
     Scalar acc;
     if (node.op == Op::kReduceProd) acc.f = acc.i = 1;
     const std::vector<Scalar>& source = values_[node.operands[0]];
-    for (size_t i = 0; i < source.size(); ++i) {
+    for (int64_t i = 0; i < kernel_.inner_size(); ++i) {
       const bool starts = i == 0 && (node.op == Op::kReduceMax || node.op == Op::kReduceMin);
       acc = starts ? source[0] : Binary(node, acc, source[i]);
     }
@@ -309,7 +313,7 @@ uint16_t FloatToFloat16(float value) {
   if (magnitude >= 65520.0f) return sign | 0x7c00;
   int exponent = 0;
   std::frexp(magnitude, &exponent);  // magnitude = m * 2^exponent, m in [0.5, 1)
-  const int ulp = std::max(exponent - 11, -24);
+  const int ulp = magnitude < 0x1p-14f ? -24 : exponent - 11;
   const double units = std::nearbyint(std::ldexp(static_cast<double>(magnitude), -ulp));
   if (ulp == -24) return sign | static_cast<uint16_t>(units);  // subnormal, or rounds up to the least normal
   return static_cast<uint16_t>(sign | (((ulp + 24) << 10) + static_cast<int>(units)));

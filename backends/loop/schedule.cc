@@ -86,6 +86,7 @@ class Scheduler {
         if (here) pass.row_nodes.push_back(id);
         continue;
       }
+      if (IsReduction(node.op) && !here) continue;  // its result is a row value by now
       const bool root = here && (IsReduction(node.op) || node.op == Op::kStore || IsKept(id));
       if (!root && !needed[id]) continue;
       if (IsKept(id) && !here) {

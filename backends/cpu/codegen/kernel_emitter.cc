@@ -1,0 +1,427 @@
+// See kernel_emitter.h.
+#include "backends/cpu/codegen/kernel_emitter.h"
+
+#include <algorithm>
+
+namespace framejit::cpu {
+namespace {
+
+using loop::Node;
+using loop::Op;
+using loop::Pass;
+using loop::ValueId;
+
+// Longest run of elements one accumulator adds up before it goes into a total: with a few dozen lanes this keeps the
+// error of a sum near that of a pairwise one.
+constexpr int64_t kBlockElements = 4096;
+
+bool FitsImmediate(int64_t value) { return value == static_cast<int32_t>(value); }
+
+bool IsBlocked(const Node& node) { return node.op == Op::kReduceSum && loop::IsFloat(node.dtype); }
+
+}  // namespace
+
+bool SplitsByElements(const loop::Kernel& kernel) { return kernel.dims.size() == 1 && !kernel.has_reductions(); }
+
+KernelEmitter::KernelEmitter(x86::Compiler& cc, Isa isa, const loop::Kernel& kernel, const loop::Schedule& schedule)
+    : cc_(cc), simd_(cc, isa), operators_(simd_), memory_(simd_), kernel_(kernel), schedule_(schedule) {}
+
+void KernelEmitter::Emit() {
+  using asmjit::FuncSignatureT;
+  asmjit::FuncNode* function =
+      cc_.addFunc(FuncSignatureT<void, void* const*, int64_t, int64_t>(asmjit::CallConvId::kCDecl));
+  function->frame().setAvxEnabled();
+  function->frame().setAvxCleanup();
+  if (simd_.wide) function->frame().setAvx512Enabled();
+  buffers_ = cc_.newIntPtr("buffers");
+  Gp begin = cc_.newInt64("begin"), end = cc_.newInt64("end");
+  function->setArg(0, buffers_);
+  function->setArg(1, begin);
+  function->setArg(2, end);
+  values_.resize(kernel_.nodes.size());
+  accumulators_.resize(kernel_.nodes.size());
+  totals_.resize(kernel_.nodes.size());
+  row_buffers_.resize(kernel_.nodes.size());
+  for (size_t id = 0; id < kernel_.nodes.size(); ++id) {
+    if (kernel_.nodes[id].op == Op::kConst) values_[id] = operators_.Constant(kernel_.nodes[id]);
+  }
+  for (const ValueId id : schedule_.kept) {
+    const int64_t vectors = (kernel_.inner_size() + simd_.lanes - 1) / simd_.lanes;
+    const int64_t bytes = vectors * simd_.vector_bytes() * RegisterCount(RegisterType(kernel_.nodes[id].dtype));
+    row_buffers_[id] = cc_.newStack(static_cast<uint32_t>(bytes), 64);
+  }
+  const Label done = cc_.newLabel();
+  cc_.cmp(begin, end);
+  cc_.jge(done);
+  if (SplitsByElements(kernel_)) EmitElementRange(begin, end);
+  else EmitRowLoop(begin, end);
+  cc_.bind(done);
+  cc_.endFunc();
+}
+
+void KernelEmitter::LoadBufferPointers() {
+  for (const loop::Access& access : kernel_.accesses) {
+    Gp pointer = cc_.newIntPtr();
+    cc_.mov(pointer, x86::qword_ptr(buffers_, access.buffer * 8));
+    pointers_.push_back(pointer);
+    AddToPointer(pointers_.size() - 1, access.offset);
+  }
+}
+
+void KernelEmitter::AddToPointer(size_t access, int64_t elements) {
+  const int64_t bytes = elements * loop::DTypeBytes(kernel_.buffers[kernel_.accesses[access].buffer].dtype);
+  if (bytes == 0) return;
+  if (FitsImmediate(bytes)) {
+    cc_.add(pointers_[access], bytes);
+    return;
+  }
+  Gp amount = cc_.newInt64();
+  cc_.mov(amount, bytes);
+  cc_.add(pointers_[access], amount);
+}
+
+void KernelEmitter::EmitElementRange(const Gp& begin, const Gp& end) {
+  LoadBufferPointers();
+  for (const Pass& pass : schedule_.passes) {
+    EmitRowNodes(pass);
+    if (!pass.elements.empty()) EmitPass(pass, Range{begin, end, 0});
+  }
+}
+
+// The row's position by division once, by counting afterwards.
+void KernelEmitter::SetPosition(const Gp& first_row) {
+  const size_t row_dims = kernel_.dims.size() - 1;
+  position_.resize(row_dims);
+  Gp rest = cc_.newInt64();
+  cc_.mov(rest, first_row);
+  for (size_t d = row_dims; d-- > 0;) {
+    position_[d] = cc_.newInt64();
+    if (d == 0) {
+      cc_.mov(position_[d], rest);
+      continue;
+    }
+    Gp size = cc_.newInt64();
+    cc_.mov(size, kernel_.dims[d].size);
+    cc_.xor_(position_[d].r32(), position_[d].r32());
+    cc_.div(position_[d], rest, size);
+  }
+  for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
+    const loop::Access& access = kernel_.accesses[a];
+    const int64_t bytes = loop::DTypeBytes(kernel_.buffers[access.buffer].dtype);
+    for (size_t d = 0; d < row_dims; ++d) {
+      if (access.strides[d] == 0) continue;
+      Gp distance = cc_.newInt64();
+      cc_.mov(distance, access.strides[d] * bytes);
+      cc_.imul(distance, position_[d]);
+      cc_.add(pointers_[a], distance);
+    }
+  }
+}
+
+void KernelEmitter::AdvanceRow() {
+  const size_t row_dims = kernel_.dims.size() - 1;
+  const Label done = cc_.newLabel();
+  for (size_t d = row_dims; d-- > 0;) {
+    for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
+      const std::vector<int64_t>& strides = kernel_.accesses[a].strides;
+      // Stepping here after the dimension inside wrapped also takes back that dimension's way.
+      const int64_t undo = d + 1 < row_dims ? strides[d + 1] * kernel_.dims[d + 1].size : 0;
+      AddToPointer(a, strides[d] - undo);
+    }
+    cc_.inc(position_[d]);
+    if (d == 0) break;
+    Gp size = cc_.newInt64();
+    cc_.mov(size, kernel_.dims[d].size);
+    cc_.cmp(position_[d], size);
+    cc_.jl(done);
+    cc_.xor_(position_[d].r32(), position_[d].r32());
+  }
+  cc_.bind(done);
+}
+
+void KernelEmitter::EmitRowLoop(const Gp& begin, const Gp& end) {
+  LoadBufferPointers();
+  SetPosition(begin);
+  Gp row = cc_.newInt64("row");
+  cc_.mov(row, begin);
+  const Label again = cc_.newLabel();
+  cc_.bind(again);
+  EmitRow();
+  AdvanceRow();
+  cc_.inc(row);
+  cc_.cmp(row, end);
+  cc_.jl(again);
+}
+
+void KernelEmitter::EmitRow() {
+  for (const Pass& pass : schedule_.passes) {
+    EmitRowNodes(pass);
+    if (pass.elements.empty()) continue;
+    Gp zero = cc_.newInt64();
+    cc_.xor_(zero.r32(), zero.r32());
+    EmitPass(pass, Range{zero, Gp(), kernel_.inner_size()});
+  }
+}
+
+Value KernelEmitter::Broadcast(const Gp& value) {
+  Reg r = simd_.New();
+  cc_.vmovq(r.xmm(), value);
+  cc_.emit(Inst::kIdVpbroadcastq, r, r.xmm());
+  return Value{{r, r}};
+}
+
+Value KernelEmitter::Compute(const Node& node) {
+  Value operands[3];
+  for (int i = 0; i < loop::OperandCount(node.op); ++i) operands[i] = values_[node.operands[i]];
+  if (node.op == Op::kCast) return operators_.Cast(kernel_.nodes[node.operands[0]].dtype, node.dtype, operands[0]);
+  const int typed = node.op == Op::kSelect ? 1 : 0;
+  return operators_.Apply(node.op, kernel_.nodes[node.operands[typed]].dtype, operands);
+}
+
+void KernelEmitter::EmitRowNodes(const Pass& pass) {
+  for (const ValueId id : pass.row_nodes) {
+    const Node& node = kernel_.nodes[id];
+    if (node.op == Op::kConst) continue;
+    if (node.op == Op::kIndex) values_[id] = Broadcast(position_[node.attr]);
+    else if (node.op == Op::kLoad) values_[id] = memory_.LoadScalar(node.dtype, pointers_[node.attr]);
+    else if (node.op == Op::kStore) memory_.StoreScalar(node.dtype, pointers_[node.attr], values_[node.operands[0]]);
+    else values_[id] = Compute(node);
+  }
+}
+
+std::vector<ValueId> KernelEmitter::ReductionsOf(const Pass& pass) const {
+  std::vector<ValueId> out;
+  for (const ValueId id : pass.elements) {
+    if (loop::IsReduction(kernel_.nodes[id].op)) out.push_back(id);
+  }
+  return out;
+}
+
+int KernelEmitter::ChooseUnroll(const Pass& pass, const Range& range) const {
+  int cost = 0;
+  for (const ValueId id : pass.elements) cost += loop::OpCost(kernel_, kernel_.nodes[id]);
+  int unroll = cost <= 10 ? 4 : cost <= 40 ? 2 : 1;
+  // Enough independent accumulators to hide the latency of an addition.
+  while (range.is_static() && unroll > 1 && range.end < unroll * simd_.lanes) unroll /= 2;
+  return unroll;
+}
+
+void KernelEmitter::EmitPass(const Pass& pass, const Range& range) {
+  index_ = cc_.newInt64();
+  cc_.mov(index_, range.begin);
+  const int unroll = ChooseUnroll(pass, range);
+  StartReductions(pass, unroll);
+  const int64_t step = int64_t{unroll} * simd_.lanes;
+  int64_t done = 0;
+  bool blocked = false;
+  if (!range.is_static() || range.end >= step) {
+    const std::vector<ValueId> reductions = ReductionsOf(pass);
+    blocked = range.is_static() && range.end > kBlockElements &&
+              std::any_of(reductions.begin(), reductions.end(),
+                          [&](ValueId id) { return IsBlocked(kernel_.nodes[id]); });
+    if (range.is_static()) done = range.end / step * step;
+    if (blocked) EmitBlockedLoop(pass, done, unroll);
+    else EmitUnrolledLoop(pass, range.is_static() ? Range{range.begin, Gp(), done} : range, unroll);
+  }
+  MergeParts(pass, unroll);
+  if (unroll > 1) EmitVectorLoop(pass, range, done);
+  EmitTail(pass, range);
+  if (blocked) FlushBlockSums(pass, 1);
+  FinishReductions(pass);
+}
+
+void KernelEmitter::EmitUnrolledLoop(const Pass& pass, const Range& range, int unroll) {
+  const int64_t step = int64_t{unroll} * simd_.lanes;
+  const Label again = cc_.newLabel(), done = cc_.newLabel();
+  Gp last = cc_.newInt64();
+  if (!range.is_static()) {
+    cc_.mov(last, range.end_register);
+    cc_.sub(last, step);
+    cc_.cmp(index_, last);
+    cc_.jg(done);
+  }
+  cc_.bind(again);
+  for (int part = 0; part < unroll; ++part) EmitGroup(pass, part, nullptr);
+  cc_.add(index_, step);
+  if (!range.is_static()) {
+    cc_.cmp(index_, last);
+    cc_.jle(again);
+  } else if (range.end > step) {
+    cc_.cmp(index_, range.end);
+    cc_.jl(again);
+  }
+  cc_.bind(done);
+}
+
+// The unrolled loop in blocks, after each of which sums move to their totals.
+void KernelEmitter::EmitBlockedLoop(const Pass& pass, int64_t end, int unroll) {
+  const int64_t step = int64_t{unroll} * simd_.lanes;
+  const Label next_block = cc_.newLabel(), again = cc_.newLabel();
+  Gp block_end = cc_.newInt64(), limit = cc_.newInt64();
+  cc_.mov(limit, end);
+  cc_.bind(next_block);
+  cc_.lea(block_end, x86::ptr(index_, static_cast<int32_t>(kBlockElements)));
+  cc_.cmp(block_end, limit);
+  cc_.cmovg(block_end, limit);
+  cc_.bind(again);
+  for (int part = 0; part < unroll; ++part) EmitGroup(pass, part, nullptr);
+  cc_.add(index_, step);
+  cc_.cmp(index_, block_end);
+  cc_.jl(again);
+  FlushBlockSums(pass, unroll);
+  cc_.cmp(index_, limit);
+  cc_.jl(next_block);
+}
+
+// What the unrolled loop left in whole vectors.
+void KernelEmitter::EmitVectorLoop(const Pass& pass, const Range& range, int64_t already) {
+  if (range.is_static() && range.end - already < simd_.lanes) return;
+  const int64_t end = range.end / simd_.lanes * simd_.lanes;
+  EmitUnrolledLoop(pass, range.is_static() ? Range{range.begin, Gp(), end} : range, 1);
+}
+
+void KernelEmitter::EmitTail(const Pass& pass, const Range& range) {
+  if (range.is_static() && range.end % simd_.lanes == 0) return;
+  const Label done = cc_.newLabel();
+  Gp count = cc_.newInt64();
+  if (range.is_static()) {
+    cc_.mov(count, range.end % simd_.lanes);
+  } else {
+    cc_.mov(count, range.end_register);
+    cc_.sub(count, index_);
+    cc_.jle(done);
+  }
+  const Tail tail = memory_.MakeTail(count);
+  EmitGroup(pass, 0, &tail);
+  cc_.bind(done);
+}
+
+Mem KernelEmitter::RowBuffer(ValueId id, int64_t displacement, int register_index) {
+  const int shift = Is64(RegisterType(kernel_.nodes[id].dtype)) ? 3 : 2;
+  Mem m = row_buffers_[id];
+  m.setSize(0);
+  m.setIndex(index_, shift);
+  m.addOffset((displacement << shift) + register_index * simd_.vector_bytes());
+  return m;
+}
+
+void KernelEmitter::EmitGroup(const Pass& pass, int part, const Tail* tail) {
+  const int64_t displacement = int64_t{part} * simd_.lanes;
+  for (const ValueId id : pass.reloaded) {
+    Value value;
+    for (int i = 0; i < RegisterCount(RegisterType(kernel_.nodes[id].dtype)); ++i) {
+      value.r[i] = simd_.Load(RowBuffer(id, displacement, i));
+    }
+    values_[id] = value;
+  }
+  for (const ValueId id : pass.elements) {
+    EmitElement(id, part, tail);
+    if (!std::binary_search(pass.kept.begin(), pass.kept.end(), id)) continue;
+    for (int i = 0; i < RegisterCount(RegisterType(kernel_.nodes[id].dtype)); ++i) {
+      cc_.emit(Inst::kIdVmovups, RowBuffer(id, displacement, i), values_[id].r[i]);
+    }
+  }
+}
+
+// index_ + displacement + lane, as i64.
+Value KernelEmitter::InnerIndex(int64_t displacement) {
+  const Value start = Broadcast(index_);
+  Value out;
+  for (int i = 0; i < 2; ++i) {
+    int64_t lanes[8];
+    for (int lane = 0; lane < 8; ++lane) lanes[lane] = displacement + i * (simd_.lanes / 2) + lane;
+    Mem m = cc_.newConst(asmjit::ConstPoolScope::kLocal, lanes, simd_.vector_bytes());
+    m.setSize(simd_.vector_bytes());
+    out.r[i] = simd_.Op2(Inst::kIdVpaddq, start.r[0], m);
+  }
+  return out;
+}
+
+void KernelEmitter::EmitElement(ValueId id, int part, const Tail* tail) {
+  const Node& node = kernel_.nodes[id];
+  const int64_t displacement = int64_t{part} * simd_.lanes;
+  if (loop::IsReduction(node.op)) {
+    EmitReductionStep(id, part, tail);
+  } else if (node.op == Op::kIndex) {
+    values_[id] = InnerIndex(displacement);
+  } else if (node.op == Op::kLoad || node.op == Op::kStore) {
+    const Lanes lanes{pointers_[node.attr], index_, displacement, kernel_.accesses[node.attr].strides.back()};
+    if (node.op == Op::kLoad) values_[id] = memory_.LoadVector(node.dtype, lanes, tail);
+    else memory_.StoreVector(node.dtype, lanes, values_[node.operands[0]], tail);
+  } else {
+    values_[id] = Compute(node);
+  }
+}
+
+void KernelEmitter::EmitReductionStep(ValueId id, int part, const Tail* tail) {
+  const Node& node = kernel_.nodes[id];
+  Value element = values_[node.operands[0]];
+  if (tail != nullptr) {
+    const Value mask{{tail->mask32, tail->mask32}};
+    element = operators_.Select(node.dtype, mask, element, operators_.Identity(node.op, node.dtype));
+  }
+  SetAccumulator(id, part, operators_.Combine(node.op, node.dtype, element, accumulators_[id][part]));
+}
+
+// Accumulators live across loop iterations, so they are the registers that are written more than once.
+void KernelEmitter::SetAccumulator(ValueId id, int part, const Value& value) {
+  for (int i = 0; i < RegisterCount(kernel_.nodes[id].dtype); ++i) {
+    cc_.emit(Inst::kIdVmovaps, accumulators_[id][part].r[i], value.Source(i));
+  }
+}
+
+void KernelEmitter::StartReductions(const Pass& pass, int parts) {
+  for (const ValueId id : ReductionsOf(pass)) {
+    const Node& node = kernel_.nodes[id];
+    accumulators_[id].assign(parts, Value{});
+    for (int part = 0; part < parts; ++part) {
+      for (int i = 0; i < RegisterCount(node.dtype); ++i) accumulators_[id][part].r[i] = simd_.New();
+      SetAccumulator(id, part, operators_.Identity(node.op, node.dtype));
+    }
+    if (!IsBlocked(node)) continue;
+    totals_[id] = Value{};
+    for (int i = 0; i < RegisterCount(node.dtype); ++i) totals_[id].r[i] = simd_.Zero();
+  }
+}
+
+// Pairwise into part 0.
+void KernelEmitter::MergeParts(const Pass& pass, int parts) {
+  for (const ValueId id : ReductionsOf(pass)) {
+    const Node& node = kernel_.nodes[id];
+    for (int distance = parts / 2; distance > 0; distance /= 2) {
+      for (int part = 0; part < distance; ++part) {
+        SetAccumulator(id, part, operators_.Combine(node.op, node.dtype, accumulators_[id][part + distance],
+                                                    accumulators_[id][part]));
+      }
+    }
+  }
+}
+
+void KernelEmitter::FlushBlockSums(const Pass& pass, int parts) {
+  MergeParts(pass, parts);
+  for (const ValueId id : ReductionsOf(pass)) {
+    const Node& node = kernel_.nodes[id];
+    if (!IsBlocked(node)) continue;
+    const Value sum = operators_.Combine(node.op, node.dtype, accumulators_[id][0], totals_[id]);
+    for (int i = 0; i < RegisterCount(node.dtype); ++i) cc_.emit(Inst::kIdVmovaps, totals_[id].r[i], sum.r[i]);
+    for (int part = 0; part < parts; ++part) SetAccumulator(id, part, operators_.Identity(node.op, node.dtype));
+  }
+  // Other reductions of the pass were merged into part 0; the rest starts afresh so that nothing counts twice.
+  for (const ValueId id : ReductionsOf(pass)) {
+    const Node& node = kernel_.nodes[id];
+    if (IsBlocked(node)) continue;
+    for (int part = 1; part < parts; ++part) SetAccumulator(id, part, operators_.Identity(node.op, node.dtype));
+  }
+}
+
+void KernelEmitter::FinishReductions(const Pass& pass) {
+  const std::vector<ValueId> reductions = ReductionsOf(pass);
+  for (const ValueId id : reductions) {
+    const Node& node = kernel_.nodes[id];
+    Value lanes = accumulators_[id][0];
+    if (IsBlocked(node)) lanes = operators_.Combine(node.op, node.dtype, lanes, totals_[id]);
+    values_[id] = operators_.CombineLanes(node.op, node.dtype, lanes);
+  }
+}
+
+}  // namespace framejit::cpu

@@ -1,0 +1,294 @@
+// See memory.h.
+#include "backends/cpu/codegen/memory.h"
+
+#include <bit>
+#include <limits>
+
+namespace framejit::cpu {
+namespace {
+
+using loop::DType;
+
+// lanes [0, count) of a vector loaded at kTailMasks + 16 - count are all ones.
+alignas(64) constexpr int32_t kTailMasks[32] = {-1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+
+uint32_t ShiftOf(int64_t bytes) { return static_cast<uint32_t>(std::countr_zero(static_cast<uint64_t>(bytes))); }
+
+bool FitsDisplacement(int64_t value) { return value > -(int64_t{1} << 30) && value < (int64_t{1} << 30); }
+
+}  // namespace
+
+Mem Memory::Scratch() {
+  if (!has_scratch_) scratch_ = s.cc.newStack(2 * s.vector_bytes(), 64);
+  has_scratch_ = true;
+  return scratch_;
+}
+
+Mem Memory::Address(const Lanes& lanes, int64_t bytes, int register_index) const {
+  const int64_t displacement = lanes.displacement * bytes + register_index * s.vector_bytes();
+  return x86::ptr(lanes.base, lanes.index, ShiftOf(bytes), static_cast<int32_t>(displacement));
+}
+
+Tail Memory::MakeTail(const Gp& count) {
+  Gp table = s.cc.newIntPtr(), offset = s.cc.newInt64();
+  s.cc.mov(table, reinterpret_cast<uint64_t>(kTailMasks + 16));
+  s.cc.mov(offset, count);
+  s.cc.neg(offset);
+  Tail tail;
+  tail.count = count;
+  tail.mask32 = s.Load(x86::ptr(table, offset, 2));
+  s.Widen(tail.mask32, tail.mask64);
+  return tail;
+}
+
+// From contiguous storage at `at` to registers, all lanes.
+Value Memory::Unpack(DType dtype, const Mem& at) {
+  Value out;
+  switch (dtype) {
+    case DType::kFloat32: case DType::kInt32:
+      out.r[0] = s.Load(at);
+      break;
+    case DType::kFloat64: case DType::kInt64:
+      for (int i = 0; i < 2; ++i) out.r[i] = s.Load(at.cloneAdjusted(i * s.vector_bytes()));
+      break;
+    case DType::kUInt8: out.r[0] = s.Op1(Inst::kIdVpmovzxbd, at); break;
+    case DType::kInt8: out.r[0] = s.Op1(Inst::kIdVpmovsxbd, at); break;
+    case DType::kInt16: out.r[0] = s.Op1(Inst::kIdVpmovsxwd, at); break;
+    case DType::kBFloat16: out.r[0] = s.Shift(Inst::kIdVpslld, s.Op1(Inst::kIdVpmovzxwd, at), 16); break;
+    case DType::kFloat16: out.r[0] = s.Op1(Inst::kIdVcvtph2ps, at); break;
+    case DType::kBool: out.r[0] = s.CompareI32(s.Op1(Inst::kIdVpmovzxbd, at), s.Zero(), kGreater); break;
+  }
+  return out;
+}
+
+// The low bits of each 32-bit lane as they are stored; upper bits clear (AVX2 packs with saturation).
+Reg Memory::StorageBits(DType dtype, const Reg& value) {
+  switch (dtype) {
+    case DType::kBool: return s.And(value, s.Splat32(1));
+    case DType::kUInt8: case DType::kInt8: return s.And(value, s.Splat32(0xff));
+    case DType::kInt16: return s.And(value, s.Splat32(0xffff));
+    case DType::kBFloat16: return s.Shift(Inst::kIdVpsrld, value, 16);
+    case DType::kInt32: case DType::kInt64: case DType::kFloat16: case DType::kFloat32: case DType::kFloat64: break;
+  }
+  return value;
+}
+
+// Low 16 bits of each lane, in the lower half of a register.
+Reg Memory::PackBytes16(const Reg& value) {
+  Reg d = s.New();
+  if (s.wide) {
+    s.cc.emit(Inst::kIdVpmovdw, s.Half(d), value);
+    return d;
+  }
+  const Reg pairs = s.Op2(Inst::kIdVpackusdw, value, value);
+  s.cc.emit(Inst::kIdVpermq, d, pairs, Imm(0x08));
+  return d;
+}
+
+// Low 8 bits of each lane, in the lowest quarter of a register.
+Reg Memory::PackBytes8(const Reg& value) {
+  Reg d = s.New();
+  if (s.wide) {
+    s.cc.emit(Inst::kIdVpmovdb, d.xmm(), value);
+    return d;
+  }
+  const Reg words = PackBytes16(value);
+  s.cc.emit(Inst::kIdVpackuswb, d.xmm(), words.xmm(), words.xmm());
+  return d;
+}
+
+void Memory::Pack(DType dtype, const Mem& at, const Value& value) {
+  const auto reg = [&](int i) { return value.is_constant ? s.Load(value.constant) : value.r[i]; };
+  switch (dtype) {
+    case DType::kFloat32: case DType::kInt32: case DType::kFloat64: case DType::kInt64:
+      for (int i = 0; i < RegisterCount(dtype); ++i) {
+        s.cc.emit(Inst::kIdVmovups, at.cloneAdjusted(i * s.vector_bytes()), reg(i));
+      }
+      break;
+    case DType::kFloat16: s.cc.emit(Inst::kIdVcvtps2ph, at, reg(0), Imm(0)); break;
+    case DType::kInt16: case DType::kBFloat16:
+      s.cc.emit(Inst::kIdVmovups, at, s.Half(PackBytes16(StorageBits(dtype, reg(0)))));
+      break;
+    case DType::kBool: case DType::kUInt8: case DType::kInt8: {
+      const Reg bytes = PackBytes8(StorageBits(dtype, reg(0)));
+      s.cc.emit(s.wide ? Inst::kIdVmovups : Inst::kIdVmovq, at, bytes.xmm());
+      break;
+    }
+  }
+}
+
+void Memory::UnpackMaskedWide(DType dtype, const Mem& at, const Tail& tail, Value& out) {
+  const bool doubles = Is64(dtype);
+  for (int i = 0; i < RegisterCount(dtype); ++i) {
+    const Mem from = at.cloneAdjusted(i * s.vector_bytes());
+    out.r[i] = s.New();
+    if (!s.wide) {
+      s.cc.emit(doubles ? Inst::kIdVmaskmovpd : Inst::kIdVmaskmovps, out.r[i], doubles ? tail.mask64[i] : tail.mask32, from);
+      continue;
+    }
+    x86::KReg k = s.cc.newKw();
+    if (doubles) s.cc.vpmovq2m(k, tail.mask64[i]);
+    else s.cc.vpmovd2m(k, tail.mask32);
+    s.cc.k(k).z().emit(doubles ? Inst::kIdVmovupd : Inst::kIdVmovups, out.r[i], from);
+  }
+}
+
+void Memory::PackMaskedWide(DType dtype, const Mem& at, const Value& value, const Tail& tail) {
+  const bool doubles = Is64(dtype);
+  for (int i = 0; i < RegisterCount(dtype); ++i) {
+    const Mem to = at.cloneAdjusted(i * s.vector_bytes());
+    const Reg r = value.is_constant ? s.Load(value.constant) : value.r[i];
+    if (!s.wide) {
+      s.cc.emit(doubles ? Inst::kIdVmaskmovpd : Inst::kIdVmaskmovps, to, doubles ? tail.mask64[i] : tail.mask32, r);
+      continue;
+    }
+    x86::KReg k = s.cc.newKw();
+    if (doubles) s.cc.vpmovq2m(k, tail.mask64[i]);
+    else s.cc.vpmovd2m(k, tail.mask32);
+    s.cc.k(k).emit(doubles ? Inst::kIdVmovupd : Inst::kIdVmovups, to, r);
+  }
+}
+
+void Memory::CopyElement(int64_t bytes, const Mem& from, const Mem& to) {
+  Gp value = s.cc.newInt64();
+  Mem source = from, target = to;
+  source.setSize(static_cast<uint32_t>(bytes));
+  target.setSize(static_cast<uint32_t>(bytes));
+  if (bytes == 8) s.cc.mov(value, source);
+  else if (bytes == 4) s.cc.mov(value.r32(), source);
+  else s.cc.movzx(value.r32(), source);
+  if (bytes == 8) s.cc.mov(target, value);
+  else if (bytes == 4) s.cc.mov(target, value.r32());
+  else if (bytes == 2) s.cc.mov(target, value.r16());
+  else s.cc.mov(target, value.r8());
+}
+
+void Memory::CopyLanes(DType dtype, const Lanes& lanes, const Tail* tail, bool to_scratch) {
+  const int64_t bytes = loop::DTypeBytes(dtype);
+  const int64_t step = lanes.stride * bytes;
+  Gp element = s.cc.newInt64();  // address of lane 0
+  s.cc.mov(element, lanes.index);
+  if (lanes.displacement != 0) s.cc.add(element, lanes.displacement);
+  Gp step_register = s.cc.newInt64();
+  s.cc.mov(step_register, step);
+  s.cc.imul(element, step_register);
+  s.cc.add(element, lanes.base);
+  const Mem scratch = Scratch();
+  if (tail == nullptr && FitsDisplacement(step * s.lanes)) {
+    for (int lane = 0; lane < s.lanes; ++lane) {
+      const Mem outside = x86::ptr(element, static_cast<int32_t>(lane * step));
+      const Mem inside = scratch.cloneAdjusted(lane * bytes);
+      CopyElement(bytes, to_scratch ? outside : inside, to_scratch ? inside : outside);
+    }
+    return;
+  }
+  Gp lane = s.cc.newInt64();
+  s.cc.xor_(lane.r32(), lane.r32());
+  const Label again = s.cc.newLabel();
+  s.cc.bind(again);
+  Mem inside = scratch;
+  inside.setIndex(lane, ShiftOf(bytes));
+  const Mem outside = x86::ptr(element);
+  CopyElement(bytes, to_scratch ? outside : inside, to_scratch ? inside : outside);
+  s.cc.add(element, step_register);
+  s.cc.inc(lane);
+  if (tail == nullptr) s.cc.cmp(lane, s.lanes);
+  else s.cc.cmp(lane, tail->count);
+  s.cc.jl(again);
+}
+
+Value Memory::LoadMasked(DType dtype, const Lanes& lanes, const Tail& tail) {
+  const int64_t bytes = loop::DTypeBytes(dtype);
+  Value out;
+  if (bytes >= 4) {
+    UnpackMaskedWide(dtype, Address(lanes, bytes, 0), tail, out);
+    return out;
+  }
+  CopyLanes(dtype, lanes, &tail, true);
+  return Unpack(dtype, Scratch());
+}
+
+void Memory::StoreMasked(DType dtype, const Lanes& lanes, const Value& value, const Tail& tail) {
+  const int64_t bytes = loop::DTypeBytes(dtype);
+  if (bytes >= 4) return PackMaskedWide(dtype, Address(lanes, bytes, 0), value, tail);
+  Pack(dtype, Scratch(), value);
+  CopyLanes(dtype, lanes, &tail, false);
+}
+
+Value Memory::LoadVector(DType dtype, const Lanes& lanes, const Tail* tail) {
+  if (lanes.stride != 1) {
+    CopyLanes(dtype, lanes, tail, true);
+    return Unpack(dtype, Scratch());
+  }
+  if (tail != nullptr) return LoadMasked(dtype, lanes, *tail);
+  return Unpack(dtype, Address(lanes, loop::DTypeBytes(dtype), 0));
+}
+
+void Memory::StoreVector(DType dtype, const Lanes& lanes, const Value& value, const Tail* tail) {
+  if (lanes.stride != 1) {
+    Pack(dtype, Scratch(), value);
+    CopyLanes(dtype, lanes, tail, false);
+  } else if (tail != nullptr) {
+    StoreMasked(dtype, lanes, value, *tail);
+  } else {
+    Pack(dtype, Address(lanes, loop::DTypeBytes(dtype), 0), value);
+  }
+}
+
+Value Memory::LoadScalar(DType dtype, const Gp& pointer) {
+  Reg r = s.New();
+  Gp bits = s.cc.newInt32();
+  const auto broadcast_bits = [&] {
+    s.cc.vmovd(r.xmm(), bits);
+    s.cc.emit(Inst::kIdVpbroadcastd, r, r.xmm());
+  };
+  switch (dtype) {
+    case DType::kFloat32: case DType::kInt32: s.cc.emit(Inst::kIdVbroadcastss, r, x86::dword_ptr(pointer)); break;
+    case DType::kFloat64: case DType::kInt64: s.cc.emit(Inst::kIdVbroadcastsd, r, x86::qword_ptr(pointer)); break;
+    case DType::kUInt8: s.cc.movzx(bits, x86::byte_ptr(pointer)); broadcast_bits(); break;
+    case DType::kInt8: s.cc.movsx(bits, x86::byte_ptr(pointer)); broadcast_bits(); break;
+    case DType::kInt16: s.cc.movsx(bits, x86::word_ptr(pointer)); broadcast_bits(); break;
+    case DType::kBFloat16:
+      s.cc.movzx(bits, x86::word_ptr(pointer));
+      s.cc.shl(bits, 16);
+      broadcast_bits();
+      break;
+    case DType::kFloat16:
+      s.cc.movzx(bits, x86::word_ptr(pointer));
+      s.cc.vmovd(r.xmm(), bits);
+      s.cc.vcvtph2ps(r.xmm(), r.xmm());
+      s.cc.emit(Inst::kIdVbroadcastss, r, r.xmm());
+      break;
+    case DType::kBool:
+      s.cc.movzx(bits, x86::byte_ptr(pointer));
+      s.cc.neg(bits);        // carry: not zero
+      s.cc.sbb(bits, bits);  // all ones then
+      broadcast_bits();
+      break;
+  }
+  return Value{{r, r}};
+}
+
+void Memory::StoreScalar(DType dtype, const Gp& pointer, const Value& value) {
+  const Reg r = value.is_constant ? s.Load(value.constant) : value.r[0];
+  Gp bits = s.cc.newInt32();
+  switch (dtype) {
+    case DType::kFloat32: case DType::kInt32: s.cc.vmovss(x86::dword_ptr(pointer), r.xmm()); return;
+    case DType::kFloat64: case DType::kInt64: s.cc.vmovsd(x86::qword_ptr(pointer), r.xmm()); return;
+    case DType::kFloat16: {
+      Reg half = s.New();
+      s.cc.vcvtps2ph(half.xmm(), r.xmm(), 0);
+      s.cc.vmovd(bits, half.xmm());
+      break;
+    }
+    case DType::kBool: case DType::kUInt8: case DType::kInt8: case DType::kInt16: case DType::kBFloat16:
+      s.cc.vmovd(bits, r.xmm());
+      if (dtype == DType::kBool) s.cc.and_(bits, 1);
+      if (dtype == DType::kBFloat16) s.cc.shr(bits, 16);
+      break;
+  }
+  if (loop::DTypeBytes(dtype) == 2) s.cc.mov(x86::word_ptr(pointer), bits.r16());
+  else s.cc.mov(x86::byte_ptr(pointer), bits.r8());
+}
+
+}  // namespace framejit::cpu
