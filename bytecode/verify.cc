@@ -18,6 +18,7 @@ class Verifier {
   Verifier(const DecodedCode& decoded, PyCodeObject* code) : decoded_(decoded), code_(code) {}
 
   absl::Status Run() {
+    FindCells();
     for (const Instruction& instruction : decoded_.instructions()) CheckOperand(instruction);
     const Instruction& last = decoded_[decoded_.size() - 1];
     if (FallsThrough(last.info().flow)) Report(last, "control runs off the end of the code");
@@ -48,9 +49,20 @@ class Verifier {
     }
   }
 
-  void CheckCell(const Instruction& instruction, int kinds) {
+  // A slot holds a cell when the code object says so, or, from 3.12 on, when an inlined comprehension makes one in it.
+  void FindCells() {
+    for (int slot = 0; slot < code_->co_nlocalsplus; ++slot) {
+      holds_cell_.push_back((ShimLocalKind(code_, slot) & (kShimCell | kShimFree)) != 0);
+    }
+    for (const Instruction& instruction : decoded_.instructions()) {
+      const bool makes = instruction.info().operand == OperandKind::kCellMake;
+      if (makes && instruction.oparg < code_->co_nlocalsplus) holds_cell_[instruction.oparg] = true;
+    }
+  }
+
+  void CheckCell(const Instruction& instruction) {
     CheckRange(instruction, instruction.oparg, code_->co_nlocalsplus, "slot");
-    if (instruction.oparg < code_->co_nlocalsplus && (ShimLocalKind(code_, instruction.oparg) & kinds) == 0) {
+    if (instruction.oparg < code_->co_nlocalsplus && !holds_cell_[instruction.oparg]) {
       Report(instruction, absl::StrCat("slot ", instruction.oparg, " holds no cell"));
     }
   }
@@ -75,13 +87,12 @@ class Verifier {
       case OperandKind::kLocalStoreLoad:
       case OperandKind::kLocalStoreStore:
         return CheckSlots(instruction);
-      case OperandKind::kCellMake:
-        return CheckCell(instruction, kShimCell);
       case OperandKind::kCellLoad:
       case OperandKind::kCellStore:
       case OperandKind::kCellDelete:
       case OperandKind::kCellClosure:
-        return CheckCell(instruction, kShimCell | kShimFree);
+      case OperandKind::kCellMake:
+        return CheckCell(instruction);
       case OperandKind::kFreeCount:
         if (oparg != code_->co_nfreevars) {
           Report(instruction, absl::StrCat("copies ", oparg, " free variables, the code has ", code_->co_nfreevars));
@@ -140,6 +151,7 @@ class Verifier {
 
   const DecodedCode& decoded_;
   PyCodeObject* code_;
+  std::vector<bool> holds_cell_;
   std::vector<std::string> problems_;
 };
 
