@@ -8,12 +8,16 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-for directory in (HERE, ROOT):
+for directory in (ROOT, HERE):
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
 import pytest
 import torch
+
+
+# The tensors are small: more threads only wait for each other on a busy machine.
+torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(config, items):

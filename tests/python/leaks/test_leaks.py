@@ -45,6 +45,11 @@ def make_case():
     return f, model, holder
 
 
+def assert_stable(after: list[int], before: list[int]) -> None:
+    """One leaked reference a call or a recording would be hundreds; CPython itself keeps one or two in its caches."""
+    assert max(abs(a - b) for a, b in zip(after, before, strict=True)) <= 2, (after, before)
+
+
 def counts(*objects) -> list[int]:
     return [sys.getrefcount(o) for o in objects]
 
@@ -62,7 +67,7 @@ def test_warm_calls(native):
         for _ in range(CALLS):
             compiled(x)
         gc.collect()
-        assert counts(*watched) == before
+        assert_stable(counts(*watched), before)
         assert len(gc.get_objects()) - objects < 50
         assert settled_bytes() - memory < 8 << 20, "more than 8 MiB in 10,000 calls"
 
@@ -86,7 +91,7 @@ def test_recordings_after_reset(native):
         rounds(30)
         before, objects, memory = counts(*watched), len(gc.get_objects()), settled_bytes()
         rounds(RECORDINGS)
-        assert counts(*watched) == before
+        assert_stable(counts(*watched), before)
         assert len(gc.get_objects()) - objects < 200
         assert settled_bytes() - memory < 16 << 20, f"more than 16 MiB in {RECORDINGS} recordings"
 
@@ -113,7 +118,7 @@ def test_recordings_that_break():
     items.clear()
     framejit.reset()
     gc.collect()
-    assert counts(f, f.__code__, x, items) == before
+    assert_stable(counts(f, f.__code__, x, items), before)
 
 
 def test_functions_that_raise():
@@ -135,7 +140,7 @@ def test_functions_that_raise():
     for _ in range(500):
         call()
     gc.collect()
-    assert counts(x, f.__code__) == before
+    assert_stable(counts(x, f.__code__), before)
 
 
 def test_model_dies_with_its_last_reference():
