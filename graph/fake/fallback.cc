@@ -61,7 +61,7 @@ void LogSlowMeta(OpInfo& info) {
 void RunMetadata(const c10::OperatorHandle& op, OpInfo& info, Stack* stack) {
   switch (info.source) {
     case MetadataSource::kOwn: {
-      MetadataScope scope(/*intercept=*/false);
+      MetadataScope scope(/*intercept=*/true);
       MetaCall call(*stack, info.arguments.size());
       info.own(call);
       return;

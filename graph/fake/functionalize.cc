@@ -28,6 +28,12 @@ bool WritesRunningStatistics(const Node& node) {
          node.operands[kBatchNormMean].value != kNoValue;
 }
 
+// The functional form of bernoulli_ fills a contiguous tensor: another layout would get its numbers in another order.
+bool ReordersRandomNumbers(const Graph& graph, const Node& node) {
+  if (node.op.schema().name() != "aten::bernoulli_") return false;
+  return !graph.meta(node.operands[0].value).is_contiguous();
+}
+
 bool Mutates(const Graph& graph) {
   for (const Node& node : graph.nodes) {
     if (MutatesArguments(node.op) || WritesRunningStatistics(node)) return true;
@@ -137,6 +143,9 @@ class Functionalizer {
   absl::Status Replay(const Node& node) {
     target_.location = node.location;
     target_.torch_call = node.torch_call;
+    if (ReordersRandomNumbers(source_, node)) {
+      return absl::UnimplementedError(absl::StrCat(OperatorName(node.op), " on a tensor that is not contiguous"));
+    }
     try {
       if (WritesRunningStatistics(node)) {
         ReplayBatchNorm(node);

@@ -154,14 +154,13 @@ void AdaptiveAvgPool2d(MetaCall& call) {
   call.Return(NewIn(sizes, self.scalar_type(), self.dim() == 4 ? SuggestedFormat(self) : at::MemoryFormat::Contiguous));
 }
 
-// _scaled_dot_product_flash_attention_for_cpu(query, key, value, ...): (batch, heads, length, size), laid out by length.
+// _scaled_dot_product_flash_attention_for_cpu(query, key, value, ...) -> (output like query, logsumexp laid out by length)
 void FlashAttention(MetaCall& call) {
   const at::Tensor& query = call.tensor(0);
-  const int64_t batch = query.size(0), heads = query.size(1), length = query.size(2), size = query.size(3);
-  at::Tensor output = NewStrided({batch, heads, length, size}, {length * heads * size, size, heads * size, 1}, query.scalar_type());
+  const int64_t batch = query.size(0), heads = query.size(1), length = query.size(2);
   const at::ScalarType accumulate = query.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   at::Tensor logsumexp = NewStrided({batch, heads, length}, {length * heads, 1, heads}, accumulate);
-  call.Return(std::move(output), std::move(logsumexp));
+  call.Return(NewLike(query), std::move(logsumexp));
 }
 
 }  // namespace

@@ -1,30 +1,13 @@
-// Metadata of operators that move elements: stack, flip, roll, repeat, index_select, sort, masked_fill, and the backwards
+// Metadata of operators that move elements: flip, roll, repeat, index_select, sort, masked_fill, and the backwards
 // of views.
 #include <ATen/ExpandUtils.h>
+#include <ATen/ops/cat.h>
 #include <c10/core/WrapDimMinimal.h>
 
 #include "graph/fake/own_metas.h"
 
 namespace framejit {
 namespace {
-
-// stack(tensors, dim)
-void Stack(MetaCall& call) {
-  const auto tensors = call[0].toListRef();
-  TORCH_CHECK(!tensors.empty(), "stack expects a non-empty TensorList");
-  const at::Tensor& first = tensors[0].toTensor();
-  at::ScalarType dtype = first.scalar_type();
-  for (const c10::IValue& item : tensors) {
-    const at::Tensor& tensor = item.toTensor();
-    TORCH_CHECK(tensor.sizes() == first.sizes(), "stack expects each tensor to be equal size, but got ", first.sizes(),
-                " and ", tensor.sizes());
-    dtype = at::promoteTypes(dtype, tensor.scalar_type());
-  }
-  const int64_t dim = c10::maybe_wrap_dim(call.integer(1), first.dim() + 1);
-  c10::DimVector sizes(first.sizes());
-  sizes.insert(sizes.begin() + dim, static_cast<int64_t>(tensors.size()));
-  call.Return(NewContiguous(sizes, dtype));
-}
 
 // index_select(self, dim, index)
 void IndexSelect(MetaCall& call) {
@@ -38,8 +21,28 @@ void IndexSelect(MetaCall& call) {
   call.Return(NewContiguous(sizes, self.scalar_type()));
 }
 
-// flip(self, dims) keeps the strides' order; roll(self, shifts, dims) does not.
+// flip(self, dims)
 void Flip(MetaCall& call) { call.Return(NewLike(call.tensor(0))); }
+
+// roll(self, shifts, dims), step by step as the CPU does it: the layout is what cat makes of the two parts.
+void Roll(MetaCall& call) {
+  const at::Tensor& self = call.tensor(0);
+  const c10::DimVector shifts = call.integers(1), dims = call.integers(2);
+  TORCH_CHECK(!shifts.empty(), "`shifts` required");
+  if (dims.empty() && shifts.size() == 1) return call.Return(NewContiguous(self.sizes(), self.scalar_type()));
+  TORCH_CHECK(shifts.size() == dims.size(), "shifts and dimensions must align. shifts: ", shifts.size(), ", dims:", dims.size());
+  at::Tensor result = self;
+  for (size_t i = 0; i < dims.size(); ++i) {
+    if (result.numel() == 0) {
+      result = NewLike(result);
+      continue;
+    }
+    const int64_t size = result.size(dims[i]);
+    const int64_t start = ((size - shifts[i]) % size + size) % size;
+    result = at::cat({result.narrow(dims[i], start, size - start), result.narrow(dims[i], 0, start)}, dims[i]);
+  }
+  call.Return(std::move(result));
+}
 
 // repeat(self, repeats)
 void Repeat(MetaCall& call) {
@@ -59,13 +62,10 @@ void Sort(MetaCall& call) {
   call.Return(std::move(values), std::move(indices));
 }
 
-// masked_fill(self, mask, value): a clone of self, expanded to the mask.
+// masked_fill(self, mask, value)
 void MaskedFill(MetaCall& call) {
-  const at::Tensor &self = call.tensor(0), &mask = call.tensor(1);
-  const c10::DimVector sizes = at::infer_size_dimvector(self.sizes(), mask.sizes());
-  if (at::IntArrayRef(sizes) == self.sizes()) return call.Return(NewLike(self));
-  const auto expanded = at::inferExpandGeometry_dimvector(self.sizes(), self.strides(), sizes);
-  call.Return(NewStrided(sizes, at::infer_dense_strides(sizes, expanded.strides), self.scalar_type()));
+  const at::Tensor& self = call.tensor(0);
+  call.Return(NewContiguous(at::infer_size_dimvector(self.sizes(), call.tensor(1).sizes()), self.scalar_type()));
 }
 
 // select_backward and slice_backward(grad_output, input_sizes, ...)
@@ -78,7 +78,7 @@ void CopyOfSelf(MetaCall& call) { call.Return(NewLike(call.tensor(0))); }
 
 const std::vector<OwnMetaRow>& ShapeMetas() {
   static const auto* rows = new std::vector<OwnMetaRow>{
-      {"aten::stack", Stack},
+      {"aten::roll", Roll},
       {"aten::index_select", IndexSelect},
       {"aten::flip", Flip},
       {"aten::repeat", Repeat},

@@ -100,6 +100,10 @@ std::vector<std::string> CheckMetadata(const Graph& graph, const std::vector<at:
     node.op.callBoxed(&stack);
     TakeResults(node, stack, [&](ValueId id, at::Tensor tensor) {
       const TensorMeta& meta = graph.meta(id);
+      if (!tensor.defined()) {
+        wrong.push_back(absl::StrCat(OperatorName(node.op), ": eager leaves an output undefined"));
+        return;
+      }
       const bool same = tensor.sizes() == at::IntArrayRef(meta.sizes) && tensor.strides() == at::IntArrayRef(meta.strides) &&
                         tensor.scalar_type() == meta.dtype && tensor.storage_offset() == meta.storage_offset &&
                         tensor.device() == meta.device;
