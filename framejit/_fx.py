@@ -8,12 +8,11 @@ from __future__ import annotations
 import builtins
 import linecache
 import operator
-import types
 from typing import Any
 
 import torch
 import torch.fx
-from torch.fx.node import base_types
+from torch.fx.node import _get_qualified_name, base_types
 from torch.fx.passes.shape_prop import TensorMetadata
 
 # (sizes, dtype, requires_grad, strides, device)
@@ -30,9 +29,10 @@ class Builder:
         self._stack_traces: dict[Location, str] = {}
         self._fake_mode = None
         if values:
-            from torch._subclasses.fake_tensor import FakeTensorMode
+            from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # takes seconds to import
 
             self._fake_mode = FakeTensorMode()
+            self._fake_tensor = FakeTensor
 
     # --- nodes --------------------------------------------------------------------------------------------------------
     def placeholder(self, name: str, meta: TensorMeta) -> torch.fx.Node:
@@ -59,11 +59,12 @@ class Builder:
 
     def aten(self, name: str, overload: str, args: Any, kwargs: dict, location: Location | None) -> torch.fx.Node:
         key = (name, overload)
+        namespace, _, op = name.partition("::")
         if key not in self._overloads:
-            namespace, _, op = name.partition("::")
             packet = getattr(getattr(torch.ops, namespace), op)
             self._overloads[key] = getattr(packet, overload or "default")
-        return self._locate(self.graph.call_function(self._overloads[key], tuple(args), kwargs), location)
+        node = self.graph.create_node("call_function", self._overloads[key], tuple(args), kwargs, name=op)
+        return self._locate(node, location)
 
     def item(self, node: torch.fx.Node, key: Any, location: Location | None) -> torch.fx.Node:
         return self._locate(self.graph.call_function(operator.getitem, (node, key)), location)
@@ -105,10 +106,11 @@ class Builder:
         node.meta["tensor_meta"] = TensorMetadata(
             shape, dtype, requires_grad, strides, _memory_format(shape, strides), False, {}
         )
-        node.meta["type"] = torch.Tensor
+        value = torch.empty_strided(sizes, strides, dtype=dtype, device="meta", requires_grad=requires_grad)
         if self._fake_mode is not None:
-            with self._fake_mode:
-                node.meta["val"] = torch.empty_strided(sizes, strides, dtype=dtype, device=device)
+            value = self._fake_tensor(self._fake_mode, value, device)
+        # The first name is that of ATen graphs, the second that of TorchDynamo's.
+        node.meta["val"] = node.meta["example_value"] = value
 
     def _locate(self, node: torch.fx.Node, location: Location | None) -> torch.fx.Node:
         if location is not None:
@@ -129,13 +131,15 @@ def _is_plain(value: Any) -> bool:
         return all(_is_plain(item) for item in (value.start, value.stop, value.step))
     if value is None or value is Ellipsis:
         return True
-    return type(value) in base_types
+    return type(value) in base_types and type(value) is not torch.Tensor
 
 
 def _named_function(target: Any) -> Any:
-    """`target` as FX can name it: methods of tensors taken from their type are functions to it."""
-    if isinstance(target, types.MethodType | functools_partial):
-        raise TypeError(f"{target!r} has no name that an FX graph could print")
+    """`target`, if FX can print its name."""
+    try:
+        _get_qualified_name(target)
+    except Exception as error:
+        raise TypeError(f"{target!r} has no name that an FX graph could print") from error
     return target
 
 

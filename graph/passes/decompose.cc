@@ -190,10 +190,10 @@ ValueId Power(Emitter& e, const Node& node, const TensorMeta& result) {
   ValueId x = e.Tensor(0);
   if (power == 2) return e.Binary("aten::mul.Tensor", x, x);
   if (power == 0.5) return e.Unary("aten::sqrt", x);
-  if (power == -0.5) return e.Unary("aten::rsqrt", x);
   if (power == -1) return e.Unary("aten::reciprocal", x);
-  bool reduced = IsReduced(result.dtype);  // eager's kernel rounds x * x to the dtype before the last product
-  if (power == 3 && !reduced) return e.Binary("aten::mul.Tensor", e.Binary("aten::mul.Tensor", x, x), x);
+  if (IsReduced(result.dtype)) return kNoValue;  // eager's kernels round sqrt(x) or x * x to the dtype in between
+  if (power == -0.5) return e.Unary("aten::rsqrt", x);
+  if (power == 3) return e.Binary("aten::mul.Tensor", e.Binary("aten::mul.Tensor", x, x), x);
   return kNoValue;
 }
 

@@ -61,6 +61,10 @@ CONV.eval()
 ENCODER = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True, activation="gelu").eval()
 ENCODER.self_attn.batch_first = True
 
+BN = nn.BatchNorm1d(6).eval()
+BN.running_mean.normal_()
+BN.running_var.uniform_(0.5, 2)
+
 X = torch.randn(5, 6)
 IMAGE = torch.randn(2, 3, 6, 6)
 CASES = {
@@ -79,10 +83,11 @@ CASES = {
     "powers": (powers, [X]),
     "powers_bfloat16": (powers, [torch.randn(300).bfloat16()]),
     "powers_int": (lambda x: x.pow(2), [torch.arange(-5, 5)]),
-    "aliases": (aliases, [X[:, :5]]),
+    "aliases": (aliases, [X]),
     "conv_bn": (CONV, [IMAGE]),
     "conv_bn_channels_last": (CONV, [IMAGE.to(memory_format=torch.channels_last)]),
-    "bn_2d": (nn.BatchNorm1d(6).eval(), [X]),
+    "bn_2d": (BN, [X]),
+    "bn_bfloat16": (BN, [torch.randn(64, 6).bfloat16()]),
     "encoder": (ENCODER, [torch.randn(2, 3, 16)]),
 }
 
