@@ -1,0 +1,357 @@
+// The callables of callables.def that are modelled: what each does in terms of the protocol functions.
+#include "graph/capture/evaluator.h"
+#include "graph/capture/recorder_impl.h"
+
+namespace framejit {
+namespace {
+
+PyObject* Boolean(int truth) { return truth < 0 ? nullptr : Py_NewRef(truth ? Py_True : Py_False); }
+PyObject* NoneIf(int status) { return status != 0 ? nullptr : Py_NewRef(Py_None); }
+
+struct NamedOperator {
+  const char* name;
+  int number;  // NB_* of Include/opcode.h
+};
+constexpr NamedOperator kBinaryNames[] = {
+    {"add", 0},  {"and_", 1}, {"floordiv", 2}, {"lshift", 3},  {"matmul", 4}, {"mul", 5},   {"mod", 6},   {"or_", 7},       {"pow", 8},
+    {"rshift", 9}, {"sub", 10}, {"truediv", 11}, {"xor", 12}, {"iadd", 13}, {"imul", 18}, {"isub", 23}, {"itruediv", 24},
+};
+constexpr NamedOperator kCompareNames[] = {{"lt", Py_LT}, {"le", Py_LE}, {"eq", Py_EQ}, {"ne", Py_NE}, {"gt", Py_GT}, {"ge", Py_GE}};
+
+}  // namespace
+
+PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& call) {
+  PyObject* const* args = call.args;
+  const bool plain = call.kwnames == nullptr;
+  switch (treatment) {
+    case Treatment::kPure:
+      return CallPure(call);
+    case Treatment::kHigherOrder:
+      return ModelHigherOrder(call);
+    case Treatment::kGetAttr:
+    case Treatment::kHasAttr:
+    case Treatment::kSetAttr:
+    case Treatment::kDelAttr:
+    case Treatment::kObjectGetAttribute:
+    case Treatment::kObjectSetAttr:
+    case Treatment::kObjectDelAttr:
+      return ModelAttribute(treatment, call);
+    case Treatment::kTypeCall:
+      if (call.nargs < 1 || !PyType_Check(args[0])) return CallPure(call);
+      return CallType(reinterpret_cast<PyTypeObject*>(args[0]), args + 1, call.nargs - 1, call.kwnames);
+    case Treatment::kLen: {
+      if (call.nargs != 1 || !plain) return CallPure(call);
+      const Py_ssize_t length = Length(args[0]);
+      return length < 0 ? nullptr : PyLong_FromSsize_t(length);
+    }
+    case Treatment::kIsInstance:
+      for (Py_ssize_t i = 0; i < call.nargs; ++i) {
+        if (PyType_Check(args[i])) GuardType(reinterpret_cast<PyTypeObject*>(args[i]));
+        GuardType(Py_TYPE(args[i]));
+      }
+      return CallReal(call);
+    case Treatment::kIdentity:
+      return CallReal(call);
+    case Treatment::kVars:
+      if (call.nargs != 1) return BreakNull(BreakCode::kUnsupportedCallable, "vars() of a frame");
+      return GetAttr(args[0], Names().dict);
+    case Treatment::kGlobals: {
+      PyObject* globals = PyEval_GetGlobals();
+      Shadow* shadow = globals == nullptr ? nullptr : GlobalsShadow(globals);
+      if (shadow == nullptr && !PyErr_Occurred()) return BreakNull(BreakCode::kInternalError, "globals() without a frame");
+      return shadow == nullptr ? nullptr : Py_NewRef(shadow->copy.get());
+    }
+    case Treatment::kIter:
+      return call.nargs == 1 ? GetIter(args[0]) : ModelHigherOrder(call);
+    case Treatment::kNext: {
+      if (call.nargs < 1) return CallPure(call);
+      PyObject* item = IterNext(args[0]);
+      if (item != nullptr || PyErr_Occurred()) return item;
+      if (call.nargs > 1) return Py_NewRef(args[1]);
+      PyErr_SetNone(PyExc_StopIteration);
+      return nullptr;
+    }
+    case Treatment::kSum:
+      return ModelReduce(call, true);
+    case Treatment::kReduce:
+      return ModelReduce(call, false);
+    case Treatment::kMap:
+      return ModelMap(call);
+    case Treatment::kOperator:
+      return ModelOperator(call);
+    case Treatment::kContextVarGet:
+      return ModelContextVar(call);
+    case Treatment::kNumber:
+      for (Py_ssize_t i = 0; i < call.nargs; ++i) {
+        if (IsTensor(args[i])) return CallTorch(TorchCall::Kind::kFunction, call.callable, call);
+      }
+      return CallPure(call);
+    case Treatment::kText:
+      return ModelText(call);
+    case Treatment::kNoOperation:
+      return Py_NewRef(Py_None);
+    case Treatment::kAlwaysTrue:
+      return Py_NewRef(Py_True);
+    case Treatment::kAlwaysFalse:
+      return Py_NewRef(Py_False);
+    case Treatment::kIsCompiling:
+      return Boolean(!InOptimizer());
+    case Treatment::kConstantTensor:
+      return ModelConstantTensor(call);
+    case Treatment::kTorch:
+      return CallTorch(TorchCall::Kind::kFunction, call.callable, call);
+    case Treatment::kTorchState:
+      return ModelTorchState(call);
+    case Treatment::kBreakData:
+      return BreakNull(BreakCode::kTensorData, QualifiedName(call.callable));
+    case Treatment::kBreakMetadata:
+      return BreakNull(BreakCode::kTensorMetadataMutation, QualifiedName(call.callable));
+    case Treatment::kBreakAutograd:
+      return BreakNull(BreakCode::kAutograd, QualifiedName(call.callable));
+    case Treatment::kBreakState:
+      return BreakNull(BreakCode::kTorchState, QualifiedName(call.callable));
+  }
+  return BreakNull(BreakCode::kInternalError, "treatment");
+}
+
+PyObject* RecorderState::Impl::ModelAttribute(Treatment treatment, const NativeCall& call) {
+  PyObject* const* args = call.args;
+  if (call.kwnames != nullptr || call.nargs < 2 || !PyUnicode_Check(args[1])) return CallPure(call);
+  PyObject* interned = Py_NewRef(args[1]);
+  if (PyUnicode_CheckExact(interned)) PyUnicode_InternInPlace(&interned);
+  PyRef name = PyRef::Steal(interned);
+  if (treatment == Treatment::kSetAttr) return call.nargs == 3 ? NoneIf(SetAttr(args[0], name.get(), args[2])) : CallPure(call);
+  if (treatment == Treatment::kDelAttr) return NoneIf(SetAttr(args[0], name.get(), nullptr));
+  if (treatment == Treatment::kObjectSetAttr) return call.nargs == 3 ? NoneIf(GenericSetAttr(args[0], name.get(), args[2])) : CallPure(call);
+  if (treatment == Treatment::kObjectDelAttr) return NoneIf(GenericSetAttr(args[0], name.get(), nullptr));
+  PyObject* value = nullptr;
+  if (treatment == Treatment::kObjectGetAttribute) {
+    bool found = true;
+    if (PyType_Check(args[0]) || PyModule_Check(args[0]) || IsTensor(args[0])) return GetAttr(args[0], name.get());
+    GuardType(Py_TYPE(args[0]));
+    value = GenericGetAttr(args[0], name.get(), &found);
+    if (value == nullptr && !found) {
+      PyErr_Format(PyExc_AttributeError, "'%.50s' object has no attribute '%U'", Py_TYPE(args[0])->tp_name, name.get());
+    }
+    return value;
+  }
+  value = GetAttr(args[0], name.get());
+  const bool absent = value == nullptr && !broken() && PyErr_ExceptionMatches(PyExc_AttributeError);
+  if (treatment == Treatment::kHasAttr) {
+    if (value == nullptr && !absent) return nullptr;
+    PyErr_Clear();
+    Py_XDECREF(value);
+    return Boolean(!absent);
+  }
+  if (!absent || call.nargs < 3) return value;
+  PyErr_Clear();
+  return Py_NewRef(args[2]);
+}
+
+// operator.attrgetter and itemgetter, by what they say in __reduce__.
+PyObject* RecorderState::Impl::ModelGetter(const NativeCall& call) {
+  PyRef reduced = PyRef::Steal(PyObject_CallMethod(call.callable, "__reduce__", nullptr));
+  if (!reduced || PyTuple_GET_SIZE(reduced.get()) < 2) return BreakNull(BreakCode::kUnsupportedCallable, "a getter");
+  PyObject* names = PyTuple_GET_ITEM(reduced.get(), 1);
+  const bool is_attribute = Py_TYPE(call.callable) == Names().attrgetter;
+  PyRef results = PyRef::Steal(PyTuple_New(PyTuple_GET_SIZE(names)));
+  if (!results) return nullptr;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
+    PyObject* name = PyTuple_GET_ITEM(names, i);
+    PyRef value = PyRef::Borrow(call.args[0]);
+    if (!is_attribute) {
+      value = PyRef::Steal(GetItem(value.get(), name));
+    } else {
+      PyRef dot = PyRef::Steal(PyUnicode_FromString("."));
+      PyRef parts = PyRef::Steal(dot ? PyUnicode_Split(name, dot.get(), -1) : nullptr);
+      for (Py_ssize_t p = 0; parts && value && p < PyList_GET_SIZE(parts.get()); ++p) {
+        PyObject* part = Py_NewRef(PyList_GET_ITEM(parts.get(), p));
+        PyUnicode_InternInPlace(&part);
+        value = PyRef::Steal(GetAttr(value.get(), part));
+        Py_DECREF(part);
+      }
+    }
+    if (!value) return nullptr;
+    PyTuple_SET_ITEM(results.get(), i, value.release());
+  }
+  return PyTuple_GET_SIZE(names) == 1 ? Py_NewRef(PyTuple_GET_ITEM(results.get(), 0)) : results.release();
+}
+
+PyObject* RecorderState::Impl::ModelReduce(const NativeCall& call, bool is_sum) {
+  const Py_ssize_t first = is_sum ? 0 : 1;
+  if (call.total() <= first) return CallPure(call);
+  if (call.kwnames != nullptr && !(is_sum && call.total() == 2)) return CallPure(call);
+  PyRef items = PyRef::Steal(AsTuple(call.args[first]));
+  if (!items) return nullptr;
+  PyRef total;
+  if (call.total() > first + 1) {
+    total = PyRef::Borrow(call.args[first + 1]);
+  } else if (is_sum) {
+    total = PyRef::Steal(PyLong_FromLong(0));
+  }
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
+    PyObject* item = PyTuple_GET_ITEM(items.get(), i);
+    if (!total) {
+      total = PyRef::Borrow(item);
+      continue;
+    }
+    if (is_sum && PyUnicode_Check(total.get())) return CallPure(call);
+    total = PyRef::Steal(is_sum ? Binary(0, total.get(), item) : Call(call.args[0], {total.get(), item}));
+    if (!total) return nullptr;
+  }
+  if (!total) PyErr_SetString(PyExc_TypeError, "reduce() of empty iterable with no initial value");
+  return total.release();
+}
+
+// Whether C code that calls `callable` leaves the recording complete: Python frames come back through the hook.
+bool RecorderState::Impl::MayBeCalledByC(PyObject* callable) {
+  if (callable == Py_None || PyFunction_Check(callable)) return !PyFunction_Check(callable) || !FindCallable(callable);
+  if (Py_TYPE(callable) == &PyMethod_Type) return MayBeCalledByC(PyMethod_GET_FUNCTION(callable));
+  if (PyType_Check(callable)) return FindCallable(callable) == Treatment::kPure;
+  if (std::optional<Treatment> treatment = FindCallable(callable)) return *treatment == Treatment::kPure;
+  if (Py_TYPE(callable) == Names().itemgetter) return true;
+  if (Py_TYPE(callable) == &PyMethodDescr_Type) {
+    PyTypeObject* type = reinterpret_cast<PyDescrObject*>(callable)->d_type;
+    return type == &PyUnicode_Type || type == &PyTuple_Type;
+  }
+  return false;
+}
+
+PyObject* RecorderState::Impl::ModelHigherOrder(const NativeCall& call) {
+  for (Py_ssize_t i = 0; i < call.total(); ++i) {
+    PyObject* argument = call.args[i];
+    if (Py_TYPE(argument)->tp_call == nullptr || MayBeCalledByC(argument)) continue;
+    return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable) + " calls " + QualifiedName(argument));
+  }
+  return CallPure(call);
+}
+
+PyObject* RecorderState::Impl::ModelMap(const NativeCall& call) {
+  if (call.nargs < 2 || call.kwnames != nullptr || MayBeCalledByC(call.args[0])) return CallPure(call);
+  // Anything else is called now, in the order in which map would; only over what is finite.
+  std::vector<PyRef> columns;
+  Py_ssize_t rows = PY_SSIZE_T_MAX;
+  for (Py_ssize_t i = 1; i < call.nargs; ++i) {
+    PyObject* source = call.args[i];
+    if (!PyTuple_Check(source) && !PyList_Check(source) && !PyDict_Check(source) && Py_TYPE(source) != &PyRange_Type) {
+      return BreakNull(BreakCode::kUnsupportedCallable, "map of " + QualifiedName(call.args[0]));
+    }
+    columns.push_back(PyRef::Steal(AsTuple(source)));
+    if (!columns.back()) return nullptr;
+    rows = std::min(rows, PyTuple_GET_SIZE(columns.back().get()));
+  }
+  PyRef results = PyRef::Steal(PyList_New(0));
+  for (Py_ssize_t row = 0; results && row < rows; ++row) {
+    std::vector<PyObject*> args;
+    for (const PyRef& column : columns) args.push_back(PyTuple_GET_ITEM(column.get(), row));
+    PyRef value = PyRef::Steal(Call(call.args[0], args.data(), static_cast<Py_ssize_t>(args.size()), nullptr));
+    if (!value || PyList_Append(results.get(), value.get()) != 0) return nullptr;
+  }
+  return results ? PyObject_GetIter(results.get()) : nullptr;
+}
+
+PyObject* RecorderState::Impl::ModelOperator(const NativeCall& call) {
+  PyObject* const* args = call.args;
+  const std::string_view name = reinterpret_cast<PyCFunctionObject*>(call.callable)->m_ml->ml_name;
+  if (call.kwnames == nullptr && call.nargs == 2) {
+    for (const NamedOperator& row : kBinaryNames) {
+      if (name == row.name) return Binary(row.number, args[0], args[1]);
+    }
+    for (const NamedOperator& row : kCompareNames) {
+      if (name == row.name) return RichCompare(args[0], args[1], row.number);
+    }
+    if (name == "getitem") return GetItem(args[0], args[1]);
+    if (name == "delitem") return NoneIf(DelItem(args[0], args[1]));
+    if (name == "contains") return Boolean(Contains(args[0], args[1]));
+    if (name == "is_") return Boolean(Is(args[0], args[1]));
+    if (name == "is_not") return Boolean(!Is(args[0], args[1]));
+  }
+  if (call.kwnames == nullptr && call.nargs == 3 && name == "setitem") return NoneIf(SetItem(args[0], args[1], args[2]));
+  if (call.kwnames == nullptr && call.nargs == 1) {
+    if (name == "neg") return Unary(UnaryOperator::kNegative, args[0]);
+    if (name == "pos") return Unary(UnaryOperator::kPositive, args[0]);
+    if (name == "invert") return Unary(UnaryOperator::kInvert, args[0]);
+    if (name == "not_") return Unary(UnaryOperator::kNot, args[0]);
+    if (name == "truth") return Boolean(IsTrue(args[0]));
+  }
+  return CallPure(call);
+}
+
+PyObject* RecorderState::Impl::ModelGetItemDefault(const NativeCall& call) {
+  if (Shadow* shadow = FindShadow(call.args[0]); shadow != nullptr && call.nargs <= 3) {
+    PyObject* value = ShadowDictGet(*shadow, call.args[1]);
+    if (value != nullptr || PyErr_Occurred()) return value;
+    return Py_NewRef(call.nargs > 2 ? call.args[2] : Py_None);
+  }
+  if (auto proxy = proxies.find(call.args[0]); proxy != proxies.end()) {
+    PyRef value = PyRef::Steal(CallReal(call));
+    if (!value || (call.nargs > 2 && value.get() == call.args[2])) return value.release();
+    return Lift(value.release(), Intern(SourceKind::kTypeAttribute, Pinned(proxy->second.get()), call.args[1]), true);
+  }
+  return Scan(CallReal(call));
+}
+
+// The value is not guarded by itself: it is taken only where it is a constant, and read through the source of nothing.
+PyObject* RecorderState::Impl::ModelContextVar(const NativeCall& call) {
+  PyRef value = PyRef::Steal(CallReal(call));
+  if (!value) return nullptr;
+  if (call.nargs > 1 && value.get() == call.args[1]) return value.release();
+  return BreakNull(BreakCode::kUnsupportedObject, "the value of a context variable");
+}
+
+PyObject* RecorderState::Impl::ModelText(const NativeCall& call) {
+  for (Py_ssize_t i = 0; i < call.total(); ++i) {
+    if (HasFake(call.args[i])) return BreakNull(BreakCode::kTensorData, "a tensor is formatted");
+  }
+  return CallPure(call);
+}
+
+PyObject* RecorderState::Impl::ModelConstantTensor(const NativeCall& call) {
+  for (Py_ssize_t i = 0; i < call.total(); ++i) {
+    if (Prepare(call.args[i]) != 0) return nullptr;
+    if (!HasFake(call.args[i])) continue;
+    if (i == 0 && IsTensor(call.args[0])) return CallTorch(TorchCall::Kind::kFunction, call.callable, call);
+    return BreakNull(BreakCode::kDataDependent, "torch.tensor of tensors");
+  }
+  PyRef made;
+  {
+    FakeSession::Pause pause;
+    const bool armed = RecordingHook::Arm(false);
+    made = PyRef::Steal(PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames));
+    RecordingHook::Arm(armed);
+  }
+  if (!made) return nullptr;
+  const at::Tensor real = TensorOf(made.get());
+  if (real.requires_grad()) return BreakNull(BreakCode::kAutograd, "torch.tensor(requires_grad=True)");
+  TorchGraph& graph = recording->torch_graph;
+  TorchArgument constant{.kind = TorchArgument::Kind::kValue, .constant = {}, .value = -1, .items = {}, .keys = {}};
+  constant.value = static_cast<TorchValueId>(graph.values.size());
+  graph.values.push_back(FakeSession::MetaOf(real));
+  graph.constants.emplace_back(constant.value, real);
+  session.SetPosition(CurrentLocation(), static_cast<int32_t>(graph.calls.size()));
+  absl::StatusOr<at::Tensor> fake = session.MakeConstant(real);
+  if (!fake.ok()) return BreakNull(BreakCode::kUnsupportedTensor, std::string(fake.status().message()));
+  TorchCall clone{.kind = TorchCall::Kind::kMethod, .target = PyRef::Borrow(Names().clone), .args = {constant}, .kwargs = {}, .result = {}};
+  clone.location = CurrentLocation();
+  clone.result.kind = TorchArgument::Kind::kValue;
+  clone.result.value = TorchValue(*fake, true);
+  graph.calls.push_back(std::move(clone));
+  return THPVariable_Wrap(*fake);
+}
+
+PyObject* RecorderState::Impl::ModelTorchState(const NativeCall& call) {
+  TorchCall record{.kind = TorchCall::Kind::kFunction, .target = PyRef::Borrow(call.callable), .args = {}, .kwargs = {}, .result = {}};
+  for (Py_ssize_t i = 0; i < call.nargs; ++i) {
+    if (!IsConstant(call.args[i])) return BreakNull(BreakCode::kTorchState, QualifiedName(call.callable));
+    record.args.emplace_back().constant = PyRef::Borrow(call.args[i]);
+  }
+  if (call.kwnames != nullptr) return BreakNull(BreakCode::kTorchState, QualifiedName(call.callable));
+  record.location = CurrentLocation();
+  PyRef result = PyRef::Steal(CallReal(call));
+  if (!result) return nullptr;
+  record.result.constant = result;
+  recording->torch_graph.calls.push_back(std::move(record));
+  return result.release();
+}
+
+}  // namespace framejit

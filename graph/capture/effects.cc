@@ -1,0 +1,192 @@
+// The end of a recording: what it wrote to outside objects as effects, its outputs, its result.
+#include <ATen/core/Tensor.h>
+
+#include "graph/capture/recorder_impl.h"
+
+namespace framejit {
+namespace {
+
+bool Mutates(const Graph& graph) {
+  for (const Node& node : graph.nodes) {
+    if (MutatesArguments(node.op)) return true;
+  }
+  return false;
+}
+
+// The keys of a dict in its own order, without user code.
+PyRef KeysOf(PyObject* dict) {
+  PyRef iterator = PyRef::Steal(NativeBase(Py_TYPE(dict))->tp_iter(dict));
+  return PyRef::Steal(iterator ? PySequence_Tuple(iterator.get()) : nullptr);
+}
+
+}  // namespace
+
+void RecorderState::Impl::AddEffect(EffectKind kind, RecipeId target, RecipeId key, RecipeId value) {
+  recording->exit_plan.effects.push_back(
+      Effect{.kind = kind, .target = target, .key = key, .value = value, .callable = {}, .arguments = {}});
+}
+
+RecipeId RecorderState::Impl::SourceRecipe(SourceId source) {
+  Recipe recipe{.kind = RecipeKind::kSource, .object = {}, .source = source, .children = {}, .attributes = {}};
+  recording->exit_plan.recipes.push_back(std::move(recipe));
+  return static_cast<RecipeId>(recording->exit_plan.recipes.size()) - 1;
+}
+
+namespace {
+
+struct DictChanges {
+  std::vector<PyObject*> set;      // borrowed from the copy
+  std::vector<PyObject*> deleted;  // borrowed from the original
+  bool reordered = false;
+};
+
+// What differs between an outside dict and its shadow. An element that was read and put back as it was is no change.
+bool FindChanges(const Shadow& shadow, PyObject* old_keys, PyObject* new_keys, DictChanges* changes) {
+  std::vector<PyObject*> expected;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(old_keys); ++i) {
+    PyObject* key = PyTuple_GET_ITEM(old_keys, i);
+    if (PyDict_GetItemWithError(shadow.copy.get(), key) != nullptr) {
+      expected.push_back(key);
+    } else {
+      changes->deleted.push_back(key);
+    }
+  }
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(new_keys); ++i) {
+    PyObject* key = PyTuple_GET_ITEM(new_keys, i);
+    PyObject* value = PyDict_GetItemWithError(shadow.copy.get(), key);
+    if (value == nullptr) return false;
+    const auto position = static_cast<size_t>(i);
+    if (position < expected.size() && PyObject_RichCompareBool(expected[position], key, Py_EQ) != 1) changes->reordered = true;
+    if (IsUnlifted(value) || PyDict_GetItemWithError(shadow.baseline.get(), key) == value) continue;
+    changes->set.push_back(key);
+  }
+  return !PyErr_Occurred();
+}
+
+}  // namespace
+
+void RecorderState::Impl::DictEffects(const Shadow& shadow) {
+  PyRef old_keys = KeysOf(shadow.real.get());
+  PyRef new_keys = KeysOf(shadow.copy.get());
+  DictChanges changes;
+  if (!old_keys || !new_keys || !FindChanges(shadow, old_keys.get(), new_keys.get(), &changes)) {
+    return Break(BreakCode::kInternalError, "the effects on a dict");
+  }
+  const bool instance = shadow.kind == ShadowKind::kInstanceDict;
+  const RecipeId target = instance ? RecipeFor(shadow.owner.get()) : SourceRecipe(shadow.source);
+  const EffectKind set = instance ? EffectKind::kSetAttribute : EffectKind::kSetDictItem;
+  const EffectKind remove = instance ? EffectKind::kDeleteAttribute : EffectKind::kDeleteDictItem;
+  for (PyObject* key : changes.deleted) AddEffect(remove, target, RecipeFor(key), kNoRecipe);
+  if (changes.reordered) {
+    // Everything is taken out and put back in the new order.
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(new_keys.get()); ++i) {
+      PyObject* key = PyTuple_GET_ITEM(new_keys.get(), i);
+      PyObject* value = PyDict_GetItemWithError(shadow.copy.get(), key);
+      const RecipeId key_recipe = RecipeFor(key);
+      const RecipeId value_recipe =
+          IsUnlifted(value) ? SourceRecipe(Intern(SourceKind::kDictItem, shadow.source, key)) : RecipeFor(value);
+      if (PyDict_GetItemWithError(shadow.real.get(), key) != nullptr) AddEffect(remove, target, key_recipe, kNoRecipe);
+      AddEffect(set, target, key_recipe, value_recipe);
+    }
+    return;
+  }
+  for (PyObject* key : changes.set) {
+    AddEffect(set, target, RecipeFor(key), RecipeFor(PyDict_GetItemWithError(shadow.copy.get(), key)));
+  }
+}
+
+// Lists, sets and deques are replaced whole.
+void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
+  PyRef now = PyRef::Steal(PySequence_List(shadow.copy.get()));
+  if (!now) return Break(BreakCode::kInternalError, "the effects on a container");
+  const Py_ssize_t size = PyList_GET_SIZE(now.get());
+  bool same = false;
+  if (shadow.kind == ShadowKind::kSet) {
+    same = PyObject_RichCompareBool(shadow.copy.get(), shadow.baseline.get(), Py_EQ) == 1;
+  } else {
+    same = size == PyList_GET_SIZE(shadow.baseline.get());
+    for (Py_ssize_t i = 0; same && i < size; ++i) {
+      same = PyList_GET_ITEM(now.get(), i) == PyList_GET_ITEM(shadow.baseline.get(), i);
+    }
+  }
+  if (same) return;
+  Recipe recipe{.kind = RecipeKind::kList, .object = {}, .children = {}, .attributes = {}};
+  EffectKind effect = EffectKind::kReplaceList;
+  if (shadow.kind == ShadowKind::kSet) {
+    recipe.kind = RecipeKind::kSet;
+    recipe.object = PyRef::Borrow(reinterpret_cast<PyObject*>(&PySet_Type));
+    effect = EffectKind::kReplaceSet;
+  } else if (shadow.kind == ShadowKind::kDeque) {
+    effect = EffectKind::kReplaceDeque;
+  }
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    PyObject* item = PyList_GET_ITEM(now.get(), i);
+    const auto index = static_cast<int32_t>(i);
+    recipe.children.push_back(IsUnlifted(item) ? SourceRecipe(Intern(SourceKind::kListItem, shadow.source, nullptr, index))
+                                               : RecipeFor(item));
+  }
+  recording->exit_plan.recipes.push_back(std::move(recipe));
+  const auto value = static_cast<RecipeId>(recording->exit_plan.recipes.size()) - 1;
+  AddEffect(effect, SourceRecipe(shadow.source), kNoRecipe, value);
+}
+
+void RecorderState::Impl::WriteEffect(const Write& write) {
+  if (write.shadow != nullptr) {
+    PyDict_Check(write.shadow->copy.get()) ? DictEffects(*write.shadow) : SequenceEffects(*write.shadow);
+  } else if (write.cell) {
+    const auto [source, index] = cell_places.at(write.cell.get());
+    const PyRef& value = cell_values.at(write.cell.get()).value;
+    const RecipeId target = SourceRecipe(Intern(SourceKind::kCell, source, nullptr, index));
+    AddEffect(EffectKind::kSetCell, target, kNoRecipe, value ? RecipeFor(value.get()) : kNoRecipe);
+  } else {
+    const PyRef& value = native_attributes.at({write.object.get(), write.name.get()});
+    AddEffect(EffectKind::kSetAttribute, RecipeFor(write.object.get()), RecipeFor(write.name.get()), RecipeFor(value.get()));
+  }
+}
+
+void RecorderState::Impl::BuildEffects() {
+  // A recipe may lift nothing, so `writes` does not grow here.
+  for (const Write& write : writes) {
+    WriteEffect(write);
+    if (broken()) return;
+  }
+  AddTorchStateEffects();
+}
+
+void RecorderState::Impl::CollectOutputs() {
+  Graph& graph = session.graph();
+  for (const PyRef& output : graph_outputs) {
+    const at::Tensor& tensor = TensorOf(output.get());
+    graph.outputs.push_back(session.ValueOf(tensor));
+    const TorchValueId id = TorchValue(tensor, false);
+    if (id < 0) return Break(BreakCode::kInternalError, "a result that no recorded call made");
+    recording->torch_graph.outputs.push_back(id);
+    recording->needs_autograd |= tensor.requires_grad();
+  }
+  if (recording->inputs.size() > 1 && Mutates(graph)) AddGuard(GuardKind::kNoOverlap, kNoSource);
+}
+
+std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {
+  PyRef owned = PyRef::Steal(result);
+  if (!broken() && CheckFailure() == 0) {
+    if (!owned) {
+      Break(BreakCode::kRaised, "");
+    } else {
+      recording->exit_plan.result = RecipeFor(owned.get());
+      if (!broken()) BuildEffects();
+      if (!broken()) CollectOutputs();
+    }
+  }
+  PyErr_Clear();
+  RestoreTorchState();
+  if (broken()) {
+    recording->exit_plan = {};
+    recording->torch_graph = {};
+    recording->inputs.clear();
+  } else {
+    recording->graph = std::move(session.graph());
+  }
+  return std::move(recording);
+}
+
+}  // namespace framejit

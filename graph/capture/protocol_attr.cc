@@ -1,0 +1,339 @@
+// Attribute reads. Mirrors PyObject_GenericGetAttr, type_getattro, module_getattro, super_getattro and
+// slot_tp_getattr_hook of CPython's Objects/ (3.11 to 3.13), with a guard for each fact they rest on.
+#include "graph/capture/recorder_impl.h"
+
+namespace framejit {
+namespace {
+
+bool IsDataDescriptor(PyObject* descriptor) { return Py_TYPE(descriptor)->tp_descr_set != nullptr; }
+
+bool HasInstanceDict(PyTypeObject* type) { return type->tp_dictoffset != 0 || ShimTypeLookup(type, Names().dict) != nullptr; }
+
+// A local object's own attribute; its values were lifted when they were stored.
+PyObject* LocalDictGet(PyObject* object, PyObject* name) {
+  if (PyObject* value = ShimInlineValue(object, name)) return Py_NewRef(value);
+  PyObject* dict = ShimInstanceDict(object);
+  return dict == nullptr ? nullptr : Py_XNewRef(PyDict_GetItemWithError(dict, name));
+}
+
+// The Python function that overrides special method `name`, or null.
+PyObject* PythonOverride(PyTypeObject* type, PyObject* name) {
+  PyObject* found = ShimTypeLookup(type, name);
+  return found != nullptr && PyFunction_Check(found) ? found : nullptr;
+}
+
+PyObject* NoAttribute(PyObject* object, PyObject* name) {
+  PyErr_Format(PyExc_AttributeError, "'%.50s' object has no attribute '%U'", Py_TYPE(object)->tp_name, name);
+  return nullptr;
+}
+
+bool IsEntry(PyObject* object) {
+  return std::string_view(Py_TYPE(object)->tp_name).starts_with("framejit") && Py_TYPE(object)->tp_call != nullptr;
+}
+
+}  // namespace
+
+PyObject* RecorderState::Impl::GetAttr(PyObject* object, PyObject* name) {
+  if (IsPrimitive(object)) return PyObject_GetAttr(object, name);
+  if (IsUnlifted(object)) return BreakNull(BreakCode::kInternalError, "an element of a container escaped unread");
+  if (PyModule_Check(object)) return ModuleGetAttr(object, name);
+  if (PyType_Check(object)) return TypeGetAttr(reinterpret_cast<PyTypeObject*>(object), name);
+  if (IsTensor(object)) return TensorGetAttr(object, name);
+  if (Py_TYPE(object) == &PySuper_Type) return SuperGetAttr(object, name);
+  if (Py_TYPE(object) == &PyMethod_Type) return MethodGetAttr(object, name);
+  return InstanceGetAttr(object, name);
+}
+
+PyObject* RecorderState::Impl::InstanceGetAttr(PyObject* object, PyObject* name) {
+  PyTypeObject* type = Py_TYPE(object);
+  GuardType(type);
+  bool found = true;
+  PyRef result;
+  PyObject* override_ = ShimTypeLookup(type, Names().getattribute);
+  if (type->tp_getattro == PyObject_GenericGetAttr || override_ == Names().object_getattribute) {
+    result = PyRef::Steal(GenericGetAttr(object, name, &found));
+  } else if (override_ != nullptr && PyFunction_Check(override_)) {
+    result = PyRef::Steal(Call(override_, {object, name}));
+  } else if (!IsOutside(object)) {
+    result = PyRef::Steal(Scan(PyObject_GetAttr(object, name)));
+    return result.release();
+  } else {
+    return BreakNull(BreakCode::kUnsupportedObject, std::string("attributes of a ") + type->tp_name);
+  }
+  if (result) return result.release();
+  if (broken()) return nullptr;
+  if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_AttributeError)) return nullptr;
+  PyObject* fallback = ShimTypeLookup(type, Names().getattr);
+  if (fallback == nullptr) return PyErr_Occurred() ? nullptr : NoAttribute(object, name);
+  PyErr_Clear();
+  return Call(fallback, {object, name});
+}
+
+// Null with *found false and no exception: no such attribute.
+PyObject* RecorderState::Impl::GenericGetAttr(PyObject* object, PyObject* name, bool* found) {
+  PyTypeObject* type = Py_TYPE(object);
+  PyRef descriptor = PyRef::Borrow(ShimTypeLookup(type, name));
+  *found = true;
+  if (descriptor && IsDataDescriptor(descriptor.get())) return BindData(descriptor.get(), object, name);
+  if (HasInstanceDict(type)) {
+    PyObject* value = nullptr;
+    if (IsOutside(object)) {
+      Shadow* dict = InstanceDict(object);
+      if (dict == nullptr) return nullptr;
+      value = ShadowDictGet(*dict, name);
+    } else {
+      value = LocalDictGet(object, name);
+    }
+    if (value != nullptr || PyErr_Occurred()) return value;
+  }
+  if (descriptor) return Bind(descriptor.get(), object, type, type, name);
+  *found = false;
+  return nullptr;
+}
+
+PyObject* RecorderState::Impl::CallGetter(PyObject* getter, PyObject* object) { return Call(getter, {object}); }
+
+// A data descriptor found on the type of `object`.
+PyObject* RecorderState::Impl::BindData(PyObject* descriptor, PyObject* object, PyObject* name) {
+  PyTypeObject* kind = Py_TYPE(descriptor);
+  PyTypeObject* type = Py_TYPE(object);
+  if (PyType_IsSubtype(kind, &PyProperty_Type)) {
+    PyRef getter = PyRef::Steal(PyObject_GetAttr(descriptor, Names().fget));
+    if (!getter) return nullptr;
+    if (getter.get() == Py_None) return NoAttribute(object, name);
+    return CallGetter(getter.get(), object);
+  }
+  if (kind == &PyGetSetDescr_Type && name == Names().klass) return Py_NewRef(reinterpret_cast<PyObject*>(type));
+  if (kind == &PyGetSetDescr_Type && PyUnicode_Compare(name, Names().dict) == 0 && IsOutside(object)) {
+    Shadow* dict = InstanceDict(object);
+    return dict == nullptr ? nullptr : Py_NewRef(dict->copy.get());
+  }
+  if (kind == &PyGetSetDescr_Type || kind == &PyMemberDescr_Type) return BindNative(descriptor, object, name);
+  if (PyObject* get = PythonOverride(kind, Names().get)) {
+    GuardType(kind);
+    PyRef lifted = PyRef::Steal(
+        Lift(Py_NewRef(descriptor), Intern(SourceKind::kTypeAttribute, Pinned(reinterpret_cast<PyObject*>(type)), name), true));
+    return lifted ? Call(get, {lifted.get(), object, reinterpret_cast<PyObject*>(type)}) : nullptr;
+  }
+  return BreakNull(BreakCode::kUnsupportedObject, std::string("a descriptor of type ") + kind->tp_name);
+}
+
+// Slots and C attributes. Of an outside object they are sources of their own; writes are kept in native_attributes.
+PyObject* RecorderState::Impl::BindNative(PyObject* descriptor, PyObject* object, PyObject* name) {
+  descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
+  auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+  const SourceId source = SourceOf(object);
+  if (source == kNoSource) return Scan(get(descriptor, object, type));
+  if (auto row = native_attributes.find({object, name}); row != native_attributes.end()) {
+    if (!row->second) return NoAttribute(object, name);
+    return Py_NewRef(row->second.get());
+  }
+  Provenance* provenance = FindKnown(object);
+  PyObject* real = provenance != nullptr ? provenance->real.get() : object;
+  PyObject* value = get(descriptor, real, type);
+  if (value == nullptr) {
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) return nullptr;
+    return BreakNull(BreakCode::kUnsupportedObject, "an empty slot of an outside object");
+  }
+  return Lift(value, Intern(SourceKind::kAttribute, source, name));
+}
+
+// An attribute found along the MRO of `found_on`, bound to `object`, or to nothing where object is null.
+PyObject* RecorderState::Impl::Bind(PyObject* descriptor, PyObject* object, PyTypeObject* type, PyTypeObject* found_on,
+                                    PyObject* name) {
+  PyTypeObject* kind = Py_TYPE(descriptor);
+  auto* owner = reinterpret_cast<PyObject*>(type);
+  const SourceId source = Intern(SourceKind::kTypeAttribute, Pinned(reinterpret_cast<PyObject*>(found_on)), name);
+  if (kind == &PyFunction_Type) {
+    if (object != nullptr) return PyMethod_New(descriptor, object);
+    return Lift(Py_NewRef(descriptor), source, true);
+  }
+  if (kind->tp_descr_get == nullptr) return Lift(Py_NewRef(descriptor), source, true);
+  if (object != nullptr && IsEntry(descriptor)) return PyMethod_New(descriptor, object);
+  if (kind == &PyStaticMethod_Type) {
+    PyRef inner = PyRef::Steal(kind->tp_descr_get(descriptor, object, owner));
+    if (inner && (IsCodeLike(inner.get()) || IsPrimitive(inner.get()))) return Lift(inner.release(), source, true);
+    return inner ? BreakNull(BreakCode::kUnsupportedObject, "a static method that is not a function") : nullptr;
+  }
+  if (kind == &PyProperty_Type || kind == &PyGetSetDescr_Type || kind == &PyMemberDescr_Type) {
+    if (object == nullptr) return Lift(Py_NewRef(descriptor), source, true);
+    return BindData(descriptor, object, name);
+  }
+  if (PyObject* get = PythonOverride(kind, Names().get)) {
+    GuardType(kind);
+    PyRef lifted = PyRef::Steal(Lift(Py_NewRef(descriptor), source, true));
+    return lifted ? Call(get, {lifted.get(), object != nullptr ? object : Py_None, owner}) : nullptr;
+  }
+  if (kind == &PyClassMethod_Type || kind == &PyMethodDescr_Type || kind == &PyWrapperDescr_Type ||
+      kind == &PyClassMethodDescr_Type || kind == Names().lru_cache || kind == &PyInstanceMethod_Type) {
+    return kind->tp_descr_get(descriptor, object, owner);
+  }
+  if (kind == &PyMethod_Type) return Lift(Py_NewRef(descriptor), source, true);
+  if (IsPythonClass(kind) && ShimTypeLookup(kind, Names().get) == nullptr) return Lift(Py_NewRef(descriptor), source, true);
+  return BreakNull(BreakCode::kUnsupportedObject, std::string("a descriptor of type ") + kind->tp_name);
+}
+
+PyObject* RecorderState::Impl::TypeGetAttr(PyTypeObject* type, PyObject* name) {
+  PyTypeObject* meta = Py_TYPE(type);
+  auto* object = reinterpret_cast<PyObject*>(type);
+  GuardType(meta);
+  GuardType(type);
+  if (PythonOverride(meta, Names().getattribute) != nullptr) {
+    return BreakNull(BreakCode::kUnsupportedObject, std::string("attributes of a ") + meta->tp_name);
+  }
+  PyRef meta_attribute = PyRef::Borrow(ShimTypeLookup(meta, name));
+  if (meta_attribute && IsDataDescriptor(meta_attribute.get())) {
+    PyTypeObject* kind = Py_TYPE(meta_attribute.get());
+    if (kind != &PyGetSetDescr_Type && kind != &PyMemberDescr_Type) return BindData(meta_attribute.get(), object, name);
+    PyRef value = PyRef::Steal(kind->tp_descr_get(meta_attribute.get(), object, reinterpret_cast<PyObject*>(meta)));
+    if (value && Py_TYPE(value.get()) == Names().mappingproxy) proxies.emplace(value.get(), PyRef::Borrow(object));
+    if (value && proxies.contains(value.get())) kept_alive.push_back(value);
+    return Scan(value.release());
+  }
+  PyRef attribute = PyRef::Borrow(ShimTypeLookup(type, name));
+  if (attribute) return Bind(attribute.get(), nullptr, type, type, name);
+  if (meta_attribute) return Bind(meta_attribute.get(), object, meta, meta, name);
+  if (PyObject* fallback = PythonOverride(meta, Names().getattr)) return Call(fallback, {object, name});
+  PyErr_Format(PyExc_AttributeError, "type object '%.50s' has no attribute '%U'", type->tp_name, name);
+  return nullptr;
+}
+
+PyObject* RecorderState::Impl::ModuleGetAttr(PyObject* module, PyObject* name) {
+  PyTypeObject* type = Py_TYPE(module);
+  PyObject* dict = PyModule_GetDict(module);
+  GuardType(type);
+  if (PythonOverride(type, Names().getattribute) != nullptr) {
+    return BreakNull(BreakCode::kUnsupportedObject, std::string("attributes of a ") + type->tp_name);
+  }
+  PyRef descriptor = PyRef::Borrow(ShimTypeLookup(type, name));
+  if (descriptor && IsDataDescriptor(descriptor.get())) {
+    if (PyUnicode_Compare(name, Names().dict) != 0) return BindData(descriptor.get(), module, name);
+    Shadow* shadow = GlobalsShadow(dict);
+    return shadow == nullptr ? nullptr : Py_NewRef(shadow->copy.get());
+  }
+  PyObject* value = GlobalsGet(dict, name);
+  if (value != nullptr || PyErr_Occurred()) return value;
+  if (descriptor) return Bind(descriptor.get(), module, type, type, name);
+  if (PyObject* fallback = PythonOverride(type, Names().getattr)) return Call(fallback, {module, name});
+  PyRef fallback = PyRef::Steal(GlobalsGet(dict, Names().getattr));
+  if (fallback) return Call(fallback.get(), {name});
+  if (!PyErr_Occurred()) {
+    PyErr_Format(PyExc_AttributeError, "module '%s' has no attribute '%U'", PyModule_GetName(module), name);
+  }
+  return nullptr;
+}
+
+PyObject* RecorderState::Impl::SuperGetAttr(PyObject* object, PyObject* name) {
+  const WellKnown& n = Names();
+  PyRef start = PyRef::Steal(PyObject_GenericGetAttr(object, n.thisclass));
+  PyRef self = PyRef::Steal(PyObject_GenericGetAttr(object, n.self));
+  PyRef self_class = PyRef::Steal(PyObject_GenericGetAttr(object, n.self_class));
+  if (!start || !self || !self_class) return nullptr;
+  if (self_class.get() == Py_None || PyUnicode_Compare(name, n.klass) == 0) return PyObject_GenericGetAttr(object, name);
+  auto* type = reinterpret_cast<PyTypeObject*>(self_class.get());
+  GuardType(type);
+  PyObject* mro = type->tp_mro;
+  Py_ssize_t i = 0;
+  while (i < PyTuple_GET_SIZE(mro) && PyTuple_GET_ITEM(mro, i) != start.get()) ++i;
+  for (++i; i < PyTuple_GET_SIZE(mro); ++i) {
+    PyRef base = PyRef::Borrow(PyTuple_GET_ITEM(mro, i));
+    PyRef dict = PyRef::Steal(PyObject_GetAttr(base.get(), n.dict));
+    if (!dict) return nullptr;
+    PyRef found = PyRef::Steal(PyObject_GetItem(dict.get(), name));
+    if (!found) {
+      if (!PyErr_ExceptionMatches(PyExc_KeyError)) return nullptr;
+      PyErr_Clear();
+      continue;
+    }
+    const bool unbound = self.get() == self_class.get();
+    return Bind(found.get(), unbound ? nullptr : self.get(), type, reinterpret_cast<PyTypeObject*>(base.get()), name);
+  }
+  PyErr_Format(PyExc_AttributeError, "'super' object has no attribute '%U'", name);
+  return nullptr;
+}
+
+// A bound method forwards what its own type does not have to its function.
+PyObject* RecorderState::Impl::MethodGetAttr(PyObject* method, PyObject* name) {
+  if (ShimTypeLookup(&PyMethod_Type, name) != nullptr) return Scan(PyObject_GetAttr(method, name));
+  return GetAttr(PyMethod_GET_FUNCTION(method), name);
+}
+
+PyObject* RecorderState::Impl::TensorGradient(PyObject* tensor) {
+  auto row = native_attributes.find({tensor, Names().grad});
+  if (row != native_attributes.end()) return Py_NewRef(row->second ? row->second.get() : Py_None);
+  Provenance* provenance = FindKnown(tensor);
+  if (provenance == nullptr) return BreakNull(BreakCode::kAutograd, "Tensor.grad");
+  PyObject* gradient = PyObject_GetAttr(provenance->real.get(), Names().grad);
+  return Lift(gradient, Intern(SourceKind::kTensorGrad, provenance->source));
+}
+
+PyObject* RecorderState::Impl::TensorGetAttr(PyObject* tensor, PyObject* name) {
+  if (!IsFakeTensor(tensor)) return BreakNull(BreakCode::kUnknownTensor, Py_TYPE(tensor)->tp_name);
+  PyTypeObject* type = Py_TYPE(tensor);
+  GuardType(type);
+  PyRef descriptor = PyRef::Borrow(ShimTypeLookup(type, name));
+  if (descriptor && Py_TYPE(descriptor.get()) == &PyGetSetDescr_Type) {
+    if (PyUnicode_Compare(name, Names().grad) == 0) return TensorGradient(tensor);
+    if (PyUnicode_Compare(name, Names().dict) == 0 && FindKnown(tensor) != nullptr) {
+      Shadow* dict = InstanceDict(tensor);
+      return dict == nullptr ? nullptr : Py_NewRef(dict->copy.get());
+    }
+    if (PyUnicode_Compare(name, Names().klass) == 0) return Py_NewRef(reinterpret_cast<PyObject*>(type));
+    if (FindCallable(descriptor.get())) return CallModel(*FindCallable(descriptor.get()), {descriptor.get(), &tensor, 1, nullptr});
+    NativeCall call{descriptor.get(), &tensor, 1, nullptr};
+    if (PyUnicode_Compare(name, Names().data) == 0) {
+      PyRef detach = PyRef::Steal(PyUnicode_InternFromString("detach"));
+      return CallTorch(TorchCall::Kind::kMethod, detach.get(), call, [&] { return PyObject_CallMethodNoArgs(tensor, detach.get()); });
+    }
+    return CallTorch(TorchCall::Kind::kAttribute, name, call, [&] { return PyObject_GetAttr(tensor, name); });
+  }
+  if (descriptor && IsDataDescriptor(descriptor.get())) return BindData(descriptor.get(), tensor, name);
+  PyObject* value = nullptr;
+  if (FindKnown(tensor) != nullptr && !descriptor) {
+    Shadow* dict = InstanceDict(tensor);
+    if (dict == nullptr) return nullptr;
+    value = ShadowDictGet(*dict, name);
+  } else {
+    value = LocalDictGet(tensor, name);
+  }
+  if (value != nullptr || PyErr_Occurred()) return value;
+  if (descriptor) return Bind(descriptor.get(), tensor, type, type, name);
+  return NoAttribute(tensor, name);
+}
+
+int RecorderState::Impl::GetMethod(PyObject* object, PyObject* name, PyObject** method) {
+  PyTypeObject* type = Py_TYPE(object);
+  const bool special = PyModule_Check(object) || PyType_Check(object) || type == &PySuper_Type || type == &PyMethod_Type ||
+                       IsUnlifted(object);
+  PyObject* override_ = special ? nullptr : ShimTypeLookup(type, Names().getattribute);
+  if (!special && (type->tp_getattro == PyObject_GenericGetAttr || override_ == Names().object_getattribute)) {
+    PyRef descriptor = PyRef::Borrow(ShimTypeLookup(type, name));
+    if (descriptor && (Py_TYPE(descriptor.get())->tp_flags & Py_TPFLAGS_METHOD_DESCRIPTOR) != 0) {
+      PyObject* own = nullptr;
+      if (!IsPrimitive(object)) GuardType(type);
+      if (!IsPrimitive(object) && HasInstanceDict(type)) {
+        if (!IsTensor(object) && IsOutside(object)) {
+          Shadow* dict = InstanceDict(object);
+          if (dict == nullptr) return -1;
+          own = ShadowDictGet(*dict, name);
+        } else {
+          own = LocalDictGet(object, name);
+        }
+        if (own == nullptr && PyErr_Occurred()) return -1;
+      }
+      *method = own != nullptr ? own : descriptor.release();
+      return own == nullptr;
+    }
+  }
+  *method = GetAttr(object, name);
+  return *method == nullptr ? -1 : 0;
+}
+
+PyObject* RecorderState::Impl::LookupSpecial(PyObject* object, PyObject* name) {
+  PyTypeObject* type = Py_TYPE(object);
+  GuardType(type);
+  PyRef found = PyRef::Borrow(ShimTypeLookup(type, name));
+  return found ? Bind(found.get(), object, type, type, name) : nullptr;
+}
+
+}  // namespace framejit

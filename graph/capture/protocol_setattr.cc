@@ -1,0 +1,97 @@
+// Attribute writes. Those on outside objects go to the overlay: the shadow of the instance dict, or native_attributes.
+#include "graph/capture/recorder_impl.h"
+
+namespace framejit {
+namespace {
+
+PyObject* PythonSetter(PyTypeObject* type, PyObject* name) {
+  PyObject* found = ShimTypeLookup(type, name);
+  return found != nullptr && PyFunction_Check(found) ? found : nullptr;
+}
+
+}  // namespace
+
+int RecorderState::Impl::SetAttr(PyObject* object, PyObject* name, PyObject* value) {
+  PyTypeObject* type = Py_TYPE(object);
+  if (IsPrimitive(object)) return PyObject_SetAttr(object, name, value);
+  if (IsTensor(object)) return TensorSetAttr(object, name, value);
+  if (PyType_Check(object)) return BreakInt(BreakCode::kUnsupportedEffect, std::string("an attribute of class ") +
+                                                                               reinterpret_cast<PyTypeObject*>(object)->tp_name +
+                                                                               " is set");
+  GuardType(type);
+  if (PyObject* setter = PythonSetter(type, value == nullptr ? Names().delattr : Names().setattr)) {
+    PyRef result = PyRef::Steal(value == nullptr ? Call(setter, {object, name}) : Call(setter, {object, name, value}));
+    return result ? 0 : -1;
+  }
+  if (PyModule_Check(object)) {
+    PyObject* descriptor = ShimTypeLookup(type, name);
+    if (descriptor != nullptr && Py_TYPE(descriptor)->tp_descr_set != nullptr) return SetData(descriptor, object, name, value);
+    return StoreGlobal(PyModule_GetDict(object), name, value);
+  }
+  return GenericSetAttr(object, name, value);
+}
+
+int RecorderState::Impl::GenericSetAttr(PyObject* object, PyObject* name, PyObject* value) {
+  PyTypeObject* type = Py_TYPE(object);
+  PyRef descriptor = PyRef::Borrow(ShimTypeLookup(type, name));
+  if (descriptor && Py_TYPE(descriptor.get())->tp_descr_set != nullptr) return SetData(descriptor.get(), object, name, value);
+  if (IsTensor(object) && FindKnown(object) == nullptr) return PyObject_GenericSetAttr(object, name, value);
+  if (!IsOutside(object)) {
+    if (type->tp_setattro != PyObject_GenericSetAttr && !IsPythonClass(type)) return PyObject_SetAttr(object, name, value);
+    return PyObject_GenericSetAttr(object, name, value);
+  }
+  Shadow* dict = InstanceDict(object);
+  if (dict == nullptr) return -1;
+  const int status = ShadowDictSet(*dict, name, value);
+  if (status != 0 && !broken() && PyErr_ExceptionMatches(PyExc_KeyError)) {
+    PyErr_Clear();
+    PyErr_Format(PyExc_AttributeError, "'%.50s' object has no attribute '%U'", type->tp_name, name);
+  }
+  return status;
+}
+
+int RecorderState::Impl::SetData(PyObject* descriptor, PyObject* object, PyObject* name, PyObject* value) {
+  PyTypeObject* kind = Py_TYPE(descriptor);
+  if (PyType_IsSubtype(kind, &PyProperty_Type)) {
+    PyRef setter = PyRef::Steal(PyObject_GetAttr(descriptor, value == nullptr ? Names().fdel : Names().fset));
+    if (!setter) return -1;
+    if (setter.get() == Py_None) {
+      PyErr_Format(PyExc_AttributeError, "property of '%.50s' object has no %s", Py_TYPE(object)->tp_name,
+                   value == nullptr ? "deleter" : "setter");
+      return -1;
+    }
+    PyRef result = PyRef::Steal(value == nullptr ? Call(setter.get(), {object}) : Call(setter.get(), {object, value}));
+    return result ? 0 : -1;
+  }
+  if (kind == &PyMemberDescr_Type || kind == &PyGetSetDescr_Type) {
+    if (!IsOutside(object)) return kind->tp_descr_set(descriptor, object, value);
+    if (kind == &PyGetSetDescr_Type || value == nullptr) {
+      return BreakInt(BreakCode::kUnsupportedEffect, std::string("attribute of ") + Py_TYPE(object)->tp_name);
+    }
+    auto [row, inserted] = native_attributes.insert_or_assign(std::pair(object, name), PyRef::Borrow(value));
+    if (inserted) writes.push_back(Write{.shadow = nullptr, .cell = {}, .object = PyRef::Borrow(object), .name = PyRef::Borrow(name)});
+    return 0;
+  }
+  if (PyObject* set = PythonSetter(kind, Names().set); set != nullptr && value != nullptr) {
+    GuardType(kind);
+    auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+    PyRef lifted = PyRef::Steal(Lift(Py_NewRef(descriptor), Intern(SourceKind::kTypeAttribute, Pinned(type), name), true));
+    PyRef result = PyRef::Steal(lifted ? Call(set, {lifted.get(), object, value}) : nullptr);
+    return result ? 0 : -1;
+  }
+  return BreakInt(BreakCode::kUnsupportedEffect, std::string("a descriptor of type ") + kind->tp_name);
+}
+
+int RecorderState::Impl::TensorSetAttr(PyObject* tensor, PyObject* name, PyObject* value) {
+  if (!IsFakeTensor(tensor)) return BreakInt(BreakCode::kUnknownTensor, Py_TYPE(tensor)->tp_name);
+  PyObject* descriptor = ShimTypeLookup(Py_TYPE(tensor), name);
+  if (descriptor != nullptr && Py_TYPE(descriptor) == &PyGetSetDescr_Type) {
+    const char* text = PyUnicode_AsUTF8(name);
+    if (text == nullptr) return -1;
+    const bool is_gradient = std::string_view(text) == "grad" || std::string_view(text) == "requires_grad";
+    return BreakInt(is_gradient ? BreakCode::kAutograd : BreakCode::kTensorMetadataMutation, std::string("Tensor.") + text + " is set");
+  }
+  return GenericSetAttr(tensor, name, value);
+}
+
+}  // namespace framejit

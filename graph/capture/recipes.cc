@@ -1,0 +1,209 @@
+// Recipes: how each object that leaves the recording is built afresh on a call. One rule by type; identity and cycles are
+// kept because an object has one recipe.
+#include "graph/capture/recorder_impl.h"
+
+namespace framejit {
+namespace {
+
+// Immutable objects that may be shared between calls.
+bool IsShareable(PyObject* object) {
+  const WellKnown& n = Names();
+  PyTypeObject* type = Py_TYPE(object);
+  return type == n.device || type == &PyRange_Type || type == n.size || type == n.match;
+}
+
+bool IsSharedTuple(PyObject* object, int depth = 0) {
+  if (IsPrimitive(object)) return true;
+  if (!PyTuple_CheckExact(object) || depth > 8) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
+    if (!IsSharedTuple(PyTuple_GET_ITEM(object, i), depth + 1)) return false;
+  }
+  return true;
+}
+
+PyRef ClassOrNull(PyObject* object, PyTypeObject* plain) {
+  return Py_TYPE(object) == plain ? PyRef() : PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(object)));
+}
+
+}  // namespace
+
+RecipeId RecorderState::Impl::NewRecipe(PyObject* object, RecipeKind kind) {
+  auto& recipes = recording->exit_plan.recipes;
+  const auto id = static_cast<RecipeId>(recipes.size());
+  recipes.push_back(Recipe{.kind = kind, .object = {}, .children = {}, .attributes = {}});
+  recipe_of.emplace(object, id);
+  recipe_objects.push_back(PyRef::Borrow(object));
+  return id;
+}
+
+RecipeId RecorderState::Impl::Unsupported(PyObject* object) {
+  Break(BreakCode::kUnsupportedOutput, Py_TYPE(object)->tp_name);
+  return kNoRecipe;
+}
+
+RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
+  if (broken() || object == nullptr) return kNoRecipe;
+  if (auto row = recipe_of.find(object); row != recipe_of.end()) return row->second;
+  auto& recipes = recording->exit_plan.recipes;
+  if (IsUnlifted(object)) return Unsupported(object);
+  if (IsTensor(object)) return TensorRecipe(object);
+  if (Shadow* shadow = FindShadow(object)) {
+    const RecipeId id = NewRecipe(object, RecipeKind::kSource);
+    recipes[static_cast<size_t>(id)].source = shadow->source;
+    return id;
+  }
+  if (IsSharedTuple(object) || (PyFunction_Check(object) ? !local_functions.contains(object) : PyType_Check(object) || PyModule_Check(object))) {
+    const RecipeId id = NewRecipe(object, RecipeKind::kConstant);
+    recipes[static_cast<size_t>(id)].object = PyRef::Borrow(object);
+    return id;
+  }
+  if (Provenance* provenance = FindKnown(object); provenance != nullptr && !PyTuple_Check(object)) {
+    const RecipeId id = NewRecipe(object, RecipeKind::kSource);
+    recipes[static_cast<size_t>(id)].source = provenance->source;
+    return id;
+  }
+  if (PyFunction_Check(object)) return FunctionRecipe(object);
+  const PyCFunctionObject* native = PyCFunction_Check(object) ? reinterpret_cast<PyCFunctionObject*>(object) : nullptr;
+  if (native != nullptr && native->m_self != nullptr && !PyModule_Check(native->m_self) && !PyType_Check(native->m_self)) {
+    return Unsupported(object);
+  }
+  if (Py_TYPE(object) == Names().method_wrapper || Py_TYPE(object) == Names().lru_cache) return Unsupported(object);
+  if (IsCodeLike(object) || IsShareable(object)) {
+    const RecipeId id = NewRecipe(object, RecipeKind::kConstant);
+    recipes[static_cast<size_t>(id)].object = PyRef::Borrow(object);
+    return id;
+  }
+  return InstanceRecipe(object);
+}
+
+// A lifted input that is returned is that input; anything else is an output of the graph.
+RecipeId RecorderState::Impl::TensorRecipe(PyObject* tensor) {
+  if (!IsFakeTensor(tensor)) {
+    Break(BreakCode::kUnknownTensor, "in the result");
+    return kNoRecipe;
+  }
+  auto& recipes = recording->exit_plan.recipes;
+  if (Provenance* provenance = FindKnown(tensor)) {
+    const RecipeId id = NewRecipe(tensor, RecipeKind::kSource);
+    recipes[static_cast<size_t>(id)].source = provenance->source;
+    return id;
+  }
+  PyObject* dict = ShimInstanceDict(tensor);
+  if (Py_TYPE(tensor) != Names().tensor || (dict != nullptr && PyDict_GET_SIZE(dict) > 0)) return Unsupported(tensor);
+  const RecipeId id = NewRecipe(tensor, RecipeKind::kGraphOutput);
+  recipes[static_cast<size_t>(id)].index = static_cast<int32_t>(graph_outputs.size());
+  graph_outputs.push_back(PyRef::Borrow(tensor));
+  return id;
+}
+
+RecipeId RecorderState::Impl::FunctionRecipe(PyObject* function) {
+  const RecipeId id = NewRecipe(function, RecipeKind::kFunction);
+  auto* object = reinterpret_cast<PyFunctionObject*>(function);
+  std::vector<RecipeId> children;
+  RecipeId globals = NewRecipe(object->func_globals, RecipeKind::kConstant);
+  recording->exit_plan.recipes[static_cast<size_t>(globals)].object = PyRef::Borrow(object->func_globals);
+  children.push_back(globals);
+  for (PyObject* part : {object->func_name, object->func_defaults, object->func_kwdefaults, object->func_closure,
+                         object->func_annotations, object->func_dict}) {
+    children.push_back(part == nullptr ? kNoRecipe : RecipeFor(part));
+  }
+  Recipe& recipe = recording->exit_plan.recipes[static_cast<size_t>(id)];
+  recipe.object = PyRef::Borrow(object->func_code);
+  recipe.children = std::move(children);
+  return id;
+}
+
+void RecorderState::Impl::AddChildren(RecipeId id, PyObject* sequence) {
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(sequence) && !broken(); ++i) {
+    const RecipeId child = RecipeFor(PySequence_Fast_GET_ITEM(sequence, i));
+    recording->exit_plan.recipes[static_cast<size_t>(id)].children.push_back(child);
+  }
+}
+
+// The content of __dict__ and of slots.
+void RecorderState::Impl::AddAttributes(RecipeId id, PyObject* object) {
+  auto add = [&](PyObject* name, PyObject* value) {
+    const RecipeId child = RecipeFor(value);
+    recording->exit_plan.recipes[static_cast<size_t>(id)].attributes.emplace_back(PyRef::Borrow(name), child);
+  };
+  PyTypeObject* type = Py_TYPE(object);
+  for (PyTypeObject* base = type; base != nullptr && IsPythonClass(base); base = base->tp_base) {
+    PyRef members = PyRef::Steal(PyObject_GetAttr(reinterpret_cast<PyObject*>(base), Names().dict));
+    PyRef values = PyRef::Steal(members ? PyMapping_Items(members.get()) : nullptr);
+    for (Py_ssize_t i = 0; values && i < PyList_GET_SIZE(values.get()); ++i) {
+      PyObject* name = PyTuple_GET_ITEM(PyList_GET_ITEM(values.get(), i), 0);
+      PyObject* descriptor = PyTuple_GET_ITEM(PyList_GET_ITEM(values.get(), i), 1);
+      if (Py_TYPE(descriptor) != &PyMemberDescr_Type) continue;
+      PyRef value = PyRef::Steal(Py_TYPE(descriptor)->tp_descr_get(descriptor, object, reinterpret_cast<PyObject*>(type)));
+      if (value) add(name, value.get());
+      PyErr_Clear();
+    }
+  }
+  if (PyDict_Check(object) && PyType_IsSubtype(type, Names().default_dict)) {
+    PyRef factory = PyRef::Steal(PyObject_GenericGetAttr(object, Names().default_factory));
+    if (factory) add(Names().default_factory, factory.get());
+  }
+  if (!IsPythonClass(type) || type->tp_dictoffset == 0) return;
+  PyRef dict = PyRef::Steal(ShimMaterializeInstanceDict(object));
+  if (!dict) return PyErr_Clear();
+  PyObject* key = nullptr;
+  PyObject* value = nullptr;
+  for (Py_ssize_t cursor = 0; PyDict_Next(dict.get(), &cursor, &key, &value) && !broken();) add(key, value);
+}
+
+RecipeId RecorderState::Impl::InstanceRecipe(PyObject* object) {
+  PyTypeObject* type = Py_TYPE(object);
+  PyTypeObject* base = NativeBase(type);
+  auto finish = [&](RecipeId id, PyRef object_class, PyObject* items) {
+    recording->exit_plan.recipes[static_cast<size_t>(id)].object = std::move(object_class);
+    if (items != nullptr) AddChildren(id, items);
+    AddAttributes(id, object);
+    return broken() ? kNoRecipe : id;
+  };
+  if (PyTuple_Check(object)) return finish(NewRecipe(object, RecipeKind::kTuple), ClassOrNull(object, &PyTuple_Type), object);
+  if (base == &PyList_Type) return finish(NewRecipe(object, RecipeKind::kList), ClassOrNull(object, &PyList_Type), object);
+  if (base == &PyDict_Type || base == Names().ordered_dict || base == Names().default_dict) {
+    PyRef items = PyRef::Steal(PyList_New(0));
+    PyRef iterator = PyRef::Steal(base->tp_iter(object));
+    while (PyRef key = PyRef::Steal(items && iterator ? PyIter_Next(iterator.get()) : nullptr)) {
+      PyObject* value = PyDict_GetItemWithError(object, key.get());
+      if (value == nullptr || PyList_Append(items.get(), key.get()) != 0 || PyList_Append(items.get(), value) != 0) break;
+    }
+    if (PyErr_Occurred()) return Unsupported(object);
+    return finish(NewRecipe(object, RecipeKind::kDict), ClassOrNull(object, &PyDict_Type), items.get());
+  }
+  if (base == &PySet_Type || base == &PyFrozenSet_Type || base == Names().deque) {
+    PyRef items = PyRef::Steal(PySequence_List(object));
+    if (!items) return Unsupported(object);
+    const RecipeId id = NewRecipe(object, base == Names().deque ? RecipeKind::kDeque : RecipeKind::kSet);
+    if (base == Names().deque) {
+      PyRef maxlen = PyRef::Steal(PyObject_GetAttrString(object, "maxlen"));
+      const bool bounded = maxlen && maxlen.get() != Py_None;
+      recording->exit_plan.recipes[static_cast<size_t>(id)].index =
+          bounded ? static_cast<int32_t>(PyLong_AsLong(maxlen.get())) : -1;
+    }
+    return finish(id, PyRef::Borrow(reinterpret_cast<PyObject*>(type)), items.get());
+  }
+  if (type == &PySlice_Type) {
+    auto* slice = reinterpret_cast<PySliceObject*>(object);
+    PyRef parts = PyRef::Steal(PyTuple_Pack(3, slice->start, slice->stop, slice->step));
+    return parts ? finish(NewRecipe(object, RecipeKind::kSlice), PyRef(), parts.get()) : Unsupported(object);
+  }
+  if (type == &PyMethod_Type) {
+    PyRef parts = PyRef::Steal(PyTuple_Pack(2, PyMethod_GET_FUNCTION(object), PyMethod_GET_SELF(object)));
+    return parts ? finish(NewRecipe(object, RecipeKind::kMethod), PyRef(), parts.get()) : Unsupported(object);
+  }
+  if (type == &PyCell_Type) {
+    if (auto place = cell_places.find(object); place != cell_places.end() && !local_cells.contains(object)) {
+      return SourceRecipe(Intern(SourceKind::kCell, place->second.first, nullptr, place->second.second));
+    }
+    PyRef contents = PyRef::Steal(PyCell_GET(object) == nullptr ? PyTuple_New(0) : PyTuple_Pack(1, PyCell_GET(object)));
+    return contents ? finish(NewRecipe(object, RecipeKind::kCell), PyRef(), contents.get()) : Unsupported(object);
+  }
+  if (base == &PyBaseObject_Type && IsPythonClass(type)) {
+    return finish(NewRecipe(object, RecipeKind::kInstance), PyRef::Borrow(reinterpret_cast<PyObject*>(type)), nullptr);
+  }
+  return Unsupported(object);
+}
+
+}  // namespace framejit

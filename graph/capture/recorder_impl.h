@@ -1,0 +1,310 @@
+// What a recording knows: provenance of outside objects, shadows, the overlay of writes, torch-level calls. Private to
+// graph/capture; recorder_state.h is the interface. One file per concern implements it:
+// lift.cc, shadow.cc, protocol_*.cc, names.cc, call*.cc, torch_calls.cc, effects.cc, recipes.cc.
+#ifndef FRAMEJIT_GRAPH_CAPTURE_RECORDER_IMPL_H_
+#define FRAMEJIT_GRAPH_CAPTURE_RECORDER_IMPL_H_
+
+#include <Python.h>
+
+#include <functional>
+#include <initializer_list>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/container/node_hash_map.h"
+#include "frame_eval/cpython/shim.h"
+#include "graph/capture/callables.h"
+#include "graph/capture/recorder_state.h"
+#include "graph/capture/well_known.h"
+
+namespace framejit {
+
+// An outside object that the recording has met. Keyed by the object; the first source wins.
+struct Provenance {
+  PyRef real;
+  PyRef lifted;  // the object itself, its fake or its shadow
+  SourceId source = kNoSource;
+  bool pinned = false;  // a guard on something else fixes the identity
+};
+
+enum class ShadowKind : uint8_t { kDict, kInstanceDict, kGlobals, kList, kSet, kDeque };
+
+// The local copy that stands for an outside container. Elements that were not read yet are Names().unlifted in a dict or
+// list; `baseline` holds what an element was when it was lifted, so that a later difference is a write.
+struct Shadow {
+  ShadowKind kind = ShadowKind::kDict;
+  PyRef real;
+  PyRef copy;
+  PyRef baseline;  // dict: key -> lifted value; list, deque: list; set: set
+  PyRef owner;     // kInstanceDict: the instance
+  SourceId source = kNoSource;
+  bool full = false;     // every element is lifted and the keys or the length are guarded
+  bool touched = false;  // written: listed in RecorderImpl::writes
+};
+
+struct FrameRecord {
+  PyCodeObject* code;
+  int offset;
+};
+
+// Something that was written, in order of the first write.
+struct Write {
+  Shadow* shadow = nullptr;  // or a cell, or a native attribute of `object`
+  PyRef cell;
+  PyRef object;
+  PyRef name;
+};
+
+struct CellValue {
+  PyRef value;  // null: emptied
+};
+
+// A C callable in one form: a function, or a method found on a type together with its receiver.
+struct NativeCall {
+  PyObject* callable;        // what is called, with `args` as below
+  PyObject* const* args;     // for a method, args[0] is the receiver
+  Py_ssize_t nargs;          // positional ones
+  PyObject* kwnames;         // or null; their values follow the positional arguments
+  Py_ssize_t total() const { return nargs + (kwnames != nullptr ? PyTuple_GET_SIZE(kwnames) : 0); }
+};
+
+// What the program may change of torch's thread state.
+struct TorchState {
+  bool grad_mode = true;
+  bool autocast_cache = true;
+  int autocast_nesting = 0;
+  bool autocast[2] = {};
+  at::ScalarType autocast_dtype[2] = {};
+  bool operator==(const TorchState&) const = default;
+  static TorchState Current();
+};
+
+struct RecorderState::Impl {
+  explicit Impl(const RecordRequest& request);
+  ~Impl();
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
+  const RecordRequest request;
+  std::unique_ptr<Recording> recording;
+  FakeSession session;
+
+  // --- breaks and position (recorder_state.cc) -----------------------------------------------------------------------
+  void Break(BreakCode code, std::string detail);
+  PyObject* BreakNull(BreakCode code, std::string detail) { return Break(code, std::move(detail)), nullptr; }
+  int BreakInt(BreakCode code, std::string detail) { return Break(code, std::move(detail)), -1; }
+  bool broken() const { return recording->graph_break.has_value(); }
+  std::vector<SourceLocation> Stack() const;
+  int32_t CurrentLocation();
+  bool InOptimizer() const;
+  std::vector<FrameRecord> frames;
+  absl::flat_hash_map<PyCodeObject*, bool> library_code;
+  absl::flat_hash_map<std::pair<PyCodeObject*, int>, int32_t> locations;
+
+  // --- guards and provenance (lift.cc) -------------------------------------------------------------------------------
+  void AddGuard(GuardKind kind, SourceId source, PyObject* payload = nullptr, int64_t number = 0, SourceId other = kNoSource);
+  void GuardType(PyTypeObject* type);  // TypeVersion
+  int64_t guards_added = 0;
+  SourceId Intern(SourceKind kind, SourceId parent, PyObject* key = nullptr, int32_t index = -1);
+  SourceId Pinned(PyObject* object);
+  Provenance* FindKnown(PyObject* object);  // by the outside object or by what was lifted for it
+  bool IsOutside(PyObject* object);
+  SourceId SourceOf(PyObject* object);  // kNoSource: local
+  Provenance& Remember(PyObject* real, PyObject* lifted, SourceId source, bool pinned);
+  PyObject* Lift(PyObject* value, SourceId source, bool pinned = false);
+  PyObject* LiftTensor(PyObject* value, SourceId source);
+  PyObject* LiftTuple(PyObject* value, SourceId source, bool pinned);
+  PyObject* LiftMethod(PyObject* value, SourceId source);
+  PyObject* LiftDevice(PyObject* value, SourceId source, bool pinned);
+  PyObject* LiftContainer(PyObject* value, SourceId source, bool pinned);
+  int LiftFrameArguments(PyFunctionObject* function, PyObject** slots);
+  int LiftEntryArguments(PyFunctionObject* function, PyObject** slots);
+  int LiftSlot(PyFunctionObject* function, int index, PyObject** slot);
+  int LiftKeywords(PyObject* kwargs, SourceId source);
+  void RegisterCells(PyFunctionObject* function);
+  absl::node_hash_map<PyObject*, Provenance> known;
+  absl::flat_hash_map<PyObject*, PyObject*> real_of;  // lifted -> real where they differ
+  absl::flat_hash_set<PyObject*> local_functions;
+  std::vector<PyRef> kept_alive;  // objects whose addresses are keys
+  absl::flat_hash_set<PyTypeObject*> guarded_types;
+  absl::flat_hash_set<PyObject*> entered_functions;
+
+  // --- shadows (shadow.cc) -------------------------------------------------------------------------------------------
+  Shadow* FindShadow(PyObject* copy);
+  Shadow* NewShadow(ShadowKind kind, PyObject* real, PyRef copy, SourceId source);
+  Shadow* DictShadow(ShadowKind kind, PyObject* real, SourceId source);
+  Shadow* InstanceDict(PyObject* object);  // of an outside object; null with a break or an exception
+  Shadow* GlobalsShadow(PyObject* globals);
+  PyObject* NewDictLike(PyObject* real);
+  int PutDict(PyObject* dict, PyObject* key, PyObject* value);
+  int CheckKey(PyObject* key);
+  PyObject* ShadowDictGet(Shadow& shadow, PyObject* key);  // null without an exception: absent (guarded)
+  int ShadowDictSet(Shadow& shadow, PyObject* key, PyObject* value);
+  int ShadowDictContains(Shadow& shadow, PyObject* key);
+  PyObject* ShadowListGet(Shadow& shadow, Py_ssize_t index);
+  int LiftEntry(Shadow& shadow, PyObject* key);
+  void GuardLength(Shadow& shadow);
+  int FullLift(Shadow& shadow);
+  int FullLiftDict(Shadow& shadow);
+  int GuardKeys(Shadow& shadow);
+  void Touch(Shadow& shadow);
+  int Prepare(PyObject* object, int depth = 0);
+  PyObject* Scan(PyObject* result, int depth = 0);
+  absl::flat_hash_map<PyObject*, std::unique_ptr<Shadow>> shadows;  // by copy
+  absl::flat_hash_map<PyObject*, Shadow*> instance_dicts;           // by instance
+  absl::flat_hash_map<PyObject*, PyRef> proxies;                    // mappingproxy -> its type
+  std::vector<Write> writes;
+  absl::flat_hash_map<std::pair<PyObject*, PyObject*>, PyRef> native_attributes;  // (object, name) -> value; null: deleted
+
+  // --- protocol functions (protocol_attr.cc, protocol_setattr.cc, protocol_item.cc, protocol_ops.cc) -----------------
+  PyObject* GetAttr(PyObject* object, PyObject* name);
+  PyObject* InstanceGetAttr(PyObject* object, PyObject* name);
+  PyObject* GenericGetAttr(PyObject* object, PyObject* name, bool* found);
+  PyObject* TypeGetAttr(PyTypeObject* type, PyObject* name);
+  PyObject* ModuleGetAttr(PyObject* module, PyObject* name);
+  PyObject* SuperGetAttr(PyObject* object, PyObject* name);
+  PyObject* MethodGetAttr(PyObject* method, PyObject* name);
+  PyObject* TensorGetAttr(PyObject* tensor, PyObject* name);
+  PyObject* TensorGradient(PyObject* tensor);
+  PyObject* BindData(PyObject* descriptor, PyObject* object, PyObject* name);
+  PyObject* BindNative(PyObject* descriptor, PyObject* object, PyObject* name);
+  // object null: the attribute was found through the type `type` itself
+  PyObject* Bind(PyObject* descriptor, PyObject* object, PyTypeObject* type, PyTypeObject* found_on, PyObject* name);
+  int GetMethod(PyObject* object, PyObject* name, PyObject** method);
+  int SetAttr(PyObject* object, PyObject* name, PyObject* value);
+  int GenericSetAttr(PyObject* object, PyObject* name, PyObject* value);
+  int SetData(PyObject* descriptor, PyObject* object, PyObject* name, PyObject* value);
+  int TensorSetAttr(PyObject* tensor, PyObject* name, PyObject* value);
+  PyObject* GetItem(PyObject* container, PyObject* key);
+  PyObject* DictGetItem(PyObject* dict, PyObject* key);  // as dict.__getitem__, with __missing__
+  PyObject* ListGetItem(Shadow& shadow, PyObject* key);
+  int SetItem(PyObject* container, PyObject* key, PyObject* value);
+  int DelItem(PyObject* container, PyObject* key);
+  int IsTrue(PyObject* object);
+  int Contains(PyObject* container, PyObject* value);
+  Py_ssize_t Length(PyObject* object);
+  PyObject* GetIter(PyObject* object);
+  PyObject* IterNext(PyObject* iterator);
+  PyObject* Binary(int op, PyObject* left, PyObject* right);
+  PyObject* Unary(UnaryOperator op, PyObject* object);
+  PyObject* RichCompare(PyObject* left, PyObject* right, int op);
+  int Is(PyObject* left, PyObject* right);
+  PyObject* Format(PyObject* value, int conversion, PyObject* spec);
+  PyObject* LookupSpecial(PyObject* object, PyObject* name);
+  PyObject* AsTuple(PyObject* sequence);
+  // Whether C code may use protocol slot `name` of `object`: the slot is Python code, absent, or the object is safe.
+  int PrepareSlot(PyObject* object, PyObject* name);
+
+  // --- names (names.cc) ----------------------------------------------------------------------------------------------
+  PyObject* GlobalsGet(PyObject* globals, PyObject* name);  // null without an exception: absent (guarded)
+  PyObject* LoadGlobal(PyObject* globals, PyObject* builtins, PyObject* name);
+  int StoreGlobal(PyObject* globals, PyObject* name, PyObject* value);
+  PyObject* LoadCell(PyObject* cell, PyFunctionObject* function, int index);
+  int StoreCell(PyObject* cell, PyFunctionObject* function, int index, PyObject* value);
+  std::pair<SourceId, int> CellPlace(PyObject* cell, PyFunctionObject* function, int index);
+  PyObject* LiftModule(PyObject* module);
+  PyObject* ImportName(PyObject* name, PyObject* globals, PyObject* fromlist, PyObject* level);
+  absl::flat_hash_map<std::pair<PyObject*, PyObject*>, PyRef> globals_cache;
+  absl::flat_hash_set<PyObject*> local_cells;
+  absl::flat_hash_map<PyObject*, std::pair<SourceId, int>> cell_places;
+  absl::flat_hash_map<PyObject*, CellValue> cell_values;
+
+  // --- calls (call.cc, call_models.cc) -------------------------------------------------------------------------------
+  PyObject* Call(PyObject* callable, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
+  PyObject* Call(PyObject* callable, std::initializer_list<PyObject*> args);
+  PyObject* CallFunction(PyObject* function, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
+  PyObject* CallMethod(PyObject* method, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
+  PyObject* CallType(PyTypeObject* type, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
+  PyObject* CallPartial(PyObject* partial, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
+  PyObject* CallCached(PyObject* wrapper, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
+  PyObject* CallInstance(PyObject* object, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
+  PyObject* CallGetter(PyObject* getter, PyObject* object);
+  PyObject* CallWithSelf(PyObject* callable, PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
+  PyObject* CallNative(const NativeCall& call);
+  PyObject* CallMethodOf(PyTypeObject* type, const char* name, const NativeCall& call);
+  PyObject* CallShadowMethod(Shadow& shadow, const char* name, const NativeCall& call);
+  PyObject* CallNew(const NativeCall& call);
+  PyObject* CallModel(Treatment treatment, const NativeCall& call);
+  PyObject* CallPure(const NativeCall& call);
+  PyObject* CallReal(const NativeCall& call);  // natively, after everything was judged and prepared
+  PyObject* ModelAttribute(Treatment treatment, const NativeCall& call);
+  PyObject* ModelGetter(const NativeCall& call);
+  PyObject* ModelReduce(const NativeCall& call, bool is_sum);
+  PyObject* ModelMap(const NativeCall& call);
+  PyObject* ModelHigherOrder(const NativeCall& call);
+  bool MayBeCalledByC(PyObject* callable);
+  PyObject* ModelText(const NativeCall& call);
+  PyObject* ModelContextVar(const NativeCall& call);
+  PyObject* ModelVars(const NativeCall& call);
+  PyObject* ModelConstantTensor(const NativeCall& call);
+  PyObject* ModelTorchState(const NativeCall& call);
+  PyObject* ModelGetItemDefault(const NativeCall& call);
+  PyObject* ModelOperator(const NativeCall& call);
+  int PrepareArguments(const NativeCall& call);
+
+  // --- torch-level calls (torch_calls.cc) ----------------------------------------------------------------------------
+  using Invoke = std::function<PyObject*()>;
+  PyObject* CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call, const Invoke& invoke);
+  PyObject* CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call);
+  PyObject* CallOperator(const char* name, std::initializer_list<PyObject*> args, const Invoke& invoke);
+  bool Snapshot(PyObject* object, bool is_result, TorchArgument* argument, int depth = 0);
+  TorchValueId TorchValue(const at::Tensor& tensor, bool make);
+  bool HasFake(PyObject* object, int depth = 0) const;
+  int CheckFailure();
+  absl::flat_hash_map<const void*, TorchValueId> torch_values;  // by TensorImpl
+  std::vector<at::Tensor> kept_tensors;
+
+  // --- torch state (torch_state.cc) ----------------------------------------------------------------------------------
+  void SaveTorchState();
+  void RestoreTorchState();
+  void AddTorchStateEffects();
+  TorchState entry_state;
+
+  // --- the end (effects.cc, recipes.cc) ------------------------------------------------------------------------------
+  std::unique_ptr<Recording> Finish(PyObject* result);
+  void BuildEffects();
+  void DictEffects(const Shadow& shadow);
+  void InstanceEffects(const Shadow& shadow);
+  void SequenceEffects(const Shadow& shadow);
+  void WriteEffect(const Write& write);
+  void AddEffect(EffectKind kind, RecipeId target, RecipeId key, RecipeId value);
+  RecipeId SourceRecipe(SourceId source);
+  RecipeId RecipeFor(PyObject* object);
+  RecipeId NewRecipe(PyObject* object, RecipeKind kind);
+  RecipeId TensorRecipe(PyObject* tensor);
+  RecipeId FunctionRecipe(PyObject* function);
+  RecipeId InstanceRecipe(PyObject* object);
+  RecipeId Unsupported(PyObject* object);
+  void AddChildren(RecipeId id, PyObject* sequence);
+  void AddAttributes(RecipeId id, PyObject* object);
+  void CollectOutputs();
+  absl::flat_hash_map<PyObject*, RecipeId> recipe_of;
+  std::vector<PyRef> recipe_objects;
+  std::vector<PyRef> graph_outputs;
+};
+
+// --- judgements that need no state -----------------------------------------------------------------------------------
+// Immutable values without content that could be a tensor: None, bool, int, float, complex, str, bytes, ... (exact types).
+bool IsPrimitive(PyObject* object);
+// Objects guarded by identity: functions, types, modules, descriptors, dtypes, ...
+bool IsCodeLike(PyObject* object);
+bool IsTensor(PyObject* object);
+bool IsFakeTensor(PyObject* object);
+// A primitive, something code-like, or a tuple of such.
+bool IsConstant(PyObject* object, int depth = 0);
+// Made by a class statement.
+bool IsPythonClass(PyTypeObject* type);
+// The first base that was not made by a class statement.
+PyTypeObject* NativeBase(PyTypeObject* type);
+bool IsUnlifted(PyObject* object);
+// "collections.OrderedDict.popitem", for the detail of a break.
+std::string QualifiedName(PyObject* callable);
+const at::Tensor& TensorOf(PyObject* object);
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_GRAPH_CAPTURE_RECORDER_IMPL_H_

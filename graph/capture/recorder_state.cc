@@ -1,0 +1,171 @@
+// RecorderState: forwards to its implementation; breaks, and where in the user's program the recording is.
+#include "graph/capture/recorder_state.h"
+
+#include <string_view>
+
+#include "graph/capture/evaluator.h"
+#include "graph/capture/recorder_impl.h"
+
+namespace framejit {
+namespace {
+
+// Frames of torch itself do not say where in the user's program an operator came from.
+bool IsLibraryFile(std::string_view file) {
+  return file.find("/torch/") != std::string_view::npos || file.find("/framejit/") != std::string_view::npos ||
+         file.starts_with("<frozen");
+}
+
+std::string_view FileOf(PyCodeObject* code) {
+  const char* file = PyUnicode_AsUTF8(code->co_filename);
+  if (file == nullptr) PyErr_Clear();
+  return file == nullptr ? "?" : file;
+}
+
+SourceLocation LocationOf(const FrameRecord& frame) {
+  const char* name = PyUnicode_AsUTF8(frame.code->co_qualname);
+  if (name == nullptr) PyErr_Clear();
+  return {std::string(FileOf(frame.code)), PyCode_Addr2Line(frame.code, frame.offset * 2), name == nullptr ? "?" : name};
+}
+
+}  // namespace
+
+RecorderState::Impl::Impl(const RecordRequest& record_request)
+    : request(record_request), recording(std::make_unique<Recording>()) {
+  FakeSession::SetArmFunction(&RecordingHook::Arm);
+  ResolveCallables();
+  known.reserve(1024);
+  SaveTorchState();
+  AddGuard(GuardKind::kTorchState, kNoSource);
+}
+
+RecorderState::Impl::~Impl() { RestoreTorchState(); }
+
+void RecorderState::Impl::Break(BreakCode code, std::string detail) {
+  if (!broken()) recording->graph_break = framejit::Break{code, std::move(detail), Stack()};
+  PyErr_SetString(PyExc_SystemError, "framejit: the recording broke");
+}
+
+std::vector<SourceLocation> RecorderState::Impl::Stack() const {
+  std::vector<SourceLocation> stack;
+  for (const FrameRecord& frame : frames) stack.push_back(LocationOf(frame));
+  return stack;
+}
+
+int32_t RecorderState::Impl::CurrentLocation() {
+  const FrameRecord* best = nullptr;
+  for (auto frame = frames.rbegin(); frame != frames.rend(); ++frame) {
+    auto [row, inserted] = library_code.try_emplace(frame->code, false);
+    if (inserted) {
+      row->second = IsLibraryFile(FileOf(frame->code));
+      kept_alive.push_back(PyRef::Borrow(reinterpret_cast<PyObject*>(frame->code)));
+    }
+    if (best == nullptr) best = &*frame;
+    if (!row->second) {
+      best = &*frame;
+      break;
+    }
+  }
+  if (best == nullptr) return -1;
+  const int line = PyCode_Addr2Line(best->code, best->offset * 2);
+  auto [row, inserted] = locations.try_emplace(std::pair(best->code, line), -1);
+  if (inserted) {
+    row->second = static_cast<int32_t>(session.graph().locations.size());
+    session.graph().locations.push_back(LocationOf(*best));
+  }
+  return row->second;
+}
+
+// torch.optim computes something else under torch.compiler.is_compiling().
+bool RecorderState::Impl::InOptimizer() const {
+  for (const FrameRecord& frame : frames) {
+    if (FileOf(frame.code).find("/torch/optim/") != std::string_view::npos) return true;
+  }
+  return false;
+}
+
+RecorderState::RecorderState(const RecordRequest& request)
+    : max_instructions(request.max_instructions), max_depth(request.max_depth), impl_(std::make_unique<Impl>(request)) {}
+RecorderState::~RecorderState() = default;
+
+void RecorderState::Break(BreakCode code, std::string detail) { impl_->Break(code, std::move(detail)); }
+bool RecorderState::broken() const { return impl_->broken(); }
+void RecorderState::PushFrame(PyCodeObject* code) { impl_->frames.push_back({code, 0}); }
+void RecorderState::PopFrame() { impl_->frames.pop_back(); }
+void RecorderState::SetInstruction(int offset) { impl_->frames.back().offset = offset; }
+
+PyObject* RecorderState::Lift(PyObject* value, SourceId source) { return impl_->Lift(value, source); }
+PyObject* RecorderState::LiftPinned(PyObject* value, SourceId source) { return impl_->Lift(value, source, true); }
+SourceTable& RecorderState::sources() { return impl_->recording->sources; }
+int RecorderState::LiftFrameArguments(PyFunctionObject* function, PyObject** slots) {
+  return impl_->LiftFrameArguments(function, slots);
+}
+int RecorderState::LiftEntryArguments(PyFunctionObject* function, PyObject** slots) {
+  return impl_->LiftEntryArguments(function, slots);
+}
+
+PyObject* RecorderState::GetAttr(PyObject* object, PyObject* name) { return impl_->GetAttr(object, name); }
+int RecorderState::GetMethod(PyObject* object, PyObject* name, PyObject** method) {
+  return impl_->GetMethod(object, name, method);
+}
+int RecorderState::SetAttr(PyObject* object, PyObject* name, PyObject* value) { return impl_->SetAttr(object, name, value); }
+PyObject* RecorderState::GetItem(PyObject* container, PyObject* key) { return impl_->GetItem(container, key); }
+int RecorderState::SetItem(PyObject* container, PyObject* key, PyObject* value) {
+  return impl_->SetItem(container, key, value);
+}
+int RecorderState::DelItem(PyObject* container, PyObject* key) { return impl_->DelItem(container, key); }
+int RecorderState::IsTrue(PyObject* object) { return impl_->IsTrue(object); }
+int RecorderState::Contains(PyObject* container, PyObject* value) { return impl_->Contains(container, value); }
+Py_ssize_t RecorderState::Length(PyObject* object) { return impl_->Length(object); }
+PyObject* RecorderState::GetIter(PyObject* object) { return impl_->GetIter(object); }
+PyObject* RecorderState::IterNext(PyObject* iterator) { return impl_->IterNext(iterator); }
+PyObject* RecorderState::Binary(int op, PyObject* left, PyObject* right) { return impl_->Binary(op, left, right); }
+PyObject* RecorderState::Unary(UnaryOperator op, PyObject* object) { return impl_->Unary(op, object); }
+PyObject* RecorderState::RichCompare(PyObject* left, PyObject* right, int op) { return impl_->RichCompare(left, right, op); }
+int RecorderState::Is(PyObject* left, PyObject* right) { return impl_->Is(left, right); }
+PyObject* RecorderState::Call(PyObject* callable, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+  ++stats.calls;
+  return impl_->Call(callable, args, nargs, kwnames);
+}
+PyObject* RecorderState::Format(PyObject* value, int conversion, PyObject* spec) {
+  return impl_->Format(value, conversion, spec);
+}
+PyObject* RecorderState::ImportName(PyObject* name, PyObject* globals, PyObject* fromlist, PyObject* level) {
+  return impl_->ImportName(name, globals, fromlist, level);
+}
+PyObject* RecorderState::LookupSpecial(PyObject* object, PyObject* name) { return impl_->LookupSpecial(object, name); }
+PyObject* RecorderState::AsTuple(PyObject* sequence) { return impl_->AsTuple(sequence); }
+
+PyObject* RecorderState::LoadGlobal(PyObject* globals, PyObject* builtins, PyObject* name) {
+  return impl_->LoadGlobal(globals, builtins, name);
+}
+int RecorderState::StoreGlobal(PyObject* globals, PyObject* name, PyObject* value) {
+  return impl_->StoreGlobal(globals, name, value);
+}
+PyObject* RecorderState::LoadCell(PyObject* cell, PyFunctionObject* function, int index) {
+  return impl_->LoadCell(cell, function, index);
+}
+int RecorderState::StoreCell(PyObject* cell, PyFunctionObject* function, int index, PyObject* value) {
+  return impl_->StoreCell(cell, function, index, value);
+}
+void RecorderState::NewLocalCell(PyObject* cell) {
+  if (impl_->local_cells.insert(cell).second) impl_->kept_alive.push_back(PyRef::Borrow(cell));
+}
+void RecorderState::NewLocal(PyObject* object) {
+  if (!PyFunction_Check(object)) return;
+  if (impl_->local_functions.insert(object).second) impl_->kept_alive.push_back(PyRef::Borrow(object));
+}
+
+int RecorderState::PrepareForC(PyObject* object) { return impl_->Prepare(object); }
+PyObject* RecorderState::Scan(PyObject* result) { return impl_->Scan(result); }
+
+std::unique_ptr<Recording> RecorderState::Finish(PyObject* result) {
+  std::unique_ptr<Recording> recording = impl_->Finish(result);
+  recording->stats = stats;
+  recording->stats.guards_before_deduplication = impl_->guards_added;
+  recording->stats.nodes = static_cast<int64_t>(recording->graph.nodes.size());
+  return recording;
+}
+
+FakeSession& RecorderState::session() { return impl_->session; }
+
+}  // namespace framejit

@@ -1,0 +1,177 @@
+// Torch-level calls: each call of torch on fakes is made natively, which records its ATen operators, and is noted as the
+// program made it.
+#include "graph/capture/evaluator.h"
+#include "graph/capture/recorder_impl.h"
+
+namespace framejit {
+namespace {
+
+constexpr int kMaxDepth = 16;
+
+bool IsTorchConstant(PyObject* object) {
+  const WellKnown& n = Names();
+  PyTypeObject* type = Py_TYPE(object);
+  return IsPrimitive(object) || PyType_Check(object) || type == n.dtype || type == n.device || type == n.layout ||
+         type == n.memory_format;
+}
+
+// Null, or the class to build the tuple with: torch.Size, a namedtuple, torch.return_types.
+PyRef TupleClass(PyObject* tuple) {
+  return PyTuple_CheckExact(tuple) ? PyRef() : PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(tuple)));
+}
+
+bool HasValue(const TorchArgument& argument) {
+  if (argument.kind == TorchArgument::Kind::kValue) return true;
+  for (const TorchArgument& item : argument.items) {
+    if (HasValue(item)) return true;
+  }
+  return false;
+}
+
+class Disarmed {
+ public:
+  Disarmed() : armed_(RecordingHook::Arm(false)) {}
+  ~Disarmed() { RecordingHook::Arm(armed_); }
+  Disarmed(const Disarmed&) = delete;
+  Disarmed& operator=(const Disarmed&) = delete;
+
+ private:
+  bool armed_;
+};
+
+}  // namespace
+
+TorchValueId RecorderState::Impl::TorchValue(const at::Tensor& tensor, bool make) {
+  auto row = torch_values.find(tensor.unsafeGetTensorImpl());
+  if (row != torch_values.end()) return row->second;
+  if (!make) return -1;
+  auto& values = recording->torch_graph.values;
+  const auto id = static_cast<TorchValueId>(values.size());
+  values.push_back(FakeSession::MetaOf(tensor));
+  torch_values.emplace(tensor.unsafeGetTensorImpl(), id);
+  kept_tensors.push_back(tensor);
+  return id;
+}
+
+bool RecorderState::Impl::HasFake(PyObject* object, int depth) const {
+  if (IsPrimitive(object)) return false;
+  if (IsTensor(object)) return true;
+  if (depth > kMaxDepth) return false;
+  if (PyTuple_Check(object) || PyList_Check(object)) {
+    const Py_ssize_t size = PySequence_Fast_GET_SIZE(object);
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      if (HasFake(PySequence_Fast_GET_ITEM(object, i), depth + 1)) return true;
+    }
+  } else if (PyDict_Check(object)) {
+    PyObject* key = nullptr;
+    PyObject* value = nullptr;
+    for (Py_ssize_t cursor = 0; PyDict_Next(object, &cursor, &key, &value);) {
+      if (HasFake(value, depth + 1)) return true;
+    }
+  }
+  return false;
+}
+
+// False where the value has no torch-level form (an exception may be set).
+bool RecorderState::Impl::Snapshot(PyObject* object, bool is_result, TorchArgument* argument, int depth) {
+  using Kind = TorchArgument::Kind;
+  if (depth > kMaxDepth || IsUnlifted(object)) return false;
+  if (IsTensor(object)) {
+    if (!IsFakeTensor(object)) return false;
+    argument->kind = Kind::kValue;
+    argument->value = TorchValue(TensorOf(object), is_result);
+    return argument->value >= 0;
+  }
+  if (IsTorchConstant(object)) {
+    argument->constant = PyRef::Borrow(object);
+    return true;
+  }
+  if (PyTuple_Check(object) || PyList_Check(object)) {
+    argument->kind = PyTuple_Check(object) ? Kind::kTuple : Kind::kList;
+    if (PyTuple_Check(object)) argument->constant = TupleClass(object);
+    const Py_ssize_t size = PySequence_Fast_GET_SIZE(object);
+    argument->items.resize(static_cast<size_t>(size));
+    for (Py_ssize_t i = 0; i < size; ++i) {
+      if (!Snapshot(PySequence_Fast_GET_ITEM(object, i), is_result, &argument->items[static_cast<size_t>(i)], depth + 1)) return false;
+    }
+    return true;
+  }
+  if (PyDict_CheckExact(object)) {
+    argument->kind = Kind::kDict;
+    PyObject* key = nullptr;
+    PyObject* value = nullptr;
+    for (Py_ssize_t cursor = 0; PyDict_Next(object, &cursor, &key, &value);) {
+      argument->keys.push_back(PyRef::Borrow(key));
+      if (!Snapshot(value, is_result, &argument->items.emplace_back(), depth + 1)) return false;
+    }
+    return true;
+  }
+  if (PySlice_Check(object)) {
+    argument->kind = Kind::kSlice;
+    auto* slice = reinterpret_cast<PySliceObject*>(object);
+    for (PyObject* part : {slice->start, slice->stop, slice->step}) {
+      if (!Snapshot(part, is_result, &argument->items.emplace_back(), depth + 1)) return false;
+    }
+    return true;
+  }
+  return false;
+}
+
+PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call) {
+  return CallTorch(kind, target, call, [&] {
+    return PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames);
+  });
+}
+
+PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call, const Invoke& invoke) {
+  TorchCall record{.kind = kind, .target = PyRef::Borrow(target), .args = {}, .kwargs = {}, .result = {}};
+  bool has_tensor = false;
+  for (Py_ssize_t i = 0; i < call.total(); ++i) {
+    TorchArgument argument;
+    if (Prepare(call.args[i]) != 0) return nullptr;
+    if (!Snapshot(call.args[i], false, &argument)) {
+      if (PyErr_Occurred()) return nullptr;
+      return BreakNull(BreakCode::kUnsupportedCallable,
+                       QualifiedName(call.callable) + " with a " + Py_TYPE(call.args[i])->tp_name);
+    }
+    has_tensor |= HasValue(argument);
+    if (i < call.nargs) {
+      record.args.push_back(std::move(argument));
+    } else {
+      record.kwargs.emplace_back(PyRef::Borrow(PyTuple_GET_ITEM(call.kwnames, i - call.nargs)), std::move(argument));
+    }
+  }
+  record.location = CurrentLocation();
+  session.SetPosition(record.location, static_cast<int32_t>(recording->torch_graph.calls.size()));
+  PyRef result;
+  {
+    // Operands are tensors and constants: no user code can be called back.
+    Disarmed disarmed;
+    result = PyRef::Steal(invoke());
+  }
+  if (CheckFailure() != 0 || !result) return nullptr;
+  if (has_tensor && result.get() == Py_None) {
+    recording->torch_graph.calls.push_back(std::move(record));
+    return result.release();
+  }
+  result = PyRef::Steal(Scan(result.release()));
+  if (!result) return nullptr;
+  if (!HasFake(result.get())) return result.release();
+  if (!Snapshot(result.get(), true, &record.result)) {
+    return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable) + " returns a " + Py_TYPE(result.get())->tp_name);
+  }
+  recording->torch_graph.calls.push_back(std::move(record));
+  return result.release();
+}
+
+PyObject* RecorderState::Impl::CallOperator(const char* name, std::initializer_list<PyObject*> args, const Invoke& invoke) {
+  PyRef function = PyRef::Steal(PyObject_GetAttrString(Names().operators, name));
+  if (!function) return nullptr;
+  for (PyObject* argument : args) {
+    if (PyUnicode_Check(argument)) return BreakNull(BreakCode::kTensorData, "a tensor is formatted");
+  }
+  return CallTorch(TorchCall::Kind::kFunction, function.get(),
+                   {function.get(), args.begin(), static_cast<Py_ssize_t>(args.size()), nullptr}, invoke);
+}
+
+}  // namespace framejit
