@@ -1,4 +1,4 @@
-"""Records what a function does, at the ATen level, as the text of a framejit graph: real input for the tests of passes."""
+"""Records what a function does, at the ATen level, as the text of a framejit graph: real input for tests."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -4,6 +4,7 @@
 
 #include <chrono>
 
+#include "graph/capture/break.h"
 #include "graph/fx_export.h"
 #include "graph/parse.h"
 #include "graph/passes/pipeline.h"
@@ -146,6 +147,9 @@ PYBIND11_MODULE(framejit_graph_testing, module) {
       }, py::arg("values") = false, py::arg("names") = std::vector<std::string>());
   module.def("parse_print", [](const std::string& text) { return PrintGraph(ParseOrRaise(text)); });
   module.def("verify", [](const std::string& text) { return std::string(Verify(ParseOrRaise(text)).message()); });
+  module.def("data_dependent_break", [](const std::string& detail) {
+    return Break{BreakCode::kDataDependent, detail, {{"main.py", 3, "main"}, {"model.py", 12, "forward"}}}.ToString();
+  });
   module.def("pass_names", &PassNames);
   module.def("run_passes", &RunPasses);
   module.def("time_pipeline", &TimePipeline);
