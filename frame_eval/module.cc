@@ -33,11 +33,10 @@ void ForwardToPython(std::string_view channel, std::string_view message) {
   PyErr_Fetch(&type, &value, &traceback);
   bool recording = IsRecording();
   bool armed = recording && RecordingHook::Arm(false);
-  PyRef result = PyRef::Steal(python_sink == nullptr
-                                  ? nullptr
-                                  : PyObject_CallFunction(python_sink, "s#s#", channel.data(),
-                                                          static_cast<Py_ssize_t>(channel.size()), message.data(),
-                                                          static_cast<Py_ssize_t>(message.size())));
+  PyRef text = PyRef::Steal(PyUnicode_DecodeUTF8(message.data(), static_cast<Py_ssize_t>(message.size()), "replace"));
+  PyRef name = PyRef::Steal(PyUnicode_DecodeUTF8(channel.data(), static_cast<Py_ssize_t>(channel.size()), "replace"));
+  PyRef result;
+  if (text && name) result = PyRef::Steal(PyObject_CallFunctionObjArgs(python_sink, name.get(), text.get(), nullptr));
   if (!result) PyErr_WriteUnraisable(python_sink);
   if (recording) RecordingHook::Arm(armed);
   result = PyRef();
