@@ -38,7 +38,7 @@ py::object PyLocation(const Graph& graph, int32_t location) {
 }
 
 py::object MakeBuilder(const FxOptions& options) {
-  return py::module_::import("framejit._fx").attr("Builder")(options.values);
+  return py::module_::import("framejit._fx").attr("Builder")(options.fake_values);
 }
 
 std::string InputName(const FxOptions& options, size_t index) {

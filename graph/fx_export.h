@@ -15,9 +15,10 @@
 namespace framejit {
 
 struct FxOptions {
-  // Also put a torch FakeTensor under meta["val"] of every tensor node (about 20 microseconds a node). Shape, dtype and
-  // strides are in meta["tensor_meta"] in any case.
-  bool values = false;
+  // What meta["val"] and meta["example_value"] of a tensor node are: FakeTensors, which know the device but cost 20
+  // microseconds a node and, in the process's first export, seconds of imports; or else tensors on the meta device.
+  // Shape, dtype and strides are in meta["tensor_meta"] in any case.
+  bool fake_values = false;
   std::vector<std::string> input_names;  // "arg0", "arg1", ... where empty or shorter
 };
 
