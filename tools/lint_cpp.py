@@ -37,8 +37,9 @@ def findings(path: Path, name: str):
         yield len(lines), f"{len(lines)} lines, at most {MAX_LINES}"
     if not text.endswith("\n"):
         yield len(lines), "no newline at the end"
-    # A .cc file may leave that to its header.
-    if not re.match(r"//|/\*", text) and not (path.suffix == ".cc" and path.with_suffix(".h").exists()):
+    # A .cc file may leave that to its header, a test to its name.
+    described = path.name.endswith("_test.cc") or (path.suffix == ".cc" and path.with_suffix(".h").exists())
+    if not described and not re.match(r"//|/\*", text):
         yield 1, "no opening comment that says what the file is responsible for"
     if path.suffix == ".h":
         guard = "FRAMEJIT_" + re.sub(r"[/.]", "_", name).upper() + "_"

@@ -15,7 +15,6 @@ for directory in (ROOT, HERE):
 import pytest
 import torch
 
-
 # The tensors are small: more threads only wait for each other on a busy machine.
 torch.set_num_threads(1)
 
