@@ -1,7 +1,7 @@
 # make demo       install what is missing, build, run examples/semantic_search.py (ARGS are passed to it)
 # make test       build and run the tests (under 20 minutes on two cores, from scratch)
 # make test-all   the same and the long ones: every interpreter, sanitizers, sweeps, fuzzing
-# make build | lint | clean
+# make build | lint | format | clean
 # Every target may be run again at any time; what is done already is not done twice.
 #
 # PYTHON: the interpreter the virtual environment is made from.  VENV: where it is made.  JOBS: parallel compilers.
@@ -15,7 +15,7 @@ RUN := env PYTHONPATH=$(CURDIR) HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZE
 CONFIGURE := -DPython3_EXECUTABLE=$(abspath $(BIN)/python)
 
 .DEFAULT_GOAL := test
-.PHONY: demo test test-all test-asan test-interpreters build build-tests lint clean demo-environment test-environment
+.PHONY: demo test test-all test-asan test-interpreters build build-tests lint format clean demo-environment test-environment
 
 demo: demo-environment
 	@$(MAKE) --no-print-directory build
@@ -57,6 +57,9 @@ test-asan:
 lint:
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet .
 	@$(BIN)/python tools/lint_cpp.py
+
+format:
+	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --fix --quiet . ; git ls-files '*.cc' '*.h' | xargs $(BIN)/clang-format -i
 
 demo-environment:
 	@tools/system_packages.sh $(PYTHON)
