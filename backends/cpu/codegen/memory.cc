@@ -270,7 +270,9 @@ Value Memory::LoadScalar(DType dtype, const Gp& pointer) {
 }
 
 void Memory::StoreScalar(DType dtype, const Gp& pointer, const Value& value) {
-  const Reg r = value.is_constant ? s.Load(value.constant) : value.r[0];
+  // A fresh copy: asmjit's register allocator would replace a spilled source of vmovd by its stack slot, and "vmovd r32,
+  // m32" is encoded as a load into the vector register of that number.
+  const Reg r = value.is_constant ? s.Load(value.constant) : s.Copy(value.r[0]);
   Gp bits = s.cc.newInt32();
   switch (dtype) {
     case DType::kFloat32: case DType::kInt32: s.cc.vmovss(x86::dword_ptr(pointer), r.xmm()); return;
