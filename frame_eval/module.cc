@@ -73,7 +73,7 @@ py::object MakeEntry(const py::object& function, const py::object& backend, bool
     }
   } else {
     options.backend_name = py::str(py::getattr(backend, "__name__", py::str("<callable>"))).cast<std::string>();
-    options.backend = MakePythonBackend(PyRef::Borrow(backend.ptr()));
+    options.backend = MakePythonBackend(options.backend_name, PyRef::Borrow(backend.ptr()));
   }
   return StealOrThrow(NewEntry(function.ptr(), std::move(options)));
 }
@@ -152,7 +152,7 @@ py::list LogArtifacts() {
 }
 
 void RegisterPythonBackend(const std::string& name, const py::object& callable) {
-  ThrowIfError(RegisterBackend(name, MakePythonBackend(PyRef::Borrow(callable.ptr()))));
+  ThrowIfError(RegisterBackend(name, MakePythonBackend(name, PyRef::Borrow(callable.ptr()))));
 }
 
 }  // namespace
