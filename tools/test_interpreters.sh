@@ -5,8 +5,14 @@ set -eu
 jobs=$1
 found=0
 for minor in 11 12 13; do
-  python=$(command -v "python3.$minor" || true)
-  [ -n "$python" ] && "$python" -c '' 2>/dev/null || continue
+  python=
+  for candidate in "python3.$minor" "$HOME/.pyenv/versions/3.$minor".*/bin/python3; do
+    if "$candidate" -c '' 2>/dev/null; then
+      python=$candidate
+      break
+    fi
+  done
+  [ -n "$python" ] || continue
   build=build/python3.$minor
   cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFRAMEJIT_BUILD_TESTS=ON -DFRAMEJIT_WITH_TORCH=OFF \
     -DPython3_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" >/dev/null
