@@ -98,11 +98,12 @@ absl::Status Verify(const Kernel& kernel);
 
 // The text form; Parse(Print(k)) gives k again. The text is also a kernel's identity (cache key):
 //   kernel [4, 128] {
-//     b0: f32; b1: f32 out
-//     v0 = load f32 b0[0; 128, 1]
-//     v1 = reduce_max f32 v0
-//     ...
-//     store b1[0; 128, 1] v5
+//     b0: f32
+//     b1: f32 out
+//     v0: f32 = load b0[0; 128, 1]     # offset; one stride per dimension
+//     v1: f32 = reduce_max v0
+//     v2: f32 = sub v0, v1
+//     store b1[0; 128, 1] v2           # takes number 3
 //   }
 std::string Print(const Kernel& kernel);
 absl::StatusOr<Kernel> Parse(std::string_view text);

@@ -113,6 +113,27 @@ TEST(LayoutTest, ThirtyInputsOfManyElements) {
   CheckKernel(MustFinish(std::move(b)), {.specials = false});
 }
 
+// The bool is spilled over the second conversion's call when its store comes.
+TEST(LayoutTest, ScalarStoreOfASpilledValue) {
+  const auto kernel = loop::Parse(R"(kernel [3, 3] {
+    b0: i64
+    b1: f64
+    b2: bool out
+    b3: f16 out
+    v0: i64 = load b0[0; 1, 0]
+    v1: f64 = load b1[0; 1, 0]
+    v2: f64 = cast v0
+    v3: f64 = div v2, v1
+    v4: bool = cast v3
+    v5: i64 = cast v4
+    v6: f16 = cast v5
+    store b3[0; 1, 0] v6
+    store b2[0; 1, 0] v4
+  })");
+  ASSERT_TRUE(kernel.ok()) << kernel.status();
+  CheckKernel(*kernel);
+}
+
 TEST(LayoutTest, DivisionOfWorkFollowsTheShape) {
   KernelCompiler compiler;
   KernelBuilder flat({8, 128});

@@ -88,7 +88,10 @@ class RandomKernel {
     const DType dtype = b_.dtype_of(x.id) == DType::kBool ? DType::kInt32 : b_.dtype_of(x.id);
     const bool exact_sum = !loop::IsFloat(dtype);
     constexpr Op kOps[] = {Op::kReduceMax, Op::kReduceMin, Op::kReduceSum, Op::kReduceProd};
-    known_.push_back({b_.Reduce(kOps[Below(exact_sum ? 4 : 2)], b_.Cast(dtype, x.id)), false});
+    ValueId value = b_.Cast(dtype, x.id);
+    // Which of two zeros a reduction meets first is nobody's promise: adding zero leaves the positive one only.
+    if (!exact_sum) value = b_.Binary(Op::kAdd, value, b_.Const(dtype, 0));
+    known_.push_back({b_.Reduce(kOps[Below(exact_sum ? 4 : 2)], value), false});
   }
 
   void AddSelect(DType dtype) {
