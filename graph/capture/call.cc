@@ -27,6 +27,17 @@ bool IsBuiltinDataType(PyTypeObject* type) {
          (PyExceptionClass_Check(reinterpret_cast<PyObject*>(type)) && !IsPythonClass(type));
 }
 
+// Methods that move elements of their receiver or their arguments about and look into none.
+bool StoresOnly(std::string_view name) {
+  static constexpr std::string_view kNames[] = {"append", "appendleft", "insert",  "__setitem__", "pop",         "popleft",
+                                                "clear",  "copy",       "keys",    "values",      "items",       "reverse",
+                                                "get",    "setdefault", "__len__", "popitem",     "move_to_end", "__delitem__"};
+  for (std::string_view known : kNames) {
+    if (known == name) return true;
+  }
+  return false;
+}
+
 const char* NameOfModule(PyObject* object) {
   const char* name = PyModule_GetName(object);
   if (name == nullptr) PyErr_Clear();
@@ -114,7 +125,12 @@ PyObject* RecorderState::Impl::CallType(PyTypeObject* type, PyObject* const* arg
   auto* base_object = reinterpret_cast<PyObject*>(base);
   std::optional<Treatment> treatment = FindCallable(base_object);
   if (PyExceptionClass_Check(object) || (treatment && (*treatment == Treatment::kPure || *treatment == Treatment::kText))) {
-    return CallPure(call);
+    // A class whose construction is Python code only passes its arguments on.
+    PyObject* init = ShimTypeLookup(type, Names().init);
+    const bool passes = base == &PyBaseObject_Type || (init != nullptr && PyFunction_Check(init) &&
+                                                       (base == &PyDict_Type || base == &PyList_Type ||
+                                                        base == Names().ordered_dict || base == Names().default_dict));
+    return passes ? Scan(CallReal(call)) : CallPure(call);
   }
   return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(object));
 }
@@ -287,6 +303,7 @@ PyObject* RecorderState::Impl::CallMethodOf(PyTypeObject* type, const char* name
     }
   }
   if (method == "sort" && call.kwnames != nullptr) return CallModel(Treatment::kHigherOrder, call);
+  if (StoresOnly(method) && call.kwnames == nullptr && !PyUnicode_Check(self)) return Scan(CallReal(call));
   return CallPure(call);
 }
 

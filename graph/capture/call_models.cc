@@ -48,6 +48,10 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       for (Py_ssize_t i = 0; i < call.nargs; ++i) {
         if (PyType_Check(args[i])) GuardType(reinterpret_cast<PyTypeObject*>(args[i]));
         GuardType(Py_TYPE(args[i]));
+        for (Py_ssize_t k = 0; PyTuple_Check(args[i]) && k < PyTuple_GET_SIZE(args[i]); ++k) {
+          PyObject* member = PyTuple_GET_ITEM(args[i], k);
+          if (PyType_Check(member)) GuardType(reinterpret_cast<PyTypeObject*>(member));
+        }
       }
       return CallReal(call);
     case Treatment::kIdentity:
@@ -291,11 +295,8 @@ PyObject* RecorderState::Impl::ModelGetItemDefault(const NativeCall& call) {
   return Scan(CallReal(call));
 }
 
-// The value is not guarded by itself: it is taken only where it is a constant, and read through the source of nothing.
-PyObject* RecorderState::Impl::ModelContextVar(const NativeCall& call) {
-  PyRef value = PyRef::Steal(CallReal(call));
-  if (!value) return nullptr;
-  if (call.nargs > 1 && value.get() == call.args[1]) return value.release();
+// What a context variable holds cannot be guarded.
+PyObject* RecorderState::Impl::ModelContextVar(const NativeCall&) {
   return BreakNull(BreakCode::kUnsupportedObject, "the value of a context variable");
 }
 

@@ -170,7 +170,8 @@ std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {
   PyRef owned = PyRef::Steal(result);
   if (!broken() && CheckFailure() == 0) {
     if (!owned) {
-      Break(BreakCode::kRaised, "");
+      PyObject* raised = PyErr_Occurred();
+      Break(BreakCode::kRaised, raised == nullptr ? "" : reinterpret_cast<PyTypeObject*>(raised)->tp_name);
     } else {
       recording->exit_plan.result = RecipeFor(owned.get());
       if (!broken()) BuildEffects();

@@ -59,6 +59,9 @@ PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
       return CallOperator(row.function, {left, right}, [&] { return row.apply(left, right); });
     }
   }
+  if ((PyUnicode_Check(left) || PyBytes_Check(left)) && HasFake(right)) {
+    return BreakNull(BreakCode::kTensorData, "a tensor is formatted");
+  }
   for (PyObject* operand : {left, right}) {
     if (!HasContent(operand)) continue;
     if (Prepare(operand) != 0) return nullptr;

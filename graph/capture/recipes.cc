@@ -57,7 +57,7 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
     recipes[static_cast<size_t>(id)].object = PyRef::Borrow(object);
     return id;
   }
-  if (Provenance* provenance = FindKnown(object); provenance != nullptr && !PyTuple_Check(object)) {
+  if (Provenance* provenance = FindKnown(object); provenance != nullptr) {
     const RecipeId id = NewRecipe(object, RecipeKind::kSource);
     recipes[static_cast<size_t>(id)].source = provenance->source;
     return id;
