@@ -1,6 +1,6 @@
-// DecodedCode: the instructions of one code object, with EXTENDED_ARG folded in, inline caches skipped and jump targets as
-// instruction indices, and its exception table. Decoding checks what it needs for that (opcodes exist, jumps and handlers
-// land on instructions); everything else is bytecode/verify.h's.
+// DecodedCode: the instructions of one code object, with EXTENDED_ARG folded in, inline caches skipped and jump targets
+// as instruction indices, and its exception table. Decoding checks what it needs for that (opcodes exist, jumps and
+// handlers land on instructions); everything else is bytecode/verify.h's.
 //
 // A DecodedCode holds no reference to its code object, so it may live in that object's extra slot.
 #ifndef FRAMEJIT_BYTECODE_DECODE_H_
@@ -36,7 +36,8 @@ struct SourceSpan {
 
 class DecodedCode {
  public:
-  // InvalidArgument when the bytes are no code of this minor; Internal with no Python exception left when CPython failed.
+  // InvalidArgument when the bytes are no code of this minor; Internal with no Python exception left when CPython
+  // failed.
   static absl::StatusOr<DecodedCode> Decode(PyCodeObject* code);
 
   const std::vector<Instruction>& instructions() const { return instructions_; }

@@ -1,9 +1,9 @@
 // The exception table of a code object (co_exceptiontable): parsing it, and finding the handler of an instruction.
 // Whether the entries make sense for the code is bytecode/verify.h's business.
 //
-// Format (CPython Objects/exception_handling_notes.txt, 3.11 to 3.13): per entry four numbers, start, length, target (code
-// units) and depth << 1 | lasti, in big-endian groups of six bits; bit 6 says that another group follows, bit 7 starts an
-// entry. Entries are sorted by start and do not overlap.
+// Format (CPython Objects/exception_handling_notes.txt, 3.11 to 3.13): per entry four numbers, start, length, target
+// (code units) and depth << 1 | lasti, in big-endian groups of six bits; bit 6 says that another group follows, bit 7
+// starts an entry. Entries are sorted by start and do not overlap.
 #ifndef FRAMEJIT_BYTECODE_EXCEPTION_TABLE_H_
 #define FRAMEJIT_BYTECODE_EXCEPTION_TABLE_H_
 
@@ -30,8 +30,8 @@ struct ExceptionEntry {
 // InvalidArgument when the bytes are no exception table.
 absl::StatusOr<std::vector<ExceptionEntry>> ParseExceptionTable(std::string_view table);
 
-// What CPython does when the instruction at `offset` raised: cut the stack to `depth` values, push the instruction's offset
-// if `push_lasti`, push the exception, go on at `target`.
+// What CPython does when the instruction at `offset` raised: cut the stack to `depth` values, push the instruction's
+// offset if `push_lasti`, push the exception, go on at `target`.
 struct ExceptionHandler {
   int target;
   int depth;

@@ -1,6 +1,6 @@
-// Liveness of localsplus slots (locals, cells, free variables): which of them an instruction and what may run after it can
-// still read. With StackDepths this is what leaving a frame there must carry: the live slots and all stack values (those
-// are read or at least released by the code that follows).
+// Liveness of localsplus slots (locals, cells, free variables): which of them an instruction and what may run after it
+// can still read. With StackDepths this is what leaving a frame there must carry: the live slots and all stack values
+// (those are read or at least released by the code that follows).
 //
 // Backward data flow over the Cfg; sets only grow, so it terminates. A slot is also live where the handler of an
 // instruction that may raise reads it. Not modelled: locals(), frame objects and the time of a value's destruction.

@@ -83,7 +83,9 @@ struct StackEffect {
 // `taken`: the jump of a kBranch is taken. Requires an opcode of the table.
 StackEffect StackEffectOf(Opcode opcode, int oparg, bool taken);
 
-constexpr bool IsJump(OperandKind kind) { return kind == OperandKind::kJumpForward || kind == OperandKind::kJumpBackward; }
+constexpr bool IsJump(OperandKind kind) {
+  return kind == OperandKind::kJumpForward || kind == OperandKind::kJumpBackward;
+}
 // Whether control can go on at the next instruction.
 constexpr bool FallsThrough(ControlFlow flow) {
   return flow == ControlFlow::kNext || flow == ControlFlow::kBranch || flow == ControlFlow::kYield;

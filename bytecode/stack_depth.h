@@ -1,6 +1,6 @@
-// How many values are on the stack before each instruction, and the most there are at once: what co_stacksize must hold.
-// A handler starts with the depth its exception-table entry keeps, the instruction's offset if the entry says so, and the
-// exception. Works on decoded code; terminates because each instruction gets its depth once.
+// How many values are on the stack before each instruction, and the most there are at once: what co_stacksize must
+// hold. A handler starts with the depth its exception-table entry keeps, the instruction's offset if the entry says so,
+// and the exception. Works on decoded code; terminates because each instruction gets its depth once.
 #ifndef FRAMEJIT_BYTECODE_STACK_DEPTH_H_
 #define FRAMEJIT_BYTECODE_STACK_DEPTH_H_
 

@@ -108,7 +108,9 @@ class Verifier {
         return CheckRange(instruction, oparg, kBinaryOperatorCount, "operator");
       case OperandKind::kStackIndex:
         // RERAISE alone may say 0: no offset below the exception.
-        if (oparg == 0 && instruction.info().flow != ControlFlow::kRaise) Report(instruction, "stack positions start at 1");
+        if (oparg == 0 && instruction.info().flow != ControlFlow::kRaise) {
+          Report(instruction, "stack positions start at 1");
+        }
         return;
       case OperandKind::kNone:
       case OperandKind::kJumpForward:

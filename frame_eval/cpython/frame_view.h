@@ -1,5 +1,5 @@
-// FrameView: C++ names for the operations of shim.h on one interpreter frame. It owns nothing and is valid as long as the
-// frame is. No CPython internals here.
+// FrameView: C++ names for the operations of shim.h on one interpreter frame. It owns nothing and is valid as long as
+// the frame is. No CPython internals here.
 #ifndef FRAMEJIT_FRAME_EVAL_CPYTHON_FRAME_VIEW_H_
 #define FRAMEJIT_FRAME_EVAL_CPYTHON_FRAME_VIEW_H_
 

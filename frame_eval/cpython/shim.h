@@ -26,7 +26,7 @@ typedef struct _PyInterpreterFrame ShimFrame;
 // A code unit: _Py_CODEUNIT is this on 3.11, a union over it on 3.12, and private on 3.13.
 typedef uint16_t ShimCodeUnit;
 
-// --- frames -----------------------------------------------------------------------------------------------------------
+// --- frames ----------------------------------------------------------------------------------------------------------
 PyCodeObject* ShimFrameCode(ShimFrame* frame);
 PyFunctionObject* ShimFrameFunction(ShimFrame* frame);
 PyObject* ShimFrameGlobals(ShimFrame* frame);
@@ -63,7 +63,7 @@ void ShimFrameSetSuspended(ShimFrame* frame);
 // The innermost frame of the thread; may be null.
 ShimFrame* ShimThreadFrame(PyThreadState* thread);
 
-// --- evaluation -------------------------------------------------------------------------------------------------------
+// --- evaluation ------------------------------------------------------------------------------------------------------
 typedef PyObject* (*ShimEvaluator)(PyThreadState* thread, ShimFrame* frame, int throwflag);
 
 // CPython's own evaluator.
@@ -82,8 +82,9 @@ ShimEvaluator ShimInstalledEvaluator(PyInterpreterState* interpreter);
 int ShimIsTraced(PyThreadState* thread, PyCodeObject* code);
 
 #if PY_VERSION_HEX < 0x030C0000
-// What _PyEval_EvalFrameDefault does with the thread when it starts on a frame and when it leaves it, for an evaluator of
-// our own. The entry lives on the C stack of that evaluator; Leave follows Enter on every path, in the same function.
+// What _PyEval_EvalFrameDefault does with the thread when it starts on a frame and when it leaves it, for an evaluator
+// of our own. The entry lives on the C stack of that evaluator; Leave follows Enter on every path, in the same
+// function.
 typedef struct {
   _PyCFrame cframe;
 } ShimEntry;
@@ -91,13 +92,14 @@ void ShimEnterFrame(PyThreadState* thread, ShimFrame* frame, ShimEntry* entry);
 void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry);
 #endif
 
-// --- handled exceptions (sys.exc_info) --------------------------------------------------------------------------------
-// Where the exception being handled by this frame or generator is kept: owned by the slot; null or None when there is none.
+// --- handled exceptions (sys.exc_info) -------------------------------------------------------------------------------
+// Where the exception being handled by this frame or generator is kept: owned by the slot; null or None when there is
+// none.
 PyObject** ShimHandledExceptionSlot(PyThreadState* thread);
 // The exception a bare `raise` re-raises: the innermost handled one of the whole thread; null when there is none.
 PyObject* ShimTopmostHandledException(PyThreadState* thread);
 
-// --- opcode tables of the running interpreter, 256 entries each -------------------------------------------------------
+// --- opcode tables of the running interpreter, 256 entries each ------------------------------------------------------
 // The generic opcode that a specialised one stands for; 0 for numbers that are no opcode.
 extern const uint8_t* const kShimDeopt;
 // Inline-cache units that follow an opcode.
@@ -107,7 +109,7 @@ extern const uint8_t* const kShimCaches;
 enum { kShimLocal = 1, kShimCell = 2, kShimFree = 4 };
 int ShimLocalKind(PyCodeObject* code, int index);
 
-// --- objects ----------------------------------------------------------------------------------------------------------
+// --- objects ---------------------------------------------------------------------------------------------------------
 #if PY_VERSION_HEX < 0x030C0000
 // Changes with every change of the dict; unique over all dicts of the process.
 uint64_t ShimDictVersion(PyObject* dict);
@@ -119,8 +121,8 @@ unsigned int ShimTypeVersion(PyTypeObject* type);
 unsigned int ShimTypeCurrentVersion(PyTypeObject* type);
 // The attribute of `type` along its MRO; null without an exception when absent. `name` is an exact str.
 PyObject* ShimTypeLookup(PyTypeObject* type, PyObject* name);
-// As LOAD_METHOD: 1 and an unbound function in *method, or 0 and a bound attribute, or 0 and null with an exception. New
-// reference. Runs user code like any attribute access.
+// As LOAD_METHOD: 1 and an unbound function in *method, or 0 and a bound attribute, or 0 and null with an exception.
+// New reference. Runs user code like any attribute access.
 int ShimGetMethod(PyObject* object, PyObject* name, PyObject** method);
 // Whether the attributes of `object` live in inline values, no dict having been made yet.
 int ShimHasInlineValues(PyObject* object);

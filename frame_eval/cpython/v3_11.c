@@ -35,8 +35,8 @@ static PyObject* PassThrough(ShimEvaluator previous, PyThreadState* thread, Shim
 
 static int HasVersion(PyTypeObject* type) { return PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG); }
 
-// Objects/typeobject.c: assign_version_tag is static, but _PyType_Lookup of a short interned name calls it on a miss, and
-// a type without a valid tag always misses the method cache.
+// Objects/typeobject.c: assign_version_tag is static, but _PyType_Lookup of a short interned name calls it on a miss,
+// and a type without a valid tag always misses the method cache.
 static void AssignVersion(PyTypeObject* type) {
   PyObject* name = PyUnicode_InternFromString("__class__");
   if (name == NULL) {

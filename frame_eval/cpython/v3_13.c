@@ -27,8 +27,8 @@ static ShimFrame* ThreadFrame(PyThreadState* thread) { return thread->current_fr
 // Objects/typeobject.c: 3.13 no longer keeps Py_TPFLAGS_VALID_VERSION_TAG.
 static int HasVersion(PyTypeObject* type) { return type->tp_version_tag != 0; }
 
-// Include/internal/pycore_object.h: _PyObject_InlineValues. The values stay in use behind a materialised dict; here they
-// count as inline values only until then, as in 3.11 and 3.12.
+// Include/internal/pycore_object.h: _PyObject_InlineValues. The values stay in use behind a materialised dict; here
+// they count as inline values only until then, as in 3.11 and 3.12.
 static PyDictValues* InlineValues(PyObject* object) {
   if (!PyType_HasFeature(Py_TYPE(object), Py_TPFLAGS_INLINE_VALUES)) return NULL;
   if (_PyObject_GetManagedDict(object) != NULL) return NULL;

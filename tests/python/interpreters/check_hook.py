@@ -1,5 +1,5 @@
-"""The eval-frame function: it installs, passes through, is removed, and leaves results and recursion as they were. Run by
-test_interpreters.py."""
+"""The eval-frame function: it installs, passes through, is removed, and leaves results and recursion as they were. Run
+by test_interpreters.py."""
 
 import asyncio
 import contextlib

@@ -1,5 +1,5 @@
-// framejit_check: a torch-free extension module that shows bytecode/ and frame_eval/cpython/ to the check scripts of this
-// folder. Plain C API, so that it builds against any interpreter without installing anything. This half: bytecode.
+// framejit_check: a torch-free extension module that shows bytecode/ and frame_eval/cpython/ to the check scripts of
+// this folder. Plain C API, so that it builds against any interpreter without installing anything. This half: bytecode.
 #include "tests/python/interpreters/module.h"
 
 #include <string>

@@ -20,7 +20,10 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 MINORS = (11, 12, 13)
 CHECKS = ("check_opcodes.py", "check_stdlib.py", "check_hook.py", "check_objects.py")
-FACTS = "import sys, sysconfig, os; print(sys.version_info[1], os.path.exists(sysconfig.get_path('include') + '/Python.h'), sys.executable)"  # fmt: skip
+FACTS = (
+    "import sys, sysconfig, os; headers = sysconfig.get_path('include') + '/Python.h'; "
+    "print(sys.version_info[1], os.path.exists(headers), sys.executable)"
+)
 
 
 def candidates():
@@ -34,7 +37,7 @@ def candidates():
 
 
 def facts(executable):
-    """(minor, resolved executable) of an interpreter with headers; None for anything else, a pyenv shim for instance."""
+    """(minor, resolved executable) of an interpreter with headers; None for anything else, a pyenv shim say."""
     try:
         done = subprocess.run([executable, "-c", FACTS], capture_output=True, text=True, timeout=60)
     except OSError:
@@ -81,7 +84,10 @@ def test_check(minor, check):
     if minor not in INTERPRETERS:
         pytest.skip(f"no CPython 3.{minor} with headers here")
     # -E -s: nothing of the environment but the module; the scripts must not find torch or pytest.
-    code = f"import sys, runpy; sys.path.insert(0, {str(module_folder(minor))!r}); runpy.run_path({str(HERE / check)!r}, run_name='__main__')"  # fmt: skip
+    code = (
+        f"import sys, runpy; sys.path.insert(0, {str(module_folder(minor))!r}); "
+        f"runpy.run_path({str(HERE / check)!r}, run_name='__main__')"
+    )
     done = subprocess.run([INTERPRETERS[minor], "-E", "-s", "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout, end="")
