@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -45,9 +46,21 @@ class Backend {
 
 // The registry. Names are unique; registering one twice is an error. Thread-safe.
 absl::Status RegisterBackend(std::string name, std::shared_ptr<Backend> backend);
-// NotFound lists the known names.
+// Registered names first, then the resolvers in the order they were added. NotFound lists the known names.
 absl::StatusOr<std::shared_ptr<Backend>> FindBackend(std::string_view name);
+// Sorted, without duplicates; the resolvers' names included (this may import Python modules).
 std::vector<std::string> ListBackends();
+
+// Finds backends by name that are not registered here (torch's registry, entry points). `find` returns NotFound for a
+// name that is not its own. Both are called without the registry's lock.
+struct BackendResolver {
+  std::function<absl::StatusOr<std::shared_ptr<Backend>>(std::string_view)> find;
+  std::function<std::vector<std::string>()> list;
+};
+void AddBackendResolver(BackendResolver resolver);
+
+// Registers `interp`, `eager`, `cpu` and the resolver of torch's and the entry points' names. The module calls it once.
+absl::Status RegisterBuiltinBackends();
 
 }  // namespace framejit
 

@@ -1,0 +1,129 @@
+// Operators over rows: reductions, softmax, layer norm. Operand 0 is an element value of the kernel; its reduced
+// dimensions are the kernel's inner dimension.
+#include "backends/cpu/emitter_rules.h"
+
+namespace framejit::cpu {
+namespace {
+
+using loop::Op;
+using loop::ValueId;
+
+EmitResults Failed(Emitter& e, size_t count) {
+  EmitResults results;
+  for (size_t i = 0; i < count; ++i) results.push_back(e.Fail());
+  return results;
+}
+
+EmitResults Sum(Emitter& e) {
+  if (e.out() == at::ScalarType::Bool) return {e.Fail()};
+  return {e.b().Reduce(Op::kReduceSum, e.As(0, e.out()))};
+}
+
+EmitResults Mean(Emitter& e) {
+  if (!c10::isFloatingType(e.out())) return {e.Fail()};
+  return {e.b().Mean(e.As(0, e.out()))};
+}
+
+template <Op op>
+EmitResults Extremum(Emitter& e) {
+  ValueId x = e.As(0, e.out());
+  if (e.out() != at::ScalarType::Bool) return {e.b().Reduce(op, x)};
+  return {e.b().Reduce(op, e.b().Cast(loop::DType::kInt32, x))};
+}
+
+// any and all: torch returns uint8 for uint8 inputs.
+template <Op op>
+EmitResults Quantifier(Emitter& e) {
+  if (e.out() != at::ScalarType::Bool) return {e.Fail()};
+  return {e.b().Reduce(op, e.b().Cast(loop::DType::kInt32, e.As(0, at::ScalarType::Bool)))};
+}
+
+// Divisor as torch has it: an empty or zero divisor gives NaN or infinity, like 0 / 0.
+ValueId Variance(Emitter& e, ValueId x, ValueId mean, size_t correction) {
+  double amount = e.IsNone(correction) ? 1.0 : e.constant(correction).toScalar().toDouble();
+  return e.b().Variance(x, mean, amount);
+}
+
+EmitResults Var(Emitter& e) {
+  if (!c10::isFloatingType(e.out())) return {e.Fail()};
+  ValueId x = e.As(0, e.out());
+  return {Variance(e, x, e.b().Mean(x), 2)};
+}
+
+EmitResults Std(Emitter& e) {
+  if (!c10::isFloatingType(e.out())) return {e.Fail()};
+  ValueId x = e.As(0, e.out());
+  return {e.b().Unary(Op::kSqrt, Variance(e, x, e.b().Mean(x), 2))};
+}
+
+EmitResults VarMean(Emitter& e) {
+  if (!c10::isFloatingType(e.out())) return Failed(e, 2);
+  ValueId x = e.As(0, e.out()), mean = e.b().Mean(x);
+  return {Variance(e, x, mean, 2), mean};
+}
+
+EmitResults Softmax(Emitter& e) {
+  if (!c10::isFloatingType(e.out()) || e.constant(2).toBool()) return {e.Fail()};
+  ValueId x = e.As(0, e.out());
+  ValueId shifted = e.b().Binary(Op::kSub, x, e.b().Reduce(Op::kReduceMax, x));
+  ValueId weights = e.b().Unary(Op::kExp, shifted);
+  return {e.b().Binary(Op::kDiv, weights, e.b().Reduce(Op::kReduceSum, weights))};
+}
+
+EmitResults LogSoftmax(Emitter& e) {
+  if (!c10::isFloatingType(e.out()) || e.constant(2).toBool()) return {e.Fail()};
+  ValueId x = e.As(0, e.out());
+  ValueId shifted = e.b().Binary(Op::kSub, x, e.b().Reduce(Op::kReduceMax, x));
+  ValueId total = e.b().Reduce(Op::kReduceSum, e.b().Unary(Op::kExp, shifted));
+  return {e.b().Binary(Op::kSub, shifted, e.b().Unary(Op::kLog, total))};
+}
+
+// native_layer_norm(input, normalized_shape, weight?, bias?, eps) -> (output, mean, rstd)
+EmitResults LayerNorm(Emitter& e) {
+  at::ScalarType type = e.out();
+  if (!c10::isFloatingType(type)) return Failed(e, 3);
+  ValueId x = e.As(0, type), mean = e.b().Mean(x);
+  ValueId variance = e.b().Variance(x, mean, 0);
+  ValueId rstd = e.b().Unary(Op::kRsqrt, e.b().Binary(Op::kAdd, variance, e.NumberOperand(4, type)));
+  ValueId result = e.b().Binary(Op::kMul, e.b().Binary(Op::kSub, x, mean), rstd);
+  // Parameters of mixed precision are read in their own type: As would round them to the input's.
+  auto parameter = [&](size_t operand) {
+    return e.b().Cast(ComputeDType(*LoopDType(type)), e.Get(operand).value);
+  };
+  if (!e.IsNone(2)) result = e.b().Binary(Op::kMul, result, parameter(2));
+  if (!e.IsNone(3)) result = e.b().Binary(Op::kAdd, result, parameter(3));
+  return {result, mean, rstd};
+}
+
+constexpr EmitRule Row(EmitResults (*emit)(Emitter&), int dims_operand) {
+  return {NodeKind::kRow, emit, dims_operand};
+}
+
+const NamedRule kRules[] = {
+    {"aten::sum", Row(Sum, -1)},
+    {"aten::sum.dim_IntList", Row(Sum, 1)},
+    {"aten::mean", Row(Mean, -1)},
+    {"aten::mean.dim", Row(Mean, 1)},
+    {"aten::max", Row(Extremum<Op::kReduceMax>, -1)},
+    {"aten::min", Row(Extremum<Op::kReduceMin>, -1)},
+    {"aten::amax", Row(Extremum<Op::kReduceMax>, 1)},
+    {"aten::amin", Row(Extremum<Op::kReduceMin>, 1)},
+    {"aten::any", Row(Quantifier<Op::kReduceMax>, -1)},
+    {"aten::any.dim", Row(Quantifier<Op::kReduceMax>, 1)},
+    {"aten::any.dims", Row(Quantifier<Op::kReduceMax>, 1)},
+    {"aten::all", Row(Quantifier<Op::kReduceMin>, -1)},
+    {"aten::all.dim", Row(Quantifier<Op::kReduceMin>, 1)},
+    {"aten::all.dims", Row(Quantifier<Op::kReduceMin>, 1)},
+    {"aten::var.correction", Row(Var, 1)},
+    {"aten::std.correction", Row(Std, 1)},
+    {"aten::var_mean.correction", Row(VarMean, 1)},
+    {"aten::_softmax", Row(Softmax, 1)},
+    {"aten::_log_softmax", Row(LogSoftmax, 1)},
+    {"aten::native_layer_norm", {NodeKind::kRow, LayerNorm, 1, /*trailing_dims=*/true}},
+};
+
+}  // namespace
+
+c10::ArrayRef<NamedRule> RowRules() { return kRules; }
+
+}  // namespace framejit::cpu

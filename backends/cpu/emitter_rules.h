@@ -1,0 +1,35 @@
+// The table of operators that become loop IR: name, kind, and the function that emits it.
+#ifndef FRAMEJIT_BACKENDS_CPU_EMITTER_RULES_H_
+#define FRAMEJIT_BACKENDS_CPU_EMITTER_RULES_H_
+
+#include <string>
+
+#include "backends/cpu/emitter.h"
+
+namespace framejit::cpu {
+
+using EmitResults = absl::InlinedVector<loop::ValueId, 3>;
+
+struct EmitRule {
+  NodeKind kind = NodeKind::kPointwise;
+  EmitResults (*emit)(Emitter&) = nullptr;
+  int dims_operand = -1;       // kRow: the operand that names the dimensions; -1: all of them
+  bool trailing_dims = false;  // kRow: that operand is a shape, whose length counts the trailing dimensions
+  bool channel_operands = false;  // operands after the first lie on dimension 1 instead of being aligned to the right
+};
+
+// Null where ATen runs the operator.
+const EmitRule* FindEmitRule(const std::string& operator_name);
+
+// The parts of the table.
+struct NamedRule {
+  const char* name;
+  EmitRule rule;
+};
+c10::ArrayRef<NamedRule> PointwiseRules();   // emitter_pointwise.cc
+c10::ArrayRef<NamedRule> ActivationRules();  // emitter_activations.cc
+c10::ArrayRef<NamedRule> RowRules();         // emitter_rows.cc
+
+}  // namespace framejit::cpu
+
+#endif  // FRAMEJIT_BACKENDS_CPU_EMITTER_RULES_H_

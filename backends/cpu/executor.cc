@@ -1,0 +1,131 @@
+#include "backends/cpu/executor.h"
+
+#include <ATen/ATen.h>
+#include <ATen/EmptyTensor.h>
+
+#include <optional>
+
+#include "absl/container/inlined_vector.h"
+#include "backends/cpu/parallel.h"
+#include "backends/dispatch.h"
+
+namespace framejit::cpu {
+namespace {
+
+// Releasing and taking the GIL back costs about as much as a small kernel, and more when others wait for it.
+constexpr double kReleaseGilNanoseconds = 100e3;
+// An arena larger than this is given back after each call.
+constexpr int64_t kKeptArenaBytes = int64_t{64} << 20;
+
+at::Tensor Allocate(const TensorShape& shape) {
+  if (shape.contiguous) return at::Tensor(at::detail::empty_cpu(shape.sizes, shape.dtype));
+  return at::Tensor(at::detail::empty_strided_cpu(shape.sizes, shape.strides, shape.dtype));
+}
+
+void Do(const KernelStep& step, CallState& call) {
+  absl::InlinedVector<void*, 16> buffers(step.buffers.size());
+  for (size_t i = 0; i < buffers.size(); ++i) {
+    buffers[i] = static_cast<char*>(call.bases[step.buffers[i].base]) + step.buffers[i].offset;
+  }
+  if (step.grain == 0) {
+    step.kernel->Run(buffers.data(), 0, step.kernel->units());
+  } else {
+    RunParallel(*step.kernel, buffers.data(), step.grain);
+  }
+}
+
+void Do(const AllocateStep& step, CallState& call) {
+  at::Tensor& tensor = call.locals[step.local];
+  tensor = Allocate(step.shape);
+  call.bases[step.base] = tensor.unsafeGetTensorImpl()->mutable_data();
+}
+
+void Do(const AliasStep& step, CallState& call) {
+  const at::Tensor& from = call.At(step.from);
+  call.locals[step.local] = TensorOver(from.storage(), step.shape, from.storage_offset() + step.offset);
+}
+
+void Do(const CloneStep& step, CallState& call) {
+  at::Tensor& tensor = call.locals[step.local];
+  tensor = call.plan.constants[static_cast<size_t>(step.constant)].clone();
+  call.bases[step.base] = tensor.mutable_data_ptr();
+}
+
+void Do(const LibraryStep& step, CallState& call) { step.function(step, call); }
+
+// The GIL, given up while a long graph runs if this thread has it.
+class ReleasedGil {
+ public:
+  explicit ReleasedGil(bool wanted) {
+    if (wanted && Py_IsInitialized() && PyGILState_Check()) state_ = PyEval_SaveThread();
+  }
+  ~ReleasedGil() {
+    if (state_ != nullptr) PyEval_RestoreThread(state_);
+  }
+  ReleasedGil(const ReleasedGil&) = delete;
+  ReleasedGil& operator=(const ReleasedGil&) = delete;
+
+ private:
+  PyThreadState* state_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Frame> CpuGraph::TakeFrame() {
+  std::unique_ptr<Frame> frame(idle_frame_.exchange(nullptr, std::memory_order_acquire));
+  if (frame == nullptr) frame = std::make_unique<Frame>(*plan_);
+  return frame;
+}
+
+void CpuGraph::ReturnFrame(std::unique_ptr<Frame> frame) {
+  if (plan_->arena_bytes > kKeptArenaBytes) return;
+  Frame* none = nullptr;
+  if (idle_frame_.compare_exchange_strong(none, frame.get(), std::memory_order_release)) frame.release();
+}
+
+void CpuGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) {
+  const Plan& plan = *plan_;
+  TORCH_CHECK(inputs.size() == plan.graph.inputs.size(), "cpu: ", plan.graph.inputs.size(), " inputs expected, ",
+              inputs.size(), " given");
+  std::unique_ptr<Frame> frame;
+  if (plan.arena_bytes > 0) frame = TakeFrame();
+  absl::InlinedVector<at::Tensor, 8> locals(static_cast<size_t>(plan.local_count));
+  absl::InlinedVector<void*, 32> bases(static_cast<size_t>(plan.base_count));
+  CallState call{plan, inputs, locals.data(), bases.data(), frame.get()};
+  if (frame != nullptr) bases[0] = frame->arena;
+  for (auto [input, base] : plan.input_bases) {
+    bases[static_cast<size_t>(base)] = const_cast<void*>(inputs[static_cast<size_t>(input)].const_data_ptr());
+  }
+  for (auto [constant, base] : plan.constant_bases) {
+    bases[static_cast<size_t>(base)] = const_cast<void*>(plan.constants[static_cast<size_t>(constant)].const_data_ptr());
+  }
+  {
+    ReleasedGil gil(plan.nanoseconds > kReleaseGilNanoseconds);
+    std::optional<RecordedLevelGuard> level;
+    if (plan.calls_library || !plan.mutations.empty()) level.emplace();
+    RunSteps(call);
+    Finish(call, outputs);
+  }
+  if (frame != nullptr) ReturnFrame(std::move(frame));
+}
+
+void CpuGraph::RunSteps(CallState& call) const {
+  for (const Step& step : plan_->steps) {
+    std::visit([&](const auto& action) { Do(action, call); }, step.action);
+    for (int32_t local : step.released) call.locals[local].reset();
+  }
+}
+
+void CpuGraph::Finish(CallState& call, std::vector<at::Tensor>& outputs) const {
+  outputs.clear();
+  outputs.reserve(plan_->outputs.size());
+  for (TensorRef ref : plan_->outputs) outputs.push_back(call.At(ref));
+  if (plan_->mutations.empty()) return;
+  std::vector<std::pair<at::Tensor, at::Tensor>> writes;
+  for (const PlannedMutation& mutation : plan_->mutations) {
+    writes.emplace_back(call.At(mutation.input), call.At(mutation.value));
+  }
+  ApplyWrites(std::move(writes));
+}
+
+}  // namespace framejit::cpu

@@ -1,0 +1,37 @@
+// Runs plans. Safe to call from several threads at once: everything a call writes is its own.
+#ifndef FRAMEJIT_BACKENDS_CPU_EXECUTOR_H_
+#define FRAMEJIT_BACKENDS_CPU_EXECUTOR_H_
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backends/backend.h"
+#include "backends/cpu/library_calls.h"
+#include "backends/cpu/plan.h"
+
+namespace framejit::cpu {
+
+class CpuGraph : public CompiledGraph {
+ public:
+  explicit CpuGraph(std::unique_ptr<const Plan> plan) : plan_(std::move(plan)) {}
+  ~CpuGraph() override { delete idle_frame_.load(); }
+
+  void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override;
+  std::string Describe() const override { return plan_->description; }
+
+ private:
+  void RunSteps(CallState& call) const;
+  void Finish(CallState& call, std::vector<at::Tensor>& outputs) const;
+  std::unique_ptr<Frame> TakeFrame();
+  void ReturnFrame(std::unique_ptr<Frame> frame);
+
+  const std::unique_ptr<const Plan> plan_;
+  // The frame the last call left for the next; calls that find none make their own.
+  std::atomic<Frame*> idle_frame_{nullptr};
+};
+
+}  // namespace framejit::cpu
+
+#endif  // FRAMEJIT_BACKENDS_CPU_EXECUTOR_H_

@@ -1,0 +1,514 @@
+#include "backends/cpu/fusion.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/container/flat_hash_set.h"
+#include "backends/cpu/emitter_rules.h"
+
+namespace framejit::cpu {
+namespace {
+
+constexpr size_t kMaxNodes = 64;      // of one kernel: beyond, registers spill more than fusion saves
+constexpr int8_t kUnknown = -3;       // a dimension no operand inside the group has settled yet
+constexpr int64_t kWideRow = 1 << 16; // a reduction of few rows this long is ATen's, which splits rows over threads
+constexpr int64_t kFewRows = 8;
+
+int64_t Product(c10::ArrayRef<int64_t> sizes) {
+  int64_t product = 1;
+  for (int64_t size : sizes) product *= size;
+  return product;
+}
+
+// A placement of a node in a group's domain.
+struct Placement {
+  DimMap map;
+  bool full = false;  // covers all dimensions; otherwise all but the inner ones
+};
+
+class Fuser {
+ public:
+  Fuser(const GraphFacts& facts, const std::vector<bool>& library_only) : facts_(facts), library_only_(library_only) {}
+
+  FusionResult Run() {
+    size_t node_count = graph().nodes.size();
+    r_.kinds.resize(node_count);
+    r_.unit_of.assign(node_count, -1);
+    r_.node_maps.resize(node_count);
+    r_.value_maps.resize(graph().values.size());
+    for (size_t i = 0; i < graph().values.size(); ++i) r_.sources.push_back(static_cast<ValueId>(i));
+    for (size_t i = 0; i < node_count; ++i) {
+      const Node& node = graph().nodes[i];
+      r_.kinds[i] = library_only_[i] ? LibraryOrView(node) : Classify(facts_, node);
+      if (r_.kinds[i] == NodeKind::kView) SetSources(node);
+    }
+    MarkReturnedViews();
+    for (size_t i = 0; i < node_count; ++i) Visit(static_cast<int32_t>(i));
+    Schedule();
+    return std::move(r_);
+  }
+
+ private:
+  const Graph& graph() const { return facts_.graph; }
+  const Node& node(int32_t i) const { return graph().nodes[static_cast<size_t>(i)]; }
+  const TensorMeta& meta(ValueId id) const { return graph().meta(id); }
+  ValueId source(ValueId id) const { return r_.sources[static_cast<size_t>(id)]; }
+  NodeKind kind(int32_t i) const { return r_.kinds[static_cast<size_t>(i)]; }
+
+  // A node refused by the code generator runs through ATen unless it is a view.
+  NodeKind LibraryOrView(const Node& n) const {
+    NodeKind kind = Classify(facts_, n);
+    return kind == NodeKind::kView ? kind : NodeKind::kLibrary;
+  }
+
+  void SetSources(const Node& n) {
+    for (ValueId id : n.outputs) {
+      if (id != kNoValue) r_.sources[static_cast<size_t>(id)] = source(n.operands[0].value);
+    }
+  }
+
+  // Views the caller receives are made by ATen, so that they know their base as in eager.
+  void MarkReturnedViews() {
+    for (ValueId id : graph().outputs) {
+      while (id != kNoValue) {
+        int32_t producer = facts_.producers[static_cast<size_t>(id)];
+        if (producer < 0 || kind(producer) != NodeKind::kView) break;
+        real_views_.insert(producer);
+        id = node(producer).operands[0].value;
+      }
+    }
+  }
+
+  void Visit(int32_t n) {
+    switch (kind(n)) {
+      case NodeKind::kView:
+        if (real_views_.contains(n)) AddLibraryUnit(n);
+        return;
+      case NodeKind::kLibrary:
+        AddLibraryUnit(n);
+        return;
+      case NodeKind::kPointwise:
+      case NodeKind::kRow:
+        if (!JoinSomeGroup(n) && !StartGroup(n)) {
+          r_.kinds[static_cast<size_t>(n)] = NodeKind::kLibrary;
+          AddLibraryUnit(n);
+        }
+        return;
+    }
+  }
+
+  void AddLibraryUnit(int32_t n) {
+    Unit unit;
+    unit.nodes = {n};
+    r_.unit_of[static_cast<size_t>(n)] = static_cast<int32_t>(r_.units.size());
+    r_.units.push_back(std::move(unit));
+    if (IsRandom(node(n).op)) random_nodes_.push_back(n);
+  }
+
+  // --- dependencies between units ---
+
+  // Units whose results `n` needs. A random node also follows the one before it.
+  template <typename VisitUnit>
+  void ForEachDependency(int32_t n, VisitUnit visit) const {
+    ForEachOperandValue(node(n), [&](ValueId id) {
+      int32_t direct = facts_.producers[static_cast<size_t>(id)];
+      if (direct >= 0 && r_.unit_of[static_cast<size_t>(direct)] >= 0) visit(r_.unit_of[static_cast<size_t>(direct)]);
+      int32_t producer = facts_.producers[static_cast<size_t>(source(id))];
+      if (producer >= 0 && producer != direct) visit(r_.unit_of[static_cast<size_t>(producer)]);
+    });
+    auto random = std::lower_bound(random_nodes_.begin(), random_nodes_.end(), n);
+    if (random != random_nodes_.end() && *random == n && random != random_nodes_.begin()) {
+      visit(r_.unit_of[static_cast<size_t>(*(random - 1))]);
+    }
+  }
+
+  // Whether making `merged` units and node `n` one unit would make it depend on itself through others.
+  bool WouldCycle(c10::ArrayRef<int32_t> merged, int32_t n) const {
+    auto is_merged = [&](int32_t unit) { return std::find(merged.begin(), merged.end(), unit) != merged.end(); };
+    absl::flat_hash_set<int32_t> seen;
+    std::vector<int32_t> stack;
+    bool cycle = false;
+    auto push_outside = [&](int32_t unit) {
+      if (!is_merged(unit) && seen.insert(unit).second) stack.push_back(unit);
+    };
+    auto push = [&](int32_t unit) {
+      if (is_merged(unit)) cycle = true;
+      push_outside(unit);
+    };
+    ForEachDependency(n, push_outside);
+    for (int32_t unit : merged) {
+      for (int32_t member : r_.units[static_cast<size_t>(unit)].nodes) ForEachDependency(member, push_outside);
+    }
+    while (!stack.empty() && !cycle) {
+      int32_t unit = stack.back();
+      stack.pop_back();
+      for (int32_t member : r_.units[static_cast<size_t>(unit)].nodes) ForEachDependency(member, push);
+    }
+    return cycle;
+  }
+
+  // --- placing nodes in domains ---
+
+  // The domain dimensions of `id`, a value made in `unit` or a view of one that reorders, adds or drops dimensions of one
+  // element, or expands. Nullopt: not in the unit. `failed`: in the unit, but as a view of another kind.
+  std::optional<DimMap> MapInUnit(ValueId id, int32_t unit, bool& failed) const {
+    ValueId made = source(id);
+    int32_t producer = facts_.producers[static_cast<size_t>(made)];
+    if (producer < 0 || r_.unit_of[static_cast<size_t>(producer)] != unit) return std::nullopt;
+    const DimMap& made_map = r_.value_maps[static_cast<size_t>(made)];
+    if (made == id) return made_map;
+    const TensorMeta& from = meta(made);
+    const TensorMeta& to = meta(id);
+    DimMap map;
+    size_t matched = 0;
+    for (size_t i = 0; i < to.sizes.size(); ++i) {
+      int8_t dim = kUnknown;
+      if (to.sizes[i] == 1) dim = kSizeOne;
+      else if (to.strides[i] == 0) dim = kBroadcast;
+      for (size_t j = 0; j < from.sizes.size() && dim == kUnknown; ++j) {
+        if (from.sizes[j] == to.sizes[i] && from.strides[j] == to.strides[i]) {
+          dim = made_map[j];
+          ++matched;
+        }
+      }
+      failed = failed || dim == kUnknown;
+      map.push_back(dim);
+    }
+    size_t wanted = static_cast<size_t>(
+        std::count_if(from.sizes.begin(), from.sizes.end(), [](int64_t size) { return size != 1; }));
+    failed = failed || matched != wanted || to.storage_offset != from.storage_offset;
+    return map;
+  }
+
+  // What the operands made in `unit` say about the node's dimensions. False where they disagree.
+  bool MapFromOperands(int32_t n, int32_t unit, const c10::DimVector& shape, DimMap& map) const {
+    const Node& nd = node(n);
+    bool failed = false;
+    for (size_t i = 0; i < nd.operands.size(); ++i) {
+      if (nd.operands[i].kind != Operand::Kind::kValue || nd.operands[i].value == kNoValue) continue;
+      auto operand_map = MapInUnit(nd.operands[i].value, unit, failed);
+      if (failed) return false;
+      if (!operand_map) continue;
+      int first = FirstDim(AlignOf(nd, i), shape.size(), operand_map->size());
+      if (first < 0) return false;
+      for (size_t d = 0; d < operand_map->size(); ++d) {
+        int8_t dim = (*operand_map)[d];
+        if (dim < 0) continue;
+        int8_t& mine = map[static_cast<size_t>(first) + d];
+        if (mine != kUnknown && mine != dim) return false;
+        mine = dim;
+      }
+    }
+    return true;
+  }
+
+  std::optional<Placement> Place(int32_t n, int32_t unit) const {
+    const Unit& group = r_.units[static_cast<size_t>(unit)];
+    const c10::DimVector& shape = IterationShape(facts_, kind(n), node(n));
+    Placement placement;
+    for (int64_t size : shape) placement.map.push_back(size == 1 ? kSizeOne : kUnknown);
+    if (!MapFromOperands(n, unit, shape, placement.map)) return std::nullopt;
+    std::vector<bool> used(group.domain.size(), false);
+    for (size_t i = 0; i < shape.size(); ++i) {
+      int8_t dim = placement.map[i];
+      if (dim < 0) continue;
+      if (shape[i] != group.domain[static_cast<size_t>(dim)] || used[static_cast<size_t>(dim)]) return std::nullopt;
+      used[static_cast<size_t>(dim)] = true;
+    }
+    for (size_t i = shape.size(); i-- > 0;) {
+      if (placement.map[i] != kUnknown) continue;
+      size_t d = group.domain.size();
+      while (d > 0 && (used[d - 1] || group.domain[d - 1] != shape[i])) --d;
+      if (d == 0) return std::nullopt;
+      used[d - 1] = true;
+      placement.map[i] = static_cast<int8_t>(d - 1);
+    }
+    size_t rows = group.domain.size() - static_cast<size_t>(group.inner_dims);
+    for (size_t d = 0; d < rows; ++d) {
+      if (!used[d]) return std::nullopt;
+    }
+    size_t inner_used = static_cast<size_t>(std::count(used.begin() + static_cast<int64_t>(rows), used.end(), true));
+    placement.full = inner_used == static_cast<size_t>(group.inner_dims);
+    if (!placement.full && inner_used != 0) return std::nullopt;
+    return placement;
+  }
+
+  // How many trailing dimensions of `domain` the row node reduces; 0 where it reduces others.
+  int ReducedInner(int32_t n, const DimMap& map, size_t domain_rank) const {
+    std::vector<bool> reduced(domain_rank, false);
+    int count = 0;
+    for (int64_t d : RowShapeOf(facts_, node(n)).dims) {
+      int8_t dim = map[static_cast<size_t>(d)];
+      if (dim < 0) continue;
+      reduced[static_cast<size_t>(dim)] = true;
+      ++count;
+    }
+    for (size_t d = domain_rank - static_cast<size_t>(count); d < domain_rank; ++d) {
+      if (!reduced[d]) return 0;
+    }
+    return count;
+  }
+
+  // Whether the inner dimensions can be walked with one stride in everything that node `n` reads or writes.
+  bool InnerMerges(int32_t n, const DimMap& map, c10::ArrayRef<int64_t> domain, int inner_dims) const {
+    if (inner_dims <= 1) return true;
+    bool merges = true;
+    auto check = [&](const TensorMeta& value, int align) {
+      std::vector<int64_t> strides = DomainStrides(value, map, align, domain.size());
+      for (size_t d = domain.size() - static_cast<size_t>(inner_dims); d + 1 < domain.size(); ++d) {
+        merges = merges && strides[d] == strides[d + 1] * domain[d + 1];
+      }
+    };
+    const Node& nd = node(n);
+    for (size_t i = 0; i < nd.operands.size(); ++i) {
+      if (nd.operands[i].kind == Operand::Kind::kValue && nd.operands[i].value != kNoValue) {
+        check(meta(nd.operands[i].value), AlignOf(nd, i));
+      }
+    }
+    const c10::DimVector& shape = IterationShape(facts_, kind(n), nd);
+    for (ValueId id : nd.outputs) {
+      if (id != kNoValue && meta(id).sizes == shape) check(meta(id), kAlignRight);
+    }
+    return merges;
+  }
+
+  bool InnerMergesForUnit(const Unit& unit, int inner_dims) const {
+    for (int32_t member : unit.nodes) {
+      if (!InnerMerges(member, r_.node_maps[static_cast<size_t>(member)], unit.domain, inner_dims)) return false;
+    }
+    return true;
+  }
+
+  void SetOutputMaps(int32_t n, const DimMap& map) {
+    const Node& nd = node(n);
+    const c10::DimVector& shape = IterationShape(facts_, kind(n), nd);
+    std::vector<int64_t> reduced = kind(n) == NodeKind::kRow ? RowShapeOf(facts_, nd).dims : std::vector<int64_t>{};
+    r_.node_maps[static_cast<size_t>(n)] = map;
+    for (ValueId id : nd.outputs) {
+      if (id == kNoValue) continue;
+      const c10::DimVector& sizes = meta(id).sizes;
+      DimMap out;
+      for (size_t d = 0; d < shape.size(); ++d) {
+        bool is_reduced = std::binary_search(reduced.begin(), reduced.end(), static_cast<int64_t>(d));
+        if (sizes.size() == shape.size()) {
+          out.push_back(sizes[d] == 1 ? kSizeOne : map[d]);
+        } else if (!is_reduced) {
+          out.push_back(map[d]);
+        }
+      }
+      r_.value_maps[static_cast<size_t>(id)] = std::move(out);
+    }
+  }
+
+  // --- forming groups ---
+
+  bool StartGroup(int32_t n) {
+    const Node& nd = node(n);
+    const c10::DimVector& shape = IterationShape(facts_, kind(n), nd);
+    Unit unit;
+    unit.is_kernel = true;
+    unit.nodes = {n};
+    DimMap map;
+    for (int64_t size : shape) {
+      map.push_back(size == 1 ? kSizeOne : static_cast<int8_t>(unit.domain.size()));
+      if (size != 1) unit.domain.push_back(size);
+    }
+    if (unit.domain.size() > 100) return false;
+    if (kind(n) == NodeKind::kRow) {
+      unit.inner_dims = ReducedInner(n, map, unit.domain.size());
+      if (unit.inner_dims == 0 || !InnerMerges(n, map, unit.domain, unit.inner_dims)) return false;
+      if (!RowsAreWorthIt(unit.domain, unit.inner_dims)) return false;
+      std::vector<int64_t> strides = DomainStrides(meta(nd.operands[0].value), map, kAlignRight, unit.domain.size());
+      if (strides.back() != 1) return false;
+    }
+    r_.unit_of[static_cast<size_t>(n)] = static_cast<int32_t>(r_.units.size());
+    r_.units.push_back(std::move(unit));
+    SetOutputMaps(n, map);
+    return true;
+  }
+
+  static bool RowsAreWorthIt(c10::ArrayRef<int64_t> domain, int inner_dims) {
+    size_t rows = domain.size() - static_cast<size_t>(inner_dims);
+    return Product(domain.slice(0, rows)) >= kFewRows || Product(domain.slice(rows)) < kWideRow;
+  }
+
+  std::vector<int32_t> OperandGroups(int32_t n) const {
+    std::vector<int32_t> groups;
+    ForEachOperandValue(node(n), [&](ValueId id) {
+      int32_t producer = facts_.producers[static_cast<size_t>(source(id))];
+      if (producer < 0) return;
+      int32_t unit = r_.unit_of[static_cast<size_t>(producer)];
+      if (unit < 0 || !r_.units[static_cast<size_t>(unit)].is_kernel) return;
+      if (std::find(groups.begin(), groups.end(), unit) == groups.end()) groups.push_back(unit);
+    });
+    // The group with reductions first: it fixes the order of dimensions. Then the youngest.
+    std::sort(groups.begin(), groups.end(), [&](int32_t a, int32_t b) {
+      int inner_a = r_.units[static_cast<size_t>(a)].inner_dims, inner_b = r_.units[static_cast<size_t>(b)].inner_dims;
+      return (inner_a > 0) != (inner_b > 0) ? inner_a > 0 : a > b;
+    });
+    return groups;
+  }
+
+  bool JoinSomeGroup(int32_t n) {
+    std::vector<int32_t> groups = OperandGroups(n);
+    for (int32_t unit : groups) {
+      if (!Join(n, unit)) continue;
+      for (int32_t other : groups) {
+        if (other != unit) MergeInto(unit, other, n);
+      }
+      return true;
+    }
+    return false;
+  }
+
+  bool Join(int32_t n, int32_t unit) {
+    Unit& group = r_.units[static_cast<size_t>(unit)];
+    if (group.nodes.size() >= kMaxNodes) return false;
+    auto placement = Place(n, unit);
+    if (!placement) return false;
+    int inner_dims = group.inner_dims;
+    if (kind(n) == NodeKind::kRow) {
+      bool failed = false;
+      if (!placement->full || !MapInUnit(node(n).operands[0].value, unit, failed)) return false;
+      int reduced = ReducedInner(n, placement->map, group.domain.size());
+      if (reduced == 0 || (inner_dims != 0 && inner_dims != reduced)) return false;
+      if (!RowsAreWorthIt(group.domain, reduced)) return false;
+      if (inner_dims == 0 && !InnerMergesForUnit(group, reduced)) return false;
+      inner_dims = reduced;
+    }
+    if (!InnerMerges(n, placement->map, group.domain, inner_dims) || WouldCycle({unit}, n)) return false;
+    group.inner_dims = inner_dims;
+    group.nodes.push_back(n);
+    r_.unit_of[static_cast<size_t>(n)] = unit;
+    SetOutputMaps(n, placement->map);
+    return true;
+  }
+
+  // Moves the members of `other`, one of whose values `n` (a member of `unit`) reads, into `unit` where both iterate over
+  // the same domain and `other` has no reduction of its own order.
+  void MergeInto(int32_t unit, int32_t other, int32_t n) {
+    Unit& group = r_.units[static_cast<size_t>(unit)];
+    Unit& absorbed = r_.units[static_cast<size_t>(other)];
+    if (absorbed.inner_dims != 0 || absorbed.domain.size() != group.domain.size()) return;
+    if (group.nodes.size() + absorbed.nodes.size() > kMaxNodes) return;
+    auto there = Place(n, other);
+    const DimMap& here = r_.node_maps[static_cast<size_t>(n)];
+    if (!there || !there->full) return;
+    std::vector<int8_t> translate(absorbed.domain.size(), kUnknown);
+    for (size_t d = 0; d < here.size(); ++d) {
+      if ((here[d] < 0) != (there->map[d] < 0)) return;
+      if (here[d] >= 0) translate[static_cast<size_t>(there->map[d])] = here[d];
+    }
+    if (std::find(translate.begin(), translate.end(), kUnknown) != translate.end()) return;
+    if (WouldCycle({unit, other}, n)) return;
+    auto translated = [&](DimMap map) {
+      for (int8_t& dim : map) dim = dim >= 0 ? translate[static_cast<size_t>(dim)] : dim;
+      return map;
+    };
+    std::vector<std::pair<int32_t, DimMap>> before;
+    for (int32_t member : absorbed.nodes) before.emplace_back(member, r_.node_maps[static_cast<size_t>(member)]);
+    for (const auto& [member, map] : before) Move(member, unit, translated(map));
+    std::vector<int32_t> alone = group.nodes;
+    for (const auto& moved : before) group.nodes.push_back(moved.first);
+    std::sort(group.nodes.begin(), group.nodes.end());
+    if (IsConsistent(unit)) {
+      absorbed.nodes.clear();
+      return;
+    }
+    group.nodes = std::move(alone);
+    for (const auto& [member, map] : before) Move(member, other, map);
+  }
+
+  void Move(int32_t member, int32_t unit, const DimMap& map) {
+    r_.unit_of[static_cast<size_t>(member)] = unit;
+    SetOutputMaps(member, map);
+  }
+
+  // Whether every member sees the unit's values along the dimensions they were made along.
+  bool IsConsistent(int32_t unit) const {
+    const Unit& group = r_.units[static_cast<size_t>(unit)];
+    for (int32_t member : group.nodes) {
+      const DimMap& placed = r_.node_maps[static_cast<size_t>(member)];
+      DimMap seen(placed.size(), kUnknown);
+      if (!MapFromOperands(member, unit, IterationShape(facts_, kind(member), node(member)), seen)) return false;
+      for (size_t d = 0; d < placed.size(); ++d) {
+        if (seen[d] != kUnknown && seen[d] != placed[d]) return false;
+      }
+      if (!InnerMerges(member, placed, group.domain, group.inner_dims)) return false;
+    }
+    return true;
+  }
+
+  // --- order ---
+
+  // Depth first from the units in order of their last node: each unit runs once everything it needs has run.
+  void Schedule() {
+    std::vector<int32_t> order;
+    for (size_t u = 0; u < r_.units.size(); ++u) {
+      if (!r_.units[u].nodes.empty()) order.push_back(static_cast<int32_t>(u));
+    }
+    std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+      return r_.units[static_cast<size_t>(a)].nodes.back() < r_.units[static_cast<size_t>(b)].nodes.back();
+    });
+    std::vector<int32_t> position(r_.units.size(), -1);
+    std::vector<Unit> scheduled;
+    for (int32_t unit : order) Emit(unit, position, scheduled);
+    for (int32_t& unit : r_.unit_of) {
+      if (unit >= 0) unit = position[static_cast<size_t>(unit)];
+    }
+    r_.units = std::move(scheduled);
+  }
+
+  void Emit(int32_t unit, std::vector<int32_t>& position, std::vector<Unit>& scheduled) {
+    constexpr int32_t kVisiting = -2;
+    if (position[static_cast<size_t>(unit)] != -1) return;
+    position[static_cast<size_t>(unit)] = kVisiting;
+    for (int32_t member : r_.units[static_cast<size_t>(unit)].nodes) {
+      ForEachDependency(member, [&](int32_t needed) {
+        if (needed != unit) Emit(needed, position, scheduled);
+      });
+    }
+    position[static_cast<size_t>(unit)] = static_cast<int32_t>(scheduled.size());
+    scheduled.push_back(r_.units[static_cast<size_t>(unit)]);
+  }
+
+  const GraphFacts& facts_;
+  const std::vector<bool>& library_only_;
+  FusionResult r_;
+  absl::flat_hash_set<int32_t> real_views_;
+  std::vector<int32_t> random_nodes_;
+};
+
+}  // namespace
+
+FusionResult Fuse(const GraphFacts& facts, const std::vector<bool>& library_only) {
+  return Fuser(facts, library_only).Run();
+}
+
+const c10::DimVector& IterationShape(const GraphFacts& facts, NodeKind kind, const Node& node) {
+  ValueId id = kind == NodeKind::kRow ? node.operands[0].value : node.outputs[0];
+  return facts.graph.meta(id).sizes;
+}
+
+int FirstDim(int align, size_t node_rank, size_t rank) {
+  return align == kAlignRight ? static_cast<int>(node_rank) - static_cast<int>(rank) : align;
+}
+
+int AlignOf(const Node& node, size_t operand) {
+  const EmitRule* rule = FindEmitRule(OperatorName(node.op));
+  return rule != nullptr && rule->channel_operands && operand > 0 ? 1 : kAlignRight;
+}
+
+std::vector<int64_t> DomainStrides(const TensorMeta& value, const DimMap& node_map, int align, size_t domain_rank) {
+  std::vector<int64_t> strides(domain_rank, 0);
+  int first = FirstDim(align, node_map.size(), value.sizes.size());
+  for (size_t i = 0; i < value.sizes.size(); ++i) {
+    int64_t position = first + static_cast<int64_t>(i);
+    if (value.sizes[i] == 1 || position < 0) continue;
+    int8_t dim = node_map[static_cast<size_t>(position)];
+    if (dim >= 0) strides[static_cast<size_t>(dim)] = value.strides[i];
+  }
+  return strides;
+}
+
+}  // namespace framejit::cpu

@@ -1,0 +1,26 @@
+// Builds the loop IR of one fused unit.
+#ifndef FRAMEJIT_BACKENDS_CPU_KERNEL_LOWERING_H_
+#define FRAMEJIT_BACKENDS_CPU_KERNEL_LOWERING_H_
+
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "backends/cpu/fusion.h"
+
+namespace framejit::cpu {
+
+struct LoweredKernel {
+  loop::Kernel kernel;
+  std::vector<ValueId> buffers;  // the graph value at each buffer of the kernel; written ones come last
+  int64_t bytes = 0;             // read and written, each value once
+};
+
+// Values that must lie in memory: read by another unit, returned, or written to an input. By ValueId.
+std::vector<bool> StoredValues(const GraphFacts& facts, const FusionResult& fusion);
+
+absl::StatusOr<LoweredKernel> LowerKernel(const GraphFacts& facts, const FusionResult& fusion, const Unit& unit,
+                                          const std::vector<bool>& stored);
+
+}  // namespace framejit::cpu
+
+#endif  // FRAMEJIT_BACKENDS_CPU_KERNEL_LOWERING_H_
