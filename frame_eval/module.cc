@@ -1,4 +1,5 @@
 // The extension module framejit._C: a thin binding of the C++ components for the Python package. No compiler logic.
+#define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <torch/csrc/utils/pybind.h>
 

@@ -3,9 +3,6 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include <cstdarg>
-#include <torch/csrc/autograd/python_variable.h>
-
 #include <algorithm>
 
 #include "absl/status/status.h"

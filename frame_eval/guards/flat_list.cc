@@ -20,7 +20,7 @@ bool ClassCanChange(PyTypeObject* type) {
 }
 
 const void* StorageOf(PyObject* object) {
-  const at::Tensor* tensor = TensorOf(object);
+  const at::Tensor* tensor = TensorOrNull(object);
   return tensor == nullptr || !tensor->has_storage() ? nullptr : tensor->storage().unsafeGetStorageImpl();
 }
 
@@ -391,12 +391,12 @@ bool FlatList::OverlapUnchanged(const GuardTree& tree, const GuardObjects& objec
   }
   for (size_t a = 0; a < fresh_tensors_.size(); ++a) {
     PyObject* object = objects[static_cast<size_t>(fresh_tensors_[a])];
-    const at::Tensor* tensor = TensorOf(object);
+    const at::Tensor* tensor = TensorOrNull(object);
     if (tensor == nullptr || !tensor->has_storage()) continue;
     const c10::Storage& storage = tensor->storage();
     if (stable_storages_.contains(storage.unsafeGetStorageImpl())) return false;
     for (size_t b = 0; b < a; ++b) {
-      const at::Tensor* other = TensorOf(objects[static_cast<size_t>(fresh_tensors_[b])]);
+      const at::Tensor* other = TensorOrNull(objects[static_cast<size_t>(fresh_tensors_[b])]);
       if (other == nullptr || !other->has_storage() || other->unsafeGetTensorImpl() == tensor->unsafeGetTensorImpl()) {
         continue;
       }

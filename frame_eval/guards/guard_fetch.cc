@@ -106,7 +106,7 @@ PyObject* FetchPartialField(PyObject* parent, int32_t index) {
 }
 
 PyObject* FetchGrad(PyObject* parent, std::vector<PyRef>& owned) {
-  const at::Tensor* tensor = TensorOf(parent);
+  const at::Tensor* tensor = TensorOrNull(parent);
   if (tensor == nullptr) return nullptr;
   const at::Tensor& grad = tensor->grad();
   return grad.defined() ? Keep(THPVariable_Wrap(grad), owned) : Py_None;

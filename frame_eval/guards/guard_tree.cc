@@ -117,7 +117,7 @@ absl::StatusOr<GuardCheck> MakeCheck(const Guard& guard, const TreeBuilder& buil
   PyObject* payload = guard.payload.get();
   check.identity = payload;
   if (guard.kind == GuardKind::kTensorMatches) {
-    const at::Tensor* tensor = payload == nullptr ? nullptr : TensorOf(payload);
+    const at::Tensor* tensor = payload == nullptr ? nullptr : TensorOrNull(payload);
     if (tensor == nullptr) return absl::InternalError("a tensor guard without a tensor");
     check.tensor = static_cast<int32_t>(tree.tensor_checks.size());
     tree.tensor_checks.emplace_back(*tensor);
@@ -253,7 +253,7 @@ bool GuardTree::InputsAreDisjoint(const GuardObjects& objects) const {
   absl::flat_hash_set<const void*> storages;
   for (const GuardCheck& check : checks) {
     if (check.kind != GuardKind::kTensorMatches) continue;
-    const at::Tensor* tensor = TensorOf(objects[static_cast<size_t>(check.node)]);
+    const at::Tensor* tensor = TensorOrNull(objects[static_cast<size_t>(check.node)]);
     if (tensor == nullptr || !tensor->has_storage()) continue;
     if (!tensors.insert(tensor->unsafeGetTensorImpl()).second) continue;  // the same tensor, reached twice
     const c10::Storage& storage = tensor->storage();

@@ -24,7 +24,7 @@ std::string ListText(c10::IntArrayRef values) { return absl::StrCat("[", absl::S
 
 }  // namespace
 
-const at::Tensor* TensorOf(PyObject* object) {
+const at::Tensor* TensorOrNull(PyObject* object) {
   if (!THPVariable_CheckExact(object) &&
       !PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(THPVariableClass))) {
     return nullptr;
@@ -54,7 +54,7 @@ std::string TensorCheck::ToString() const {
 
 std::string TensorCheck::Difference(PyObject* object) const {
   if (object == nullptr) return "nothing is there";
-  const at::Tensor* tensor = TensorOf(object);
+  const at::Tensor* tensor = TensorOrNull(object);
   if (tensor == nullptr) return absl::StrCat("type is ", Py_TYPE(object)->tp_name);
   if (!tensor->defined()) return "undefined tensor";
   if (tensor->dtype() != dtype_) {

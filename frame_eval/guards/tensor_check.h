@@ -12,7 +12,7 @@ namespace framejit {
 
 // The tensor in `object`, or null where it is not one. Does not run user code (`__class__` and `__instancecheck__` are
 // not asked).
-const at::Tensor* TensorOf(PyObject* object);
+const at::Tensor* TensorOrNull(PyObject* object);
 
 class TensorCheck {
  public:
@@ -24,7 +24,7 @@ class TensorCheck {
            impl->requires_grad() == requires_grad_ && SameLayout(impl);
   }
   bool Matches(PyObject* object) const {
-    const at::Tensor* tensor = TensorOf(object);
+    const at::Tensor* tensor = TensorOrNull(object);
     return tensor != nullptr && Matches(*tensor);
   }
   // "float32 [2, 3] strides [3, 1] on cpu" of a tensor, and the first property of `object` that differs.

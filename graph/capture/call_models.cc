@@ -100,6 +100,9 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return Py_NewRef(Py_False);
     case Treatment::kIsCompiling:
       return Boolean(!InOptimizer());
+    case Treatment::kRecursionLimit:
+      if (!frames.empty() && PyUnicode_CompareWithASCIIString(frames.back().code->co_qualname, "unwrap") == 0) return CallReal(call);
+      return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
     case Treatment::kConstantTensor:
       return ModelConstantTensor(call);
     case Treatment::kTorch:

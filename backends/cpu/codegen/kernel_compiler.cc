@@ -19,7 +19,7 @@ constexpr int64_t kRowBufferBytes = 64 * 1024;
 class FirstError : public asmjit::ErrorHandler {
  public:
   void handleError(asmjit::Error error, const char* message, asmjit::BaseEmitter*) override {
-    if (text.empty()) text = absl::StrCat("asmjit error ", static_cast<unsigned>(error), ": ", message);
+    if (text.empty()) text = absl::StrCat(asmjit::DebugUtils::errorAsString(error), ": ", message);
   }
   std::string text;
 };
@@ -42,7 +42,7 @@ class JitKernel : public CompiledKernel {
 
   absl::Status Install(asmjit::CodeHolder& code, std::string assembly) {
     if (const asmjit::Error error = runtime_->add(&function_, &code)) {
-      return absl::ResourceExhaustedError(absl::StrCat("asmjit cannot place code, error ", static_cast<unsigned>(error)));
+      return absl::ResourceExhaustedError(absl::StrCat("asmjit cannot place code: ", asmjit::DebugUtils::errorAsString(error)));
     }
     code_bytes_ = code.codeSize();
     assembly_ = std::move(assembly);
