@@ -7,15 +7,30 @@
 namespace framejit {
 namespace {
 
-// Views by definition of the operator. `as_strided` is left out: its offset is absolute, and that of a graph input is not
-// part of what was recorded.
+// Views by definition of the operator. `as_strided` is left out: its offset is absolute, and that of a graph input is
+// not part of what was recorded.
 const absl::flat_hash_set<std::string>& ViewOperators() {
-  static const auto* names = new absl::flat_hash_set<std::string>{
-      "aten::view",          "aten::_unsafe_view",   "aten::_reshape_alias", "aten::expand",     "aten::permute",
-      "aten::transpose.int", "aten::t",              "aten::unsqueeze",      "aten::squeeze",    "aten::squeeze.dim",
-      "aten::squeeze.dims",  "aten::select.int",     "aten::slice.Tensor",   "aten::unbind.int", "aten::split.Tensor",
-      "aten::split_with_sizes", "aten::detach",      "aten::alias",          "aten::diagonal",   "aten::unfold",
-      "aten::lift_fresh"};
+  static const auto* names = new absl::flat_hash_set<std::string>{"aten::view",
+                                                                  "aten::_unsafe_view",
+                                                                  "aten::_reshape_alias",
+                                                                  "aten::expand",
+                                                                  "aten::permute",
+                                                                  "aten::transpose.int",
+                                                                  "aten::t",
+                                                                  "aten::unsqueeze",
+                                                                  "aten::squeeze",
+                                                                  "aten::squeeze.dim",
+                                                                  "aten::squeeze.dims",
+                                                                  "aten::select.int",
+                                                                  "aten::slice.Tensor",
+                                                                  "aten::unbind.int",
+                                                                  "aten::split.Tensor",
+                                                                  "aten::split_with_sizes",
+                                                                  "aten::detach",
+                                                                  "aten::alias",
+                                                                  "aten::diagonal",
+                                                                  "aten::unfold",
+                                                                  "aten::lift_fresh"};
   return *names;
 }
 
@@ -51,7 +66,8 @@ bool IsMetadataView(const Graph& graph, const Node& node) {
   if (node.operands[0].value == kNoValue || !ViewOperators().contains(OperatorName(node.op))) return false;
   const TensorMeta& base = graph.meta(node.operands[0].value);
   for (ValueId id : node.outputs) {
-    if (id == kNoValue || !IsPlain(base) || !IsPlain(graph.meta(id)) || graph.meta(id).dtype != base.dtype) return false;
+    if (id == kNoValue || !IsPlain(base) || !IsPlain(graph.meta(id)) || graph.meta(id).dtype != base.dtype)
+      return false;
   }
   return true;
 }

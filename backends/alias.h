@@ -12,8 +12,8 @@ namespace framejit {
 // storage offsets give, with the same dtype.
 bool IsMetadataView(const Graph& graph, const Node& node);
 
-// For each value, the value whose memory it lives in: a graph input, a constant, or a node's own new result. An operator
-// whose schema says that its result may alias an argument is taken at its word.
+// For each value, the value whose memory it lives in: a graph input, a constant, or a node's own new result. An
+// operator whose schema says that its result may alias an argument is taken at its word.
 std::vector<ValueId> AliasRoots(const Graph& graph);
 
 // For each node, its index as producer of a value; -1 for inputs and constants. Indexed by ValueId.

@@ -18,9 +18,9 @@
 namespace framejit {
 
 struct CompileRequest {
-  const Graph* graph = nullptr;             // functional where the backend asks for that
-  const TorchGraph* torch_graph = nullptr;  // the same program at torch level
-  c10::ArrayRef<at::Tensor> example_inputs; // the real inputs of this call, in Graph::inputs order
+  const Graph* graph = nullptr;              // functional where the backend asks for that
+  const TorchGraph* torch_graph = nullptr;   // the same program at torch level
+  c10::ArrayRef<at::Tensor> example_inputs;  // the real inputs of this call, in Graph::inputs order
   Timings* timings = nullptr;
 };
 

@@ -13,8 +13,8 @@
 
 namespace framejit {
 
-// What is recorded lies below autograd and autocast: neither may act a second time. ADInplaceOrView stays, so that views
-// of inputs know their base and share its version counter, as they do in eager.
+// What is recorded lies below autograd and autocast: neither may act a second time. ADInplaceOrView stays, so that
+// views of inputs know their base and share its version counter, as they do in eager.
 class RecordedLevelGuard {
  public:
   RecordedLevelGuard() : guard_(c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset) {}

@@ -37,7 +37,8 @@ absl::Status RegisterBackend(std::string name, std::shared_ptr<Backend> backend)
   Registry& registry = TheRegistry();
   std::lock_guard<std::mutex> lock(registry.mutex);
   auto [it, inserted] = registry.backends.emplace(std::move(name), std::move(backend));
-  if (!inserted) return absl::AlreadyExistsError(absl::StrCat("a backend named '", it->first, "' is already registered"));
+  if (!inserted)
+    return absl::AlreadyExistsError(absl::StrCat("a backend named '", it->first, "' is already registered"));
   return absl::OkStatus();
 }
 
@@ -58,8 +59,8 @@ absl::StatusOr<std::shared_ptr<Backend>> FindBackend(std::string_view name) {
     auto found = resolver.find(name);
     if (found.ok() || !absl::IsNotFound(found.status())) return found;
   }
-  return absl::NotFoundError(
-      absl::StrCat("no backend named '", std::string(name), "'; known backends: ", absl::StrJoin(ListBackends(), ", ")));
+  return absl::NotFoundError(absl::StrCat("no backend named '", std::string(name),
+                                          "'; known backends: ", absl::StrJoin(ListBackends(), ", ")));
 }
 
 std::vector<std::string> ListBackends() {

@@ -1,5 +1,5 @@
-// Logging artifacts selected by FRAMEJIT_LOG. This file owns the set of enabled artifacts and the sink; it knows nothing
-// of Python. The extension module installs a sink that forwards to Python's `logging`.
+// Logging artifacts selected by FRAMEJIT_LOG. This file owns the set of enabled artifacts and the sink; it knows
+// nothing of Python. The extension module installs a sink that forwards to Python's `logging`.
 #ifndef FRAMEJIT_BASE_LOG_H_
 #define FRAMEJIT_BASE_LOG_H_
 

@@ -10,7 +10,7 @@
 namespace framejit {
 
 struct BasicBlock {
-  int begin;                    // instruction indices, end exclusive
+  int begin;  // instruction indices, end exclusive
   int end;
   std::vector<int> successors;  // blocks: the next one first, then the jump target
   int handler = -1;             // block control goes to when an instruction of this one raises; -1: leaves the frame

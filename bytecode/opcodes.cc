@@ -11,9 +11,9 @@ constexpr int BitCount(int bits) { return std::popcount(static_cast<unsigned>(bi
 constexpr std::array<OpcodeInfo, 256> BuildInfo() {
   std::array<OpcodeInfo, 256> info{};
 #define OPCODE(name, number, operand, caches, flow, raises, pops, pushes) \
-  info[number] = {#name, OperandKind::operand, caches, ControlFlow::flow, raises != 0};
+  info[number] = { #name, OperandKind::operand, caches, ControlFlow::flow, raises != 0 };
 #define OPCODE_BRANCH(name, number, operand, caches, raises, pops, pushes, taken_pops, taken_pushes) \
-  info[number] = {#name, OperandKind::operand, caches, ControlFlow::kBranch, raises != 0};
+  info[number] = { #name, OperandKind::operand, caches, ControlFlow::kBranch, raises != 0 };
 #include FRAMEJIT_OPCODE_TABLE
 #undef OPCODE
 #undef OPCODE_BRANCH

@@ -28,7 +28,8 @@ class BoundArguments {
 
 class ArgumentBinder {
  public:
-  // `code` is borrowed and must outlive the binder (the function holds it, unless its __code__ is replaced; see Matches).
+  // `code` is borrowed and must outlive the binder (the function holds it, unless its __code__ is replaced; see
+  // Matches).
   explicit ArgumentBinder(PyCodeObject* code);
 
   // False where the call must go to CPython itself: wrong arguments, or no memory. No exception is set.
@@ -49,7 +50,7 @@ class ArgumentBinder {
 
   PyRef code_;
   int positional_only_;
-  int positional_;     // positional-only ones included
+  int positional_;  // positional-only ones included
   int keyword_only_;
   int args_slot_ = -1;
   int kwargs_slot_ = -1;

@@ -72,7 +72,10 @@ absl::StatusOr<Graph> Lower(const Graph& recorded, Timings* timings) {
 class Compilation {
  public:
   Compilation(const CallState& state, const CompileOptions& options, std::vector<std::string> argument_names)
-      : state_(state), options_(options), argument_names_(std::move(argument_names)), name_(FunctionName(state.function)) {}
+      : state_(state),
+        options_(options),
+        argument_names_(std::move(argument_names)),
+        name_(FunctionName(state.function)) {}
 
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
     trace_ = std::make_shared<Trace>();
@@ -153,7 +156,8 @@ class Compilation {
       report.lowered = *std::move(lowered);
       request.graph = &report.lowered;
       LogLazily(LogArtifact::k_aten, [&] {
-        return absl::StrCat("ATen graph of ", name_, " after the passes:\n", PrintGraph(report.lowered, LogPrintOptions()));
+        return absl::StrCat("ATen graph of ", name_, " after the passes:\n",
+                            PrintGraph(report.lowered, LogPrintOptions()));
       });
     }
     if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
@@ -171,11 +175,12 @@ class Compilation {
     trace_->report.fallback_reason = std::string(status.message());
     trace_->graph = nullptr;
     trace_->exit = nullptr;
-    LogWarning(absl::StrCat(name_, " runs in the interpreter: backend '", trace_->report.backend, "' cannot compile it: ",
-                            status.message()));
+    LogWarning(absl::StrCat(name_, " runs in the interpreter: backend '", trace_->report.backend,
+                            "' cannot compile it: ", status.message()));
   }
 
-  // Compiling may have run Python code (metadata kernels, Python backends): a trace is published only if it still holds.
+  // Compiling may have run Python code (metadata kernels, Python backends): a trace is published only if it still
+  // holds.
   absl::StatusOr<std::shared_ptr<Trace>> CheckAgain() {
     GuardResult result = trace_->guards->Check(state_);
     if (PyErr_Occurred() != nullptr) PyErr_Clear();

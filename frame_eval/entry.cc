@@ -30,8 +30,7 @@ struct EntryState {
 };
 
 struct EntryObject {
-  PyObject_HEAD
-  vectorcallfunc vectorcall;
+  PyObject_HEAD vectorcallfunc vectorcall;
   PyObject* function;
   PyObject* dict;
   PyObject* weak_references;
@@ -84,8 +83,9 @@ std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state)
     if (result == GuardResult::kError) PyErr_Clear();
     if (result != GuardResult::kPass) continue;
     std::shared_ptr<Trace> found = traces[i];
-    if (i > 0) std::rotate(traces.begin(), traces.begin() + static_cast<std::ptrdiff_t>(i),
-                           traces.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+    if (i > 0)
+      std::rotate(traces.begin(), traces.begin() + static_cast<std::ptrdiff_t>(i),
+                  traces.begin() + static_cast<std::ptrdiff_t>(i) + 1);
     return found;
   }
   return nullptr;
@@ -112,13 +112,15 @@ void WarnOfLimit(EntryObject* entry, const CallState& call_state) {
   std::string reason = entry->state->traces.empty() ? "" : entry->state->traces[0]->guards->ExplainFailure(call_state);
   LogWarning(absl::StrCat(EntryName(entry), " was recorded ", entry->state->recordings,
                           " times (recompile_limit); further calls that no recording covers run in the interpreter. "
-                          "The last miss: ", reason));
+                          "The last miss: ",
+                          reason));
 }
 
 // Under fullgraph=True whatever keeps the frame from being one graph is raised.
 PyObject* RaiseGraphBreak(const TraceReport& report) {
-  std::string text = report.graph_break.has_value() ? report.graph_break->ToString()
-                                                    : absl::StrCat("the graph cannot be compiled: ", report.fallback_reason);
+  std::string text = report.graph_break.has_value()
+                         ? report.graph_break->ToString()
+                         : absl::StrCat("the graph cannot be compiled: ", report.fallback_reason);
   PyErr_SetString(graph_break_error != nullptr ? graph_break_error : PyExc_RuntimeError, text.c_str());
   return nullptr;
 }
@@ -246,9 +248,7 @@ int EntrySetAttr(PyObject* self, PyObject* name, PyObject* value) {
   return PyObject_GenericSetAttr(self, name, value);
 }
 
-PyObject* EntryRepr(PyObject* self) {
-  return PyUnicode_FromFormat("<framejit.compile(%R)>", AsEntry(self)->function);
-}
+PyObject* EntryRepr(PyObject* self) { return PyUnicode_FromFormat("<framejit.compile(%R)>", AsEntry(self)->function); }
 
 // By reference: pickle and copy look the name up in the module and find this very object.
 PyObject* EntryReduce(PyObject* self, PyObject*) { return PyObject_GetAttrString(self, "__qualname__"); }

@@ -1,6 +1,6 @@
 // Entry: the callable that framejit.compile returns for a Python function. It binds the call, looks for a trace whose
-// guards hold, and runs it; a call that no trace covers is recorded. Everything that cannot be captured, and every failure
-// of ours, ends in a plain call of the function.
+// guards hold, and runs it; a call that no trace covers is recorded. Everything that cannot be captured, and every
+// failure of ours, ends in a plain call of the function.
 #ifndef FRAMEJIT_FRAME_EVAL_ENTRY_H_
 #define FRAMEJIT_FRAME_EVAL_ENTRY_H_
 

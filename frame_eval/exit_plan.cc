@@ -28,8 +28,8 @@ bool IsStructSequence(PyTypeObject* type) {
   return type->tp_dict != nullptr && PyDict_GetItemString(type->tp_dict, "n_sequence_fields") != nullptr;
 }
 
-// Native descriptors (slots, C getters and setters) store outside __dict__; anything else of the class is not consulted,
-// since the program's own setters were recorded as the plain writes they made.
+// Native descriptors (slots, C getters and setters) store outside __dict__; anything else of the class is not
+// consulted, since the program's own setters were recorded as the plain writes they made.
 bool SetOwnAttribute(PyObject* target, PyObject* key, PyObject* value) {
   if (PyType_Check(target)) return PyType_Type.tp_setattro(target, key, value) == 0;
   PyObject* descriptor = _PyType_Lookup(Py_TYPE(target), key);

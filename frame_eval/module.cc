@@ -94,7 +94,8 @@ py::object BreakDict(const Break& graph_break) {
   row["detail"] = graph_break.detail;
   row["text"] = graph_break.ToString();
   py::list stack;
-  for (const SourceLocation& frame : graph_break.stack) stack.append(py::make_tuple(frame.file, frame.line, frame.function));
+  for (const SourceLocation& frame : graph_break.stack)
+    stack.append(py::make_tuple(frame.file, frame.line, frame.function));
   row["stack"] = stack;
   return row;
 }
@@ -112,7 +113,8 @@ py::dict TraceDict(const Trace& trace) {
   row["guards"] = trace.guards->ToString();
   row["warm_checks"] = trace.guards->WarmCheckCount();
   row["aten"] = report.graph_break.has_value() ? "" : PrintGraph(report.recorded, options);
-  row["lowered"] = report.lowered.nodes.empty() && report.lowered.outputs.empty() ? "" : PrintGraph(report.lowered, options);
+  row["lowered"] =
+      report.lowered.nodes.empty() && report.lowered.outputs.empty() ? "" : PrintGraph(report.lowered, options);
   row["nodes"] = report.recorded.nodes.size();
   row["lowered_nodes"] = report.lowered.nodes.size();
   row["inputs"] = report.recorded.inputs.size();
@@ -136,7 +138,8 @@ py::list Traces(const py::object& entry) {
 py::object GraphModule(const py::object& entry, size_t index, bool aten) {
   std::shared_ptr<Trace> trace = TraceAt(entry, index);
   const TraceReport& report = trace->report;
-  if (report.graph_break.has_value()) throw py::value_error("this trace has no graph: " + report.graph_break->ToString());
+  if (report.graph_break.has_value())
+    throw py::value_error("this trace has no graph: " + report.graph_break->ToString());
   absl::StatusOr<PyRef> module =
       aten ? ExportAtenGraph(report.recorded) : ExportTorchGraph(report.torch_graph, report.recorded);
   if (!module.ok()) throw std::runtime_error(std::string(module.status().message()));

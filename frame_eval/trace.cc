@@ -14,7 +14,8 @@
 namespace framejit {
 namespace {
 
-// Puts the default CPU generator back where it was, so that the native run after a discarded one draws the same numbers.
+// Puts the default CPU generator back where it was, so that the native run after a discarded one draws the same
+// numbers.
 class GeneratorState {
  public:
   GeneratorState() : generator_(at::detail::getDefaultCPUGenerator()) {

@@ -24,8 +24,8 @@ struct TraceReport {
   std::optional<Break> graph_break;
   std::string fallback_reason;  // why a graph that was captured is not run; empty otherwise
   std::string backend;
-  Graph recorded;               // as recorded
-  Graph lowered;                // functional and optimised; empty where the torch-level graph runs
+  Graph recorded;  // as recorded
+  Graph lowered;   // functional and optimised; empty where the torch-level graph runs
   TorchGraph torch_graph;
   RecordStats stats;
   Timings timings;
@@ -41,7 +41,7 @@ class Trace {
   std::unique_ptr<GuardProgram> guards;
   std::unique_ptr<CompiledGraph> graph;  // null: the frame runs in the interpreter
   std::unique_ptr<ExitProgram> exit;
-  size_t input_count = 0;                // of GuardProgram::Fetched(), inputs first, then ExitProgram::sources()
+  size_t input_count = 0;  // of GuardProgram::Fetched(), inputs first, then ExitProgram::sources()
   bool random = false;
   int64_t hits = 0;
   TraceReport report;

@@ -1,7 +1,7 @@
 """Backends that are known by name elsewhere: torch's registry and the entry points of installed packages.
 
-Called by backends/plugin/plugin.cc; importing torch._dynamo takes seconds, so nothing here runs until a name is asked for
-that framejit itself does not know.
+Called by backends/plugin/plugin.cc; importing torch._dynamo takes seconds, so nothing here runs until a name is asked
+for that framejit itself does not know.
 """
 
 from __future__ import annotations

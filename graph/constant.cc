@@ -72,27 +72,41 @@ std::optional<T> ValueIn(const Table& table, std::string_view name) {
   return std::nullopt;
 }
 
-constexpr const char* kKindNames[] = {"Tensor", "Tensor[]", "int",        "float",  "bool",         "complex",   "Scalar", "str",
-                                           "Device", "ScalarType", "Layout", "MemoryFormat", "Generator", "list",   "any"};
+constexpr const char* kKindNames[] = {"Tensor",  "Tensor[]",     "int",       "float",  "bool",
+                                      "complex", "Scalar",       "str",       "Device", "ScalarType",
+                                      "Layout",  "MemoryFormat", "Generator", "list",   "any"};
 
 ArgumentKind KindOf(const c10::Type& type) {
   switch (type.kind()) {
-    case c10::TypeKind::TensorType: return ArgumentKind::kTensor;
+    case c10::TypeKind::TensorType:
+      return ArgumentKind::kTensor;
     case c10::TypeKind::IntType:
-    case c10::TypeKind::SymIntType: return ArgumentKind::kInt;
+    case c10::TypeKind::SymIntType:
+      return ArgumentKind::kInt;
     case c10::TypeKind::FloatType:
-    case c10::TypeKind::SymFloatType: return ArgumentKind::kFloat;
+    case c10::TypeKind::SymFloatType:
+      return ArgumentKind::kFloat;
     case c10::TypeKind::BoolType:
-    case c10::TypeKind::SymBoolType: return ArgumentKind::kBool;
-    case c10::TypeKind::ComplexType: return ArgumentKind::kComplex;
-    case c10::TypeKind::NumberType: return ArgumentKind::kScalar;
-    case c10::TypeKind::StringType: return ArgumentKind::kString;
-    case c10::TypeKind::DeviceObjType: return ArgumentKind::kDevice;
-    case c10::TypeKind::ScalarTypeType: return ArgumentKind::kScalarType;
-    case c10::TypeKind::LayoutType: return ArgumentKind::kLayout;
-    case c10::TypeKind::MemoryFormatType: return ArgumentKind::kMemoryFormat;
-    case c10::TypeKind::GeneratorType: return ArgumentKind::kGenerator;
-    default: return ArgumentKind::kOther;  // torch's enum, not ours: new kinds are "anything"
+    case c10::TypeKind::SymBoolType:
+      return ArgumentKind::kBool;
+    case c10::TypeKind::ComplexType:
+      return ArgumentKind::kComplex;
+    case c10::TypeKind::NumberType:
+      return ArgumentKind::kScalar;
+    case c10::TypeKind::StringType:
+      return ArgumentKind::kString;
+    case c10::TypeKind::DeviceObjType:
+      return ArgumentKind::kDevice;
+    case c10::TypeKind::ScalarTypeType:
+      return ArgumentKind::kScalarType;
+    case c10::TypeKind::LayoutType:
+      return ArgumentKind::kLayout;
+    case c10::TypeKind::MemoryFormatType:
+      return ArgumentKind::kMemoryFormat;
+    case c10::TypeKind::GeneratorType:
+      return ArgumentKind::kGenerator;
+    default:
+      return ArgumentKind::kOther;  // torch's enum, not ours: new kinds are "anything"
   }
 }
 
@@ -153,7 +167,8 @@ std::string ArgumentTypeName(const ArgumentType& type) {
 }
 
 bool SameConstant(const c10::IValue& a, const c10::IValue& b) {
-  if (a.isDouble() && b.isDouble()) return std::bit_cast<uint64_t>(a.toDouble()) == std::bit_cast<uint64_t>(b.toDouble());
+  if (a.isDouble() && b.isDouble())
+    return std::bit_cast<uint64_t>(a.toDouble()) == std::bit_cast<uint64_t>(b.toDouble());
   if (a.isComplexDouble() && b.isComplexDouble()) {
     c10::complex<double> x = a.toComplexDouble();
     c10::complex<double> y = b.toComplexDouble();

@@ -1,5 +1,5 @@
-// Constants of a graph: how operand constants compare and print. "Same" is exact: a double is its bits (0.0 is not -0.0,
-// a NaN is itself), an integer is not a float, and lists compare element by element.
+// Constants of a graph: how operand constants compare and print. "Same" is exact: a double is its bits (0.0 is not
+// -0.0, a NaN is itself), an integer is not a float, and lists compare element by element.
 #ifndef FRAMEJIT_GRAPH_CONSTANT_H_
 #define FRAMEJIT_GRAPH_CONSTANT_H_
 

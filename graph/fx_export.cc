@@ -1,8 +1,8 @@
 #include "graph/fx_export.h"
 
 #include <torch/csrc/Device.h>
-#include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Dtype.h>
+#include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/Generator.h>
 #include <torch/csrc/Layout.h>
 #include <torch/csrc/MemoryFormat.h>
@@ -58,7 +58,8 @@ absl::StatusOr<PyRef> CatchPython(const char* what, Body body) {
   }
 }
 
-// --- the torch level --------------------------------------------------------------------------------------------------
+// --- the torch level
+// --------------------------------------------------------------------------------------------------
 
 class TorchExporter {
  public:
@@ -91,17 +92,22 @@ class TorchExporter {
 
   py::object Argument(const TorchArgument& argument) {
     switch (argument.kind) {
-      case TorchArgument::Kind::kConstant: return builder_.attr("constant")(Borrow(argument.constant));
-      case TorchArgument::Kind::kValue: return Node(argument.value);
+      case TorchArgument::Kind::kConstant:
+        return builder_.attr("constant")(Borrow(argument.constant));
+      case TorchArgument::Kind::kValue:
+        return Node(argument.value);
       case TorchArgument::Kind::kTuple: {
         py::object type = argument.constant ? Borrow(argument.constant) : py::none();
         return builder_.attr("tuple")(type, Items(argument));
       }
-      case TorchArgument::Kind::kList: return Items(argument);
-      case TorchArgument::Kind::kSlice: return builder_.attr("slice")(Items(argument));
+      case TorchArgument::Kind::kList:
+        return Items(argument);
+      case TorchArgument::Kind::kSlice:
+        return builder_.attr("slice")(Items(argument));
       case TorchArgument::Kind::kDict: {
         py::dict dict;
-        for (size_t i = 0; i < argument.items.size(); ++i) dict[Borrow(argument.keys.at(i))] = Argument(argument.items[i]);
+        for (size_t i = 0; i < argument.items.size(); ++i)
+          dict[Borrow(argument.keys.at(i))] = Argument(argument.items[i]);
         return dict;
       }
     }
@@ -152,7 +158,8 @@ class TorchExporter {
   std::vector<py::object> nodes_;  // by TorchValueId
 };
 
-// --- the ATen level ---------------------------------------------------------------------------------------------------
+// --- the ATen level
+// ---------------------------------------------------------------------------------------------------
 
 py::object PyScalarConstant(const c10::IValue& value, ArgumentKind kind) {
   if (value.isNone()) return py::none();
@@ -196,14 +203,16 @@ class AtenExporter {
       nodes_.at(id) = builder_.attr("placeholder")(InputName(options, i), PyMeta(graph.meta(id)));
     }
     for (const GraphConstant& constant : graph.constants) {
-      nodes_.at(constant.id) = builder_.attr("tensor_constant")(py::cast(constant.tensor), PyMeta(graph.meta(constant.id)));
+      nodes_.at(constant.id) =
+          builder_.attr("tensor_constant")(py::cast(constant.tensor), PyMeta(graph.meta(constant.id)));
     }
   }
 
   py::object Run() {
     for (const Node& node : graph_.nodes) Export(node);
     for (const InputMutation& mutation : graph_.mutations) {
-      builder_.attr("aten")("aten::copy_", "", py::make_tuple(Value(mutation.input), Value(mutation.value)), py::dict(), py::none());
+      builder_.attr("aten")("aten::copy_", "", py::make_tuple(Value(mutation.input), Value(mutation.value)), py::dict(),
+                            py::none());
     }
     py::list outputs;
     for (ValueId id : graph_.outputs) outputs.append(Value(id));
@@ -220,8 +229,10 @@ class AtenExporter {
 
   py::object PyOperand(const Operand& operand, const ArgumentType& type) {
     switch (operand.kind) {
-      case Operand::Kind::kConstant: return PyConstant(operand.constant, type);
-      case Operand::Kind::kValue: return Value(operand.value);
+      case Operand::Kind::kConstant:
+        return PyConstant(operand.constant, type);
+      case Operand::Kind::kValue:
+        return Value(operand.value);
       case Operand::Kind::kValueList: {
         py::list list;
         for (ValueId id : operand.values) list.append(Value(id));

@@ -1,6 +1,6 @@
 // torch.fx.GraphModules from graphs: the torch-level one (what the backends of torch.compile receive, and what runs
-// under torch's own autograd) and the ATen-level one. The Python half is framejit/_fx.py. Requires the GIL; Python errors
-// come back as a status, none stays set.
+// under torch's own autograd) and the ATen-level one. The Python half is framejit/_fx.py. Requires the GIL; Python
+// errors come back as a status, none stays set.
 #ifndef FRAMEJIT_GRAPH_FX_EXPORT_H_
 #define FRAMEJIT_GRAPH_FX_EXPORT_H_
 
@@ -23,7 +23,8 @@ struct FxOptions {
 };
 
 // Placeholders in the order of inputs; the output is a tuple in the order of outputs. `graph` gives the locations.
-absl::StatusOr<PyRef> ExportTorchGraph(const TorchGraph& torch_graph, const Graph& graph, const FxOptions& options = {});
+absl::StatusOr<PyRef> ExportTorchGraph(const TorchGraph& torch_graph, const Graph& graph,
+                                       const FxOptions& options = {});
 
 // call_function nodes of torch.ops overloads; mutations are trailing copy_ calls into the placeholders.
 absl::StatusOr<PyRef> ExportAtenGraph(const Graph& graph, const FxOptions& options = {});

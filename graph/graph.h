@@ -1,5 +1,5 @@
-// The graph: static single assignment over ATen operators. A recording produces one; passes rewrite it; backends run it.
-// This file owns the data; printing, parsing and verification are graph/print.h, graph/parse.h, graph/verify.h.
+// The graph: static single assignment over ATen operators. A recording produces one; passes rewrite it; backends run
+// it. This file owns the data; printing, parsing and verification are graph/print.h, graph/parse.h, graph/verify.h.
 #ifndef FRAMEJIT_GRAPH_GRAPH_H_
 #define FRAMEJIT_GRAPH_GRAPH_H_
 
@@ -101,8 +101,8 @@ std::string OperatorName(const c10::OperatorHandle& op);
 bool MutatesArguments(const c10::OperatorHandle& op);
 // True where the operator draws random numbers from a generator (tag nondeterministic_seeded).
 bool IsRandom(const c10::OperatorHandle& op);
-// True where the operand is what the schema's argument defaults to. An absent tensor equals a default of None, however the
-// operand says it; constants compare exactly (graph/constant.h).
+// True where the operand is what the schema's argument defaults to. An absent tensor equals a default of None, however
+// the operand says it; constants compare exactly (graph/constant.h).
 bool EqualsDefault(const Operand& operand, const c10::Argument& argument);
 // Calls `visit(ValueId&)` for every tensor operand, absent ones left out.
 template <typename NodeT, typename Visit>

@@ -208,7 +208,8 @@ class Parser {
     }
     double value = 0;
     auto result = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (result.ec != std::errc() || result.ptr != text.data() + text.size()) cursor_.Expected("a floating-point number");
+    if (result.ec != std::errc() || result.ptr != text.data() + text.size())
+      cursor_.Expected("a floating-point number");
     return value;
   }
 
@@ -338,8 +339,10 @@ class Parser {
       for (const c10::IValue& item : items) list.push_back(convert(item));
       return c10::IValue(std::move(list));
     };
-    if (element == ArgumentKind::kInt) return typed(c10::List<int64_t>(), [](const auto& item) { return item.toInt(); });
-    if (element == ArgumentKind::kFloat) return typed(c10::List<double>(), [](const auto& item) { return item.toDouble(); });
+    if (element == ArgumentKind::kInt)
+      return typed(c10::List<int64_t>(), [](const auto& item) { return item.toInt(); });
+    if (element == ArgumentKind::kFloat)
+      return typed(c10::List<double>(), [](const auto& item) { return item.toDouble(); });
     if (element == ArgumentKind::kBool) return typed(c10::List<bool>(), [](const auto& item) { return item.toBool(); });
     if (element == ArgumentKind::kScalar) {
       return typed(c10::List<at::Scalar>(), [](const auto& item) { return item.toScalar(); });
@@ -353,11 +356,16 @@ class Parser {
 
   c10::IValue ParseConstantOf(ArgumentKind kind) {
     switch (kind) {
-      case ArgumentKind::kString: return cursor_.TakeString();
-      case ArgumentKind::kDevice: return ParseDevice();
-      case ArgumentKind::kScalarType: return ParseName(DtypeFromName, "a dtype");
-      case ArgumentKind::kLayout: return ParseName(LayoutFromName, "a layout");
-      case ArgumentKind::kMemoryFormat: return ParseName(MemoryFormatFromName, "a memory format");
+      case ArgumentKind::kString:
+        return cursor_.TakeString();
+      case ArgumentKind::kDevice:
+        return ParseDevice();
+      case ArgumentKind::kScalarType:
+        return ParseName(DtypeFromName, "a dtype");
+      case ArgumentKind::kLayout:
+        return ParseName(LayoutFromName, "a layout");
+      case ArgumentKind::kMemoryFormat:
+        return ParseName(MemoryFormatFromName, "a memory format");
       case ArgumentKind::kInt:
         return Checked(ParseScalar(), [](const c10::IValue& value) { return value.isInt(); }, "an integer");
       case ArgumentKind::kFloat:
@@ -366,12 +374,14 @@ class Parser {
         return Checked(ParseScalar(), [](const c10::IValue& value) { return value.isBool(); }, "True or False");
       case ArgumentKind::kComplex:
         return Checked(ParseScalar(), [](const c10::IValue& value) { return value.isComplexDouble(); }, "complex(...)");
-      case ArgumentKind::kScalar: return ParseScalar();
+      case ArgumentKind::kScalar:
+        return ParseScalar();
       case ArgumentKind::kGenerator:
       case ArgumentKind::kTensor:
       case ArgumentKind::kTensorList:
       case ArgumentKind::kList:
-      case ArgumentKind::kOther: break;
+      case ArgumentKind::kOther:
+        break;
     }
     cursor_.Expected("an operand that has a textual form");
     return {};

@@ -21,12 +21,15 @@ std::string PrintResult(const Graph& graph, ValueId id) {
 
 std::string PrintOperand(const Operand& operand, const ArgumentType& type) {
   switch (operand.kind) {
-    case Operand::Kind::kConstant: return PrintConstant(operand.constant, type);
-    case Operand::Kind::kValue: return PrintId(operand.value);
+    case Operand::Kind::kConstant:
+      return PrintConstant(operand.constant, type);
+    case Operand::Kind::kValue:
+      return PrintId(operand.value);
     case Operand::Kind::kValueList:
-      return absl::StrCat("[", absl::StrJoin(operand.values, ", ",
-                                             [](std::string* out, ValueId id) { absl::StrAppend(out, PrintId(id)); }),
-                          "]");
+      return absl::StrCat(
+          "[",
+          absl::StrJoin(operand.values, ", ", [](std::string* out, ValueId id) { absl::StrAppend(out, PrintId(id)); }),
+          "]");
   }
   return "";
 }
@@ -45,7 +48,8 @@ std::string PrintOperands(const Node& node) {
       named = true;
       continue;
     }
-    absl::StrAppend(&text, text.empty() ? "" : ", ", named || argument.kwarg_only() ? absl::StrCat(argument.name(), "=") : "",
+    absl::StrAppend(&text, text.empty() ? "" : ", ",
+                    named || argument.kwarg_only() ? absl::StrCat(argument.name(), "=") : "",
                     PrintOperand(node.operands[i], TypeOf(argument)));
   }
   return text;

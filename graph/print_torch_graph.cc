@@ -66,15 +66,20 @@ std::string PrintItems(const TorchGraph& graph, const TorchArgument& argument, b
 
 std::string PrintArgument(const TorchGraph& graph, const TorchArgument& argument, bool with_type) {
   switch (argument.kind) {
-    case TorchArgument::Kind::kConstant: return PrintObject(argument.constant.get());
-    case TorchArgument::Kind::kValue: return PrintValue(graph, argument.value, with_type);
+    case TorchArgument::Kind::kConstant:
+      return PrintObject(argument.constant.get());
+    case TorchArgument::Kind::kValue:
+      return PrintValue(graph, argument.value, with_type);
     case TorchArgument::Kind::kTuple: {
       std::string type = argument.constant ? CallableName(argument.constant.get()) : "";
       return absl::StrCat(type, "(", PrintItems(graph, argument, with_type), argument.items.size() == 1 ? ",)" : ")");
     }
-    case TorchArgument::Kind::kList: return absl::StrCat("[", PrintItems(graph, argument, with_type), "]");
-    case TorchArgument::Kind::kDict: return absl::StrCat("{", PrintItems(graph, argument, with_type), "}");
-    case TorchArgument::Kind::kSlice: return absl::StrCat("slice(", PrintItems(graph, argument, with_type), ")");
+    case TorchArgument::Kind::kList:
+      return absl::StrCat("[", PrintItems(graph, argument, with_type), "]");
+    case TorchArgument::Kind::kDict:
+      return absl::StrCat("{", PrintItems(graph, argument, with_type), "}");
+    case TorchArgument::Kind::kSlice:
+      return absl::StrCat("slice(", PrintItems(graph, argument, with_type), ")");
   }
   return "";
 }

@@ -35,7 +35,8 @@ void TextCursor::Take(std::string_view token) {
 
 std::string_view TextCursor::PeekIdentifier() const {
   size_t end = position_;
-  while (end < line_.size() && (absl::ascii_isalnum(static_cast<unsigned char>(line_[end])) || line_[end] == '_')) ++end;
+  while (end < line_.size() && (absl::ascii_isalnum(static_cast<unsigned char>(line_[end])) || line_[end] == '_'))
+    ++end;
   return line_.substr(position_, end - position_);
 }
 

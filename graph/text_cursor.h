@@ -35,7 +35,7 @@ class TextCursor {
   // Every Take skips the space that follows.
   void Take(std::string_view token);
   bool TakeIf(std::string_view token);
-  bool TakeWord(std::string_view word);  // TakeIf of a whole identifier
+  bool TakeWord(std::string_view word);     // TakeIf of a whole identifier
   std::string_view PeekIdentifier() const;  // letters, digits and underscores; empty where there is none
   void TakeIdentifier();
   int64_t TakeInt(std::string_view what);

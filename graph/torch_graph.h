@@ -19,10 +19,10 @@ using TorchValueId = int32_t;
 struct TorchArgument {
   enum class Kind : uint8_t { kConstant, kValue, kTuple, kList, kDict, kSlice };
   Kind kind = Kind::kConstant;
-  PyRef constant;                   // kConstant: the object; kTuple: a namedtuple or torch.Size type, or null
-  TorchValueId value = -1;          // kValue
-  std::vector<TorchArgument> items; // kTuple, kList, kSlice (start, stop, step); kDict: the values
-  std::vector<PyRef> keys;          // kDict
+  PyRef constant;                    // kConstant: the object; kTuple: a namedtuple or torch.Size type, or null
+  TorchValueId value = -1;           // kValue
+  std::vector<TorchArgument> items;  // kTuple, kList, kSlice (start, stop, step); kDict: the values
+  std::vector<PyRef> keys;           // kDict
 };
 
 struct TorchCall {
@@ -35,16 +35,16 @@ struct TorchCall {
   PyRef target;
   std::vector<TorchArgument> args;
   std::vector<std::pair<PyRef, TorchArgument>> kwargs;
-  TorchArgument result;    // tensors inside are new values, or the value of an argument where the call returned it
-  int32_t location = -1;   // index into Graph::locations
+  TorchArgument result;   // tensors inside are new values, or the value of an argument where the call returned it
+  int32_t location = -1;  // index into Graph::locations
 };
 
 struct TorchGraph {
-  std::vector<TensorMeta> values;          // indexed by TorchValueId; metadata when the value was made
-  std::vector<TorchValueId> inputs;        // one per Graph::inputs, in the same order
+  std::vector<TensorMeta> values;    // indexed by TorchValueId; metadata when the value was made
+  std::vector<TorchValueId> inputs;  // one per Graph::inputs, in the same order
   std::vector<std::pair<TorchValueId, at::Tensor>> constants;
   std::vector<TorchCall> calls;
-  std::vector<TorchValueId> outputs;       // one per Graph::outputs, in the same order
+  std::vector<TorchValueId> outputs;  // one per Graph::outputs, in the same order
 };
 
 }  // namespace framejit

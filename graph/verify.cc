@@ -11,20 +11,29 @@ bool IsConstantOfKind(const c10::IValue& value, ArgumentKind kind) {
   switch (kind) {
     case ArgumentKind::kTensor:
     case ArgumentKind::kTensorList:
-    case ArgumentKind::kList: return false;
+    case ArgumentKind::kList:
+      return false;
     case ArgumentKind::kInt:
     case ArgumentKind::kScalarType:
     case ArgumentKind::kLayout:
-    case ArgumentKind::kMemoryFormat: return value.isInt();
-    case ArgumentKind::kFloat: return value.isDouble();
-    case ArgumentKind::kBool: return value.isBool();
-    case ArgumentKind::kComplex: return value.isComplexDouble();
+    case ArgumentKind::kMemoryFormat:
+      return value.isInt();
+    case ArgumentKind::kFloat:
+      return value.isDouble();
+    case ArgumentKind::kBool:
+      return value.isBool();
+    case ArgumentKind::kComplex:
+      return value.isComplexDouble();
     case ArgumentKind::kScalar:
       return value.isInt() || value.isDouble() || value.isBool() || value.isComplexDouble();
-    case ArgumentKind::kString: return value.isString();
-    case ArgumentKind::kDevice: return value.isDevice();
-    case ArgumentKind::kGenerator: return value.isGenerator();
-    case ArgumentKind::kOther: return true;
+    case ArgumentKind::kString:
+      return value.isString();
+    case ArgumentKind::kDevice:
+      return value.isDevice();
+    case ArgumentKind::kGenerator:
+      return value.isGenerator();
+    case ArgumentKind::kOther:
+      return true;
   }
   return false;
 }
@@ -51,9 +60,12 @@ bool ConstantMatches(const c10::IValue& value, const ArgumentType& type) {
 
 bool OperandMatches(const Operand& operand, const ArgumentType& type) {
   switch (operand.kind) {
-    case Operand::Kind::kValue: return type.kind == ArgumentKind::kTensor;  // undefined tensors pass as Tensor too
-    case Operand::Kind::kValueList: return type.kind == ArgumentKind::kTensorList;
-    case Operand::Kind::kConstant: return ConstantMatches(operand.constant, type);
+    case Operand::Kind::kValue:
+      return type.kind == ArgumentKind::kTensor;  // undefined tensors pass as Tensor too
+    case Operand::Kind::kValueList:
+      return type.kind == ArgumentKind::kTensorList;
+    case Operand::Kind::kConstant:
+      return ConstantMatches(operand.constant, type);
   }
   return false;
 }

@@ -11,12 +11,18 @@ namespace {
 
 bool FitsInteger(int64_t value, at::ScalarType type) {
   switch (type) {
-    case at::ScalarType::Bool: return value == 0 || value == 1;
-    case at::ScalarType::Byte: return value >= 0 && value <= 255;
-    case at::ScalarType::Char: return value >= -128 && value <= 127;
-    case at::ScalarType::Short: return value >= -32768 && value <= 32767;
-    case at::ScalarType::Int: return value >= INT32_MIN && value <= INT32_MAX;
-    default: return true;  // torch's enumeration; the callers pass integer types of the IR
+    case at::ScalarType::Bool:
+      return value == 0 || value == 1;
+    case at::ScalarType::Byte:
+      return value >= 0 && value <= 255;
+    case at::ScalarType::Char:
+      return value >= -128 && value <= 127;
+    case at::ScalarType::Short:
+      return value >= -32768 && value <= 32767;
+    case at::ScalarType::Int:
+      return value >= INT32_MIN && value <= INT32_MAX;
+    default:
+      return true;  // torch's enumeration; the callers pass integer types of the IR
   }
 }
 
@@ -136,7 +142,8 @@ loop::ValueId Emitter::NumberAs(const c10::Scalar& number, at::ScalarType common
   loop::DType compute = ComputeDType(storage);
   if (c10::isFloatingType(common)) {
     double value = number.toDouble();
-    if (!exact_number && common == at::ScalarType::Half) value = static_cast<float>(c10::Half(static_cast<float>(value)));
+    if (!exact_number && common == at::ScalarType::Half)
+      value = static_cast<float>(c10::Half(static_cast<float>(value)));
     if (!exact_number && common == at::ScalarType::BFloat16) {
       value = static_cast<float>(c10::BFloat16(static_cast<float>(value)));
     }

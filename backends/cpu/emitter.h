@@ -1,5 +1,5 @@
-// Turns one graph node into loop IR: the semantics of ATen's pointwise operators and row reductions. Which nodes share a
-// kernel, and how their operands are addressed, is decided by fusion and kernel_lowering.
+// Turns one graph node into loop IR: the semantics of ATen's pointwise operators and row reductions. Which nodes share
+// a kernel, and how their operands are addressed, is decided by fusion and kernel_lowering.
 #ifndef FRAMEJIT_BACKENDS_CPU_EMITTER_H_
 #define FRAMEJIT_BACKENDS_CPU_EMITTER_H_
 

@@ -66,8 +66,8 @@ EmitResults Elu(Emitter& e) {
   Activation a(e);
   double alpha = e.constant(1).toScalar().toDouble(), scale = e.constant(2).toScalar().toDouble();
   double input_scale = e.constant(3).toScalar().toDouble();
-  ValueId negative = a.Bin(Op::kMul, a.Un(Op::kExpm1, a.Bin(Op::kMul, a.x, a.Number(input_scale))),
-                           a.Number(alpha * scale));
+  ValueId negative =
+      a.Bin(Op::kMul, a.Un(Op::kExpm1, a.Bin(Op::kMul, a.x, a.Number(input_scale))), a.Number(alpha * scale));
   ValueId positive = a.Bin(Op::kMul, a.x, a.Number(scale));
   return {a.Select(a.Bin(Op::kLt, a.x, a.Number(0)), negative, positive)};
 }

@@ -87,17 +87,13 @@ EmitResults LayerNorm(Emitter& e) {
   ValueId rstd = e.b().Unary(Op::kRsqrt, e.b().Binary(Op::kAdd, variance, e.NumberOperand(4, type)));
   ValueId result = e.b().Binary(Op::kMul, e.b().Binary(Op::kSub, x, mean), rstd);
   // Parameters of mixed precision are read in their own type: As would round them to the input's.
-  auto parameter = [&](size_t operand) {
-    return e.b().Cast(ComputeDType(*LoopDType(type)), e.Get(operand).value);
-  };
+  auto parameter = [&](size_t operand) { return e.b().Cast(ComputeDType(*LoopDType(type)), e.Get(operand).value); };
   if (!e.IsNone(2)) result = e.b().Binary(Op::kMul, result, parameter(2));
   if (!e.IsNone(3)) result = e.b().Binary(Op::kAdd, result, parameter(3));
   return {result, mean, rstd};
 }
 
-constexpr EmitRule Row(EmitResults (*emit)(Emitter&), int dims_operand) {
-  return {NodeKind::kRow, emit, dims_operand};
-}
+constexpr EmitRule Row(EmitResults (*emit)(Emitter&), int dims_operand) { return {NodeKind::kRow, emit, dims_operand}; }
 
 const NamedRule kRules[] = {
     {"aten::sum", Row(Sum, -1)},

@@ -13,8 +13,8 @@ using EmitResults = absl::InlinedVector<loop::ValueId, 3>;
 struct EmitRule {
   NodeKind kind = NodeKind::kPointwise;
   EmitResults (*emit)(Emitter&) = nullptr;
-  int dims_operand = -1;       // kRow: the operand that names the dimensions; -1: all of them
-  bool trailing_dims = false;  // kRow: that operand is a shape, whose length counts the trailing dimensions
+  int dims_operand = -1;          // kRow: the operand that names the dimensions; -1: all of them
+  bool trailing_dims = false;     // kRow: that operand is a shape, whose length counts the trailing dimensions
   bool channel_operands = false;  // operands after the first lie on dimension 1 instead of being aligned to the right
 };
 

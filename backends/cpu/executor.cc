@@ -97,7 +97,8 @@ void CpuGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& ou
     bases[static_cast<size_t>(base)] = const_cast<void*>(inputs[static_cast<size_t>(input)].const_data_ptr());
   }
   for (auto [constant, base] : plan.constant_bases) {
-    bases[static_cast<size_t>(base)] = const_cast<void*>(plan.constants[static_cast<size_t>(constant)].const_data_ptr());
+    bases[static_cast<size_t>(base)] =
+        const_cast<void*>(plan.constants[static_cast<size_t>(constant)].const_data_ptr());
   }
   {
     ReleasedGil gil(plan.nanoseconds > kReleaseGilNanoseconds);

@@ -15,7 +15,8 @@ at::ScalarType Promote(at::ScalarType a, at::ScalarType b) {
   return c10::promoteTypes(a, b);
 }
 
-// Mirrors combine_categories of ATen/native/TypeProperties.cpp: the lower category matters only where its kind is higher.
+// Mirrors combine_categories of ATen/native/TypeProperties.cpp: the lower category matters only where its kind is
+// higher.
 at::ScalarType CombineCategories(at::ScalarType higher, at::ScalarType lower) {
   if (higher == at::ScalarType::Undefined) return lower;
   if (c10::isComplexType(higher)) return higher;
@@ -61,27 +62,41 @@ bool IsLoopValue(const TensorMeta& meta) {
 std::optional<loop::DType> LoopDType(at::ScalarType type) {
   using loop::DType;
   switch (type) {
-    case at::ScalarType::Bool: return DType::kBool;
-    case at::ScalarType::Byte: return DType::kUInt8;
-    case at::ScalarType::Char: return DType::kInt8;
-    case at::ScalarType::Short: return DType::kInt16;
-    case at::ScalarType::Int: return DType::kInt32;
-    case at::ScalarType::Long: return DType::kInt64;
-    case at::ScalarType::Half: return DType::kFloat16;
-    case at::ScalarType::BFloat16: return DType::kBFloat16;
-    case at::ScalarType::Float: return DType::kFloat32;
-    case at::ScalarType::Double: return DType::kFloat64;
-    default: return std::nullopt;  // torch's enumeration, most of which the IR does not have
+    case at::ScalarType::Bool:
+      return DType::kBool;
+    case at::ScalarType::Byte:
+      return DType::kUInt8;
+    case at::ScalarType::Char:
+      return DType::kInt8;
+    case at::ScalarType::Short:
+      return DType::kInt16;
+    case at::ScalarType::Int:
+      return DType::kInt32;
+    case at::ScalarType::Long:
+      return DType::kInt64;
+    case at::ScalarType::Half:
+      return DType::kFloat16;
+    case at::ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case at::ScalarType::Float:
+      return DType::kFloat32;
+    case at::ScalarType::Double:
+      return DType::kFloat64;
+    default:
+      return std::nullopt;  // torch's enumeration, most of which the IR does not have
   }
 }
 
 loop::DType ComputeDType(loop::DType storage) {
   switch (loop::ClassOf(storage)) {
-    case loop::DTypeClass::kNarrowInt: return loop::DType::kInt32;
-    case loop::DTypeClass::kNarrowFloat: return loop::DType::kFloat32;
+    case loop::DTypeClass::kNarrowInt:
+      return loop::DType::kInt32;
+    case loop::DTypeClass::kNarrowFloat:
+      return loop::DType::kFloat32;
     case loop::DTypeClass::kBool:
     case loop::DTypeClass::kInt:
-    case loop::DTypeClass::kFloat: return storage;
+    case loop::DTypeClass::kFloat:
+      return storage;
   }
   return storage;
 }
@@ -96,8 +111,6 @@ void Promotion::AddWrappedNumber(at::ScalarType type) {
   wrapped_ = Promote(wrapped_, type);
 }
 
-at::ScalarType Promotion::Result() const {
-  return CombineCategories(dim_, CombineCategories(zero_dim_, wrapped_));
-}
+at::ScalarType Promotion::Result() const { return CombineCategories(dim_, CombineCategories(zero_dim_, wrapped_)); }
 
 }  // namespace framejit::cpu

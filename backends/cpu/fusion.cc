@@ -9,9 +9,9 @@
 namespace framejit::cpu {
 namespace {
 
-constexpr size_t kMaxNodes = 64;      // of one kernel: beyond, registers spill more than fusion saves
-constexpr int8_t kUnknown = -3;       // a dimension no operand inside the group has settled yet
-constexpr int64_t kWideRow = 1 << 16; // a reduction of few rows this long is ATen's, which splits rows over threads
+constexpr size_t kMaxNodes = 64;       // of one kernel: beyond, registers spill more than fusion saves
+constexpr int8_t kUnknown = -3;        // a dimension no operand inside the group has settled yet
+constexpr int64_t kWideRow = 1 << 16;  // a reduction of few rows this long is ATen's, which splits rows over threads
 constexpr int64_t kFewRows = 8;
 
 int64_t Product(c10::ArrayRef<int64_t> sizes) {
@@ -149,8 +149,8 @@ class Fuser {
 
   // --- placing nodes in domains ---
 
-  // The domain dimensions of `id`, a value made in `unit` or a view of one that reorders, adds or drops dimensions of one
-  // element, or expands. Nullopt: not in the unit. `failed`: in the unit, but as a view of another kind.
+  // The domain dimensions of `id`, a value made in `unit` or a view of one that reorders, adds or drops dimensions of
+  // one element, or expands. Nullopt: not in the unit. `failed`: in the unit, but as a view of another kind.
   std::optional<DimMap> MapInUnit(ValueId id, int32_t unit, bool& failed) const {
     ValueId made = source(id);
     int32_t producer = facts_.producers[static_cast<size_t>(made)];
@@ -163,8 +163,10 @@ class Fuser {
     size_t matched = 0;
     for (size_t i = 0; i < to.sizes.size(); ++i) {
       int8_t dim = kUnknown;
-      if (to.sizes[i] == 1) dim = kSizeOne;
-      else if (to.strides[i] == 0) dim = kBroadcast;
+      if (to.sizes[i] == 1)
+        dim = kSizeOne;
+      else if (to.strides[i] == 0)
+        dim = kBroadcast;
       for (size_t j = 0; j < from.sizes.size() && dim == kUnknown; ++j) {
         if (from.sizes[j] == to.sizes[i] && from.strides[j] == to.strides[i]) {
           dim = made_map[j];
@@ -384,8 +386,8 @@ class Fuser {
     return true;
   }
 
-  // Moves the members of `other`, one of whose values `n` (a member of `unit`) reads, into `unit` where both iterate over
-  // the same domain and `other` has no reduction of its own order.
+  // Moves the members of `other`, one of whose values `n` (a member of `unit`) reads, into `unit` where both iterate
+  // over the same domain and `other` has no reduction of its own order.
   void MergeInto(int32_t unit, int32_t other, int32_t n) {
     Unit& group = r_.units[static_cast<size_t>(unit)];
     Unit& absorbed = r_.units[static_cast<size_t>(other)];

@@ -24,12 +24,12 @@ struct Unit {
 };
 
 struct FusionResult {
-  std::vector<Unit> units;        // in execution order
-  std::vector<NodeKind> kinds;    // by node
-  std::vector<int32_t> unit_of;   // by node; -1 for views that exist as metadata only
-  std::vector<ValueId> sources;   // by ValueId: the value itself, or what it is a (chain of) metadata view of
-  std::vector<DimMap> node_maps;  // by node: its iteration shape in the unit's domain
-  std::vector<DimMap> value_maps; // by ValueId: values made in a kernel
+  std::vector<Unit> units;         // in execution order
+  std::vector<NodeKind> kinds;     // by node
+  std::vector<int32_t> unit_of;    // by node; -1 for views that exist as metadata only
+  std::vector<ValueId> sources;    // by ValueId: the value itself, or what it is a (chain of) metadata view of
+  std::vector<DimMap> node_maps;   // by node: its iteration shape in the unit's domain
+  std::vector<DimMap> value_maps;  // by ValueId: values made in a kernel
 };
 
 // `library_only`: nodes that must not be fused (their kernel could not be compiled), by node.

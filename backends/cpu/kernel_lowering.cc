@@ -9,7 +9,10 @@ namespace {
 class KernelLowering {
  public:
   KernelLowering(const GraphFacts& facts, const FusionResult& fusion, const Unit& unit)
-      : facts_(facts), fusion_(fusion), unit_(unit), unit_index_(fusion.unit_of[static_cast<size_t>(unit.nodes[0])]),
+      : facts_(facts),
+        fusion_(fusion),
+        unit_(unit),
+        unit_index_(fusion.unit_of[static_cast<size_t>(unit.nodes[0])]),
         builder_(KernelSizes(unit)) {}
 
   absl::StatusOr<LoweredKernel> Run(const std::vector<bool>& stored) {

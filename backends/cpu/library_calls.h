@@ -26,11 +26,16 @@ struct CallState {
   const at::Tensor& At(TensorRef ref) const {
     static const at::Tensor undefined;
     switch (ref.kind) {
-      case TensorRef::Kind::kNone: return undefined;
-      case TensorRef::Kind::kInput: return inputs[static_cast<size_t>(ref.index)];
-      case TensorRef::Kind::kConstant: return plan.constants[static_cast<size_t>(ref.index)];
-      case TensorRef::Kind::kFrame: return frame->tensors[static_cast<size_t>(ref.index)];
-      case TensorRef::Kind::kLocal: return locals[ref.index];
+      case TensorRef::Kind::kNone:
+        return undefined;
+      case TensorRef::Kind::kInput:
+        return inputs[static_cast<size_t>(ref.index)];
+      case TensorRef::Kind::kConstant:
+        return plan.constants[static_cast<size_t>(ref.index)];
+      case TensorRef::Kind::kFrame:
+        return frame->tensors[static_cast<size_t>(ref.index)];
+      case TensorRef::Kind::kLocal:
+        return locals[ref.index];
     }
     return undefined;
   }
@@ -41,7 +46,8 @@ at::Tensor TensorOver(c10::Storage storage, const TensorShape& shape, int64_t st
 
 // Calls the recorded operator and files its results.
 void CallBoxed(const LibraryStep& step, CallState& call);
-// The direct call of an operator that can write its one result into a given contiguous tensor; null where there is none.
+// The direct call of an operator that can write its one result into a given contiguous tensor; null where there is
+// none.
 LibraryFunction FindOutCall(const Node& node);
 // A rough number of nanoseconds.
 double EstimateLibraryCall(const Graph& graph, const Node& node);

@@ -19,8 +19,8 @@
 namespace framejit::cpu {
 namespace {
 
-// Work one thread should at least have, in the compiler's unit (vector instructions per element) times elements; as many
-// elements of a cheap kernel as ATen gives a thread.
+// Work one thread should at least have, in the compiler's unit (vector instructions per element) times elements; as
+// many elements of a cheap kernel as ATen gives a thread.
 constexpr int64_t kGrainWork = 32768 * 4;
 constexpr int32_t kForever = std::numeric_limits<int32_t>::max();
 
@@ -95,8 +95,12 @@ struct Home {
 class Planner {
  public:
   Planner(Plan& plan, const GraphFacts& facts, FusedGraph fused)
-      : plan_(plan), facts_(facts), fused_(std::move(fused)), homes_(facts.graph.values.size()),
-        locals_(facts.graph.values.size(), -1), bases_(facts.graph.values.size(), -1),
+      : plan_(plan),
+        facts_(facts),
+        fused_(std::move(fused)),
+        homes_(facts.graph.values.size()),
+        locals_(facts.graph.values.size(), -1),
+        bases_(facts.graph.values.size(), -1),
         frame_tensors_(facts.graph.values.size(), -1) {}
 
   void Run() {
@@ -144,7 +148,8 @@ class Planner {
       last_unit_[static_cast<size_t>(root(id))] = kForever;
       returned_[static_cast<size_t>(root(id))] = true;
     }
-    for (const InputMutation& mutation : graph().mutations) last_unit_[static_cast<size_t>(root(mutation.value))] = kForever;
+    for (const InputMutation& mutation : graph().mutations)
+      last_unit_[static_cast<size_t>(root(mutation.value))] = kForever;
   }
 
   // Values whose recorded layout is relied on: read by kernels, or through views made from metadata.
@@ -211,8 +216,8 @@ class Planner {
 
   PointerRef PointerOf(ValueId id) {
     ValueId made = source(id);
-    int64_t delta = (meta(id).storage_offset - meta(made).storage_offset) *
-                    static_cast<int64_t>(c10::elementSize(meta(id).dtype));
+    int64_t delta =
+        (meta(id).storage_offset - meta(made).storage_offset) * static_cast<int64_t>(c10::elementSize(meta(id).dtype));
     const Home& place = home(made);
     if (place.kind == Home::Kind::kArena) return {0, place.offset + delta};
     int32_t& base = bases_[static_cast<size_t>(made)];
@@ -388,8 +393,8 @@ class Planner {
     }
     plan_.calls_library = true;
     plan_.nanoseconds += EstimateLibraryCall(graph(), node);
-    absl::StrAppend(&plan_.description, step.function == CallBoxed ? "call " : "call into place ", OperatorName(node.op),
-                    "\n");
+    absl::StrAppend(&plan_.description, step.function == CallBoxed ? "call " : "call into place ",
+                    OperatorName(node.op), "\n");
     Emit(std::move(step));
   }
 
@@ -448,15 +453,15 @@ class Planner {
   Plan& plan_;
   const GraphFacts& facts_;
   FusedGraph fused_;
-  std::vector<Home> homes_;              // by ValueId, for sources
-  std::vector<int32_t> locals_;          // by ValueId: the local with its tensor; -1
-  std::vector<int32_t> bases_;           // by ValueId
-  std::vector<int32_t> frame_tensors_;   // by ValueId
-  std::vector<int32_t> last_unit_;       // by ValueId, for roots: the last unit that reads it or an alias
-  std::vector<bool> returned_;           // by ValueId, for roots: memory the caller receives
-  std::vector<bool> read_in_place_;      // by ValueId, for sources
-  std::vector<int32_t> last_step_;       // by local
-  std::vector<ValueId> live_;            // values with a range of the arena
+  std::vector<Home> homes_;             // by ValueId, for sources
+  std::vector<int32_t> locals_;         // by ValueId: the local with its tensor; -1
+  std::vector<int32_t> bases_;          // by ValueId
+  std::vector<int32_t> frame_tensors_;  // by ValueId
+  std::vector<int32_t> last_unit_;      // by ValueId, for roots: the last unit that reads it or an alias
+  std::vector<bool> returned_;          // by ValueId, for roots: memory the caller receives
+  std::vector<bool> read_in_place_;     // by ValueId, for sources
+  std::vector<int32_t> last_step_;      // by local
+  std::vector<ValueId> live_;           // values with a range of the arena
   ArenaPlanner arena_;
   int32_t unit_ = 0;
 };

@@ -70,8 +70,8 @@ struct CloneStep {
 };
 
 struct LibraryResult {
-  int32_t local = -1;         // -1: nobody reads it
-  int32_t base = -1;          // where kernels read it; -1: they do not
+  int32_t local = -1;  // -1: nobody reads it
+  int32_t base = -1;   // where kernels read it; -1: they do not
   const TensorMeta* meta = nullptr;
 };
 

@@ -14,9 +14,7 @@ double RoundToType(DType dtype, double value) {
   return dtype == DType::kFloat32 ? static_cast<double>(static_cast<float>(value)) : value;
 }
 
-int64_t WrapToType(DType dtype, int64_t value) {
-  return dtype == DType::kInt32 ? static_cast<int32_t>(value) : value;
-}
+int64_t WrapToType(DType dtype, int64_t value) { return dtype == DType::kInt32 ? static_cast<int32_t>(value) : value; }
 
 // Everything that distinguishes two values; the bits of a constant, so that zeros of both signs and NaNs stay apart.
 std::string Identity(const Node& node) {

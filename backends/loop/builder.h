@@ -27,10 +27,10 @@ class KernelBuilder {
   // Casts to the buffer's type, then stores.
   void Store(int32_t buffer, std::vector<int64_t> strides, ValueId value, int64_t offset = 0);
 
-  ValueId Const(DType dtype, double value);   // for integers the value must be integral
+  ValueId Const(DType dtype, double value);  // for integers the value must be integral
   ValueId ConstInt(DType dtype, int64_t value);
-  ValueId Index(int64_t dim);                 // i64
-  ValueId Cast(DType dtype, ValueId value);   // the value itself when it has that type already
+  ValueId Index(int64_t dim);                // i64
+  ValueId Cast(DType dtype, ValueId value);  // the value itself when it has that type already
   ValueId Unary(Op op, ValueId x);
   ValueId Binary(Op op, ValueId x, ValueId y);  // arithmetic, bits and comparisons
   ValueId Select(ValueId condition, ValueId then_value, ValueId else_value);
@@ -38,7 +38,7 @@ class KernelBuilder {
   ValueId Reduce(Op op, ValueId x);
 
   // Combinations used by several lowerings.
-  ValueId Mean(ValueId x);                               // sum / inner size
+  ValueId Mean(ValueId x);                                       // sum / inner size
   ValueId Variance(ValueId x, ValueId mean, double correction);  // two-pass: sum((x - mean)^2) / (n - correction)
 
   DType dtype_of(ValueId value) const { return kernel_.nodes[value].dtype; }

@@ -125,9 +125,8 @@ class Canonicalizer {
   }
 
   bool IsIndexed(size_t d) const {
-    return std::any_of(kernel_.nodes.begin(), kernel_.nodes.end(), [&](const Node& node) {
-      return node.op == Op::kIndex && node.attr == static_cast<int64_t>(d);
-    });
+    return std::any_of(kernel_.nodes.begin(), kernel_.nodes.end(),
+                       [&](const Node& node) { return node.op == Op::kIndex && node.attr == static_cast<int64_t>(d); });
   }
 
   // Turn  [A, B] with strides (s * B, s)  into  [A * B] with stride s.

@@ -31,35 +31,64 @@ template <typename T>
 long double UnaryFloat(Op op, long double operand) {
   const T x = static_cast<T>(operand);
   switch (op) {
-    case Op::kNeg: return -x;
-    case Op::kAbs: return std::fabs(x);
-    case Op::kSqrt: return std::sqrt(x);
-    case Op::kRsqrt: return T(1) / std::sqrt(x);
-    case Op::kReciprocal: return T(1) / x;
-    case Op::kFloor: return std::floor(x);
-    case Op::kCeil: return std::ceil(x);
-    case Op::kRound: return std::nearbyint(x);
-    case Op::kTrunc: return std::trunc(x);
-    case Op::kExp: return std::exp(x);
-    case Op::kExpm1: return std::expm1(x);
-    case Op::kLog: return std::log(x);
-    case Op::kLog1p: return std::log1p(x);
-    case Op::kTanh: return std::tanh(x);
-    case Op::kSigmoid: return T(1) / (T(1) + std::exp(-x));
-    case Op::kErf: return std::erf(x);
-    case Op::kSin: return std::sin(x);
-    case Op::kCos: return std::cos(x);
-    case Op::kExp2: return std::exp2(x);
-    case Op::kLog2: return std::log2(x);
-    case Op::kLog10: return std::log10(x);
-    case Op::kErfc: return std::erfc(x);
-    case Op::kTan: return std::tan(x);
-    case Op::kAsin: return std::asin(x);
-    case Op::kAcos: return std::acos(x);
-    case Op::kAtan: return std::atan(x);
-    case Op::kSinh: return std::sinh(x);
-    case Op::kCosh: return std::cosh(x);
-    default: return std::numeric_limits<T>::quiet_NaN();
+    case Op::kNeg:
+      return -x;
+    case Op::kAbs:
+      return std::fabs(x);
+    case Op::kSqrt:
+      return std::sqrt(x);
+    case Op::kRsqrt:
+      return T(1) / std::sqrt(x);
+    case Op::kReciprocal:
+      return T(1) / x;
+    case Op::kFloor:
+      return std::floor(x);
+    case Op::kCeil:
+      return std::ceil(x);
+    case Op::kRound:
+      return std::nearbyint(x);
+    case Op::kTrunc:
+      return std::trunc(x);
+    case Op::kExp:
+      return std::exp(x);
+    case Op::kExpm1:
+      return std::expm1(x);
+    case Op::kLog:
+      return std::log(x);
+    case Op::kLog1p:
+      return std::log1p(x);
+    case Op::kTanh:
+      return std::tanh(x);
+    case Op::kSigmoid:
+      return T(1) / (T(1) + std::exp(-x));
+    case Op::kErf:
+      return std::erf(x);
+    case Op::kSin:
+      return std::sin(x);
+    case Op::kCos:
+      return std::cos(x);
+    case Op::kExp2:
+      return std::exp2(x);
+    case Op::kLog2:
+      return std::log2(x);
+    case Op::kLog10:
+      return std::log10(x);
+    case Op::kErfc:
+      return std::erfc(x);
+    case Op::kTan:
+      return std::tan(x);
+    case Op::kAsin:
+      return std::asin(x);
+    case Op::kAcos:
+      return std::acos(x);
+    case Op::kAtan:
+      return std::atan(x);
+    case Op::kSinh:
+      return std::sinh(x);
+    case Op::kCosh:
+      return std::cosh(x);
+    default:
+      return std::numeric_limits<T>::quiet_NaN();
   }
 }
 
@@ -67,16 +96,30 @@ template <typename T>
 long double BinaryFloat(Op op, long double left, long double right) {
   const T x = static_cast<T>(left), y = static_cast<T>(right);
   switch (op) {
-    case Op::kAdd: case Op::kReduceSum: return static_cast<T>(x + y);
-    case Op::kSub: return static_cast<T>(x - y);
-    case Op::kMul: case Op::kReduceProd: return static_cast<T>(x * y);
-    case Op::kDiv: return static_cast<T>(x / y);
-    case Op::kMin: case Op::kReduceMin: return std::isnan(x) || (!std::isnan(y) && x < y) ? x : y;
-    case Op::kMax: case Op::kReduceMax: return std::isnan(x) || (!std::isnan(y) && x > y) ? x : y;
-    case Op::kPow: return std::pow(x, y);
-    case Op::kAtan2: return std::atan2(x, y);
-    case Op::kFmod: return std::fmod(x, y);
-    default: return std::numeric_limits<T>::quiet_NaN();
+    case Op::kAdd:
+    case Op::kReduceSum:
+      return static_cast<T>(x + y);
+    case Op::kSub:
+      return static_cast<T>(x - y);
+    case Op::kMul:
+    case Op::kReduceProd:
+      return static_cast<T>(x * y);
+    case Op::kDiv:
+      return static_cast<T>(x / y);
+    case Op::kMin:
+    case Op::kReduceMin:
+      return std::isnan(x) || (!std::isnan(y) && x < y) ? x : y;
+    case Op::kMax:
+    case Op::kReduceMax:
+      return std::isnan(x) || (!std::isnan(y) && x > y) ? x : y;
+    case Op::kPow:
+      return std::pow(x, y);
+    case Op::kAtan2:
+      return std::atan2(x, y);
+    case Op::kFmod:
+      return std::fmod(x, y);
+    default:
+      return std::numeric_limits<T>::quiet_NaN();
   }
 }
 
@@ -84,40 +127,70 @@ long double BinaryFloat(Op op, long double left, long double right) {
 int64_t BinaryInt(Op op, int64_t x, int64_t y) {
   const uint64_t ux = static_cast<uint64_t>(x), uy = static_cast<uint64_t>(y);
   switch (op) {
-    case Op::kAdd: case Op::kReduceSum: return static_cast<int64_t>(ux + uy);
-    case Op::kSub: return static_cast<int64_t>(ux - uy);
-    case Op::kMul: case Op::kReduceProd: return static_cast<int64_t>(ux * uy);
-    case Op::kMin: case Op::kReduceMin: return std::min(x, y);
-    case Op::kMax: case Op::kReduceMax: return std::max(x, y);
-    case Op::kAnd: return x & y;
-    case Op::kOr: return x | y;
-    case Op::kXor: return x ^ y;
-    default: return 0;
+    case Op::kAdd:
+    case Op::kReduceSum:
+      return static_cast<int64_t>(ux + uy);
+    case Op::kSub:
+      return static_cast<int64_t>(ux - uy);
+    case Op::kMul:
+    case Op::kReduceProd:
+      return static_cast<int64_t>(ux * uy);
+    case Op::kMin:
+    case Op::kReduceMin:
+      return std::min(x, y);
+    case Op::kMax:
+    case Op::kReduceMax:
+      return std::max(x, y);
+    case Op::kAnd:
+      return x & y;
+    case Op::kOr:
+      return x | y;
+    case Op::kXor:
+      return x ^ y;
+    default:
+      return 0;
   }
 }
 
 template <typename T>
 bool Compare(Op op, T x, T y) {
   switch (op) {
-    case Op::kEq: return x == y;
-    case Op::kNe: return x != y;
-    case Op::kLt: return x < y;
-    case Op::kLe: return x <= y;
-    case Op::kGt: return x > y;
-    case Op::kGe: return x >= y;
-    default: return false;
+    case Op::kEq:
+      return x == y;
+    case Op::kNe:
+      return x != y;
+    case Op::kLt:
+      return x < y;
+    case Op::kLe:
+      return x <= y;
+    case Op::kGt:
+      return x > y;
+    case Op::kGe:
+      return x >= y;
+    default:
+      return false;
   }
 }
 
 int64_t WrapInt(DType dtype, int64_t value) {
   switch (dtype) {
-    case DType::kBool: return value != 0;
-    case DType::kUInt8: return static_cast<uint8_t>(value);
-    case DType::kInt8: return static_cast<int8_t>(value);
-    case DType::kInt16: return static_cast<int16_t>(value);
-    case DType::kInt32: return static_cast<int32_t>(value);
-    case DType::kInt64: return value;
-    case DType::kFloat16: case DType::kBFloat16: case DType::kFloat32: case DType::kFloat64: return value;
+    case DType::kBool:
+      return value != 0;
+    case DType::kUInt8:
+      return static_cast<uint8_t>(value);
+    case DType::kInt8:
+      return static_cast<int8_t>(value);
+    case DType::kInt16:
+      return static_cast<int16_t>(value);
+    case DType::kInt32:
+      return static_cast<int32_t>(value);
+    case DType::kInt64:
+      return value;
+    case DType::kFloat16:
+    case DType::kBFloat16:
+    case DType::kFloat32:
+    case DType::kFloat64:
+      return value;
   }
   return value;
 }
@@ -188,7 +261,8 @@ class Interpreter {
     } else if (exact_) {
       out.f = BinaryFloat<long double>(node.op, x.f, y.f);
     } else {
-      out.f = node.dtype == DType::kFloat32 ? BinaryFloat<float>(node.op, x.f, y.f) : BinaryFloat<double>(node.op, x.f, y.f);
+      out.f = node.dtype == DType::kFloat32 ? BinaryFloat<float>(node.op, x.f, y.f)
+                                            : BinaryFloat<double>(node.op, x.f, y.f);
     }
     return out;
   }
@@ -211,8 +285,10 @@ class Interpreter {
   Scalar Cast(DType from, DType to, const Scalar& x) const {
     Scalar out;
     if (!HoldsFloat(to)) {
-      if (to == DType::kBool) out.i = HoldsFloat(from) ? x.f != 0 : x.i != 0;
-      else out.i = WrapInt(to, HoldsFloat(from) ? FloatToInt(to, x.f) : x.i);
+      if (to == DType::kBool)
+        out.i = HoldsFloat(from) ? x.f != 0 : x.i != 0;
+      else
+        out.i = WrapInt(to, HoldsFloat(from) ? FloatToInt(to, x.f) : x.i);
       return out;
     }
     out.f = HoldsFloat(from) ? x.f : static_cast<long double>(x.i);
@@ -259,16 +335,36 @@ class Interpreter {
     const int64_t at = Offset(access);
     Scalar out;
     switch (node.dtype) {
-      case DType::kBool: out.i = ReadAs<uint8_t>(base, at) != 0; break;
-      case DType::kUInt8: out.i = ReadAs<uint8_t>(base, at); break;
-      case DType::kInt8: out.i = ReadAs<int8_t>(base, at); break;
-      case DType::kInt16: out.i = ReadAs<int16_t>(base, at); break;
-      case DType::kInt32: out.i = ReadAs<int32_t>(base, at); break;
-      case DType::kInt64: out.i = ReadAs<int64_t>(base, at); break;
-      case DType::kFloat16: out.f = Float16ToFloat(ReadAs<uint16_t>(base, at)); break;
-      case DType::kBFloat16: out.f = BFloat16ToFloat(ReadAs<uint16_t>(base, at)); break;
-      case DType::kFloat32: out.f = ReadAs<float>(base, at); break;
-      case DType::kFloat64: out.f = ReadAs<double>(base, at); break;
+      case DType::kBool:
+        out.i = ReadAs<uint8_t>(base, at) != 0;
+        break;
+      case DType::kUInt8:
+        out.i = ReadAs<uint8_t>(base, at);
+        break;
+      case DType::kInt8:
+        out.i = ReadAs<int8_t>(base, at);
+        break;
+      case DType::kInt16:
+        out.i = ReadAs<int16_t>(base, at);
+        break;
+      case DType::kInt32:
+        out.i = ReadAs<int32_t>(base, at);
+        break;
+      case DType::kInt64:
+        out.i = ReadAs<int64_t>(base, at);
+        break;
+      case DType::kFloat16:
+        out.f = Float16ToFloat(ReadAs<uint16_t>(base, at));
+        break;
+      case DType::kBFloat16:
+        out.f = BFloat16ToFloat(ReadAs<uint16_t>(base, at));
+        break;
+      case DType::kFloat32:
+        out.f = ReadAs<float>(base, at);
+        break;
+      case DType::kFloat64:
+        out.f = ReadAs<double>(base, at);
+        break;
     }
     return out;
   }
@@ -278,14 +374,24 @@ class Interpreter {
     void* base = buffers_[access.buffer];
     const int64_t at = Offset(access);
     switch (node.dtype) {
-      case DType::kBool: case DType::kUInt8: case DType::kInt8: return WriteAs(base, at, static_cast<uint8_t>(value.i));
-      case DType::kInt16: return WriteAs(base, at, static_cast<int16_t>(value.i));
-      case DType::kInt32: return WriteAs(base, at, static_cast<int32_t>(value.i));
-      case DType::kInt64: return WriteAs(base, at, value.i);
-      case DType::kFloat16: return WriteAs(base, at, FloatToFloat16(static_cast<float>(value.f)));
-      case DType::kBFloat16: return WriteAs(base, at, FloatToBFloat16(static_cast<float>(value.f)));
-      case DType::kFloat32: return WriteAs(base, at, static_cast<float>(value.f));
-      case DType::kFloat64: return WriteAs(base, at, static_cast<double>(value.f));
+      case DType::kBool:
+      case DType::kUInt8:
+      case DType::kInt8:
+        return WriteAs(base, at, static_cast<uint8_t>(value.i));
+      case DType::kInt16:
+        return WriteAs(base, at, static_cast<int16_t>(value.i));
+      case DType::kInt32:
+        return WriteAs(base, at, static_cast<int32_t>(value.i));
+      case DType::kInt64:
+        return WriteAs(base, at, value.i);
+      case DType::kFloat16:
+        return WriteAs(base, at, FloatToFloat16(static_cast<float>(value.f)));
+      case DType::kBFloat16:
+        return WriteAs(base, at, FloatToBFloat16(static_cast<float>(value.f)));
+      case DType::kFloat32:
+        return WriteAs(base, at, static_cast<float>(value.f));
+      case DType::kFloat64:
+        return WriteAs(base, at, static_cast<double>(value.f));
     }
   }
 
@@ -323,9 +429,12 @@ float Float16ToFloat(uint16_t bits) {
   const int exponent = (bits >> 10) & 31;
   const int mantissa = bits & 0x3ff;
   float magnitude;
-  if (exponent == 31) magnitude = mantissa ? std::numeric_limits<float>::quiet_NaN() : INFINITY;
-  else if (exponent == 0) magnitude = std::ldexp(static_cast<float>(mantissa), -24);
-  else magnitude = std::ldexp(static_cast<float>(mantissa | 0x400), exponent - 25);
+  if (exponent == 31)
+    magnitude = mantissa ? std::numeric_limits<float>::quiet_NaN() : INFINITY;
+  else if (exponent == 0)
+    magnitude = std::ldexp(static_cast<float>(mantissa), -24);
+  else
+    magnitude = std::ldexp(static_cast<float>(mantissa | 0x400), exponent - 25);
   return bits & 0x8000 ? -magnitude : magnitude;
 }
 

@@ -1,13 +1,14 @@
-// The loop IR shared by the code generators: one kernel = one perfectly nested loop over constant dimensions, with affine
-// loads, scalar SSA, reductions over the last dimension, and stores. Data structures only; build kernels with builder.h.
+// The loop IR shared by the code generators: one kernel = one perfectly nested loop over constant dimensions, with
+// affine loads, scalar SSA, reductions over the last dimension, and stores. Data structures only; build kernels with
+// builder.h.
 //
 // Meaning. All dimensions but the last are the *rows* (they run in any order, in parallel); the last is the *inner*
 // dimension. Values that depend on the inner position are *element* values, others *row* values. A reduction turns an
 // element value into a row value, which later nodes may use for the same row as often as they like (softmax, layer
 // norm): the order of passes over a row, and what is kept or recomputed between them, is the schedule's business
 // (schedule.h), not the IR's. Within a row everything a load reads is as before the kernel, except that a store to a
-// buffer is visible to nobody: a buffer is either read or written by a kernel, and memory of two buffers may overlap only
-// when at least one is written by a kernel without reductions and both use the same element at the same position.
+// buffer is visible to nobody: a buffer is either read or written by a kernel, and memory of two buffers may overlap
+// only when at least one is written by a kernel without reductions and both use the same element at the same position.
 #ifndef FRAMEJIT_BACKENDS_LOOP_LOOP_IR_H_
 #define FRAMEJIT_BACKENDS_LOOP_LOOP_IR_H_
 
@@ -64,8 +65,8 @@ struct Buffer {
   bool written = false;
 };
 
-// Element offset + sum of strides[d] * index[d], in elements. One stride per dimension; 0 broadcasts. Strides of loads may
-// be negative. A load with inner stride 0 is a row value. A store with inner stride 0 needs a row value.
+// Element offset + sum of strides[d] * index[d], in elements. One stride per dimension; 0 broadcasts. Strides of loads
+// may be negative. A load with inner stride 0 is a row value. A store with inner stride 0 needs a row value.
 struct Access {
   int32_t buffer = 0;
   int64_t offset = 0;
@@ -77,9 +78,9 @@ struct Node {
   Op op = Op::kConst;
   DType dtype = DType::kFloat32;  // of the result; of a store, the buffer's
   std::array<ValueId, 3> operands = {kNoValue, kNoValue, kNoValue};
-  int64_t attr = 0;       // Index: dimension; Load, Store: index into Kernel::accesses
-  int64_t int_value = 0;  // Const of a bool or integer type
-  double float_value = 0; // Const of a floating type
+  int64_t attr = 0;        // Index: dimension; Load, Store: index into Kernel::accesses
+  int64_t int_value = 0;   // Const of a bool or integer type
+  double float_value = 0;  // Const of a floating type
 };
 
 struct Kernel {

@@ -98,7 +98,8 @@ class Parser {
 
  private:
   void Fail(const std::string& what) {
-    if (error_.empty()) error_ = absl::StrCat("loop IR, line ", reader_.line(), ": ", what, " at '", std::string(reader_.token()), "'");
+    if (error_.empty())
+      error_ = absl::StrCat("loop IR, line ", reader_.line(), ": ", what, " at '", std::string(reader_.token()), "'");
   }
 
   void Expect(const char* token) {
@@ -205,10 +206,14 @@ class Parser {
     if (!op || *op == Op::kStore) return Fail("expected an operator");
     node.op = *op;
     reader_.Take();
-    if (node.op == Op::kConst && IsFloat(node.dtype)) node.float_value = TakeFloat();
-    else if (node.op == Op::kConst) node.int_value = TakeInt();
-    else if (node.op == Op::kIndex) node.attr = TakeInt();
-    else if (node.op == Op::kLoad) node.attr = ParseAccess();
+    if (node.op == Op::kConst && IsFloat(node.dtype))
+      node.float_value = TakeFloat();
+    else if (node.op == Op::kConst)
+      node.int_value = TakeInt();
+    else if (node.op == Op::kIndex)
+      node.attr = TakeInt();
+    else if (node.op == Op::kLoad)
+      node.attr = ParseAccess();
     for (int i = 0; i < OperandCount(node.op); ++i) {
       if (i) Expect(",");
       node.operands[i] = static_cast<ValueId>(TakeName('v'));

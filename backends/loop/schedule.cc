@@ -111,25 +111,71 @@ class Scheduler {
 
 int OpCost(const Kernel& kernel, const Node& node) {
   switch (node.op) {
-    case Op::kConst: case Op::kIndex: return 0;
-    case Op::kLoad: case Op::kStore: {
+    case Op::kConst:
+    case Op::kIndex:
+      return 0;
+    case Op::kLoad:
+    case Op::kStore: {
       const int64_t stride = kernel.accesses[node.attr].strides.back();
       return stride == 1 || stride == 0 ? 1 : 16;
     }
-    case Op::kCast: case Op::kNeg: case Op::kAbs: case Op::kFloor: case Op::kCeil: case Op::kRound: case Op::kTrunc:
-    case Op::kAdd: case Op::kSub: case Op::kMul: case Op::kNot: case Op::kAnd: case Op::kOr: case Op::kXor:
-    case Op::kEq: case Op::kNe: case Op::kLt: case Op::kLe: case Op::kGt: case Op::kGe: case Op::kSelect:
-    case Op::kReduceSum: case Op::kReduceProd:
+    case Op::kCast:
+    case Op::kNeg:
+    case Op::kAbs:
+    case Op::kFloor:
+    case Op::kCeil:
+    case Op::kRound:
+    case Op::kTrunc:
+    case Op::kAdd:
+    case Op::kSub:
+    case Op::kMul:
+    case Op::kNot:
+    case Op::kAnd:
+    case Op::kOr:
+    case Op::kXor:
+    case Op::kEq:
+    case Op::kNe:
+    case Op::kLt:
+    case Op::kLe:
+    case Op::kGt:
+    case Op::kGe:
+    case Op::kSelect:
+    case Op::kReduceSum:
+    case Op::kReduceProd:
       return 1;
-    case Op::kMin: case Op::kMax: case Op::kReduceMax: case Op::kReduceMin:
+    case Op::kMin:
+    case Op::kMax:
+    case Op::kReduceMax:
+    case Op::kReduceMin:
       return 3;
-    case Op::kSqrt: case Op::kRsqrt: case Op::kReciprocal: case Op::kDiv:
+    case Op::kSqrt:
+    case Op::kRsqrt:
+    case Op::kReciprocal:
+    case Op::kDiv:
       return 8;
-    case Op::kExp: case Op::kExpm1: case Op::kLog: case Op::kLog1p: case Op::kTanh: case Op::kSigmoid: case Op::kErf:
-    case Op::kSin: case Op::kCos:
+    case Op::kExp:
+    case Op::kExpm1:
+    case Op::kLog:
+    case Op::kLog1p:
+    case Op::kTanh:
+    case Op::kSigmoid:
+    case Op::kErf:
+    case Op::kSin:
+    case Op::kCos:
       return 24;
-    case Op::kExp2: case Op::kLog2: case Op::kLog10: case Op::kErfc: case Op::kTan: case Op::kAsin: case Op::kAcos:
-    case Op::kAtan: case Op::kSinh: case Op::kCosh: case Op::kPow: case Op::kAtan2: case Op::kFmod:
+    case Op::kExp2:
+    case Op::kLog2:
+    case Op::kLog10:
+    case Op::kErfc:
+    case Op::kTan:
+    case Op::kAsin:
+    case Op::kAcos:
+    case Op::kAtan:
+    case Op::kSinh:
+    case Op::kCosh:
+    case Op::kPow:
+    case Op::kAtan2:
+    case Op::kFmod:
       return 200;
   }
   return 1;

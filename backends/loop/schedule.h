@@ -1,5 +1,5 @@
-// In which order the nodes of a kernel run: passes over the inner dimension, what is computed once per row between them,
-// and which element values a later pass takes from a row buffer instead of computing them again.
+// In which order the nodes of a kernel run: passes over the inner dimension, what is computed once per row between
+// them, and which element values a later pass takes from a row buffer instead of computing them again.
 #ifndef FRAMEJIT_BACKENDS_LOOP_SCHEDULE_H_
 #define FRAMEJIT_BACKENDS_LOOP_SCHEDULE_H_
 
@@ -17,10 +17,10 @@ struct Pass {
 };
 
 struct Schedule {
-  std::vector<Pass> passes;        // the last one may have no elements
-  std::vector<bool> is_element;    // by ValueId
-  std::vector<int> first_pass;     // by ValueId: the pass that defines it; reductions are usable one pass later
-  std::vector<ValueId> kept;       // every value with a slot in the row buffer
+  std::vector<Pass> passes;      // the last one may have no elements
+  std::vector<bool> is_element;  // by ValueId
+  std::vector<int> first_pass;   // by ValueId: the pass that defines it; reductions are usable one pass later
+  std::vector<ValueId> kept;     // every value with a slot in the row buffer
 };
 
 // A rough cost in vector instructions of one evaluation of the operator.

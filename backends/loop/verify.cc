@@ -22,12 +22,18 @@ constexpr OpTypes kOpTypes[] = {
 bool Accepts(Operands operands, DType dtype) {
   const DTypeClass klass = ClassOf(dtype);
   switch (operands) {
-    case Operands::kNone: return false;
-    case Operands::kA: return true;
-    case Operands::kIF: return klass == DTypeClass::kInt || klass == DTypeClass::kFloat;
-    case Operands::kF: return klass == DTypeClass::kFloat;
-    case Operands::kBI: return klass == DTypeClass::kBool || klass == DTypeClass::kInt;
-    case Operands::kBIF: return IsComputeType(dtype);
+    case Operands::kNone:
+      return false;
+    case Operands::kA:
+      return true;
+    case Operands::kIF:
+      return klass == DTypeClass::kInt || klass == DTypeClass::kFloat;
+    case Operands::kF:
+      return klass == DTypeClass::kFloat;
+    case Operands::kBI:
+      return klass == DTypeClass::kBool || klass == DTypeClass::kInt;
+    case Operands::kBIF:
+      return IsComputeType(dtype);
   }
   return false;
 }

@@ -128,8 +128,8 @@ class PythonBackend : public Backend {
     PyRef compiled = PyRef::Steal(PyObject_CallFunctionObjArgs(callable_.get(), module, examples->get(), nullptr));
     if (!compiled) return TakePythonError(absl::StrCat("backend '", name_, "'"));
     if (!PyCallable_Check(compiled.get())) {
-      return absl::InvalidArgumentError(absl::StrCat("backend '", name_, "' returned a ",
-                                                     Py_TYPE(compiled.get())->tp_name, ", not a callable"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("backend '", name_, "' returned a ", Py_TYPE(compiled.get())->tp_name, ", not a callable"));
     }
     return compiled;
   }
@@ -189,8 +189,8 @@ absl::StatusOr<PyRef> LoadEntryPoint(const std::string& name) {
 
 absl::StatusOr<PyRef> LookUpInTorch(const std::string& name) {
   PyRef args = PyRef::Steal(Py_BuildValue("(s)", name.c_str()));
-  PyRef found = args ? CallModuleFunction("torch._dynamo.backends.registry", "lookup_backend", args.get(), nullptr)
-                     : PyRef();
+  PyRef found =
+      args ? CallModuleFunction("torch._dynamo.backends.registry", "lookup_backend", args.get(), nullptr) : PyRef();
   if (!found) return TakePythonError(absl::StrCat("looking up backend '", name, "' in torch"));
   return found;
 }

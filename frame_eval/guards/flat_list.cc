@@ -83,8 +83,9 @@ void FlatList::AddArguments(const GuardTree& tree) {
   std::vector<bool> has_instance(count, false);
   for (size_t i = 0; i < count; ++i) {
     const GuardNode& node = tree.nodes[i];
-    root[i] = node.parent >= 0 ? root[static_cast<size_t>(node.parent)]
-              : node.source.kind == SourceKind::kArgument ? static_cast<int32_t>(i) : -1;
+    root[i] = node.parent >= 0                            ? root[static_cast<size_t>(node.parent)]
+              : node.source.kind == SourceKind::kArgument ? static_cast<int32_t>(i)
+                                                          : -1;
     if (root[i] < 0) continue;
     ++subtree[static_cast<size_t>(root[i])];
     if (node.source.kind == SourceKind::kInstanceDict) has_instance[static_cast<size_t>(root[i])] = true;
@@ -246,13 +247,13 @@ void FlatList::AddStableChecks(const GuardTree& tree, const GuardObjects& object
         AddOperation(Operation::kRecheck, index, index);
         break;
       case GuardKind::kTypeVersion:
-      case GuardKind::kConstantIs:      // the same object, and constants do not change
+      case GuardKind::kConstantIs:  // the same object, and constants do not change
       case GuardKind::kIdentityIs:
-      case GuardKind::kSameObject:      // pairs_
+      case GuardKind::kSameObject:  // pairs_
       case GuardKind::kNotSameObject:
-      case GuardKind::kTensorMatches:   // tensors_
+      case GuardKind::kTensorMatches:  // tensors_
       case GuardKind::kNoOverlap:
-      case GuardKind::kKeyPresent:      // the dict's version
+      case GuardKind::kKeyPresent:  // the dict's version
       case GuardKind::kKeyAbsent:
       case GuardKind::kKeysAre:
       case GuardKind::kArgumentAbsent:
@@ -380,8 +381,8 @@ FlatList::Outcome FlatList::Check(const GuardTree& tree, const CallState& state,
   return Outcome::kPass;
 }
 
-// The stable inputs were disjoint at the last walk, which is a statement about their storages' addresses alone; so it is
-// enough that these are unchanged and that the few dynamic inputs are none of them and disjoint among themselves.
+// The stable inputs were disjoint at the last walk, which is a statement about their storages' addresses alone; so it
+// is enough that these are unchanged and that the few dynamic inputs are none of them and disjoint among themselves.
 bool FlatList::OverlapUnchanged(const GuardTree& tree, const GuardObjects& objects) const {
   for (const StableTensor& row : tensors_) {
     if (row.storage == nullptr) continue;

@@ -1,12 +1,13 @@
 // FlatList: what a warm call checks in place of the full walk.
 //
 // The walk is the specification; the list stands for it under one argument, made for each node in turn. A node is
-// *stable* where "the checks so far passed" implies that it is the very object of the last walk, never freed in between:
-// the entry function; what a live weak reference names; an item of a dict whose version is unchanged (versions are unique
-// over all dicts of the process, so an equal version is the same dict with the same items); an attribute found through a
-// type whose version is unchanged; an immutable field of a stable object. Everything else is reached by an edge that can
-// be changed and changed back (a list item, a cell, __defaults__, an argument), so the object there is fetched, compared
-// and checked on each call. Entries are ordered parents first: an address is read only once its owner is known alive.
+// *stable* where "the checks so far passed" implies that it is the very object of the last walk, never freed in
+// between: the entry function; what a live weak reference names; an item of a dict whose version is unchanged (versions
+// are unique over all dicts of the process, so an equal version is the same dict with the same items); an attribute
+// found through a type whose version is unchanged; an immutable field of a stable object. Everything else is reached by
+// an edge that can be changed and changed back (a list item, a cell, __defaults__, an argument), so the object there is
+// fetched, compared and checked on each call. Entries are ordered parents first: an address is read only once its owner
+// is known alive.
 //
 // Dicts that change often (a globals dict, an instance that counts its calls) are *volatile*: when the version differs,
 // their guarded keys are looked up again, and the list stays. A dict becomes volatile at its first mismatch.
@@ -75,17 +76,17 @@ class FlatList {
   void AddOperation(Operation operation, int32_t operand, int32_t owner);
   bool NeedsDictVersion(const GuardTree& tree, int32_t node) const;
 
-  std::vector<int32_t> fresh_;      // argument subtrees that are walked on each call
-  std::vector<int32_t> pinned_;     // arguments that must be the same object
+  std::vector<int32_t> fresh_;   // argument subtrees that are walked on each call
+  std::vector<int32_t> pinned_;  // arguments that must be the same object
   std::vector<Entry> entries_;
-  std::vector<int32_t> owners_;     // per entry: the node to blame, or -1
+  std::vector<int32_t> owners_;  // per entry: the node to blame, or -1
   std::vector<VolatileDict> volatile_dicts_;
   std::vector<StableTensor> tensors_;
-  std::vector<int32_t> pairs_;      // indexes of GuardTree::pairs that involve dynamic nodes
+  std::vector<int32_t> pairs_;  // indexes of GuardTree::pairs that involve dynamic nodes
   std::vector<int32_t> dynamic_nodes_;
   std::vector<int32_t> fresh_tensors_;  // dynamic nodes with a tensor check
   absl::flat_hash_set<const void*> stable_storages_;
-  PyObject* function_ = nullptr;    // compared, never dereferenced
+  PyObject* function_ = nullptr;  // compared, never dereferenced
 
   // Kept between rebuilds.
   std::vector<bool> is_volatile_;

@@ -12,8 +12,7 @@ namespace {
 
 // Mirrors partialobject of Modules/_functoolsmodule.c (CPython 3.11 to 3.13), as far as it is read here.
 struct PartialObject {
-  PyObject_HEAD
-  PyObject* function;
+  PyObject_HEAD PyObject* function;
   PyObject* arguments;
   PyObject* keywords;
 };
@@ -121,7 +120,8 @@ PyTypeObject* DequeType() {
 
 Holder::Holder(PyObject* object) {
   if (object == nullptr) return;
-  bool static_type = PyType_Check(object) && !PyType_HasFeature(reinterpret_cast<PyTypeObject*>(object), Py_TPFLAGS_HEAPTYPE);
+  bool static_type =
+      PyType_Check(object) && !PyType_HasFeature(reinterpret_cast<PyTypeObject*>(object), Py_TPFLAGS_HEAPTYPE);
   if (!static_type && !IsImmutableConstant(object) && PyType_SUPPORTS_WEAKREFS(Py_TYPE(object))) {
     ref_ = PyRef::Steal(PyWeakref_NewRef(object, nullptr));
     weak_ = static_cast<bool>(ref_);
@@ -164,10 +164,10 @@ PyObject* Fetch(const FetchKey& source, PyObject* parent, const CallState& state
     }
     case SourceKind::kListItem:
       return PyList_Check(parent) && source.index < PyList_GET_SIZE(parent) ? PyList_GET_ITEM(parent, source.index)
-                                                                             : nullptr;
+                                                                            : nullptr;
     case SourceKind::kTupleItem:
       return PyTuple_Check(parent) && source.index < PyTuple_GET_SIZE(parent) ? PyTuple_GET_ITEM(parent, source.index)
-                                                                               : nullptr;
+                                                                              : nullptr;
     case SourceKind::kDequeItem:
       return FetchDequeItem(parent, source.index, owned);
     case SourceKind::kMethodSelf:
@@ -195,7 +195,8 @@ bool ConstantsEqual(PyObject* expected, PyObject* actual) {
     return std::memcmp(&a, &b, sizeof(a)) == 0;
   }
   if (type == &PyComplex_Type) {
-    Py_complex a = reinterpret_cast<PyComplexObject*>(expected)->cval, b = reinterpret_cast<PyComplexObject*>(actual)->cval;
+    Py_complex a = reinterpret_cast<PyComplexObject*>(expected)->cval,
+               b = reinterpret_cast<PyComplexObject*>(actual)->cval;
     return std::memcmp(&a, &b, sizeof(a)) == 0;
   }
   if (type == &PyLong_Type || type == &PyUnicode_Type || type == &PyBytes_Type || type == &PyRange_Type) {
@@ -253,7 +254,8 @@ bool DictKeysAre(PyObject* dict, PyObject* keys) {
 }
 
 bool SetEqualsConstants(PyObject* set, PyObject* expected) {
-  if (!PyAnySet_Check(set) || !PyAnySet_Check(expected) || PySet_GET_SIZE(set) != PySet_GET_SIZE(expected)) return false;
+  if (!PyAnySet_Check(set) || !PyAnySet_Check(expected) || PySet_GET_SIZE(set) != PySet_GET_SIZE(expected))
+    return false;
   Py_ssize_t position = 0;
   PyObject* item;
   Py_hash_t hash;

@@ -1,5 +1,5 @@
-// How the object at a source is fetched on each call, and how constants are compared. Nothing here runs user code or keeps
-// what it fetched alive; what is checked and in which order is guard_program.cc's.
+// How the object at a source is fetched on each call, and how constants are compared. Nothing here runs user code or
+// keeps what it fetched alive; what is checked and in which order is guard_program.cc's.
 #ifndef FRAMEJIT_FRAME_EVAL_GUARDS_GUARD_FETCH_H_
 #define FRAMEJIT_FRAME_EVAL_GUARDS_GUARD_FETCH_H_
 
@@ -47,7 +47,8 @@ struct FetchKey {
 };
 
 // The object at `source` below `parent` (null where the kind has none), borrowed; null where nothing is there or where
-// `parent` is not what the kind needs. Where CPython makes a new object, `owned` keeps it. May leave a Python exception.
+// `parent` is not what the kind needs. Where CPython makes a new object, `owned` keeps it. May leave a Python
+// exception.
 PyObject* Fetch(const FetchKey& source, PyObject* parent, const CallState& state, std::vector<PyRef>& owned);
 
 // The item of a dict by a key whose hash is known, borrowed.

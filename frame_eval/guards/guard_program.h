@@ -24,17 +24,17 @@ namespace framejit {
 
 // The state a call enters with. Borrowed for the duration of the call.
 struct CallState {
-  PyObject* function = nullptr;           // the entry function object
-  absl::Span<PyObject* const> slots;      // parameter slots after binding; null where the default applies
+  PyObject* function = nullptr;       // the entry function object
+  absl::Span<PyObject* const> slots;  // parameter slots after binding; null where the default applies
 };
 
 enum class GuardResult : uint8_t { kPass, kFail, kError };  // kError: a Python exception is set
 
 class GuardProgram {
  public:
-  // `fetch` lists the sources whose objects the caller needs after a pass (graph inputs, recipes, effects), in the order
-  // in which Fetched() returns them. Every guard must hold for `state` now; a guard that does not (the recording raced
-  // with a change) is an error that names it.
+  // `fetch` lists the sources whose objects the caller needs after a pass (graph inputs, recipes, effects), in the
+  // order in which Fetched() returns them. Every guard must hold for `state` now; a guard that does not (the recording
+  // raced with a change) is an error that names it.
   static absl::StatusOr<std::unique_ptr<GuardProgram>> Build(const SourceTable& sources, const GuardList& guards,
                                                              absl::Span<const SourceId> fetch, const CallState& state,
                                                              std::vector<std::string> argument_names);

@@ -126,7 +126,8 @@ absl::StatusOr<GuardCheck> MakeCheck(const Guard& guard, const TreeBuilder& buil
   }
   check.payload = Holder(payload);
   if (guard.kind == GuardKind::kKeyPresent || guard.kind == GuardKind::kKeyAbsent) {
-    if (payload == nullptr || !HashKey(payload, check.hash)) return absl::InternalError("a key guard without a hashable key");
+    if (payload == nullptr || !HashKey(payload, check.hash))
+      return absl::InternalError("a key guard without a hashable key");
   }
   if (guard.kind == GuardKind::kTypeVersion) {
     if (payload == nullptr || !PyType_Check(payload)) return absl::InternalError("a type guard without a type");
@@ -347,12 +348,11 @@ std::string GuardTree::FailureText(const GuardCheck& check, const GuardObjects& 
       actual = object == nullptr ? "absent" : ObjectText(object);
       break;
   }
-  return absl::StrReplaceAll(kMessages[static_cast<size_t>(check.kind)],
-                             {{"{source}", NodeText(check.node)},
-                              {"{actual}", actual},
-                              {"{payload}", expected},
-                              {"{other}", NodeText(check.other)},
-                              {"{number}", absl::StrCat(check.number)}});
+  return absl::StrReplaceAll(kMessages[static_cast<size_t>(check.kind)], {{"{source}", NodeText(check.node)},
+                                                                          {"{actual}", actual},
+                                                                          {"{payload}", expected},
+                                                                          {"{other}", NodeText(check.other)},
+                                                                          {"{number}", absl::StrCat(check.number)}});
 }
 
 std::string GuardTree::ToString() const {

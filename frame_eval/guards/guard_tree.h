@@ -22,13 +22,13 @@ namespace framejit {
 
 struct GuardCheck {
   GuardKind kind;
-  int32_t node = -1;        // -1: the guard has no source
+  int32_t node = -1;  // -1: the guard has no source
   Holder payload;
   PyObject* identity = nullptr;  // the payload's address, compared and never dereferenced
-  int64_t number = 0;       // LengthIs; TypeVersion: the version
-  int32_t other = -1;       // SameObject, NotSameObject: a node
-  int32_t tensor = -1;      // TensorMatches: index into tensor_checks
-  Py_hash_t hash = -1;      // KeyPresent, KeyAbsent
+  int64_t number = 0;            // LengthIs; TypeVersion: the version
+  int32_t other = -1;            // SameObject, NotSameObject: a node
+  int32_t tensor = -1;           // TensorMatches: index into tensor_checks
+  Py_hash_t hash = -1;           // KeyPresent, KeyAbsent
 };
 
 struct GuardNode {
@@ -38,7 +38,7 @@ struct GuardNode {
   int32_t check_count = 0;
   int32_t first_child = 0;  // into GuardTree::children
   int32_t child_count = 0;
-  bool required = false;    // its object is fetched for the caller
+  bool required = false;  // its object is fetched for the caller
 
   bool leaf() const { return child_count == 0; }
 };
@@ -47,13 +47,13 @@ struct GuardNode {
 using GuardObjects = std::vector<PyObject*>;
 
 struct GuardTree {
-  std::vector<GuardNode> nodes;       // parents before children
+  std::vector<GuardNode> nodes;  // parents before children
   std::vector<int32_t> children;
-  std::vector<GuardCheck> checks;     // grouped by node
-  std::vector<GuardCheck> pairs;      // SameObject, NotSameObject
-  std::vector<GuardCheck> ambient;    // TypeVersion
+  std::vector<GuardCheck> checks;   // grouped by node
+  std::vector<GuardCheck> pairs;    // SameObject, NotSameObject
+  std::vector<GuardCheck> ambient;  // TypeVersion
   std::vector<TensorCheck> tensor_checks;
-  std::vector<int32_t> fetch;         // nodes, in the order of the caller's list
+  std::vector<int32_t> fetch;  // nodes, in the order of the caller's list
   std::optional<TorchState> torch_state;
   bool no_overlap = false;
   std::vector<std::string> argument_names;

@@ -118,8 +118,9 @@ std::string SourceText(SourceKind kind, const std::string& parent, PyObject* key
     case SourceKind::kFunction:
       return "F";
     case SourceKind::kPinned:
-      return key != nullptr && PyDict_Check(key) ? absl::StrCat("<dict at 0x", absl::Hex(reinterpret_cast<uintptr_t>(key)), ">")
-                               : ObjectText(key);
+      return key != nullptr && PyDict_Check(key)
+                 ? absl::StrCat("<dict at 0x", absl::Hex(reinterpret_cast<uintptr_t>(key)), ">")
+                 : ObjectText(key);
     case SourceKind::kGlobals:
       return parent == "F" ? "G" : absl::StrCat(parent, ".__globals__");
     case SourceKind::kBuiltins:

@@ -1,6 +1,6 @@
-// Sources: the interned tree of places values come from. A recording keys everything it knows about an outside object by
-// its source; guards check sources; graph inputs and recipes are fetched through them.
-// This file owns the tree and its printed form, not how a source is fetched (guard_program.h).
+// Sources: the interned tree of places values come from. A recording keys everything it knows about an outside object
+// by its source; guards check sources; graph inputs and recipes are fetched through them. This file owns the tree and
+// its printed form, not how a source is fetched (guard_program.h).
 #ifndef FRAMEJIT_FRAME_EVAL_GUARDS_SOURCE_H_
 #define FRAMEJIT_FRAME_EVAL_GUARDS_SOURCE_H_
 
@@ -36,8 +36,8 @@ inline constexpr SourceId kNoSource = -1;
 struct Source {
   SourceKind kind;
   SourceId parent = kNoSource;
-  PyRef key;          // name, dict key or pinned object; null where the kind has none
-  int32_t index = -1; // slot, position or cell number; -1 where the kind has none
+  PyRef key;           // name, dict key or pinned object; null where the kind has none
+  int32_t index = -1;  // slot, position or cell number; -1 where the kind has none
 };
 
 // Interned, append-only; a parent always has a smaller id than its children. Dict keys are compared with type and value

@@ -93,7 +93,8 @@ std::string TorchState::Difference(const TorchState& actual) const {
   auto keys = [&](const char* name, uint64_t expected_keys, uint64_t actual_keys) {
     if (expected_keys == actual_keys) return;
     c10::DispatchKeySet changed(c10::DispatchKeySet::RAW, expected_keys ^ actual_keys);
-    parts.push_back(absl::StrCat(name, " dispatch keys differ (autocast, functorch or modes): ", c10::toString(changed)));
+    parts.push_back(
+        absl::StrCat(name, " dispatch keys differ (autocast, functorch or modes): ", c10::toString(changed)));
   };
   keys("included", included_keys, actual.included_keys);
   keys("excluded", excluded_keys, actual.excluded_keys);

@@ -1,5 +1,5 @@
-// TorchState: the thread-local and process-wide torch settings that decide what a program computes, as one value that is
-// cheap to take and to compare. Owns no policy: a recording holds only under an equal state.
+// TorchState: the thread-local and process-wide torch settings that decide what a program computes, as one value that
+// is cheap to take and to compare. Owns no policy: a recording holds only under an equal state.
 #ifndef FRAMEJIT_FRAME_EVAL_GUARDS_TORCH_STATE_H_
 #define FRAMEJIT_FRAME_EVAL_GUARDS_TORCH_STATE_H_
 

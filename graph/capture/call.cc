@@ -1,14 +1,15 @@
 // Calls: Python functions go back to the evaluator through the hook; classes, partials and instances are taken apart; C
 // callables are judged by class rules and by callables.def, and break where neither allows them.
-#include "graph/capture/recorder_impl.h"
-
 #include "absl/container/inlined_vector.h"
 #include "graph/capture/evaluator.h"
+#include "graph/capture/recorder_impl.h"
 
 namespace framejit {
 namespace {
 
-bool IsEntry(PyTypeObject* type) { return std::string_view(type->tp_name).starts_with("framejit") && type->tp_call != nullptr; }
+bool IsEntry(PyTypeObject* type) {
+  return std::string_view(type->tp_name).starts_with("framejit") && type->tp_call != nullptr;
+}
 
 bool HasFlag(PyObject* function, PyObject* name) {
   PyObject* dict = reinterpret_cast<PyFunctionObject*>(function)->func_dict;
@@ -22,16 +23,17 @@ bool IsBuiltinDataType(PyTypeObject* type) {
          type == &PyTuple_Type || type == &PyUnicode_Type || type == &PyBytes_Type || type == &PyByteArray_Type ||
          type == &PyLong_Type || type == &PyFloat_Type || type == &PyComplex_Type || type == &PyBool_Type ||
          type == &PyRange_Type || type == &PySlice_Type || type == n.deque || type == n.ordered_dict ||
-         type == n.default_dict || type == &PyDictKeys_Type || type == &PyDictValues_Type || type == &PyDictItems_Type ||
-         type == &PyGen_Type || type == &PyProperty_Type || type == n.mappingproxy || type == n.size ||
-         (PyExceptionClass_Check(reinterpret_cast<PyObject*>(type)) && !IsPythonClass(type));
+         type == n.default_dict || type == &PyDictKeys_Type || type == &PyDictValues_Type ||
+         type == &PyDictItems_Type || type == &PyGen_Type || type == &PyProperty_Type || type == n.mappingproxy ||
+         type == n.size || (PyExceptionClass_Check(reinterpret_cast<PyObject*>(type)) && !IsPythonClass(type));
 }
 
 // Methods that move elements of their receiver or their arguments about and look into none.
 bool StoresOnly(std::string_view name) {
-  static constexpr std::string_view kNames[] = {"append", "appendleft", "insert",  "__setitem__", "pop",         "popleft",
-                                                "clear",  "copy",       "keys",    "values",      "items",       "reverse",
-                                                "get",    "setdefault", "__len__", "popitem",     "move_to_end", "__delitem__"};
+  static constexpr std::string_view kNames[] = {"append",  "appendleft",  "insert",     "__setitem__", "pop",
+                                                "popleft", "clear",       "copy",       "keys",        "values",
+                                                "items",   "reverse",     "get",        "setdefault",  "__len__",
+                                                "popitem", "move_to_end", "__delitem__"};
   for (std::string_view known : kNames) {
     if (known == name) return true;
   }
@@ -49,8 +51,8 @@ bool IsTorchFunction(PyObject* self) {
   if (self == reinterpret_cast<PyObject*>(Names().variable_functions)) return true;
   if (!PyModule_Check(self)) return Py_TYPE(self) == Names().variable_functions;
   const std::string_view name = NameOfModule(self);
-  return name == "torch._C._nn" || name == "torch._C._linalg" || name == "torch._C._fft" || name == "torch._C._special" ||
-         name == "torch._C._sparse";
+  return name == "torch._C._nn" || name == "torch._C._linalg" || name == "torch._C._fft" ||
+         name == "torch._C._special" || name == "torch._C._sparse";
 }
 
 }  // namespace
@@ -84,8 +86,8 @@ PyObject* RecorderState::Impl::Call(PyObject* callable, PyObject* const* args, P
   if (type == &PyFunction_Type) return CallFunction(callable, args, nargs, kwnames);
   if (type == &PyMethod_Type) return CallMethod(callable, args, nargs, kwnames);
   if (PyType_Check(callable)) return CallType(reinterpret_cast<PyTypeObject*>(callable), args, nargs, kwnames);
-  if (type == &PyCFunction_Type || type == &PyMethodDescr_Type || type == &PyWrapperDescr_Type || type == n.method_wrapper ||
-      type == &PyClassMethodDescr_Type || type == &PyCMethod_Type) {
+  if (type == &PyCFunction_Type || type == &PyMethodDescr_Type || type == &PyWrapperDescr_Type ||
+      type == n.method_wrapper || type == &PyClassMethodDescr_Type || type == &PyCMethod_Type) {
     return CallNative({callable, args, nargs, kwnames});
   }
   if (type == n.partial) return CallPartial(callable, args, nargs, kwnames);
@@ -93,7 +95,8 @@ PyObject* RecorderState::Impl::Call(PyObject* callable, PyObject* const* args, P
   return CallInstance(callable, args, nargs, kwnames);
 }
 
-PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const* args, Py_ssize_t nargs,
+                                            PyObject* kwnames) {
   if (std::optional<Treatment> treatment = FindCallable(function)) {
     return CallModel(*treatment, {function, args, nargs, kwnames});
   }
@@ -104,17 +107,20 @@ PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const*
   return result;
 }
 
-PyObject* RecorderState::Impl::CallMethod(PyObject* method, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+PyObject* RecorderState::Impl::CallMethod(PyObject* method, PyObject* const* args, Py_ssize_t nargs,
+                                          PyObject* kwnames) {
   PyRef function = PyRef::Borrow(PyMethod_GET_FUNCTION(method));
   PyRef self = PyRef::Borrow(PyMethod_GET_SELF(method));
   return CallWithSelf(function.get(), self.get(), args, nargs, kwnames);
 }
 
-PyObject* RecorderState::Impl::CallType(PyTypeObject* type, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+PyObject* RecorderState::Impl::CallType(PyTypeObject* type, PyObject* const* args, Py_ssize_t nargs,
+                                        PyObject* kwnames) {
   auto* object = reinterpret_cast<PyObject*>(type);
   const NativeCall call{object, args, nargs, kwnames};
   GuardType(type);
-  if (type == &PyType_Type && nargs == 1 && kwnames == nullptr) return Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(args[0])));
+  if (type == &PyType_Type && nargs == 1 && kwnames == nullptr)
+    return Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(args[0])));
   PyTypeObject* meta = Py_TYPE(type);
   if (PyObject* meta_call = ShimTypeLookup(meta, Names().call); meta_call != nullptr && PyFunction_Check(meta_call)) {
     GuardType(meta);
@@ -124,7 +130,8 @@ PyObject* RecorderState::Impl::CallType(PyTypeObject* type, PyObject* const* arg
   PyTypeObject* base = NativeBase(type);
   auto* base_object = reinterpret_cast<PyObject*>(base);
   std::optional<Treatment> treatment = FindCallable(base_object);
-  if (PyExceptionClass_Check(object) || (treatment && (*treatment == Treatment::kPure || *treatment == Treatment::kText))) {
+  if (PyExceptionClass_Check(object) ||
+      (treatment && (*treatment == Treatment::kPure || *treatment == Treatment::kText))) {
     // A class whose construction is Python code only passes its arguments on.
     PyObject* init = ShimTypeLookup(type, Names().init);
     const bool passes = base == &PyBaseObject_Type || (init != nullptr && PyFunction_Check(init) &&
@@ -136,13 +143,15 @@ PyObject* RecorderState::Impl::CallType(PyTypeObject* type, PyObject* const* arg
 }
 
 // partial(f, *a, **k)(*b, **l) is f(*a, *b, **{**k, **l}): the callable is judged as any other.
-PyObject* RecorderState::Impl::CallPartial(PyObject* partial, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+PyObject* RecorderState::Impl::CallPartial(PyObject* partial, PyObject* const* args, Py_ssize_t nargs,
+                                           PyObject* kwnames) {
   static constexpr const char* kFields[] = {"func", "args", "keywords"};
   const SourceId source = SourceOf(partial);
   PyRef fields[3];
   for (int i = 0; i < 3; ++i) {
     PyObject* value = PyObject_GetAttrString(partial, kFields[i]);
-    if (value != nullptr && source != kNoSource) value = Lift(value, Intern(SourceKind::kPartialField, source, nullptr, i));
+    if (value != nullptr && source != kNoSource)
+      value = Lift(value, Intern(SourceKind::kPartialField, source, nullptr, i));
     fields[i] = PyRef::Steal(value);
     if (!fields[i]) return nullptr;
   }
@@ -150,7 +159,8 @@ PyObject* RecorderState::Impl::CallPartial(PyObject* partial, PyObject* const* a
   PyRef keywords = PyRef::Steal(PyDict_Copy(fields[2].get()));
   if (!keywords) return nullptr;
   std::vector<PyObject*> values;
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(fields[1].get()); ++i) values.push_back(PyTuple_GET_ITEM(fields[1].get(), i));
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(fields[1].get()); ++i)
+    values.push_back(PyTuple_GET_ITEM(fields[1].get(), i));
   values.insert(values.end(), args, args + nargs);
   const auto positional = static_cast<Py_ssize_t>(values.size());
   for (Py_ssize_t i = 0; kwnames != nullptr && i < PyTuple_GET_SIZE(kwnames); ++i) {
@@ -166,10 +176,12 @@ PyObject* RecorderState::Impl::CallPartial(PyObject* partial, PyObject* const* a
 }
 
 // functools.lru_cache: what it returns for constants is a constant of the process. It is asked for real.
-PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* args, Py_ssize_t nargs,
+                                          PyObject* kwnames) {
   const NativeCall call{wrapper, args, nargs, kwnames};
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
-    if (!IsConstant(args[i])) return BreakNull(BreakCode::kUnsupportedCallable, "a cached function: " + QualifiedName(wrapper));
+    if (!IsConstant(args[i]))
+      return BreakNull(BreakCode::kUnsupportedCallable, "a cached function: " + QualifiedName(wrapper));
   }
   PyRef result;
   {
@@ -180,12 +192,14 @@ PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* ar
   }
   if (!result) return nullptr;
   if (!IsConstant(result.get())) {
-    return BreakNull(BreakCode::kUnsupportedCallable, "a cached function that returns no constant: " + QualifiedName(wrapper));
+    return BreakNull(BreakCode::kUnsupportedCallable,
+                     "a cached function that returns no constant: " + QualifiedName(wrapper));
   }
   return result.release();
 }
 
-PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* args, Py_ssize_t nargs,
+                                            PyObject* kwnames) {
   PyTypeObject* type = Py_TYPE(object);
   const WellKnown& n = Names();
   GuardType(type);
@@ -240,15 +254,18 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
     if (!found) return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
     return CallWithSelf(found.get(), self.get(), call.args, call.nargs, call.kwnames);
   }
-  if (!PyCFunction_Check(call.callable)) return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
+  if (!PyCFunction_Check(call.callable))
+    return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
   PyObject* self = reinterpret_cast<PyCFunctionObject*>(call.callable)->m_self;
   const std::string_view name = reinterpret_cast<PyCFunctionObject*>(call.callable)->m_ml->ml_name;
   if (IsTorchFunction(self)) return CallTorch(TorchCall::Kind::kFunction, call.callable, call);
-  if (self == nullptr || PyModule_Check(self)) return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
+  if (self == nullptr || PyModule_Check(self))
+    return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
   if (PyType_Check(self)) {
     if (name == "__new__") return CallNew(call);
     auto* type = reinterpret_cast<PyTypeObject*>(self);
-    if (!IsPythonClass(type) && (IsBuiltinDataType(type) || FindCallable(self) == Treatment::kPure)) return CallPure(call);
+    if (!IsPythonClass(type) && (IsBuiltinDataType(type) || FindCallable(self) == Treatment::kPure))
+      return CallPure(call);
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
   }
   // A bound method: back to the descriptor it came from, which may be an override's base.
@@ -257,7 +274,9 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
   for (Py_ssize_t i = 0; unicode && i < PyTuple_GET_SIZE(mro); ++i) {
     PyObject* found = ShimTypeLookup(reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(mro, i)), unicode.get());
     if (found == nullptr || Py_TYPE(found) != &PyMethodDescr_Type) continue;
-    if (reinterpret_cast<PyMethodDescrObject*>(found)->d_method != reinterpret_cast<PyCFunctionObject*>(call.callable)->m_ml) continue;
+    if (reinterpret_cast<PyMethodDescrObject*>(found)->d_method !=
+        reinterpret_cast<PyCFunctionObject*>(call.callable)->m_ml)
+      continue;
     return CallWithSelf(found, self, call.args, call.nargs, call.kwnames);
   }
   return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
@@ -311,11 +330,38 @@ namespace {
 
 // Methods that leave their receiver as it is.
 bool IsReadOnlyMethod(std::string_view name) {
-  static constexpr std::string_view kNames[] = {
-      "items",       "keys",         "values",       "copy",       "index",        "count",    "__iter__",  "__len__",
-      "__eq__",      "__ne__",       "__contains__", "__getitem__", "__reversed__", "__lt__",   "__le__",    "__gt__",
-      "__ge__",      "__or__",       "__and__",      "__sub__",    "__xor__",      "union",    "intersection", "difference",
-      "symmetric_difference", "issubset", "issuperset", "isdisjoint", "__add__",   "__mul__",  "__rmul__",  "__init_subclass__"};
+  static constexpr std::string_view kNames[] = {"items",
+                                                "keys",
+                                                "values",
+                                                "copy",
+                                                "index",
+                                                "count",
+                                                "__iter__",
+                                                "__len__",
+                                                "__eq__",
+                                                "__ne__",
+                                                "__contains__",
+                                                "__getitem__",
+                                                "__reversed__",
+                                                "__lt__",
+                                                "__le__",
+                                                "__gt__",
+                                                "__ge__",
+                                                "__or__",
+                                                "__and__",
+                                                "__sub__",
+                                                "__xor__",
+                                                "union",
+                                                "intersection",
+                                                "difference",
+                                                "symmetric_difference",
+                                                "issubset",
+                                                "issuperset",
+                                                "isdisjoint",
+                                                "__add__",
+                                                "__mul__",
+                                                "__rmul__",
+                                                "__init_subclass__"};
   for (std::string_view known : kNames) {
     if (known == name) return true;
   }
@@ -378,12 +424,14 @@ int RecorderState::Impl::PrepareArguments(const NativeCall& call) {
     if (Prepare(argument) != 0) return -1;
     if (Py_TYPE(argument)->tp_iternext != nullptr && !IsPrimitive(argument) && IsOutside(argument) &&
         !IsPythonClass(Py_TYPE(argument))) {
-      return BreakInt(BreakCode::kUnsupportedEffect, std::string("an iterator from outside is used: ") + Py_TYPE(argument)->tp_name);
+      return BreakInt(BreakCode::kUnsupportedEffect,
+                      std::string("an iterator from outside is used: ") + Py_TYPE(argument)->tp_name);
     }
     PyTypeObject* type = Py_TYPE(argument);
     if (!IsPrimitive(argument) && !IsCodeLike(argument) && !IsTensor(argument) && IsOutside(argument) &&
         FindShadow(argument) == nullptr && !PyTuple_Check(argument) && !IsPythonClass(type) && type != &PyRange_Type &&
-        type != Names().device && !PyFrozenSet_CheckExact(argument) && type != &PyMethod_Type && !proxies.contains(argument)) {
+        type != Names().device && !PyFrozenSet_CheckExact(argument) && type != &PyMethod_Type &&
+        !proxies.contains(argument)) {
       return BreakInt(BreakCode::kUnsupportedObject,
                       std::string(type->tp_name) + " from outside is read by " + QualifiedName(call.callable));
     }

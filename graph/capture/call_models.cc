@@ -13,10 +13,12 @@ struct NamedOperator {
   int number;  // NB_* of Include/opcode.h
 };
 constexpr NamedOperator kBinaryNames[] = {
-    {"add", 0},  {"and_", 1}, {"floordiv", 2}, {"lshift", 3},  {"matmul", 4}, {"mul", 5},   {"mod", 6},   {"or_", 7},       {"pow", 8},
-    {"rshift", 9}, {"sub", 10}, {"truediv", 11}, {"xor", 12}, {"iadd", 13}, {"imul", 18}, {"isub", 23}, {"itruediv", 24},
+    {"add", 0},  {"and_", 1},  {"floordiv", 2}, {"lshift", 3}, {"matmul", 4},    {"mul", 5},
+    {"mod", 6},  {"or_", 7},   {"pow", 8},      {"rshift", 9}, {"sub", 10},      {"truediv", 11},
+    {"xor", 12}, {"iadd", 13}, {"imul", 18},    {"isub", 23},  {"itruediv", 24},
 };
-constexpr NamedOperator kCompareNames[] = {{"lt", Py_LT}, {"le", Py_LE}, {"eq", Py_EQ}, {"ne", Py_NE}, {"gt", Py_GT}, {"ge", Py_GE}};
+constexpr NamedOperator kCompareNames[] = {{"lt", Py_LT}, {"le", Py_LE}, {"eq", Py_EQ},
+                                           {"ne", Py_NE}, {"gt", Py_GT}, {"ge", Py_GE}};
 
 }  // namespace
 
@@ -62,7 +64,8 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
     case Treatment::kGlobals: {
       PyObject* globals = PyEval_GetGlobals();
       Shadow* shadow = globals == nullptr ? nullptr : GlobalsShadow(globals);
-      if (shadow == nullptr && !PyErr_Occurred()) return BreakNull(BreakCode::kInternalError, "globals() without a frame");
+      if (shadow == nullptr && !PyErr_Occurred())
+        return BreakNull(BreakCode::kInternalError, "globals() without a frame");
       return shadow == nullptr ? nullptr : Py_NewRef(shadow->copy.get());
     }
     case Treatment::kIter:
@@ -101,7 +104,8 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
     case Treatment::kIsCompiling:
       return Boolean(!InOptimizer());
     case Treatment::kRecursionLimit:
-      if (!frames.empty() && PyUnicode_CompareWithASCIIString(frames.back().code->co_qualname, "unwrap") == 0) return CallReal(call);
+      if (!frames.empty() && PyUnicode_CompareWithASCIIString(frames.back().code->co_qualname, "unwrap") == 0)
+        return CallReal(call);
       return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
     case Treatment::kConstantTensor:
       return ModelConstantTensor(call);
@@ -127,9 +131,11 @@ PyObject* RecorderState::Impl::ModelAttribute(Treatment treatment, const NativeC
   PyObject* interned = Py_NewRef(args[1]);
   if (PyUnicode_CheckExact(interned)) PyUnicode_InternInPlace(&interned);
   PyRef name = PyRef::Steal(interned);
-  if (treatment == Treatment::kSetAttr) return call.nargs == 3 ? NoneIf(SetAttr(args[0], name.get(), args[2])) : CallPure(call);
+  if (treatment == Treatment::kSetAttr)
+    return call.nargs == 3 ? NoneIf(SetAttr(args[0], name.get(), args[2])) : CallPure(call);
   if (treatment == Treatment::kDelAttr) return NoneIf(SetAttr(args[0], name.get(), nullptr));
-  if (treatment == Treatment::kObjectSetAttr) return call.nargs == 3 ? NoneIf(GenericSetAttr(args[0], name.get(), args[2])) : CallPure(call);
+  if (treatment == Treatment::kObjectSetAttr)
+    return call.nargs == 3 ? NoneIf(GenericSetAttr(args[0], name.get(), args[2])) : CallPure(call);
   if (treatment == Treatment::kObjectDelAttr) return NoneIf(GenericSetAttr(args[0], name.get(), nullptr));
   PyObject* value = nullptr;
   if (treatment == Treatment::kObjectGetAttribute) {
@@ -228,7 +234,8 @@ PyObject* RecorderState::Impl::ModelHigherOrder(const NativeCall& call) {
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     PyObject* argument = call.args[i];
     if (Py_TYPE(argument)->tp_call == nullptr || MayBeCalledByC(argument)) continue;
-    return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable) + " calls " + QualifiedName(argument));
+    return BreakNull(BreakCode::kUnsupportedCallable,
+                     QualifiedName(call.callable) + " calls " + QualifiedName(argument));
   }
   return CallPure(call);
 }
@@ -273,7 +280,8 @@ PyObject* RecorderState::Impl::ModelOperator(const NativeCall& call) {
     if (name == "is_") return Boolean(Is(args[0], args[1]));
     if (name == "is_not") return Boolean(!Is(args[0], args[1]));
   }
-  if (call.kwnames == nullptr && call.nargs == 3 && name == "setitem") return NoneIf(SetItem(args[0], args[1], args[2]));
+  if (call.kwnames == nullptr && call.nargs == 3 && name == "setitem")
+    return NoneIf(SetItem(args[0], args[1], args[2]));
   if (call.kwnames == nullptr && call.nargs == 1) {
     if (name == "neg") return Unary(UnaryOperator::kNegative, args[0]);
     if (name == "pos") return Unary(UnaryOperator::kPositive, args[0]);
@@ -335,7 +343,11 @@ PyObject* RecorderState::Impl::ModelConstantTensor(const NativeCall& call) {
   session.SetPosition(CurrentLocation(), static_cast<int32_t>(graph.calls.size()));
   absl::StatusOr<at::Tensor> fake = session.MakeConstant(real);
   if (!fake.ok()) return BreakNull(BreakCode::kUnsupportedTensor, std::string(fake.status().message()));
-  TorchCall clone{.kind = TorchCall::Kind::kMethod, .target = PyRef::Borrow(Names().clone), .args = {constant}, .kwargs = {}, .result = {}};
+  TorchCall clone{.kind = TorchCall::Kind::kMethod,
+                  .target = PyRef::Borrow(Names().clone),
+                  .args = {constant},
+                  .kwargs = {},
+                  .result = {}};
   clone.location = CurrentLocation();
   clone.result.kind = TorchArgument::Kind::kValue;
   clone.result.value = TorchValue(*fake, true);
@@ -344,7 +356,11 @@ PyObject* RecorderState::Impl::ModelConstantTensor(const NativeCall& call) {
 }
 
 PyObject* RecorderState::Impl::ModelTorchState(const NativeCall& call) {
-  TorchCall record{.kind = TorchCall::Kind::kFunction, .target = PyRef::Borrow(call.callable), .args = {}, .kwargs = {}, .result = {}};
+  TorchCall record{.kind = TorchCall::Kind::kFunction,
+                   .target = PyRef::Borrow(call.callable),
+                   .args = {},
+                   .kwargs = {},
+                   .result = {}};
   for (Py_ssize_t i = 0; i < call.nargs; ++i) {
     if (!IsConstant(call.args[i])) return BreakNull(BreakCode::kTorchState, QualifiedName(call.callable));
     record.args.emplace_back().constant = PyRef::Borrow(call.args[i]);

@@ -56,7 +56,8 @@ bool FindChanges(const Shadow& shadow, PyObject* old_keys, PyObject* new_keys, D
     PyObject* value = PyDict_GetItemWithError(shadow.copy.get(), key);
     if (value == nullptr) return false;
     const auto position = static_cast<size_t>(i);
-    if (position < expected.size() && PyObject_RichCompareBool(expected[position], key, Py_EQ) != 1) changes->reordered = true;
+    if (position < expected.size() && PyObject_RichCompareBool(expected[position], key, Py_EQ) != 1)
+      changes->reordered = true;
     if (IsUnlifted(value) || PyDict_GetItemWithError(shadow.baseline.get(), key) == value) continue;
     changes->set.push_back(key);
   }
@@ -122,8 +123,9 @@ void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
   for (Py_ssize_t i = 0; i < size; ++i) {
     PyObject* item = PyList_GET_ITEM(now.get(), i);
     const auto index = static_cast<int32_t>(i);
-    recipe.children.push_back(IsUnlifted(item) ? SourceRecipe(Intern(SourceKind::kListItem, shadow.source, nullptr, index))
-                                               : RecipeFor(item));
+    recipe.children.push_back(IsUnlifted(item)
+                                  ? SourceRecipe(Intern(SourceKind::kListItem, shadow.source, nullptr, index))
+                                  : RecipeFor(item));
   }
   recording->exit_plan.recipes.push_back(std::move(recipe));
   const auto value = static_cast<RecipeId>(recording->exit_plan.recipes.size()) - 1;
@@ -140,7 +142,8 @@ void RecorderState::Impl::WriteEffect(const Write& write) {
     AddEffect(EffectKind::kSetCell, target, kNoRecipe, value ? RecipeFor(value.get()) : kNoRecipe);
   } else {
     const PyRef& value = native_attributes.at({write.object.get(), write.name.get()});
-    AddEffect(EffectKind::kSetAttribute, RecipeFor(write.object.get()), RecipeFor(write.name.get()), RecipeFor(value.get()));
+    AddEffect(EffectKind::kSetAttribute, RecipeFor(write.object.get()), RecipeFor(write.name.get()),
+              RecipeFor(value.get()));
   }
 }
 

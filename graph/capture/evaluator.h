@@ -12,8 +12,8 @@ namespace framejit {
 
 PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFrame* frame, int throwflag);
 
-// While alive, Python frames of this thread are evaluated by `recorder`: the frame of `entry_function` that comes first is
-// the entry frame, whose parameters are lifted from the request; generators run to their creation natively and are
+// While alive, Python frames of this thread are evaluated by `recorder`: the frame of `entry_function` that comes first
+// is the entry frame, whose parameters are lifted from the request; generators run to their creation natively and are
 // recorded when they are resumed.
 class RecordingHook {
  public:

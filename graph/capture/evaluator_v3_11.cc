@@ -1,7 +1,6 @@
 // The evaluator's loop for CPython 3.11: dispatch, exceptions, entering and leaving a frame. Mirrors
 // _PyEval_EvalFrameDefault of Python/ceval.c, 3.11. The opcodes are in evaluator_v3_11_*.cc.
 #include <Python.h>
-
 #include <frameobject.h>
 #include <opcode.h>
 

@@ -74,7 +74,8 @@ Flow MatchType(FrameEvaluator& f, int) {
   return PushBool(f, PyType_HasFeature(Py_TYPE(f.Top()), flag) ? 1 : 0, 0);
 }
 
-// --- jumps --------------------------------------------------------------------------------------------------------------
+// --- jumps
+// --------------------------------------------------------------------------------------------------------------
 
 Flow JumpForward(FrameEvaluator& f, int arg) {
   f.Jump(arg);
@@ -114,7 +115,8 @@ Flow JumpIfOrPop(FrameEvaluator& f, int arg) {
   return Flow::kNext;
 }
 
-// --- iteration ------------------------------------------------------------------------------------------------------------
+// --- iteration
+// ------------------------------------------------------------------------------------------------------------
 
 Flow GetIter(FrameEvaluator& f, int) {
   PyRef iterable = f.Pop();

@@ -67,7 +67,8 @@ Flow RaiseAgain(FrameEvaluator& f) {
     PyErr_SetString(PyExc_RuntimeError, "No active exception to reraise");
     return Flow::kError;
   }
-  PyErr_Restore(Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(value))), Py_NewRef(value), PyException_GetTraceback(value));
+  PyErr_Restore(Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(value))), Py_NewRef(value),
+                PyException_GetTraceback(value));
   return Flow::kUnwind;
 }
 
@@ -112,7 +113,8 @@ Flow BeforeWith(FrameEvaluator& f, int) {
     message = "'%.200s' object does not support the context manager protocol (missed __exit__ method)";
   }
   if (!exit) {
-    if (!PyErr_Occurred() && !f.recorder.broken()) PyErr_Format(PyExc_TypeError, message, Py_TYPE(manager.get())->tp_name);
+    if (!PyErr_Occurred() && !f.recorder.broken())
+      PyErr_Format(PyExc_TypeError, message, Py_TYPE(manager.get())->tp_name);
     return Flow::kError;
   }
   f.Push(exit.release());

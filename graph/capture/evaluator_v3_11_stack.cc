@@ -58,7 +58,8 @@ Flow DeleteFast(FrameEvaluator& f, int arg) {
   return Flow::kNext;
 }
 
-// --- cells ------------------------------------------------------------------------------------------------------------
+// --- cells
+// ------------------------------------------------------------------------------------------------------------
 
 int ClosureStart(const FrameEvaluator& f) { return f.code->co_nlocalsplus - f.code->co_nfreevars; }
 
@@ -105,7 +106,8 @@ Flow DeleteDeref(FrameEvaluator& f, int arg) {
   return failed != 0 ? Flow::kError : Flow::kNext;
 }
 
-// --- globals and class bodies -------------------------------------------------------------------------------------------
+// --- globals and class bodies
+// -------------------------------------------------------------------------------------------
 
 Flow LoadGlobal(FrameEvaluator& f, int arg) {
   PyObject* value = f.recorder.LoadGlobal(f.globals, f.builtins, f.Name(arg >> 1));
@@ -125,7 +127,9 @@ Flow DeleteGlobal(FrameEvaluator& f, int arg) {
 }
 
 // The namespace of a class body is a dict that the recording made (a metaclass's __prepare__ may give another mapping).
-bool HasPlainNamespace(const FrameEvaluator& f) { return f.frame_locals != nullptr && PyDict_CheckExact(f.frame_locals); }
+bool HasPlainNamespace(const FrameEvaluator& f) {
+  return f.frame_locals != nullptr && PyDict_CheckExact(f.frame_locals);
+}
 
 Flow LoadName(FrameEvaluator& f, int arg) {
   if (!HasPlainNamespace(f)) return f.BreakAt(BreakCode::kUnsupportedOpcode, "class body with a special namespace");

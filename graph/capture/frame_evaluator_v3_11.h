@@ -30,17 +30,17 @@ struct FrameEvaluator {
   FrameView frame;
   PyCodeObject* code;
   PyFunctionObject* function;
-  PyObject* globals;         // borrowed from the frame, as the next two
+  PyObject* globals;  // borrowed from the frame, as the next two
   PyObject* builtins;
-  PyObject* frame_locals;    // mapping of a class body, else null
-  PyObject** locals;         // fast locals, cells and free variables
+  PyObject* frame_locals;  // mapping of a class body, else null
+  PyObject** locals;       // fast locals, cells and free variables
   PyObject** stack_base;
   PyObject** sp;
   _Py_CODEUNIT** instruction_slot;  // where tracebacks and f_lineno look
-  const uint16_t* first;     // code units
-  const uint16_t* next;      // the next instruction
-  int offset = 0;            // of the instruction being executed, in code units
-  PyObject* kwnames = nullptr;  // set by KW_NAMES for the CALL that follows; borrowed from the constants
+  const uint16_t* first;            // code units
+  const uint16_t* next;             // the next instruction
+  int offset = 0;                   // of the instruction being executed, in code units
+  PyObject* kwnames = nullptr;      // set by KW_NAMES for the CALL that follows; borrowed from the constants
   PyRef result;
 
   void Push(PyObject* stolen) { *sp++ = stolen; }

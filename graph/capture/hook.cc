@@ -1,10 +1,9 @@
 // The PEP 523 hook while recording. Which frames the recorder takes, and how their arguments are made safe to see.
-#include "graph/capture/evaluator.h"
-
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "frame_eval/cpython/frame_view.h"
+#include "graph/capture/evaluator.h"
 
 namespace framejit {
 namespace {
@@ -21,8 +20,8 @@ struct ThreadHook {
 };
 thread_local ThreadHook* thread_hook = nullptr;
 
-// The hook is per interpreter and arming is per thread: the first recording installs it, the last one removes it. The GIL
-// guards both.
+// The hook is per interpreter and arming is per thread: the first recording installs it, the last one removes it. The
+// GIL guards both.
 int recordings = 0;
 ShimEvaluator previous_evaluator = nullptr;
 // Another tool installed its evaluator over ours and chains to it: ours cannot be removed and needs no installing.
@@ -85,8 +84,11 @@ PyObject* Hook(PyThreadState* thread, ShimFrame* frame, int throwflag) {
 }  // namespace
 
 RecordingHook::RecordingHook(RecorderState& recorder, PyObject* entry_function) {
-  thread_hook = new ThreadHook{
-      .recorder = &recorder, .armed = true, .entry_function = entry_function, .max_depth = recorder.max_depth, .generators = {}};
+  thread_hook = new ThreadHook{.recorder = &recorder,
+                               .armed = true,
+                               .entry_function = entry_function,
+                               .max_depth = recorder.max_depth,
+                               .generators = {}};
   if (recordings++ > 0 || stays_chained) return;
   ShimEvaluator previous = ShimInstallEvaluator(PyInterpreterState_Get(), &Hook);
   if (previous != nullptr) previous_evaluator = previous;

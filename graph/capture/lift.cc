@@ -20,8 +20,9 @@ bool IsCodeLike(PyObject* object) {
          type == &PyMemberDescr_Type || type == &PyClassMethodDescr_Type || type == &PyClassMethod_Type ||
          type == &PyStaticMethod_Type || type == &PyProperty_Type || type == &PyCode_Type || type == n.dtype ||
          type == n.layout || type == n.memory_format || type == n.lru_cache || type == n.attrgetter ||
-         type == n.itemgetter || type == n.pattern || std::string_view(type->tp_name).starts_with("framejit") || type == n.context_var || type == n.method_wrapper ||
-         PyType_IsSubtype(type, n.op_overload) || PyType_IsSubtype(type, n.op_overload_packet);
+         type == n.itemgetter || type == n.pattern || std::string_view(type->tp_name).starts_with("framejit") ||
+         type == n.context_var || type == n.method_wrapper || PyType_IsSubtype(type, n.op_overload) ||
+         PyType_IsSubtype(type, n.op_overload_packet);
 }
 
 bool IsTensor(PyObject* object) { return PyType_IsSubtype(Py_TYPE(object), Names().tensor_base); }
@@ -57,7 +58,8 @@ void RecorderState::Impl::AddGuard(GuardKind kind, SourceId source, PyObject* pa
 
 void RecorderState::Impl::GuardType(PyTypeObject* type) {
   if ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0 || (type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE) != 0) return;
-  if (guarded_types.insert(type).second) AddGuard(GuardKind::kTypeVersion, kNoSource, reinterpret_cast<PyObject*>(type));
+  if (guarded_types.insert(type).second)
+    AddGuard(GuardKind::kTypeVersion, kNoSource, reinterpret_cast<PyObject*>(type));
 }
 
 SourceId RecorderState::Impl::Intern(SourceKind kind, SourceId parent, PyObject* key, int32_t index) {
@@ -111,7 +113,8 @@ PyObject* RecorderState::Impl::Lift(PyObject* value, SourceId source, bool pinne
   }
   if (IsTensor(value)) return LiftTensor(value, source);
   if (PyTuple_Check(value)) return LiftTuple(value, source, pinned);
-  if (PyDict_Check(value) || PyList_Check(value) || PyAnySet_Check(value) || PyType_IsSubtype(Py_TYPE(value), Names().deque)) {
+  if (PyDict_Check(value) || PyList_Check(value) || PyAnySet_Check(value) ||
+      PyType_IsSubtype(Py_TYPE(value), Names().deque)) {
     return LiftContainer(value, source, pinned);
   }
   if (Py_TYPE(value) == &PyMethod_Type) return LiftMethod(value, source);
@@ -134,7 +137,8 @@ PyObject* RecorderState::Impl::LiftTensor(PyObject* value, SourceId source) {
   if (!fake.ok()) return BreakNull(BreakCode::kUnsupportedTensor, std::string(fake.status().message()));
   PyRef object = PyRef::Steal(THPVariable_Wrap(*fake));
   if (!object) return nullptr;
-  if (type != n.tensor && PyObject_SetAttr(object.get(), n.klass, reinterpret_cast<PyObject*>(type)) != 0) return nullptr;
+  if (type != n.tensor && PyObject_SetAttr(object.get(), n.klass, reinterpret_cast<PyObject*>(type)) != 0)
+    return nullptr;
   AddGuard(GuardKind::kTensorMatches, source, value);
   Remember(value, object.get(), source, false);
   recording->inputs.push_back(source);
@@ -154,7 +158,8 @@ PyObject* RecorderState::Impl::LiftTuple(PyObject* value, SourceId source, bool 
   bool changed = false;
   for (Py_ssize_t i = 0; i < size; ++i) {
     PyObject* item = PyTuple_GET_ITEM(value, i);
-    PyObject* lifted = Lift(Py_NewRef(item), Intern(SourceKind::kTupleItem, source, nullptr, static_cast<int32_t>(i)), pinned);
+    PyObject* lifted =
+        Lift(Py_NewRef(item), Intern(SourceKind::kTupleItem, source, nullptr, static_cast<int32_t>(i)), pinned);
     if (lifted == nullptr) return nullptr;
     changed |= lifted != item;
     PyTuple_SET_ITEM(items.get(), i, lifted);
@@ -165,7 +170,8 @@ PyObject* RecorderState::Impl::LiftTuple(PyObject* value, SourceId source, bool 
   }
   if (!PyTuple_CheckExact(value)) {
     if (!IsPythonClass(Py_TYPE(value)) || NativeBase(Py_TYPE(value)) != &PyTuple_Type) {
-      return BreakNull(BreakCode::kUnsupportedObject, std::string("a ") + Py_TYPE(value)->tp_name + " that holds tensors");
+      return BreakNull(BreakCode::kUnsupportedObject,
+                       std::string("a ") + Py_TYPE(value)->tp_name + " that holds tensors");
     }
     PyRef args = PyRef::Steal(PyTuple_Pack(1, items.get()));
     if (!args) return nullptr;
@@ -178,7 +184,8 @@ PyObject* RecorderState::Impl::LiftTuple(PyObject* value, SourceId source, bool 
 
 PyObject* RecorderState::Impl::LiftMethod(PyObject* value, SourceId source) {
   AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(&PyMethod_Type));
-  PyRef function = PyRef::Steal(Lift(Py_NewRef(PyMethod_GET_FUNCTION(value)), Intern(SourceKind::kMethodFunction, source)));
+  PyRef function =
+      PyRef::Steal(Lift(Py_NewRef(PyMethod_GET_FUNCTION(value)), Intern(SourceKind::kMethodFunction, source)));
   if (!function) return nullptr;
   PyRef self = PyRef::Steal(Lift(Py_NewRef(PyMethod_GET_SELF(value)), Intern(SourceKind::kMethodSelf, source)));
   if (!self) return nullptr;

@@ -1,7 +1,6 @@
 // Globals, closure cells and imports.
-#include "graph/capture/recorder_impl.h"
-
 #include "graph/capture/evaluator.h"
+#include "graph/capture/recorder_impl.h"
 
 namespace framejit {
 
@@ -80,7 +79,8 @@ PyObject* RecorderState::Impl::ImportName(PyObject* name, PyObject* globals, PyO
   PyRef absolute = PyRef::Borrow(name);
   if (depth > 0) {
     PyRef package = PyRef::Steal(PyMapping_GetItemString(globals, "__package__"));
-    PyRef parts = PyRef::Steal(package && PyUnicode_Check(package.get()) ? PyUnicode_AsUTF8String(package.get()) : nullptr);
+    PyRef parts =
+        PyRef::Steal(package && PyUnicode_Check(package.get()) ? PyUnicode_AsUTF8String(package.get()) : nullptr);
     if (!parts) return BreakNull(BreakCode::kUnsupportedEffect, "a relative import without a package");
     std::string base = PyBytes_AS_STRING(parts.get());
     for (int i = 1; i < depth; ++i) base = base.substr(0, base.rfind('.'));
@@ -90,8 +90,9 @@ PyObject* RecorderState::Impl::ImportName(PyObject* name, PyObject* globals, PyO
   }
   PyRef module = PyRef::Steal(absolute ? PyImport_GetModule(absolute.get()) : nullptr);
   if (!module) {
-    return PyErr_Occurred() ? nullptr
-                            : BreakNull(BreakCode::kUnsupportedEffect, std::string("import of ") + PyUnicode_AsUTF8(absolute.get()));
+    return PyErr_Occurred()
+               ? nullptr
+               : BreakNull(BreakCode::kUnsupportedEffect, std::string("import of ") + PyUnicode_AsUTF8(absolute.get()));
   }
   if (fromlist != nullptr && fromlist != Py_None && PyTuple_Check(fromlist)) {
     // A submodule that was not imported yet would be.

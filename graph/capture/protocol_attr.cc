@@ -7,7 +7,9 @@ namespace {
 
 bool IsDataDescriptor(PyObject* descriptor) { return Py_TYPE(descriptor)->tp_descr_set != nullptr; }
 
-bool HasInstanceDict(PyTypeObject* type) { return type->tp_dictoffset != 0 || ShimTypeLookup(type, Names().dict) != nullptr; }
+bool HasInstanceDict(PyTypeObject* type) {
+  return type->tp_dictoffset != 0 || ShimTypeLookup(type, Names().dict) != nullptr;
+}
 
 // A local object's own attribute; its values were lifted when they were stored.
 PyObject* LocalDictGet(PyObject* object, PyObject* name) {
@@ -111,8 +113,9 @@ PyObject* RecorderState::Impl::BindData(PyObject* descriptor, PyObject* object, 
   if (kind == &PyGetSetDescr_Type || kind == &PyMemberDescr_Type) return BindNative(descriptor, object, name);
   if (PyObject* get = PythonOverride(kind, Names().get)) {
     GuardType(kind);
-    PyRef lifted = PyRef::Steal(
-        Lift(Py_NewRef(descriptor), Intern(SourceKind::kTypeAttribute, Pinned(reinterpret_cast<PyObject*>(type)), name), true));
+    PyRef lifted =
+        PyRef::Steal(Lift(Py_NewRef(descriptor),
+                          Intern(SourceKind::kTypeAttribute, Pinned(reinterpret_cast<PyObject*>(type)), name), true));
     return lifted ? Call(get, {lifted.get(), object, reinterpret_cast<PyObject*>(type)}) : nullptr;
   }
   return BreakNull(BreakCode::kUnsupportedObject, std::string("a descriptor of type ") + kind->tp_name);
@@ -169,7 +172,8 @@ PyObject* RecorderState::Impl::Bind(PyObject* descriptor, PyObject* object, PyTy
     return kind->tp_descr_get(descriptor, object, owner);
   }
   if (kind == &PyMethod_Type) return Lift(Py_NewRef(descriptor), source, true);
-  if (IsPythonClass(kind) && ShimTypeLookup(kind, Names().get) == nullptr) return Lift(Py_NewRef(descriptor), source, true);
+  if (IsPythonClass(kind) && ShimTypeLookup(kind, Names().get) == nullptr)
+    return Lift(Py_NewRef(descriptor), source, true);
   return BreakNull(BreakCode::kUnsupportedObject, std::string("a descriptor of type ") + kind->tp_name);
 }
 
@@ -229,7 +233,8 @@ PyObject* RecorderState::Impl::SuperGetAttr(PyObject* object, PyObject* name) {
   PyRef self = PyRef::Steal(PyObject_GenericGetAttr(object, n.self));
   PyRef self_class = PyRef::Steal(PyObject_GenericGetAttr(object, n.self_class));
   if (!start || !self || !self_class) return nullptr;
-  if (self_class.get() == Py_None || PyUnicode_Compare(name, n.klass) == 0) return PyObject_GenericGetAttr(object, name);
+  if (self_class.get() == Py_None || PyUnicode_Compare(name, n.klass) == 0)
+    return PyObject_GenericGetAttr(object, name);
   auto* type = reinterpret_cast<PyTypeObject*>(self_class.get());
   GuardType(type);
   PyObject* mro = type->tp_mro;
@@ -279,11 +284,13 @@ PyObject* RecorderState::Impl::TensorGetAttr(PyObject* tensor, PyObject* name) {
       return dict == nullptr ? nullptr : Py_NewRef(dict->copy.get());
     }
     if (PyUnicode_Compare(name, Names().klass) == 0) return Py_NewRef(reinterpret_cast<PyObject*>(type));
-    if (FindCallable(descriptor.get())) return CallModel(*FindCallable(descriptor.get()), {descriptor.get(), &tensor, 1, nullptr});
+    if (FindCallable(descriptor.get()))
+      return CallModel(*FindCallable(descriptor.get()), {descriptor.get(), &tensor, 1, nullptr});
     NativeCall call{descriptor.get(), &tensor, 1, nullptr};
     if (PyUnicode_Compare(name, Names().data) == 0) {
       PyRef detach = PyRef::Steal(PyUnicode_InternFromString("detach"));
-      return CallTorch(TorchCall::Kind::kMethod, detach.get(), call, [&] { return PyObject_CallMethodNoArgs(tensor, detach.get()); });
+      return CallTorch(TorchCall::Kind::kMethod, detach.get(), call,
+                       [&] { return PyObject_CallMethodNoArgs(tensor, detach.get()); });
     }
     return CallTorch(TorchCall::Kind::kAttribute, name, call, [&] { return PyObject_GetAttr(tensor, name); });
   }
@@ -303,8 +310,8 @@ PyObject* RecorderState::Impl::TensorGetAttr(PyObject* tensor, PyObject* name) {
 
 int RecorderState::Impl::GetMethod(PyObject* object, PyObject* name, PyObject** method) {
   PyTypeObject* type = Py_TYPE(object);
-  const bool special = PyModule_Check(object) || PyType_Check(object) || type == &PySuper_Type || type == &PyMethod_Type ||
-                       IsUnlifted(object);
+  const bool special = PyModule_Check(object) || PyType_Check(object) || type == &PySuper_Type ||
+                       type == &PyMethod_Type || IsUnlifted(object);
   PyObject* override_ = special ? nullptr : ShimTypeLookup(type, Names().getattribute);
   if (!special && (type->tp_getattro == PyObject_GenericGetAttr || override_ == Names().object_getattribute)) {
     PyRef descriptor = PyRef::Borrow(ShimTypeLookup(type, name));

@@ -8,8 +8,8 @@ namespace {
 bool IsImmutableLeaf(PyObject* object) {
   const WellKnown& n = Names();
   PyTypeObject* type = Py_TYPE(object);
-  return type == &PyRange_Type || type == n.size || type == n.device || PyTuple_Check(object) || PyFrozenSet_CheckExact(object) ||
-         type == &PySlice_Type;
+  return type == &PyRange_Type || type == n.size || type == n.device || PyTuple_Check(object) ||
+         PyFrozenSet_CheckExact(object) || type == &PySlice_Type;
 }
 
 }  // namespace
@@ -24,7 +24,8 @@ int RecorderState::Impl::PrepareSlot(PyObject* object, PyObject* name) {
   if (FindShadow(object) != nullptr || IsImmutableLeaf(object)) return Prepare(object);
   if (!IsOutside(object)) return Prepare(object);
   if (PyType_Check(object) || PyModule_Check(object) || PyFunction_Check(object)) return 0;
-  if (Py_TYPE(found) == &PyWrapperDescr_Type && reinterpret_cast<PyDescrObject*>(found)->d_type == &PyBaseObject_Type) return 0;
+  if (Py_TYPE(found) == &PyWrapperDescr_Type && reinterpret_cast<PyDescrObject*>(found)->d_type == &PyBaseObject_Type)
+    return 0;
   return BreakInt(BreakCode::kUnsupportedObject, std::string("use of ") + type->tp_name);
 }
 
@@ -69,7 +70,8 @@ PyObject* RecorderState::Impl::ListGetItem(Shadow& shadow, PyObject* key) {
 
 PyObject* RecorderState::Impl::GetItem(PyObject* container, PyObject* key) {
   if (IsTensor(container) || IsTensor(key)) {
-    if (IsTensor(container)) return CallOperator("getitem", {container, key}, [&] { return PyObject_GetItem(container, key); });
+    if (IsTensor(container))
+      return CallOperator("getitem", {container, key}, [&] { return PyObject_GetItem(container, key); });
     if (!PyDict_Check(container)) {
       return BreakNull(BreakCode::kDataDependent, "a tensor as an index");
     }
@@ -77,7 +79,8 @@ PyObject* RecorderState::Impl::GetItem(PyObject* container, PyObject* key) {
   if (PyType_Check(container)) return Scan(PyObject_GetItem(container, key));
   if (auto proxy = proxies.find(container); proxy != proxies.end()) {
     PyRef value = PyRef::Steal(PyObject_GetItem(container, key));
-    return value ? Lift(value.release(), Intern(SourceKind::kTypeAttribute, Pinned(proxy->second.get()), key), true) : nullptr;
+    return value ? Lift(value.release(), Intern(SourceKind::kTypeAttribute, Pinned(proxy->second.get()), key), true)
+                 : nullptr;
   }
   PyTypeObject* type = Py_TYPE(container);
   PyObject* override_ = IsPythonClass(type) ? ShimTypeLookup(type, Names().getitem) : nullptr;
@@ -165,18 +168,21 @@ int RecorderState::Impl::Contains(PyObject* container, PyObject* value) {
   if (proxies.contains(container)) return PySequence_Contains(container, value);
   PyTypeObject* type = Py_TYPE(container);
   PyObject* override_ = IsPythonClass(type) ? ShimTypeLookup(type, Names().contains) : nullptr;
-  if (override_ != nullptr && PyFunction_Check(override_)) return GuardType(type), PySequence_Contains(container, value);
+  if (override_ != nullptr && PyFunction_Check(override_))
+    return GuardType(type), PySequence_Contains(container, value);
   Shadow* shadow = FindShadow(container);
   if (shadow != nullptr && PyDict_Check(container)) return ShadowDictContains(*shadow, value);
   if (IsTensor(container)) {
     return BreakInt(BreakCode::kDataDependent, "membership in a tensor");
   }
-  if (PrepareSlot(container, Names().contains) != 0 || PrepareSlot(container, Names().iter) != 0 || Prepare(value) != 0) return -1;
+  if (PrepareSlot(container, Names().contains) != 0 || PrepareSlot(container, Names().iter) != 0 || Prepare(value) != 0)
+    return -1;
   if (IsTensor(value) && (PyTuple_Check(container) || PyList_Check(container))) {
     // Items are compared with ==, which for tensors is data, unless identity answers first.
     for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(container); ++i) {
       if (PySequence_Fast_GET_ITEM(container, i) == value) return 1;
-      if (IsTensor(PySequence_Fast_GET_ITEM(container, i))) return BreakInt(BreakCode::kDataDependent, "membership of a tensor");
+      if (IsTensor(PySequence_Fast_GET_ITEM(container, i)))
+        return BreakInt(BreakCode::kDataDependent, "membership of a tensor");
     }
   }
   const int result = PySequence_Contains(container, value);
@@ -239,7 +245,8 @@ PyObject* RecorderState::Impl::IterNext(PyObject* iterator) {
   if (override_ != nullptr && PyFunction_Check(override_)) {
     GuardType(type);
   } else if (IsOutside(iterator)) {
-    return BreakNull(BreakCode::kUnsupportedEffect, std::string("an iterator from outside is advanced: ") + type->tp_name);
+    return BreakNull(BreakCode::kUnsupportedEffect,
+                     std::string("an iterator from outside is advanced: ") + type->tp_name);
   }
   PyObject* item = Scan(type->tp_iternext(iterator));
   if (CheckFailure() != 0) return Py_XDECREF(item), nullptr;

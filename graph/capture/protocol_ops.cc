@@ -50,7 +50,8 @@ bool HasContent(PyObject* object) { return !IsPrimitive(object) && !IsTensor(obj
 }  // namespace
 
 PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
-  if (op < 0 || op >= static_cast<int>(std::size(kBinary))) return BreakNull(BreakCode::kUnsupportedOpcode, "BINARY_OP");
+  if (op < 0 || op >= static_cast<int>(std::size(kBinary)))
+    return BreakNull(BreakCode::kUnsupportedOpcode, "BINARY_OP");
   const BinaryRow& row = kBinary[op];
   if (IsPrimitive(left) && IsPrimitive(right)) return row.apply(left, right);
   if (IsTensor(left) || IsTensor(right)) {
@@ -65,8 +66,8 @@ PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
   for (PyObject* operand : {left, right}) {
     if (!HasContent(operand)) continue;
     if (Prepare(operand) != 0) return nullptr;
-    if (IsOutside(operand) && FindShadow(operand) == nullptr && !PyTuple_Check(operand) && !IsPythonClass(Py_TYPE(operand)) &&
-        !PyType_Check(operand) && !PyFrozenSet_CheckExact(operand)) {
+    if (IsOutside(operand) && FindShadow(operand) == nullptr && !PyTuple_Check(operand) &&
+        !IsPythonClass(Py_TYPE(operand)) && !PyType_Check(operand) && !PyFrozenSet_CheckExact(operand)) {
       return BreakNull(BreakCode::kUnsupportedObject, std::string("arithmetic on ") + Py_TYPE(operand)->tp_name);
     }
   }
@@ -129,7 +130,8 @@ int RecorderState::Impl::Is(PyObject* left, PyObject* right) {
   if (IsPrimitive(left) || IsPrimitive(right)) return 0;
   Provenance* a = FindKnown(left);
   Provenance* b = FindKnown(right);
-  if (a != nullptr && b != nullptr && !(a->pinned && b->pinned) && a->source != b->source && Py_TYPE(left) == Py_TYPE(right)) {
+  if (a != nullptr && b != nullptr && !(a->pinned && b->pinned) && a->source != b->source &&
+      Py_TYPE(left) == Py_TYPE(right)) {
     AddGuard(GuardKind::kNotSameObject, a->source, nullptr, 0, b->source);
   }
   return 0;

@@ -15,9 +15,9 @@ int RecorderState::Impl::SetAttr(PyObject* object, PyObject* name, PyObject* val
   PyTypeObject* type = Py_TYPE(object);
   if (IsPrimitive(object)) return PyObject_SetAttr(object, name, value);
   if (IsTensor(object)) return TensorSetAttr(object, name, value);
-  if (PyType_Check(object)) return BreakInt(BreakCode::kUnsupportedEffect, std::string("an attribute of class ") +
-                                                                               reinterpret_cast<PyTypeObject*>(object)->tp_name +
-                                                                               " is set");
+  if (PyType_Check(object))
+    return BreakInt(BreakCode::kUnsupportedEffect, std::string("an attribute of class ") +
+                                                       reinterpret_cast<PyTypeObject*>(object)->tp_name + " is set");
   GuardType(type);
   if (PyObject* setter = PythonSetter(type, value == nullptr ? Names().delattr : Names().setattr)) {
     PyRef result = PyRef::Steal(value == nullptr ? Call(setter, {object, name}) : Call(setter, {object, name, value}));
@@ -25,7 +25,8 @@ int RecorderState::Impl::SetAttr(PyObject* object, PyObject* name, PyObject* val
   }
   if (PyModule_Check(object)) {
     PyObject* descriptor = ShimTypeLookup(type, name);
-    if (descriptor != nullptr && Py_TYPE(descriptor)->tp_descr_set != nullptr) return SetData(descriptor, object, name, value);
+    if (descriptor != nullptr && Py_TYPE(descriptor)->tp_descr_set != nullptr)
+      return SetData(descriptor, object, name, value);
     return StoreGlobal(PyModule_GetDict(object), name, value);
   }
   return GenericSetAttr(object, name, value);
@@ -34,10 +35,12 @@ int RecorderState::Impl::SetAttr(PyObject* object, PyObject* name, PyObject* val
 int RecorderState::Impl::GenericSetAttr(PyObject* object, PyObject* name, PyObject* value) {
   PyTypeObject* type = Py_TYPE(object);
   PyRef descriptor = PyRef::Borrow(ShimTypeLookup(type, name));
-  if (descriptor && Py_TYPE(descriptor.get())->tp_descr_set != nullptr) return SetData(descriptor.get(), object, name, value);
+  if (descriptor && Py_TYPE(descriptor.get())->tp_descr_set != nullptr)
+    return SetData(descriptor.get(), object, name, value);
   if (IsTensor(object) && FindKnown(object) == nullptr) return PyObject_GenericSetAttr(object, name, value);
   if (!IsOutside(object)) {
-    if (type->tp_setattro != PyObject_GenericSetAttr && !IsPythonClass(type)) return PyObject_SetAttr(object, name, value);
+    if (type->tp_setattro != PyObject_GenericSetAttr && !IsPythonClass(type))
+      return PyObject_SetAttr(object, name, value);
     return PyObject_GenericSetAttr(object, name, value);
   }
   Shadow* dict = InstanceDict(object);
@@ -69,13 +72,16 @@ int RecorderState::Impl::SetData(PyObject* descriptor, PyObject* object, PyObjec
       return BreakInt(BreakCode::kUnsupportedEffect, std::string("attribute of ") + Py_TYPE(object)->tp_name);
     }
     auto [row, inserted] = native_attributes.insert_or_assign(std::pair(object, name), PyRef::Borrow(value));
-    if (inserted) writes.push_back(Write{.shadow = nullptr, .cell = {}, .object = PyRef::Borrow(object), .name = PyRef::Borrow(name)});
+    if (inserted)
+      writes.push_back(
+          Write{.shadow = nullptr, .cell = {}, .object = PyRef::Borrow(object), .name = PyRef::Borrow(name)});
     return 0;
   }
   if (PyObject* set = PythonSetter(kind, Names().set); set != nullptr && value != nullptr) {
     GuardType(kind);
     auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
-    PyRef lifted = PyRef::Steal(Lift(Py_NewRef(descriptor), Intern(SourceKind::kTypeAttribute, Pinned(type), name), true));
+    PyRef lifted =
+        PyRef::Steal(Lift(Py_NewRef(descriptor), Intern(SourceKind::kTypeAttribute, Pinned(type), name), true));
     PyRef result = PyRef::Steal(lifted ? Call(set, {lifted.get(), object, value}) : nullptr);
     return result ? 0 : -1;
   }
@@ -89,7 +95,8 @@ int RecorderState::Impl::TensorSetAttr(PyObject* tensor, PyObject* name, PyObjec
     const char* text = PyUnicode_AsUTF8(name);
     if (text == nullptr) return -1;
     const bool is_gradient = std::string_view(text) == "grad" || std::string_view(text) == "requires_grad";
-    return BreakInt(is_gradient ? BreakCode::kAutograd : BreakCode::kTensorMetadataMutation, std::string("Tensor.") + text + " is set");
+    return BreakInt(is_gradient ? BreakCode::kAutograd : BreakCode::kTensorMetadataMutation,
+                    std::string("Tensor.") + text + " is set");
   }
   return GenericSetAttr(tensor, name, value);
 }

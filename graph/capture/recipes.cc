@@ -1,5 +1,5 @@
-// Recipes: how each object that leaves the recording is built afresh on a call. One rule by type; identity and cycles are
-// kept because an object has one recipe.
+// Recipes: how each object that leaves the recording is built afresh on a call. One rule by type; identity and cycles
+// are kept because an object has one recipe.
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -52,7 +52,8 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
     recipes[static_cast<size_t>(id)].source = shadow->source;
     return id;
   }
-  if (IsSharedTuple(object) || (PyFunction_Check(object) ? !local_functions.contains(object) : PyType_Check(object) || PyModule_Check(object))) {
+  if (IsSharedTuple(object) ||
+      (PyFunction_Check(object) ? !local_functions.contains(object) : PyType_Check(object) || PyModule_Check(object))) {
     const RecipeId id = NewRecipe(object, RecipeKind::kConstant);
     recipes[static_cast<size_t>(id)].object = PyRef::Borrow(object);
     return id;
@@ -64,7 +65,8 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
   }
   if (PyFunction_Check(object)) return FunctionRecipe(object);
   const PyCFunctionObject* native = PyCFunction_Check(object) ? reinterpret_cast<PyCFunctionObject*>(object) : nullptr;
-  if (native != nullptr && native->m_self != nullptr && !PyModule_Check(native->m_self) && !PyType_Check(native->m_self)) {
+  if (native != nullptr && native->m_self != nullptr && !PyModule_Check(native->m_self) &&
+      !PyType_Check(native->m_self)) {
     return Unsupported(object);
   }
   if (Py_TYPE(object) == Names().method_wrapper || Py_TYPE(object) == Names().lru_cache) return Unsupported(object);
@@ -134,7 +136,8 @@ void RecorderState::Impl::AddAttributes(RecipeId id, PyObject* object) {
       PyObject* name = PyTuple_GET_ITEM(PyList_GET_ITEM(values.get(), i), 0);
       PyObject* descriptor = PyTuple_GET_ITEM(PyList_GET_ITEM(values.get(), i), 1);
       if (Py_TYPE(descriptor) != &PyMemberDescr_Type) continue;
-      PyRef value = PyRef::Steal(Py_TYPE(descriptor)->tp_descr_get(descriptor, object, reinterpret_cast<PyObject*>(type)));
+      PyRef value =
+          PyRef::Steal(Py_TYPE(descriptor)->tp_descr_get(descriptor, object, reinterpret_cast<PyObject*>(type)));
       if (value) add(name, value.get());
       PyErr_Clear();
     }
@@ -160,14 +163,17 @@ RecipeId RecorderState::Impl::InstanceRecipe(PyObject* object) {
     AddAttributes(id, object);
     return broken() ? kNoRecipe : id;
   };
-  if (PyTuple_Check(object)) return finish(NewRecipe(object, RecipeKind::kTuple), ClassOrNull(object, &PyTuple_Type), object);
-  if (base == &PyList_Type) return finish(NewRecipe(object, RecipeKind::kList), ClassOrNull(object, &PyList_Type), object);
+  if (PyTuple_Check(object))
+    return finish(NewRecipe(object, RecipeKind::kTuple), ClassOrNull(object, &PyTuple_Type), object);
+  if (base == &PyList_Type)
+    return finish(NewRecipe(object, RecipeKind::kList), ClassOrNull(object, &PyList_Type), object);
   if (base == &PyDict_Type || base == Names().ordered_dict || base == Names().default_dict) {
     PyRef items = PyRef::Steal(PyList_New(0));
     PyRef iterator = PyRef::Steal(base->tp_iter(object));
     while (PyRef key = PyRef::Steal(items && iterator ? PyIter_Next(iterator.get()) : nullptr)) {
       PyObject* value = PyDict_GetItemWithError(object, key.get());
-      if (value == nullptr || PyList_Append(items.get(), key.get()) != 0 || PyList_Append(items.get(), value) != 0) break;
+      if (value == nullptr || PyList_Append(items.get(), key.get()) != 0 || PyList_Append(items.get(), value) != 0)
+        break;
     }
     if (PyErr_Occurred()) return Unsupported(object);
     return finish(NewRecipe(object, RecipeKind::kDict), ClassOrNull(object, &PyDict_Type), items.get());

@@ -67,7 +67,8 @@ PyObject* RunEntryFrame(RecorderState& state, const RecordRequest& request) {
   EntryCall call;
   if (!SpellCall(request, &call)) return nullptr;
   RecordingHook hook(state, request.function);
-  return PyObject_Vectorcall(request.function, call.args.data(), static_cast<size_t>(call.positional), call.kwnames.get());
+  return PyObject_Vectorcall(request.function, call.args.data(), static_cast<size_t>(call.positional),
+                             call.kwnames.get());
 }
 
 class CurrentRecorderScope {

@@ -23,9 +23,9 @@
 namespace framejit {
 
 struct RecordRequest {
-  PyObject* function = nullptr;              // a Python function (the entry frame's)
-  absl::Span<PyObject* const> slots;         // its parameter slots after binding; null where a default applies;
-                                             // *args is a fresh tuple and **kwargs a fresh dict
+  PyObject* function = nullptr;       // a Python function (the entry frame's)
+  absl::Span<PyObject* const> slots;  // its parameter slots after binding; null where a default applies;
+                                      // *args is a fresh tuple and **kwargs a fresh dict
   int64_t max_instructions = 20'000'000;
   int max_depth = 400;
 };
@@ -42,8 +42,8 @@ struct RecordStats {
 struct Recording {
   SourceTable sources;
   GuardList guards;
-  std::vector<SourceId> inputs;      // one per Graph::inputs: real tensors
-  Graph graph;                       // ATen level, as recorded (in-place operators included)
+  std::vector<SourceId> inputs;  // one per Graph::inputs: real tensors
+  Graph graph;                   // ATen level, as recorded (in-place operators included)
   TorchGraph torch_graph;
   ExitPlan exit_plan;
   bool needs_autograd = false;       // a result of the graph requires grad: run the torch-level graph under autograd

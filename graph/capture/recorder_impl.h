@@ -33,8 +33,8 @@ struct Provenance {
 
 enum class ShadowKind : uint8_t { kDict, kInstanceDict, kGlobals, kList, kSet, kDeque };
 
-// The local copy that stands for an outside container. Elements that were not read yet are Names().unlifted in a dict or
-// list; `baseline` holds what an element was when it was lifted, so that a later difference is a write.
+// The local copy that stands for an outside container. Elements that were not read yet are Names().unlifted in a dict
+// or list; `baseline` holds what an element was when it was lifted, so that a later difference is a write.
 struct Shadow {
   ShadowKind kind = ShadowKind::kDict;
   PyRef real;
@@ -65,10 +65,10 @@ struct CellValue {
 
 // A C callable in one form: a function, or a method found on a type together with its receiver.
 struct NativeCall {
-  PyObject* callable;        // what is called, with `args` as below
-  PyObject* const* args;     // for a method, args[0] is the receiver
-  Py_ssize_t nargs;          // positional ones
-  PyObject* kwnames;         // or null; their values follow the positional arguments
+  PyObject* callable;     // what is called, with `args` as below
+  PyObject* const* args;  // for a method, args[0] is the receiver
+  Py_ssize_t nargs;       // positional ones
+  PyObject* kwnames;      // or null; their values follow the positional arguments
   Py_ssize_t total() const { return nargs + (kwnames != nullptr ? PyTuple_GET_SIZE(kwnames) : 0); }
 };
 
@@ -106,7 +106,8 @@ struct RecorderState::Impl {
   absl::flat_hash_map<std::pair<PyCodeObject*, int>, int32_t> locations;
 
   // --- guards and provenance (lift.cc) -------------------------------------------------------------------------------
-  void AddGuard(GuardKind kind, SourceId source, PyObject* payload = nullptr, int64_t number = 0, SourceId other = kNoSource);
+  void AddGuard(GuardKind kind, SourceId source, PyObject* payload = nullptr, int64_t number = 0,
+                SourceId other = kNoSource);
   void GuardType(PyTypeObject* type);  // TypeVersion
   int64_t guards_added = 0;
   SourceId Intern(SourceKind kind, SourceId parent, PyObject* key = nullptr, int32_t index = -1);
@@ -158,7 +159,8 @@ struct RecorderState::Impl {
   absl::flat_hash_map<PyObject*, Shadow*> instance_dicts;           // by instance
   absl::flat_hash_map<PyObject*, PyRef> proxies;                    // mappingproxy -> its type
   std::vector<Write> writes;
-  absl::flat_hash_map<std::pair<PyObject*, PyObject*>, PyRef> native_attributes;  // (object, name) -> value; null: deleted
+  absl::flat_hash_map<std::pair<PyObject*, PyObject*>, PyRef>
+      native_attributes;  // (object, name) -> value; null: deleted
 
   // --- protocol functions (protocol_attr.cc, protocol_setattr.cc, protocol_item.cc, protocol_ops.cc) -----------------
   PyObject* GetAttr(PyObject* object, PyObject* name);
@@ -223,7 +225,8 @@ struct RecorderState::Impl {
   PyObject* CallCached(PyObject* wrapper, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
   PyObject* CallInstance(PyObject* object, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
   PyObject* CallGetter(PyObject* getter, PyObject* object);
-  PyObject* CallWithSelf(PyObject* callable, PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
+  PyObject* CallWithSelf(PyObject* callable, PyObject* self, PyObject* const* args, Py_ssize_t nargs,
+                         PyObject* kwnames);
   PyObject* CallNative(const NativeCall& call);
   PyObject* CallMethodOf(PyTypeObject* type, const char* name, const NativeCall& call);
   PyObject* CallShadowMethod(Shadow& shadow, const char* name, const NativeCall& call);
@@ -288,7 +291,8 @@ struct RecorderState::Impl {
 };
 
 // --- judgements that need no state -----------------------------------------------------------------------------------
-// Immutable values without content that could be a tensor: None, bool, int, float, complex, str, bytes, ... (exact types).
+// Immutable values without content that could be a tensor: None, bool, int, float, complex, str, bytes, ... (exact
+// types).
 bool IsPrimitive(PyObject* object);
 // Objects guarded by identity: functions, types, modules, descriptors, dtypes, ...
 bool IsCodeLike(PyObject* object);

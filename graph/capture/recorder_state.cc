@@ -24,7 +24,8 @@ std::string_view FileOf(PyCodeObject* code) {
 SourceLocation LocationOf(const FrameRecord& frame) {
   const char* name = PyUnicode_AsUTF8(frame.code->co_qualname);
   if (name == nullptr) PyErr_Clear();
-  return {std::string(FileOf(frame.code)), PyCode_Addr2Line(frame.code, frame.offset * 2), name == nullptr ? "?" : name};
+  return {std::string(FileOf(frame.code)), PyCode_Addr2Line(frame.code, frame.offset * 2),
+          name == nullptr ? "?" : name};
 }
 
 }  // namespace
@@ -84,7 +85,9 @@ bool RecorderState::Impl::InOptimizer() const {
 }
 
 RecorderState::RecorderState(const RecordRequest& request)
-    : max_instructions(request.max_instructions), max_depth(request.max_depth), impl_(std::make_unique<Impl>(request)) {}
+    : max_instructions(request.max_instructions),
+      max_depth(request.max_depth),
+      impl_(std::make_unique<Impl>(request)) {}
 RecorderState::~RecorderState() = default;
 
 void RecorderState::Break(BreakCode code, std::string detail) { impl_->Break(code, std::move(detail)); }
@@ -107,7 +110,9 @@ PyObject* RecorderState::GetAttr(PyObject* object, PyObject* name) { return impl
 int RecorderState::GetMethod(PyObject* object, PyObject* name, PyObject** method) {
   return impl_->GetMethod(object, name, method);
 }
-int RecorderState::SetAttr(PyObject* object, PyObject* name, PyObject* value) { return impl_->SetAttr(object, name, value); }
+int RecorderState::SetAttr(PyObject* object, PyObject* name, PyObject* value) {
+  return impl_->SetAttr(object, name, value);
+}
 PyObject* RecorderState::GetItem(PyObject* container, PyObject* key) { return impl_->GetItem(container, key); }
 int RecorderState::SetItem(PyObject* container, PyObject* key, PyObject* value) {
   return impl_->SetItem(container, key, value);
@@ -120,7 +125,9 @@ PyObject* RecorderState::GetIter(PyObject* object) { return impl_->GetIter(objec
 PyObject* RecorderState::IterNext(PyObject* iterator) { return impl_->IterNext(iterator); }
 PyObject* RecorderState::Binary(int op, PyObject* left, PyObject* right) { return impl_->Binary(op, left, right); }
 PyObject* RecorderState::Unary(UnaryOperator op, PyObject* object) { return impl_->Unary(op, object); }
-PyObject* RecorderState::RichCompare(PyObject* left, PyObject* right, int op) { return impl_->RichCompare(left, right, op); }
+PyObject* RecorderState::RichCompare(PyObject* left, PyObject* right, int op) {
+  return impl_->RichCompare(left, right, op);
+}
 int RecorderState::Is(PyObject* left, PyObject* right) { return impl_->Is(left, right); }
 PyObject* RecorderState::Call(PyObject* callable, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
   ++stats.calls;

@@ -2,13 +2,13 @@
 //
 // The evaluator (graph/capture/evaluator.h) executes bytecode and calls only these functions for anything that could
 // read, write or call an object. They are named after CPython's abstract object API and share its conventions: a new
-// reference or 0 on success; null or -1 with a Python exception set, or with broken() true, otherwise. After any failure
-// the caller looks at broken() first: a break is recorder state, never an exception that the program could catch, so a
-// function that breaks sets both broken() and a SystemError that no handler gets to see.
+// reference or 0 on success; null or -1 with a Python exception set, or with broken() true, otherwise. After any
+// failure the caller looks at broken() first: a break is recorder state, never an exception that the program could
+// catch, so a function that breaks sets both broken() and a SystemError that no handler gets to see.
 //
-// Words: an *outside* object existed before the recording; a *local* one was made by it. A *shadow* is the local copy that
-// stands for an outside container; its elements are lifted when they are read. *Lifted*: what the program sees in place of
-// an outside object (the fake of a tensor, the shadow of a container, the object itself otherwise).
+// Words: an *outside* object existed before the recording; a *local* one was made by it. A *shadow* is the local copy
+// that stands for an outside container; its elements are lifted when they are read. *Lifted*: what the program sees in
+// place of an outside object (the fake of a tensor, the shadow of a container, the object itself otherwise).
 #ifndef FRAMEJIT_GRAPH_CAPTURE_RECORDER_STATE_H_
 #define FRAMEJIT_GRAPH_CAPTURE_RECORDER_STATE_H_
 
@@ -45,8 +45,8 @@ class RecorderState {
   // The same for something that cannot change while a guard already left holds (found through a versioned type, ...).
   PyObject* LiftPinned(PyObject* value, SourceId source);
   SourceTable& sources();
-  // Objects that reach a frame from C or from defaults, not through an instruction: known ones become their lifted form,
-  // defaults of `function` get their source, anything else that would leak breaks. In place over `slots`.
+  // Objects that reach a frame from C or from defaults, not through an instruction: known ones become their lifted
+  // form, defaults of `function` get their source, anything else that would leak breaks. In place over `slots`.
   int LiftFrameArguments(PyFunctionObject* function, PyObject** slots);
   // The entry frame: parameter slots from the request.
   int LiftEntryArguments(PyFunctionObject* function, PyObject** slots);
@@ -63,7 +63,7 @@ class RecorderState {
   int Contains(PyObject* container, PyObject* value);
   Py_ssize_t Length(PyObject* object);
   PyObject* GetIter(PyObject* object);
-  PyObject* IterNext(PyObject* iterator);  // null without exception at the end
+  PyObject* IterNext(PyObject* iterator);                                  // null without exception at the end
   PyObject* Binary(int binary_op_oparg, PyObject* left, PyObject* right);  // NB_* numbers of BINARY_OP
   PyObject* Unary(UnaryOperator op, PyObject* object);
   PyObject* RichCompare(PyObject* left, PyObject* right, int op);
@@ -71,7 +71,8 @@ class RecorderState {
   PyObject* Call(PyObject* callable, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
   PyObject* Format(PyObject* value, int conversion, PyObject* spec);  // FORMAT_VALUE: conversion as in its oparg
   PyObject* ImportName(PyObject* name, PyObject* globals, PyObject* fromlist, PyObject* level);
-  PyObject* LookupSpecial(PyObject* object, PyObject* name);  // bound special method found on the type; null, no error: absent
+  PyObject* LookupSpecial(PyObject* object,
+                          PyObject* name);  // bound special method found on the type; null, no error: absent
   // A sequence as an exact tuple whose items are lifted (argument unpacking, UNPACK_SEQUENCE).
   PyObject* AsTuple(PyObject* sequence);
 
@@ -79,7 +80,7 @@ class RecorderState {
   PyObject* LoadGlobal(PyObject* globals, PyObject* builtins, PyObject* name);
   int StoreGlobal(PyObject* globals, PyObject* name, PyObject* value);  // null deletes
   // A cell of the frame: made by it (MAKE_CELL, NewLocalCell) or belonging to `function`'s closure at `index`.
-  PyObject* LoadCell(PyObject* cell, PyFunctionObject* function, int index);  // null, no error: empty
+  PyObject* LoadCell(PyObject* cell, PyFunctionObject* function, int index);              // null, no error: empty
   int StoreCell(PyObject* cell, PyFunctionObject* function, int index, PyObject* value);  // null empties
   void NewLocalCell(PyObject* cell);
   // An object that the recording made (MAKE_FUNCTION, BUILD_*, generators): it is local from now on.

@@ -1,4 +1,5 @@
-// Shadows: local copies of outside containers whose elements are lifted when they are read; the scan of what C returned.
+// Shadows: local copies of outside containers whose elements are lifted when they are read; the scan of what C
+// returned.
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -52,7 +53,8 @@ Shadow* RecorderState::Impl::DictShadow(ShadowKind kind, PyObject* real, SourceI
   if (PyType_IsSubtype(Py_TYPE(real), Names().default_dict)) {
     PyRef factory = PyRef::Steal(PyObject_GenericGetAttr(real, Names().default_factory));
     factory = PyRef::Steal(Lift(factory.release(), Intern(SourceKind::kAttribute, source, Names().default_factory)));
-    if (!factory || PyObject_GenericSetAttr(shadow->copy.get(), Names().default_factory, factory.get()) != 0) return nullptr;
+    if (!factory || PyObject_GenericSetAttr(shadow->copy.get(), Names().default_factory, factory.get()) != 0)
+      return nullptr;
   }
   return shadow;
 }
@@ -109,7 +111,8 @@ PyObject* RecorderState::Impl::LiftContainer(PyObject* value, SourceId source, b
     PyRef items = PyRef::Steal(PySequence_Tuple(value));
     PyRef frozen = PyRef::Steal(PyFrozenSet_New(value));
     if (!items || !frozen) return nullptr;
-    if (!IsConstant(items.get())) return BreakNull(BreakCode::kUnsupportedObject, "a set of objects that are not constants");
+    if (!IsConstant(items.get()))
+      return BreakNull(BreakCode::kUnsupportedObject, "a set of objects that are not constants");
     AddGuard(GuardKind::kSetEquals, source, frozen.get());
     if (PyFrozenSet_CheckExact(value)) {
       Remember(value, value, source, pinned);
@@ -195,7 +198,8 @@ int RecorderState::Impl::ShadowDictSet(Shadow& shadow, PyObject* key, PyObject* 
   int present = ShadowDictContains(shadow, key);
   if (present < 0) return -1;
   if (present == 0) return PyErr_SetObject(PyExc_KeyError, key), -1;
-  return PyODict_Check(shadow.copy.get()) ? PyODict_DelItem(shadow.copy.get(), key) : PyDict_DelItem(shadow.copy.get(), key);
+  return PyODict_Check(shadow.copy.get()) ? PyODict_DelItem(shadow.copy.get(), key)
+                                          : PyDict_DelItem(shadow.copy.get(), key);
 }
 
 void RecorderState::Impl::GuardLength(Shadow& shadow) {

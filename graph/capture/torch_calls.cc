@@ -1,5 +1,5 @@
-// Torch-level calls: each call of torch on fakes is made natively, which records its ATen operators, and is noted as the
-// program made it.
+// Torch-level calls: each call of torch on fakes is made natively, which records its ATen operators, and is noted as
+// the program made it.
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
 
@@ -92,7 +92,9 @@ bool RecorderState::Impl::Snapshot(PyObject* object, bool is_result, TorchArgume
     const Py_ssize_t size = PySequence_Fast_GET_SIZE(object);
     argument->items.resize(static_cast<size_t>(size));
     for (Py_ssize_t i = 0; i < size; ++i) {
-      if (!Snapshot(PySequence_Fast_GET_ITEM(object, i), is_result, &argument->items[static_cast<size_t>(i)], depth + 1)) return false;
+      if (!Snapshot(PySequence_Fast_GET_ITEM(object, i), is_result, &argument->items[static_cast<size_t>(i)],
+                    depth + 1))
+        return false;
     }
     return true;
   }
@@ -123,7 +125,8 @@ PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target,
   });
 }
 
-PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call, const Invoke& invoke) {
+PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call,
+                                         const Invoke& invoke) {
   TorchCall record{.kind = kind, .target = PyRef::Borrow(target), .args = {}, .kwargs = {}, .result = {}};
   bool has_tensor = false;
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
@@ -158,13 +161,15 @@ PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target,
   if (!result) return nullptr;
   if (!HasFake(result.get())) return result.release();
   if (!Snapshot(result.get(), true, &record.result)) {
-    return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable) + " returns a " + Py_TYPE(result.get())->tp_name);
+    return BreakNull(BreakCode::kUnsupportedCallable,
+                     QualifiedName(call.callable) + " returns a " + Py_TYPE(result.get())->tp_name);
   }
   recording->torch_graph.calls.push_back(std::move(record));
   return result.release();
 }
 
-PyObject* RecorderState::Impl::CallOperator(const char* name, std::initializer_list<PyObject*> args, const Invoke& invoke) {
+PyObject* RecorderState::Impl::CallOperator(const char* name, std::initializer_list<PyObject*> args,
+                                            const Invoke& invoke) {
   PyRef function = PyRef::Steal(PyObject_GetAttrString(Names().operators, name));
   if (!function) return nullptr;
   for (PyObject* argument : args) {

@@ -54,7 +54,8 @@ void LoadNames(WellKnown& n) {
   n.missing = Intern("__missing__"), n.getitem = Intern("__getitem__"), n.setitem = Intern("__setitem__");
   n.delitem = Intern("__delitem__"), n.contains = Intern("__contains__"), n.len = Intern("__len__");
   n.boolean = Intern("__bool__"), n.eq = Intern("__eq__"), n.hash = Intern("__hash__");
-  n.default_factory = Intern("default_factory"), n.fget = Intern("fget"), n.fset = Intern("fset"), n.fdel = Intern("fdel");
+  n.default_factory = Intern("default_factory"), n.fget = Intern("fget"), n.fset = Intern("fset"),
+  n.fdel = Intern("fdel");
   n.func = Intern("__func__"), n.thisclass = Intern("__thisclass__"), n.self = Intern("__self__");
   n.self_class = Intern("__self_class__"), n.slots = Intern("__slots__"), n.init = Intern("__init__");
   n.type = Intern("type"), n.index = Intern("index"), n.start = Intern("start"), n.stop = Intern("stop");
@@ -67,10 +68,13 @@ void LoadTorch(WellKnown& n) {
   n.tensor_base = ImportType("torch._C", "TensorBase"), n.tensor = ImportType("torch", "Tensor");
   n.parameter = ImportType("torch.nn", "Parameter"), n.buffer = ImportType("torch.nn", "Buffer");
   n.variable_functions = ImportType("torch._C", "_VariableFunctionsClass");
-  n.device = ImportType("torch", "device"), n.dtype = ImportType("torch", "dtype"), n.layout = ImportType("torch", "layout");
+  n.device = ImportType("torch", "device"), n.dtype = ImportType("torch", "dtype"),
+  n.layout = ImportType("torch", "layout");
   n.memory_format = ImportType("torch", "memory_format"), n.size = ImportType("torch", "Size");
-  n.op_overload = ImportType("torch._ops", "OpOverload"), n.op_overload_packet = ImportType("torch._ops", "OpOverloadPacket");
-  n.nn_module = Intern("torch._C._nn"), n.linalg_module = Intern("torch._C._linalg"), n.fft_module = Intern("torch._C._fft");
+  n.op_overload = ImportType("torch._ops", "OpOverload"),
+  n.op_overload_packet = ImportType("torch._ops", "OpOverloadPacket");
+  n.nn_module = Intern("torch._C._nn"), n.linalg_module = Intern("torch._C._linalg"),
+  n.fft_module = Intern("torch._C._fft");
   n.special_module = Intern("torch._C._special"), n.sparse_module = Intern("torch._C._sparse");
   n.tensor_function = Import("torch", "tensor");
 }

@@ -32,8 +32,8 @@ void PushOperands(const Node& node, TensorOf tensor_of, torch::jit::Stack& stack
         }
         break;
       case Operand::Kind::kValueList: {
-        const bool optional = type.kind() == c10::TypeKind::ListType &&
-                              type.containedType(0)->kind() == c10::TypeKind::OptionalType;
+        const bool optional =
+            type.kind() == c10::TypeKind::ListType && type.containedType(0)->kind() == c10::TypeKind::OptionalType;
         c10::List<at::Tensor> tensors;
         c10::List<std::optional<at::Tensor>> optionals;
         for (ValueId value : operand.values) {

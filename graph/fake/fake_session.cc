@@ -40,8 +40,8 @@ std::string Unrecordable(const at::Tensor& real) {
 
 at::Tensor MakeShadow(const at::Tensor& real, Recording& recording) {
   c10::InferenceMode inference(real.is_inference());
-  at::Tensor shadow = at::detail::make_tensor<c10::TensorImpl>(
-      recording.ShadowStorageFor(real), c10::DispatchKeySet(DispatchKey::Meta), real.dtype());
+  at::Tensor shadow = at::detail::make_tensor<c10::TensorImpl>(recording.ShadowStorageFor(real),
+                                                               c10::DispatchKeySet(DispatchKey::Meta), real.dtype());
   c10::TensorImpl* impl = shadow.unsafeGetTensorImpl();
   impl->set_sizes_and_strides(real.sizes(), real.strides(), real.storage_offset());
   if (real.is_conj()) impl->_set_conj(true);

@@ -1,7 +1,7 @@
-// FakeSession: records ATen operators executed on fake tensors. A fake tensor claims a real device and dtype and carries
-// a meta tensor as its shadow; the dispatcher fallback for DispatchKey::Fake computes an operator's output metadata on
-// the shadows and appends a node to the session's graph. Autograd, autocast and composite operators run above it
-// unchanged. Knows nothing of Python frames.
+// FakeSession: records ATen operators executed on fake tensors. A fake tensor claims a real device and dtype and
+// carries a meta tensor as its shadow; the dispatcher fallback for DispatchKey::Fake computes an operator's output
+// metadata on the shadows and appends a node to the session's graph. Autograd, autocast and composite operators run
+// above it unchanged. Knows nothing of Python frames.
 #ifndef FRAMEJIT_GRAPH_FAKE_FAKE_SESSION_H_
 #define FRAMEJIT_GRAPH_FAKE_FAKE_SESSION_H_
 
@@ -34,8 +34,8 @@ class FakeSession {
   // The session of this thread, or null.
   static FakeSession* Current();
 
-  // A fake for a real tensor, registered as the next graph input. The caller keeps one fake per real tensor. Unimplemented
-  // where tensors of this kind cannot be recorded (sparse, quantised, nested, functorch-wrapped, ...).
+  // A fake for a real tensor, registered as the next graph input. The caller keeps one fake per real tensor.
+  // Unimplemented where tensors of this kind cannot be recorded (sparse, quantised, nested, functorch-wrapped, ...).
   absl::StatusOr<at::Tensor> MakeInput(const at::Tensor& real);
   // A fake for a real tensor that the program made itself (torch.tensor): a graph constant and a clone of it.
   absl::StatusOr<at::Tensor> MakeConstant(const at::Tensor& real);
@@ -47,9 +47,9 @@ class FakeSession {
 
   Graph& graph();
 
-  // The first thing that makes the recording unusable: an operator whose result depends on data, a real tensor of one or
-  // more dimensions that nobody lifted, an operator without metadata. The operator raised c10::Error at that point, but
-  // the program may have swallowed it, so the recorder asks after every call.
+  // The first thing that makes the recording unusable: an operator whose result depends on data, a real tensor of one
+  // or more dimensions that nobody lifted, an operator without metadata. The operator raised c10::Error at that point,
+  // but the program may have swallowed it, so the recorder asks after every call.
   struct Failure {
     BreakCode code;
     std::string detail;
@@ -84,8 +84,8 @@ class FakeSession {
 
 // Rewrites a recorded graph that mutates tensors into a functional one: in-place operators and writes through views
 // become new values, mutations of inputs become trailing Graph::mutations. Outputs and their aliasing are kept. A graph
-// without mutation is returned as it is. Unimplemented names the operator that has no functional form; the graph is then
-// unchanged.
+// without mutation is returned as it is. Unimplemented names the operator that has no functional form; the graph is
+// then unchanged.
 absl::StatusOr<Graph> Functionalize(Graph graph);
 
 }  // namespace framejit

@@ -69,8 +69,8 @@ c10::intrusive_ptr<FakeTensorImpl> FakeTensorImpl::Detached(bool allow_tensor_me
   return copy;
 }
 
-c10::intrusive_ptr<c10::TensorImpl> FakeTensorImpl::shallow_copy_and_detach(
-    const c10::VariableVersion& version_counter, bool allow_tensor_metadata_change) const {
+c10::intrusive_ptr<c10::TensorImpl> FakeTensorImpl::shallow_copy_and_detach(const c10::VariableVersion& version_counter,
+                                                                            bool allow_tensor_metadata_change) const {
   auto copy = Detached(allow_tensor_metadata_change);
   if (!copy->is_inference()) copy->set_version_counter(version_counter);
   return copy;

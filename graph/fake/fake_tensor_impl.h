@@ -1,6 +1,6 @@
-// FakeTensorImpl: a tensor that claims a real device and dtype, holds no data, and carries a meta tensor (its shadow) from
-// which its metadata comes. This file owns the choice of dispatch keys and the aliasing rules of fakes; what operators do
-// with them is graph/fake/fallback.cc.
+// FakeTensorImpl: a tensor that claims a real device and dtype, holds no data, and carries a meta tensor (its shadow)
+// from which its metadata comes. This file owns the choice of dispatch keys and the aliasing rules of fakes; what
+// operators do with them is graph/fake/fallback.cc.
 #ifndef FRAMEJIT_GRAPH_FAKE_FAKE_TENSOR_IMPL_H_
 #define FRAMEJIT_GRAPH_FAKE_FAKE_TENSOR_IMPL_H_
 
@@ -16,8 +16,8 @@ class Recording;
 
 class FakeTensorImpl final : public c10::TensorImpl {
  public:
-  // A fake over `shadow`, which must be a meta tensor that no other fake uses. Its storage is the recording's twin of the
-  // shadow's storage, so fakes alias exactly where their shadows do.
+  // A fake over `shadow`, which must be a meta tensor that no other fake uses. Its storage is the recording's twin of
+  // the shadow's storage, so fakes alias exactly where their shadows do.
   static at::Tensor Wrap(at::Tensor shadow, c10::Device device, Recording& recording);
 
   FakeTensorImpl(c10::DispatchKeySet keys, caffe2::TypeMeta dtype, c10::Device device);

@@ -1,6 +1,6 @@
 // The dispatcher's fallback for DispatchKey::Fake: records an operator that runs on fakes. It converts the arguments to
-// shadows, computes the results' metadata on them (RunMetadata), wraps the results as fakes and appends a node. Operators
-// on purely real tensors run for real.
+// shadows, computes the results' metadata on them (RunMetadata), wraps the results as fakes and appends a node.
+// Operators on purely real tensors run for real.
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/library.h>
@@ -21,14 +21,13 @@ using c10::DispatchKeySet;
 using c10::IValue;
 using torch::jit::Stack;
 
-// How many metadata kernels of torch are running in this thread. What they call in turn comes back to the fallback, which
-// answers it from the same kernels; the dispatcher would find Python ones.
+// How many metadata kernels of torch are running in this thread. What they call in turn comes back to the fallback,
+// which answers it from the same kernels; the dispatcher would find Python ones.
 thread_local int metadata_depth = 0;
 
 class MetadataScope {
  public:
-  explicit MetadataScope(bool intercept)
-      : guard_(Included(intercept), Excluded(intercept)), intercept_(intercept) {
+  explicit MetadataScope(bool intercept) : guard_(Included(intercept), Excluded(intercept)), intercept_(intercept) {
     metadata_depth += intercept_ ? 1 : 0;
   }
   ~MetadataScope() { metadata_depth -= intercept_ ? 1 : 0; }
@@ -336,9 +335,10 @@ void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, St
     }
     return RunForReal(op, keys, stack);
   }
-  TORCH_CHECK(recording != nullptr, "framejit: ", NameOf(info),
-              " was called on a tensor of a recording outside of that recording (it ended, is paused, or runs in another "
-              "thread)");
+  TORCH_CHECK(
+      recording != nullptr, "framejit: ", NameOf(info),
+      " was called on a tensor of a recording outside of that recording (it ended, is paused, or runs in another "
+      "thread)");
   CheckRecordable(info, *recording, *stack, base);
   if (info.source == MetadataSource::kComposite) return info.kernel->callBoxed(op, keys, stack);
   if (info.source == MetadataSource::kOnFakes) return info.kernel->callBoxed(op, keys, stack);

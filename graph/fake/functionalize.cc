@@ -1,5 +1,5 @@
-// Functionalize: replays a recorded graph over torch's FunctionalTensorWrapper around fakes in a new recording. Views are
-// reapplied as views, so aliasing is kept; in-place operators become new values, mutated inputs trailing mutations.
+// Functionalize: replays a recorded graph over torch's FunctionalTensorWrapper around fakes in a new recording. Views
+// are reapplied as views, so aliasing is kept; in-place operators become new values, mutated inputs trailing mutations.
 #include <ATen/FunctionalTensorWrapper.h>
 #include <ATen/ops/as_strided.h>
 #include <c10/core/InferenceMode.h>
@@ -54,8 +54,7 @@ int64_t BytesSpanned(const TensorMeta& meta) {
 class FunctionalizeScope {
  public:
   FunctionalizeScope()
-      : reapply_(functional::getFunctionalizationReapplyViewsTLS()),
-        include_(DispatchKey::Functionalize) {
+      : reapply_(functional::getFunctionalizationReapplyViewsTLS()), include_(DispatchKey::Functionalize) {
     functional::setFunctionalizationReapplyViewsTLS(true);
   }
   ~FunctionalizeScope() { functional::setFunctionalizationReapplyViewsTLS(reapply_); }
@@ -153,7 +152,8 @@ class Functionalizer {
         torch::jit::Stack stack;
         PushOperands(node, [&](ValueId id) -> const at::Tensor& { return tensors_[static_cast<size_t>(id)]; }, stack);
         node.op.callBoxed(&stack);
-        TakeResults(node, stack, [&](ValueId id, at::Tensor tensor) { tensors_[static_cast<size_t>(id)] = std::move(tensor); });
+        TakeResults(node, stack,
+                    [&](ValueId id, at::Tensor tensor) { tensors_[static_cast<size_t>(id)] = std::move(tensor); });
       }
     } catch (const std::exception& error) {
       return absl::UnimplementedError(absl::StrCat(OperatorName(node.op), " has no functional form: ", error.what()));
@@ -174,7 +174,8 @@ class Functionalizer {
     mean.copy_(stack[3].toTensor());
     var.copy_(stack[4].toTensor());
     stack.resize(3);
-    TakeResults(node, stack, [&](ValueId id, at::Tensor tensor) { tensors_[static_cast<size_t>(id)] = std::move(tensor); });
+    TakeResults(node, stack,
+                [&](ValueId id, at::Tensor tensor) { tensors_[static_cast<size_t>(id)] = std::move(tensor); });
   }
 
   // The fake behind a wrapper, up to date with all writes to its memory.

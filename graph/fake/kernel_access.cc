@@ -1,5 +1,6 @@
 // See the header. Compiled with -fno-access-control and without the shared precompiled header. Mirrors
-// aten/src/ATen/core/dispatch/OperatorEntry.h (torch 2.11 to 2.14): kernels_ maps a key to its registrations, newest first.
+// aten/src/ATen/core/dispatch/OperatorEntry.h (torch 2.11 to 2.14): kernels_ maps a key to its registrations, newest
+// first.
 #include "graph/fake/kernel_access.h"
 
 namespace framejit {

@@ -23,9 +23,9 @@ bool IsTensorType(const c10::Type& type) {
 
 ArgumentKind KindOf(const c10::Type& type) {
   if (IsTensorType(type)) return ArgumentKind::kTensor;
-  if (type.kind() == c10::TypeKind::OptionalType) return KindOf(*type.containedType(0)) == ArgumentKind::kTensorList
-                                                             ? ArgumentKind::kTensorList
-                                                             : ArgumentKind::kOther;
+  if (type.kind() == c10::TypeKind::OptionalType)
+    return KindOf(*type.containedType(0)) == ArgumentKind::kTensorList ? ArgumentKind::kTensorList
+                                                                       : ArgumentKind::kOther;
   if (type.kind() != c10::TypeKind::ListType) return ArgumentKind::kOther;
   const c10::Type& element = *type.containedType(0);
   if (element.kind() == c10::TypeKind::TensorType) return ArgumentKind::kTensorList;
@@ -57,12 +57,15 @@ void DescribeSchema(const c10::FunctionSchema& schema, OpInfo& info) {
   info.replaces_memory = replacing->contains(schema.name());
 }
 
-// A CompositeExplicit kernel mirrors eager only where eager runs it too, that is where the CPU has no kernel of its own.
-// Those below have one kernel for data and metadata that reads memory.
+// A CompositeExplicit kernel mirrors eager only where eager runs it too, that is where the CPU has no kernel of its
+// own. Those below have one kernel for data and metadata that reads memory.
 const c10::KernelFunction* CompositeExplicitKernel(const c10::OperatorHandle& op) {
-  static const auto* denied = new absl::flat_hash_set<std::string_view>{
-      "aten::convolution", "aten::convolution_backward", "aten::embedding", "aten::native_group_norm",
-      "aten::_native_batch_norm_legit_functional", "aten::_native_batch_norm_legit_no_training"};
+  static const auto* denied = new absl::flat_hash_set<std::string_view>{"aten::convolution",
+                                                                        "aten::convolution_backward",
+                                                                        "aten::embedding",
+                                                                        "aten::native_group_norm",
+                                                                        "aten::_native_batch_norm_legit_functional",
+                                                                        "aten::_native_batch_norm_legit_no_training"};
   if (denied->contains(op.schema().name()) || op.hasKernelForDispatchKey(DispatchKey::CPU)) return nullptr;
   if (const auto* kernel = FindCppKernel(op, DispatchKey::CompositeExplicitAutogradNonFunctional)) return kernel;
   return FindCppKernel(op, DispatchKey::CompositeExplicitAutograd);

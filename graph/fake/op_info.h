@@ -1,5 +1,5 @@
-// OpInfo: what the recorder needs to know of an operator, resolved once per thread and operator: the kinds of its arguments
-// and where its output metadata comes from (see MetadataSource).
+// OpInfo: what the recorder needs to know of an operator, resolved once per thread and operator: the kinds of its
+// arguments and where its output metadata comes from (see MetadataSource).
 #ifndef FRAMEJIT_GRAPH_FAKE_OP_INFO_H_
 #define FRAMEJIT_GRAPH_FAKE_OP_INFO_H_
 
@@ -28,9 +28,9 @@ enum class MetadataSource : uint8_t {
 // Operators whose results depend on data.
 enum class DataDependence : uint8_t {
   kNone,
-  kAlways,      // equal, nonzero, unique, ...
-  kItem,        // _local_scalar_dense
-  kMaskIndex,   // index: only with a boolean mask
+  kAlways,     // equal, nonzero, unique, ...
+  kItem,       // _local_scalar_dense
+  kMaskIndex,  // index: only with a boolean mask
 };
 
 struct OpInfo {

@@ -23,8 +23,8 @@ at::Tensor LikeIn(const at::Tensor& tensor, at::ScalarType dtype, at::MemoryForm
 template <size_t kDtype>
 void Like(MetaCall& call) {
   const at::Tensor& self = call.tensor(0);
-  call.Return(LikeIn(self, call.dtype(kDtype, self.scalar_type()),
-                     FormatOr(call[kDtype + 4], at::MemoryFormat::Preserve)));
+  call.Return(
+      LikeIn(self, call.dtype(kDtype, self.scalar_type()), FormatOr(call[kDtype + 4], at::MemoryFormat::Preserve)));
 }
 
 // name(size, ..., dtype, ...): size is argument kSize, dtype argument kDtype.

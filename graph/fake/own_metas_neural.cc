@@ -12,9 +12,10 @@ at::MemoryFormat SuggestedFormat(const at::Tensor& tensor) { return tensor.sugge
 void Embedding(MetaCall& call) {
   const at::Tensor &weight = call.tensor(0), &indices = call.tensor(1);
   TORCH_CHECK(weight.dim() == 2, "'weight' must be 2-D");
-  TORCH_CHECK(indices.scalar_type() == at::kLong || indices.scalar_type() == at::kInt,
-              "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got ",
-              indices.scalar_type(), " instead");
+  TORCH_CHECK(
+      indices.scalar_type() == at::kLong || indices.scalar_type() == at::kInt,
+      "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got ",
+      indices.scalar_type(), " instead");
   c10::DimVector sizes(indices.sizes());
   sizes.push_back(weight.size(1));
   call.Return(NewContiguous(sizes, weight.scalar_type()));
@@ -38,8 +39,8 @@ void LayerNorm(MetaCall& call) {
   const size_t outer = static_cast<size_t>(input.dim()) - shape.size();
   TORCH_CHECK(static_cast<size_t>(input.dim()) >= shape.size() && !shape.empty() &&
                   input.sizes().slice(outer) == at::IntArrayRef(shape),
-              "Given normalized_shape=", at::IntArrayRef(shape), ", expected input with shape [*, ...], but got input of size",
-              input.sizes());
+              "Given normalized_shape=", at::IntArrayRef(shape),
+              ", expected input with shape [*, ...], but got input of size", input.sizes());
   for (size_t parameter : {size_t{2}, size_t{3}}) {
     TORCH_CHECK(!call.has(parameter) || call.tensor(parameter).sizes() == at::IntArrayRef(shape),
                 "Expected weight and bias to be of same shape as normalized_shape");
@@ -87,14 +88,16 @@ BatchNormTypes BatchNormOutput(const MetaCall& call) {
 void BatchNorm(MetaCall& call) {
   const int64_t saved = call[5].toBool() ? call.tensor(0).size(1) : 0;
   BatchNormTypes types = BatchNormOutput(call);
-  call.Return(std::move(types.output), NewContiguous({saved}, types.statistics), NewContiguous({saved}, types.statistics));
+  call.Return(std::move(types.output), NewContiguous({saved}, types.statistics),
+              NewContiguous({saved}, types.statistics));
 }
 
 // _native_batch_norm_legit.no_stats(input, weight, bias, training, ...)
 void BatchNormNoStatistics(MetaCall& call) {
   const int64_t saved = call[3].toBool() ? call.tensor(0).size(1) : 0;
   BatchNormTypes types = BatchNormOutput(call);
-  call.Return(std::move(types.output), NewContiguous({saved}, types.statistics), NewContiguous({saved}, types.statistics));
+  call.Return(std::move(types.output), NewContiguous({saved}, types.statistics),
+              NewContiguous({saved}, types.statistics));
 }
 
 // _native_batch_norm_legit_no_training(input, weight, bias, running_mean, running_var, momentum, eps)
@@ -108,8 +111,8 @@ void BatchNormFunctional(MetaCall& call) {
   const int64_t saved = call[5].toBool() ? call.tensor(0).size(1) : 0;
   BatchNormTypes types = BatchNormOutput(call);
   at::Tensor mean = NewLike(call.tensor(3)), var = NewLike(call.tensor(4));
-  call.Return(std::move(types.output), NewContiguous({saved}, types.statistics), NewContiguous({saved}, types.statistics),
-              std::move(mean), std::move(var));
+  call.Return(std::move(types.output), NewContiguous({saved}, types.statistics),
+              NewContiguous({saved}, types.statistics), std::move(mean), std::move(var));
 }
 
 c10::DimVector Broadcast(c10::DimVector values, size_t rank) {
@@ -121,14 +124,15 @@ c10::DimVector Broadcast(c10::DimVector values, size_t rank) {
 void Convolution(MetaCall& call) {
   const at::Tensor &input = call.tensor(0), &weight = call.tensor(1);
   const size_t rank = static_cast<size_t>(weight.dim() - 2);
-  TORCH_CHECK(input.dim() == weight.dim(), "convolution: expected input and weight of the same number of dimensions, got ",
-              input.sizes(), " and ", weight.sizes());
+  TORCH_CHECK(input.dim() == weight.dim(),
+              "convolution: expected input and weight of the same number of dimensions, got ", input.sizes(), " and ",
+              weight.sizes());
   TORCH_CHECK(input.scalar_type() == weight.scalar_type(), "Input type (", input.scalar_type(), ") and weight type (",
               weight.scalar_type(), ") should be the same");
   const bool transposed = call[6].toBool();
   const int64_t groups = call.integer(8);
-  TORCH_CHECK(input.size(1) == (transposed ? weight.size(0) : weight.size(1) * groups),
-              "convolution: weight of size ", weight.sizes(), " and groups=", groups, " do not fit input ", input.sizes());
+  TORCH_CHECK(input.size(1) == (transposed ? weight.size(0) : weight.size(1) * groups), "convolution: weight of size ",
+              weight.sizes(), " and groups=", groups, " do not fit input ", input.sizes());
   const c10::DimVector stride = Broadcast(call.integers(3), rank), padding = Broadcast(call.integers(4), rank),
                        dilation = Broadcast(call.integers(5), rank), extra = Broadcast(call.integers(7), rank);
   const std::vector<int64_t> sizes =
@@ -154,7 +158,8 @@ void AdaptiveAvgPool2d(MetaCall& call) {
   call.Return(NewIn(sizes, self.scalar_type(), self.dim() == 4 ? SuggestedFormat(self) : at::MemoryFormat::Contiguous));
 }
 
-// _scaled_dot_product_flash_attention_for_cpu(query, key, value, ...) -> (output like query, logsumexp laid out by length)
+// _scaled_dot_product_flash_attention_for_cpu(query, key, value, ...) -> (output like query, logsumexp laid out by
+// length)
 void FlashAttention(MetaCall& call) {
   const at::Tensor& query = call.tensor(0);
   const int64_t batch = query.size(0), heads = query.size(1), length = query.size(2);

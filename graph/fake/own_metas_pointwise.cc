@@ -1,5 +1,5 @@
-// Metadata of pointwise operators whose C++ Meta kernel is missing. TensorIterator itself allocates the result where the
-// operands are not plain, so broadcasting and strides are eager's.
+// Metadata of pointwise operators whose C++ Meta kernel is missing. TensorIterator itself allocates the result where
+// the operands are not plain, so broadcasting and strides are eager's.
 #include <ATen/TensorIterator.h>
 #include <ATen/native/TypeProperties.h>
 

@@ -30,7 +30,8 @@ void Roll(MetaCall& call) {
   const c10::DimVector shifts = call.integers(1), dims = call.integers(2);
   TORCH_CHECK(!shifts.empty(), "`shifts` required");
   if (dims.empty() && shifts.size() == 1) return call.Return(NewContiguous(self.sizes(), self.scalar_type()));
-  TORCH_CHECK(shifts.size() == dims.size(), "shifts and dimensions must align. shifts: ", shifts.size(), ", dims:", dims.size());
+  TORCH_CHECK(shifts.size() == dims.size(), "shifts and dimensions must align. shifts: ", shifts.size(),
+              ", dims:", dims.size());
   at::Tensor result = self;
   for (size_t i = 0; i < dims.size(); ++i) {
     if (result.numel() == 0) {

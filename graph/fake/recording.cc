@@ -16,9 +16,9 @@ std::atomic<FakeSession::ArmFunction> arm_function{nullptr};
 }  // namespace
 
 c10::Storage MakeMetaStorage(c10::SymInt bytes) {
-  return c10::Storage(c10::make_intrusive<c10::StorageImpl>(
-      c10::StorageImpl::use_byte_size_t(), std::move(bytes), c10::DataPtr(nullptr, c10::Device(c10::kMeta)),
-      c10::GetAllocator(c10::kMeta), /*resizable=*/true));
+  return c10::Storage(c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), std::move(bytes),
+                                                            c10::DataPtr(nullptr, c10::Device(c10::kMeta)),
+                                                            c10::GetAllocator(c10::kMeta), /*resizable=*/true));
 }
 
 Recording::Recording() : serial_(next_serial.fetch_add(1, std::memory_order_relaxed)) {}

@@ -68,7 +68,7 @@ class Recording {
 
   uint64_t serial_;
   int32_t next_storage_ = 0;
-  absl::flat_hash_map<const c10::StorageImpl*, Memory> memory_;          // by shadow storage
+  absl::flat_hash_map<const c10::StorageImpl*, Memory> memory_;             // by shadow storage
   absl::flat_hash_map<const c10::StorageImpl*, c10::Storage> real_memory_;  // real storage -> shadow storage
   absl::flat_hash_map<const c10::TensorImpl*, Constant> constants_;
 };

@@ -8,8 +8,8 @@ namespace framejit {
 namespace {
 
 struct UndeclaredWrites {
-  int training;           // the bool operand that turns them on
-  int first, last;        // the operands written
+  int training;     // the bool operand that turns them on
+  int first, last;  // the operands written
 };
 
 // Running statistics that the schemas do not say are written.
@@ -31,22 +31,40 @@ bool WritesUndeclared(const Node& node) {
 
 const OperatorTable<bool>& RaisingOperators() {
   static const auto* table = new OperatorTable<bool>{
-      {"aten::embedding", true},       {"aten::index.Tensor", true},         {"aten::index_select", true},
-      {"aten::gather", true},          {"aten::take", true},                 {"aten::take_along_dim", true},
-      {"aten::scatter.src", true},     {"aten::scatter.value", true},        {"aten::scatter_add", true},
-      {"aten::index_put", true},       {"aten::index_add", true},            {"aten::index_copy", true},
-      {"aten::index_fill.int_Scalar", true}, {"aten::nll_loss_forward", true}, {"aten::nll_loss2d_forward", true},
-      {"aten::_embedding_bag", true},  {"aten::linalg_inv_ex", true},        {"aten::linalg_cholesky_ex", true},
-      {"aten::_linalg_solve_ex", true}, {"aten::cholesky", true},            {"aten::linalg_eigh", true},
-      {"aten::one_hot", true},         {"aten::masked_select", true},        {"aten::_linalg_svd", true},
-      {"aten::div.Tensor_mode", true}, {"aten::remainder.Tensor", true},     {"aten::fmod.Tensor", true},
+      {"aten::embedding", true},
+      {"aten::index.Tensor", true},
+      {"aten::index_select", true},
+      {"aten::gather", true},
+      {"aten::take", true},
+      {"aten::take_along_dim", true},
+      {"aten::scatter.src", true},
+      {"aten::scatter.value", true},
+      {"aten::scatter_add", true},
+      {"aten::index_put", true},
+      {"aten::index_add", true},
+      {"aten::index_copy", true},
+      {"aten::index_fill.int_Scalar", true},
+      {"aten::nll_loss_forward", true},
+      {"aten::nll_loss2d_forward", true},
+      {"aten::_embedding_bag", true},
+      {"aten::linalg_inv_ex", true},
+      {"aten::linalg_cholesky_ex", true},
+      {"aten::_linalg_solve_ex", true},
+      {"aten::cholesky", true},
+      {"aten::linalg_eigh", true},
+      {"aten::one_hot", true},
+      {"aten::masked_select", true},
+      {"aten::_linalg_svd", true},
+      {"aten::div.Tensor_mode", true},
+      {"aten::remainder.Tensor", true},
+      {"aten::fmod.Tensor", true},
   };
   return *table;
 }
 
 const OperatorTable<bool>& UninitializedOperators() {
   static const auto* table = new OperatorTable<bool>{
-      {"aten::empty.memory_format", true}, {"aten::empty_strided", true}, {"aten::empty_like", true},
+      {"aten::empty.memory_format", true}, {"aten::empty_strided", true},     {"aten::empty_like", true},
       {"aten::new_empty", true},           {"aten::new_empty_strided", true}, {"aten::empty_permuted", true},
   };
   return *table;

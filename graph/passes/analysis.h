@@ -12,8 +12,8 @@ namespace framejit {
 // Must run once, in its place: draws random numbers, writes memory (declared or, as batch norm's running statistics,
 // not), or returns nothing.
 bool HasEffect(const Node& node);
-// May raise because of the data it reads (an index out of range, a singular matrix): eager would raise, so it stays even
-// where nobody uses its result.
+// May raise because of the data it reads (an index out of range, a singular matrix): eager would raise, so it stays
+// even where nobody uses its result.
 bool MayRaiseOnData(const Node& node);
 // Leaves the content of its result undefined (aten::empty and its kin).
 bool IsUninitialized(const Node& node);

@@ -16,24 +16,46 @@ struct DimensionOperands {
 
 const OperatorTable<DimensionOperands>& Dimensions() {
   static const auto* table = new OperatorTable<DimensionOperands>{
-      {"aten::_softmax", {1, 1}},        {"aten::_log_softmax", {1, 1}},   {"aten::transpose.int", {1, 2}},
-      {"aten::permute", {1, 1}},         {"aten::unsqueeze", {1, 1, 1}},   {"aten::squeeze.dim", {1, 1}},
-      {"aten::squeeze.dims", {1, 1}},    {"aten::sum.dim_IntList", {1, 1}}, {"aten::mean.dim", {1, 1}},
-      {"aten::amax", {1, 1}},            {"aten::amin", {1, 1}},           {"aten::max.dim", {1, 1}},
-      {"aten::min.dim", {1, 1}},         {"aten::argmax", {1, 1}},         {"aten::argmin", {1, 1}},
-      {"aten::var.correction", {1, 1}},  {"aten::var_mean.correction", {1, 1}}, {"aten::cumsum", {1, 1}},
-      {"aten::select.int", {1, 1}},      {"aten::slice.Tensor", {1, 1}},   {"aten::split.Tensor", {2, 2}},
-      {"aten::split_with_sizes", {2, 2}}, {"aten::unbind.int", {1, 1}},    {"aten::cat", {1, 1}},
-      {"aten::stack", {1, 1, 1}},        {"aten::glu", {1, 1}},            {"aten::flip", {1, 1}},
-      {"aten::gather", {1, 1}},          {"aten::index_select", {1, 1}},   {"aten::topk", {2, 2}},
-      {"aten::sort", {1, 1}},            {"aten::any.dim", {1, 1}},        {"aten::all.dim", {1, 1}},
+      {"aten::_softmax", {1, 1}},
+      {"aten::_log_softmax", {1, 1}},
+      {"aten::transpose.int", {1, 2}},
+      {"aten::permute", {1, 1}},
+      {"aten::unsqueeze", {1, 1, 1}},
+      {"aten::squeeze.dim", {1, 1}},
+      {"aten::squeeze.dims", {1, 1}},
+      {"aten::sum.dim_IntList", {1, 1}},
+      {"aten::mean.dim", {1, 1}},
+      {"aten::amax", {1, 1}},
+      {"aten::amin", {1, 1}},
+      {"aten::max.dim", {1, 1}},
+      {"aten::min.dim", {1, 1}},
+      {"aten::argmax", {1, 1}},
+      {"aten::argmin", {1, 1}},
+      {"aten::var.correction", {1, 1}},
+      {"aten::var_mean.correction", {1, 1}},
+      {"aten::cumsum", {1, 1}},
+      {"aten::select.int", {1, 1}},
+      {"aten::slice.Tensor", {1, 1}},
+      {"aten::split.Tensor", {2, 2}},
+      {"aten::split_with_sizes", {2, 2}},
+      {"aten::unbind.int", {1, 1}},
+      {"aten::cat", {1, 1}},
+      {"aten::stack", {1, 1, 1}},
+      {"aten::glu", {1, 1}},
+      {"aten::flip", {1, 1}},
+      {"aten::gather", {1, 1}},
+      {"aten::index_select", {1, 1}},
+      {"aten::topk", {2, 2}},
+      {"aten::sort", {1, 1}},
+      {"aten::any.dim", {1, 1}},
+      {"aten::all.dim", {1, 1}},
   };
   return *table;
 }
 
 struct ScalarForm {
-  const char* name;      // takes a number where the table's operator takes a tensor
-  bool commutes;         // the number may stand on the left
+  const char* name;  // takes a number where the table's operator takes a tensor
+  bool commutes;     // the number may stand on the left
 };
 
 // The kernels of both forms are the same: the Scalar overloads wrap their number and call the Tensor ones.
@@ -102,9 +124,9 @@ class Canonicaliser {
     const DimensionOperands* row = Dimensions().Find(node.op);
     if (row == nullptr) return 0;
     const Operand& subject = node.operands[0];
-    ValueId id = subject.kind == Operand::Kind::kValue     ? subject.value
-                 : subject.values.empty()                  ? kNoValue
-                                                           : subject.values[0];
+    ValueId id = subject.kind == Operand::Kind::kValue ? subject.value
+                 : subject.values.empty()              ? kNoValue
+                                                       : subject.values[0];
     if (id == kNoValue) return 0;
     int64_t rank = std::max<int64_t>(static_cast<int64_t>(graph_.meta(id).sizes.size()) + row->extra, 1);
     int rewrites = 0;

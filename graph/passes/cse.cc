@@ -1,6 +1,6 @@
-// Common subexpression elimination: a node equal to an earlier one (operator, operands, metadata of the results) gives way
-// to it. Two results that both reach the caller stay two tensors, as in eager mode: the caller may write one of them.
-// Nodes with effects, and nodes whose memory an operator of the graph writes, are left alone.
+// Common subexpression elimination: a node equal to an earlier one (operator, operands, metadata of the results) gives
+// way to it. Two results that both reach the caller stay two tensors, as in eager mode: the caller may write one of
+// them. Nodes with effects, and nodes whose memory an operator of the graph writes, are left alone.
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/hash/hash.h"

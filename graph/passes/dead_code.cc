@@ -1,4 +1,5 @@
-// Dead code elimination: one walk from the last node to the first, keeping what has an effect or is used by what is kept.
+// Dead code elimination: one walk from the last node to the first, keeping what has an effect or is used by what is
+// kept.
 #include "graph/passes/analysis.h"
 #include "graph/passes/pipeline.h"
 

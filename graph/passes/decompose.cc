@@ -1,7 +1,8 @@
-// Decomposition: composite pointwise operators, and batch norm with running statistics, in terms of the pointwise operators
-// that backends fuse. The formulas are those of eager mode's CPU kernels (aten/src/ATen/native/cpu), in their order of
-// operations. On float16 and bfloat16 those kernels compute in float32 and round once; so do the decompositions, through
-// explicit casts. A decomposition whose result would not have the recorded metadata is not made.
+// Decomposition: composite pointwise operators, and batch norm with running statistics, in terms of the pointwise
+// operators that backends fuse. The formulas are those of eager mode's CPU kernels (aten/src/ATen/native/cpu), in their
+// order of operations. On float16 and bfloat16 those kernels compute in float32 and round once; so do the
+// decompositions, through explicit casts. A decomposition whose result would not have the recorded metadata is not
+// made.
 //
 // Kept whole, since backends have a kernel for them: gelu, softmax, layer norm, mean, var, convolution, attention.
 #include "graph/constant.h"
@@ -19,9 +20,14 @@ bool IsReduced(at::ScalarType dtype) { return dtype == at::kHalf || dtype == at:
 class Emitter {
  public:
   Emitter(Graph& graph, std::vector<Node>& nodes, const Node& origin, int32_t& next_storage)
-      : graph_(graph), nodes_(nodes), origin_(origin), next_storage_(next_storage),
+      : graph_(graph),
+        nodes_(nodes),
+        origin_(origin),
+        next_storage_(next_storage),
         result_dtype_(graph.meta(origin.outputs[0]).dtype),
-        dtype_(IsReduced(result_dtype_) ? at::kFloat : result_dtype_), first_node_(nodes.size()), first_value_(graph.values.size()) {}
+        dtype_(IsReduced(result_dtype_) ? at::kFloat : result_dtype_),
+        first_node_(nodes.size()),
+        first_value_(graph.values.size()) {}
 
   // An operand of the original node in the dtype of computation; kNoValue stays absent.
   ValueId Tensor(size_t operand) {
@@ -49,7 +55,8 @@ class Emitter {
     return Emit(op, {Operand::Value(a), Operand::Constant(std::move(scalar))}, Pointwise({a}, at::kBool));
   }
   ValueId Clamp(ValueId a, c10::IValue low, c10::IValue high) {
-    return Emit("aten::clamp", {Operand::Value(a), Operand::Constant(std::move(low)), Operand::Constant(std::move(high))},
+    return Emit("aten::clamp",
+                {Operand::Value(a), Operand::Constant(std::move(low)), Operand::Constant(std::move(high))},
                 Pointwise({a}, dtype_));
   }
   ValueId Where(ValueId condition, ValueId a, ValueId b) {
@@ -57,7 +64,8 @@ class Emitter {
                 Pointwise({condition, a, b}, dtype_));
   }
   ValueId Cast(ValueId a, at::ScalarType dtype) {
-    return Emit("aten::_to_copy", {Operand::Value(a), Operand::Constant(static_cast<int64_t>(dtype))}, Pointwise({a}, dtype));
+    return Emit("aten::_to_copy", {Operand::Value(a), Operand::Constant(static_cast<int64_t>(dtype))},
+                Pointwise({a}, dtype));
   }
   // A vector of channels as [1, C, 1, ...], to broadcast over dimension 1 of `rank` dimensions.
   ValueId PerChannel(ValueId a, size_t rank) {
@@ -68,7 +76,8 @@ class Emitter {
     meta.sizes[1] = channels;
     meta.strides.assign(rank, stride);  // as at::detail::computeStride gives them: one block, then ones
     meta.strides[0] = channels * stride;
-    return Emit("aten::view", {Operand::Value(a), Operand::Constant(c10::List<int64_t>(c10::IntArrayRef(meta.sizes)))}, meta);
+    return Emit("aten::view", {Operand::Value(a), Operand::Constant(c10::List<int64_t>(c10::IntArrayRef(meta.sizes)))},
+                meta);
   }
 
   // Makes `value` the original node's first result; false where it is not what was recorded, and nothing is left then.
@@ -288,15 +297,24 @@ class Decomposer {
     TensorMeta input = graph_.meta(node.operands[0].value);
     Emitter emitter(graph_, graph_.nodes, node, next_storage_);
     switch (row.kind) {
-      case Kind::kSilu: return emitter.Finish(Silu(emitter));
-      case Kind::kAddcmul: return emitter.Finish(Addcmul(emitter));
-      case Kind::kAddcdiv: return emitter.Finish(Addcdiv(emitter));
-      case Kind::kHardtanh: return emitter.Finish(Hardtanh(emitter));
-      case Kind::kHardsigmoid: return emitter.Finish(Hardsigmoid(emitter));
-      case Kind::kHardswish: return emitter.Finish(Hardswish(emitter));
-      case Kind::kLeakyRelu: return emitter.Finish(LeakyRelu(emitter));
-      case Kind::kPower: return emitter.Finish(Power(emitter, node, result));
-      case Kind::kBatchNorm: return emitter.Finish(BatchNorm(emitter, node, input, row.epsilon));
+      case Kind::kSilu:
+        return emitter.Finish(Silu(emitter));
+      case Kind::kAddcmul:
+        return emitter.Finish(Addcmul(emitter));
+      case Kind::kAddcdiv:
+        return emitter.Finish(Addcdiv(emitter));
+      case Kind::kHardtanh:
+        return emitter.Finish(Hardtanh(emitter));
+      case Kind::kHardsigmoid:
+        return emitter.Finish(Hardsigmoid(emitter));
+      case Kind::kHardswish:
+        return emitter.Finish(Hardswish(emitter));
+      case Kind::kLeakyRelu:
+        return emitter.Finish(LeakyRelu(emitter));
+      case Kind::kPower:
+        return emitter.Finish(Power(emitter, node, result));
+      case Kind::kBatchNorm:
+        return emitter.Finish(BatchNorm(emitter, node, input, row.epsilon));
     }
     return false;
   }

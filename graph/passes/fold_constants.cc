@@ -1,6 +1,7 @@
 // Constant folding: computes small CPU tensors that depend on constants and numbers alone (position ids, causal masks).
-// Not folded: what the caller gets (it may write it), what an operator writes, and bare fills (full, zeros, ones), which
-// fuse better as numbers than as memory. Runs operators through the dispatcher; one that raises is left in the graph.
+// Not folded: what the caller gets (it may write it), what an operator writes, and bare fills (full, zeros, ones),
+// which fuse better as numbers than as memory. Runs operators through the dispatcher; one that raises is left in the
+// graph.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/InferenceMode.h>
 
@@ -16,7 +17,7 @@ constexpr int64_t kMaxElements = 1 << 14;
 
 const OperatorTable<bool>& Fills() {
   static const auto* table = new OperatorTable<bool>{
-      {"aten::full", true},      {"aten::zeros", true},     {"aten::ones", true},     {"aten::scalar_tensor", true},
+      {"aten::full", true},      {"aten::zeros", true},      {"aten::ones", true},      {"aten::scalar_tensor", true},
       {"aten::full_like", true}, {"aten::zeros_like", true}, {"aten::ones_like", true}, {"aten::new_zeros", true},
       {"aten::new_ones", true},  {"aten::new_full", true},
   };
@@ -25,7 +26,8 @@ const OperatorTable<bool>& Fills() {
 
 class Folder {
  public:
-  explicit Folder(Graph& graph) : graph_(graph), facts_(graph), maker_(graph.values.size(), -1), known_(graph.values.size()) {
+  explicit Folder(Graph& graph)
+      : graph_(graph), facts_(graph), maker_(graph.values.size(), -1), known_(graph.values.size()) {
     for (const GraphConstant& constant : graph.constants) known_[constant.id] = constant.tensor;
   }
 
@@ -48,7 +50,8 @@ class Folder {
       const Node& node = graph_.nodes[i];
       if (node.outputs.size() != 1 || node.outputs[0] == kNoValue) continue;
       ValueId id = node.outputs[0];
-      if (maker_[id] != static_cast<int>(i) || !wanted[id] || Fills().Find(node.op) != nullptr || !Compute(id)) continue;
+      if (maker_[id] != static_cast<int>(i) || !wanted[id] || Fills().Find(node.op) != nullptr || !Compute(id))
+        continue;
       graph_.constants.push_back({id, known_[id]});
       drop[i] = true;
       ++folded;
@@ -104,11 +107,13 @@ class Folder {
 
   c10::IValue Boxed(const Operand& operand, const c10::Argument& argument) const {
     switch (operand.kind) {
-      case Operand::Kind::kConstant: return operand.constant;
+      case Operand::Kind::kConstant:
+        return operand.constant;
       case Operand::Kind::kValue:
         if (operand.value != kNoValue) return known_[operand.value];
         return TypeOf(argument).optional ? c10::IValue() : c10::IValue(at::Tensor());
-      case Operand::Kind::kValueList: break;
+      case Operand::Kind::kValueList:
+        break;
     }
     bool absent = std::find(operand.values.begin(), operand.values.end(), kNoValue) != operand.values.end();
     if (!absent && argument.type()->str() == "Tensor[]") {

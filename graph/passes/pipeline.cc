@@ -9,12 +9,8 @@ namespace framejit {
 namespace {
 
 constexpr Pass kPasses[] = {
-    {"canonicalise", Canonicalise},
-    {"fold_constants", FoldConstants},
-    {"decompose", Decompose},
-    {"simplify", Simplify},
-    {"cse", EliminateCommonSubexpressions},
-    {"dead_code", EliminateDeadCode},
+    {"canonicalise", Canonicalise}, {"fold_constants", FoldConstants},      {"decompose", Decompose},
+    {"simplify", Simplify},         {"cse", EliminateCommonSubexpressions}, {"dead_code", EliminateDeadCode},
 };
 
 #ifdef NDEBUG

@@ -9,9 +9,9 @@
 
 namespace framejit {
 
-// Sizes by broadcasting, strides by TensorIterator's rules (aten/src/ATen/TensorIterator.cpp: all operands alike keep their
-// layout, otherwise the result is dense in the order of the operands' strides), device of the first operand. nullopt where
-// the sizes do not broadcast. `storage` stays -1.
+// Sizes by broadcasting, strides by TensorIterator's rules (aten/src/ATen/TensorIterator.cpp: all operands alike keep
+// their layout, otherwise the result is dense in the order of the operands' strides), device of the first operand.
+// nullopt where the sizes do not broadcast. `storage` stays -1.
 std::optional<TensorMeta> PointwiseMeta(absl::Span<const TensorMeta* const> operands, at::ScalarType dtype);
 
 }  // namespace framejit

@@ -1,9 +1,10 @@
 // Algebraic simplification. A result gives way to a value that is there already, in two ways:
-//  - the same memory seen the same way (no-op views, double transposes, views made twice): unless the result itself is a
+//  - the same memory seen the same way (no-op views, double transposes, views made twice): unless the result itself is
+//  a
 //    graph output, which must stay a tensor object of its own;
 //  - an equal value in other memory (x * 1, copies, casts to the same dtype): unless the caller gets that memory.
-// Only what is exact in IEEE arithmetic, signed zeros included: x + 0 is x for integers alone (-0.0 + 0 is 0.0), x - 0 is x
-// always. Memory that an operator of the graph writes is left alone.
+// Only what is exact in IEEE arithmetic, signed zeros included: x + 0 is x for integers alone (-0.0 + 0 is 0.0), x - 0
+// is x always. Memory that an operator of the graph writes is left alone.
 #include "absl/container/flat_hash_map.h"
 #include "absl/hash/hash.h"
 #include "graph/constant.h"
@@ -15,38 +16,29 @@ namespace framejit {
 namespace {
 
 enum class Rule {
-  kAdd,          // op(x, number, alpha)
-  kSubtract,     // op(x, number, alpha)
-  kTimes,        // op(x, number): x where the number is 1
-  kPower,        // pow(x, exponent)
-  kCopy,         // op(x, ...): x where the metadata are equal
+  kAdd,             // op(x, number, alpha)
+  kSubtract,        // op(x, number, alpha)
+  kTimes,           // op(x, number): x where the number is 1
+  kPower,           // pow(x, exponent)
+  kCopy,            // op(x, ...): x where the metadata are equal
   kFunctionalCopy,  // copy(old, x)
-  kCast,         // _to_copy(x, ...)
-  kInvolution,   // op(op(x)) is x
-  kIdempotent,   // op(op(x)) is op(x)
-  kConcatenate,  // cat([x])
+  kCast,            // _to_copy(x, ...)
+  kInvolution,      // op(op(x)) is x
+  kIdempotent,      // op(op(x)) is op(x)
+  kConcatenate,     // cat([x])
 };
 
 const OperatorTable<Rule>& Rules() {
   static const auto* table = new OperatorTable<Rule>{
-      {"aten::add.Scalar", Rule::kAdd},
-      {"aten::sub.Scalar", Rule::kSubtract},
-      {"aten::mul.Scalar", Rule::kTimes},
-      {"aten::div.Scalar", Rule::kTimes},
-      {"aten::pow.Tensor_Scalar", Rule::kPower},
-      {"aten::clone", Rule::kCopy},
-      {"aten::lift_fresh_copy", Rule::kCopy},
-      {"aten::copy", Rule::kFunctionalCopy},
-      {"aten::_to_copy", Rule::kCast},
-      {"aten::neg", Rule::kInvolution},
-      {"aten::logical_not", Rule::kInvolution},
-      {"aten::bitwise_not", Rule::kInvolution},
-      {"aten::relu", Rule::kIdempotent},
-      {"aten::abs", Rule::kIdempotent},
-      {"aten::floor", Rule::kIdempotent},
-      {"aten::ceil", Rule::kIdempotent},
-      {"aten::trunc", Rule::kIdempotent},
-      {"aten::cat", Rule::kConcatenate},
+      {"aten::add.Scalar", Rule::kAdd},          {"aten::sub.Scalar", Rule::kSubtract},
+      {"aten::mul.Scalar", Rule::kTimes},        {"aten::div.Scalar", Rule::kTimes},
+      {"aten::pow.Tensor_Scalar", Rule::kPower}, {"aten::clone", Rule::kCopy},
+      {"aten::lift_fresh_copy", Rule::kCopy},    {"aten::copy", Rule::kFunctionalCopy},
+      {"aten::_to_copy", Rule::kCast},           {"aten::neg", Rule::kInvolution},
+      {"aten::logical_not", Rule::kInvolution},  {"aten::bitwise_not", Rule::kInvolution},
+      {"aten::relu", Rule::kIdempotent},         {"aten::abs", Rule::kIdempotent},
+      {"aten::floor", Rule::kIdempotent},        {"aten::ceil", Rule::kIdempotent},
+      {"aten::trunc", Rule::kIdempotent},        {"aten::cat", Rule::kConcatenate},
   };
   return *table;
 }
@@ -56,13 +48,20 @@ bool IsExactWidening(at::ScalarType from, at::ScalarType to) {
   if (from == to) return true;
   switch (from) {
     case at::kBFloat16:
-    case at::kHalf: return to == at::kFloat || to == at::kDouble;
-    case at::kFloat: return to == at::kDouble;
-    case at::kByte: return to == at::kShort || to == at::kInt || to == at::kLong || to == at::kFloat || to == at::kDouble;
-    case at::kChar: return to == at::kShort || to == at::kInt || to == at::kLong || to == at::kFloat || to == at::kDouble;
-    case at::kShort: return to == at::kInt || to == at::kLong || to == at::kFloat || to == at::kDouble;
-    case at::kInt: return to == at::kLong || to == at::kDouble;
-    default: return false;  // torch's enum: what is not listed is not known to be exact
+    case at::kHalf:
+      return to == at::kFloat || to == at::kDouble;
+    case at::kFloat:
+      return to == at::kDouble;
+    case at::kByte:
+      return to == at::kShort || to == at::kInt || to == at::kLong || to == at::kFloat || to == at::kDouble;
+    case at::kChar:
+      return to == at::kShort || to == at::kInt || to == at::kLong || to == at::kFloat || to == at::kDouble;
+    case at::kShort:
+      return to == at::kInt || to == at::kLong || to == at::kFloat || to == at::kDouble;
+    case at::kInt:
+      return to == at::kLong || to == at::kDouble;
+    default:
+      return false;  // torch's enum: what is not listed is not known to be exact
   }
 }
 
@@ -177,23 +176,30 @@ class Simplifier {
       }
       case Rule::kSubtract:
         return IsNumber(node.operands[1], 0) && IsNumber(node.operands[2], 1) ? subject.value : kNoValue;
-      case Rule::kTimes: return IsNumber(node.operands[1], 1) ? subject.value : kNoValue;
-      case Rule::kPower: return IsNumber(node.operands[1], 1) ? subject.value : kNoValue;
-      case Rule::kCopy: return subject.value;
-      case Rule::kFunctionalCopy: return node.operands[1].value;
-      case Rule::kCast: return SkipWidening(node);
+      case Rule::kTimes:
+        return IsNumber(node.operands[1], 1) ? subject.value : kNoValue;
+      case Rule::kPower:
+        return IsNumber(node.operands[1], 1) ? subject.value : kNoValue;
+      case Rule::kCopy:
+        return subject.value;
+      case Rule::kFunctionalCopy:
+        return node.operands[1].value;
+      case Rule::kCast:
+        return SkipWidening(node);
       case Rule::kInvolution: {
         const Node* below = SameOperatorBelow(node);
         return below != nullptr ? below->operands[0].value : kNoValue;
       }
-      case Rule::kIdempotent: return SameOperatorBelow(node) != nullptr ? subject.value : kNoValue;
-      case Rule::kConcatenate: return subject.values.size() == 1 ? subject.values[0] : kNoValue;
+      case Rule::kIdempotent:
+        return SameOperatorBelow(node) != nullptr ? subject.value : kNoValue;
+      case Rule::kConcatenate:
+        return subject.values.size() == 1 ? subject.values[0] : kNoValue;
     }
     return kNoValue;
   }
 
-  // Turn this: _to_copy(_to_copy(x, wider), dtype) / Into this: _to_copy(x, dtype), which is x where nothing is left to do.
-  // The layouts must agree, since the copy takes over its operand's strides.
+  // Turn this: _to_copy(_to_copy(x, wider), dtype) / Into this: _to_copy(x, dtype), which is x where nothing is left to
+  // do. The layouts must agree, since the copy takes over its operand's strides.
   ValueId SkipWidening(Node& node) {
     ValueId wide = node.operands[0].value;
     const Node* below = SameOperatorBelow(node);

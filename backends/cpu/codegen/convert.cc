@@ -37,11 +37,20 @@ Value Operators::ConvertRegisters(DType from, DType to, const Value& value) {
       const Value number = One(s.And(First(value, 0), s.Splat32(1)));
       return to == DType::kInt32 ? number : FromInt32(to, number);
     }
-    case DType::kInt32: return FromInt32(to, value);
-    case DType::kInt64: return FromInt64(to, value);
-    case DType::kFloat32: return FromFloat32(to, value);
-    case DType::kFloat64: return FromFloat64(to, value);
-    case DType::kUInt8: case DType::kInt8: case DType::kInt16: case DType::kFloat16: case DType::kBFloat16: break;
+    case DType::kInt32:
+      return FromInt32(to, value);
+    case DType::kInt64:
+      return FromInt64(to, value);
+    case DType::kFloat32:
+      return FromFloat32(to, value);
+    case DType::kFloat64:
+      return FromFloat64(to, value);
+    case DType::kUInt8:
+    case DType::kInt8:
+    case DType::kInt16:
+    case DType::kFloat16:
+    case DType::kBFloat16:
+      break;
   }
   return value;
 }

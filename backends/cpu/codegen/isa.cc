@@ -11,7 +11,8 @@ absl::StatusOr<Isa> DetectIsa() {
   if (!features.hasAVX2() || !features.hasFMA() || !features.hasF16C() || !features.hasBMI2()) {
     return absl::UnimplementedError("the CPU backend needs AVX2, FMA, F16C and BMI2");
   }
-  const bool wide = features.hasAVX512_F() && features.hasAVX512_DQ() && features.hasAVX512_BW() && features.hasAVX512_VL();
+  const bool wide =
+      features.hasAVX512_F() && features.hasAVX512_DQ() && features.hasAVX512_BW() && features.hasAVX512_VL();
   return wide ? Isa::kAvx512 : Isa::kAvx2;
 }
 

@@ -42,7 +42,8 @@ class JitKernel : public CompiledKernel {
 
   absl::Status Install(asmjit::CodeHolder& code, std::string assembly) {
     if (const asmjit::Error error = runtime_->add(&function_, &code)) {
-      return absl::ResourceExhaustedError(absl::StrCat("asmjit cannot place code: ", asmjit::DebugUtils::errorAsString(error)));
+      return absl::ResourceExhaustedError(
+          absl::StrCat("asmjit cannot place code: ", asmjit::DebugUtils::errorAsString(error)));
     }
     code_bytes_ = code.codeSize();
     assembly_ = std::move(assembly);
@@ -80,7 +81,9 @@ struct KernelCompiler::State {
   absl::flat_hash_map<std::string, std::weak_ptr<const CompiledKernel>> known ABSL_GUARDED_BY(mutex);
 };
 
-KernelCompiler::KernelCompiler(CodegenOptions options) : state_(std::make_shared<State>()) { state_->options = options; }
+KernelCompiler::KernelCompiler(CodegenOptions options) : state_(std::make_shared<State>()) {
+  state_->options = options;
+}
 KernelCompiler::~KernelCompiler() = default;
 
 absl::StatusOr<std::shared_ptr<const CompiledKernel>> KernelCompiler::Compile(const loop::Kernel& source) {

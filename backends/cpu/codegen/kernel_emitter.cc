@@ -53,8 +53,10 @@ void KernelEmitter::Emit() {
   const Label done = cc_.newLabel();
   cc_.cmp(begin, end);
   cc_.jge(done);
-  if (SplitsByElements(kernel_)) EmitElementRange(begin, end);
-  else EmitRowLoop(begin, end);
+  if (SplitsByElements(kernel_))
+    EmitElementRange(begin, end);
+  else
+    EmitRowLoop(begin, end);
   cc_.bind(done);
   cc_.endFunc();
 }
@@ -182,10 +184,14 @@ void KernelEmitter::EmitRowNodes(const Pass& pass) {
   for (const ValueId id : pass.row_nodes) {
     const Node& node = kernel_.nodes[id];
     if (node.op == Op::kConst) continue;
-    if (node.op == Op::kIndex) values_[id] = Broadcast(position_[node.attr]);
-    else if (node.op == Op::kLoad) values_[id] = memory_.LoadScalar(node.dtype, pointers_[node.attr]);
-    else if (node.op == Op::kStore) memory_.StoreScalar(node.dtype, pointers_[node.attr], values_[node.operands[0]]);
-    else values_[id] = Compute(node);
+    if (node.op == Op::kIndex)
+      values_[id] = Broadcast(position_[node.attr]);
+    else if (node.op == Op::kLoad)
+      values_[id] = memory_.LoadScalar(node.dtype, pointers_[node.attr]);
+    else if (node.op == Op::kStore)
+      memory_.StoreScalar(node.dtype, pointers_[node.attr], values_[node.operands[0]]);
+    else
+      values_[id] = Compute(node);
   }
 }
 
@@ -216,12 +222,14 @@ void KernelEmitter::EmitPass(const Pass& pass, const Range& range) {
   bool blocked = false;
   if (!range.is_static() || range.end >= step) {
     const std::vector<ValueId> reductions = ReductionsOf(pass);
-    blocked = range.is_static() && range.end > kBlockElements &&
-              std::any_of(reductions.begin(), reductions.end(),
-                          [&](ValueId id) { return IsBlocked(kernel_.nodes[id]); });
+    blocked =
+        range.is_static() && range.end > kBlockElements &&
+        std::any_of(reductions.begin(), reductions.end(), [&](ValueId id) { return IsBlocked(kernel_.nodes[id]); });
     if (range.is_static()) done = range.end / step * step;
-    if (blocked) EmitBlockedLoop(pass, done, unroll);
-    else EmitUnrolledLoop(pass, range.is_static() ? Range{range.begin, Gp(), done} : range, unroll);
+    if (blocked)
+      EmitBlockedLoop(pass, done, unroll);
+    else
+      EmitUnrolledLoop(pass, range.is_static() ? Range{range.begin, Gp(), done} : range, unroll);
   }
   MergeParts(pass, unroll);
   if (unroll > 1) EmitVectorLoop(pass, range, done);
@@ -346,8 +354,10 @@ void KernelEmitter::EmitElement(ValueId id, int part, const Tail* tail) {
     values_[id] = InnerIndex(displacement);
   } else if (node.op == Op::kLoad || node.op == Op::kStore) {
     const Lanes lanes{pointers_[node.attr], index_, displacement, kernel_.accesses[node.attr].strides.back()};
-    if (node.op == Op::kLoad) values_[id] = memory_.LoadVector(node.dtype, lanes, tail);
-    else memory_.StoreVector(node.dtype, lanes, values_[node.operands[0]], tail);
+    if (node.op == Op::kLoad)
+      values_[id] = memory_.LoadVector(node.dtype, lanes, tail);
+    else
+      memory_.StoreVector(node.dtype, lanes, values_[node.operands[0]], tail);
   } else {
     values_[id] = Compute(node);
   }
@@ -390,8 +400,9 @@ void KernelEmitter::MergeParts(const Pass& pass, int parts) {
     const Node& node = kernel_.nodes[id];
     for (int distance = parts / 2; distance > 0; distance /= 2) {
       for (int part = 0; part < distance; ++part) {
-        SetAccumulator(id, part, operators_.Combine(node.op, node.dtype, accumulators_[id][part + distance],
-                                                    accumulators_[id][part]));
+        SetAccumulator(
+            id, part,
+            operators_.Combine(node.op, node.dtype, accumulators_[id][part + distance], accumulators_[id][part]));
       }
     }
   }

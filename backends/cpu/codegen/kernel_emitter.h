@@ -66,13 +66,13 @@ class KernelEmitter {
   const loop::Schedule& schedule_;
 
   Gp buffers_;
-  Gp index_;                                     // inner position of the current group
-  std::vector<Gp> pointers_;                     // by access: element 0 of the current row
-  std::vector<Gp> position_;                     // of the current row in each row dimension
-  std::vector<Value> values_;                    // by ValueId
-  std::vector<std::vector<Value>> accumulators_; // by ValueId of a reduction, by part
-  std::vector<Value> totals_;                    // by ValueId: sums of finished blocks
-  std::vector<Mem> row_buffers_;                 // by ValueId
+  Gp index_;                                      // inner position of the current group
+  std::vector<Gp> pointers_;                      // by access: element 0 of the current row
+  std::vector<Gp> position_;                      // of the current row in each row dimension
+  std::vector<Value> values_;                     // by ValueId
+  std::vector<std::vector<Value>> accumulators_;  // by ValueId of a reduction, by part
+  std::vector<Value> totals_;                     // by ValueId: sums of finished blocks
+  std::vector<Mem> row_buffers_;                  // by ValueId
 };
 
 }  // namespace framejit::cpu

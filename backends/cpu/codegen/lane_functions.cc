@@ -1,5 +1,5 @@
-// See lane_functions.h. Each begins with vzeroupper: the C library may use legacy SSE, slow with dirty upper halves, and
-// generated code saves its vector registers before the call.
+// See lane_functions.h. Each begins with vzeroupper: the C library may use legacy SSE, slow with dirty upper halves,
+// and generated code saves its vector registers before the call.
 #include "backends/cpu/codegen/lane_functions.h"
 
 #include <immintrin.h>
@@ -35,9 +35,11 @@ LaneFunction Find(Op op) {
 #define FRAMEJIT_LANE1(name, expression) \
   case Op::name:                         \
     return [](void* x, const void*, int64_t lanes) { Apply1<T>(x, lanes, [](T v) -> T { return expression; }); };
-#define FRAMEJIT_LANE2(name, expression) \
-  case Op::name:                         \
-    return [](void* x, const void* y, int64_t lanes) { Apply2<T>(x, y, lanes, [](T v, T w) -> T { return expression; }); };
+#define FRAMEJIT_LANE2(name, expression)                                \
+  case Op::name:                                                        \
+    return [](void* x, const void* y, int64_t lanes) {                  \
+      Apply2<T>(x, y, lanes, [](T v, T w) -> T { return expression; }); \
+    };
   switch (op) {
     FRAMEJIT_LANE1(kExp, std::exp(v))
     FRAMEJIT_LANE1(kExpm1, std::expm1(v))
@@ -74,8 +76,10 @@ int64_t Truncate(float value) { return _mm_cvttss_si64(_mm_set_ss(value)); }
 
 template <typename From, typename To>
 To ConvertOne(From value) {
-  if constexpr (std::is_same_v<To, int64_t>) return Truncate(value);
-  else return static_cast<To>(value);
+  if constexpr (std::is_same_v<To, int64_t>)
+    return Truncate(value);
+  else
+    return static_cast<To>(value);
 }
 
 // In place; a widening conversion runs backwards so that no operand is overwritten before it is read.

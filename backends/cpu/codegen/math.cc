@@ -51,8 +51,9 @@ Reduced ReduceByLn2(Simd& s, const Reg& x) {
 // exp(r) - 1.
 Reg Expm1OfReduced(Simd& s, const Reg& r) {
   const Reg square = s.Mul(r, r);
-  Reg p = PairedPolynomial(s, r, square, {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f,
-                                          1.6666665459e-1f, 5.0000001201e-1f});
+  Reg p = PairedPolynomial(
+      s, r, square,
+      {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f});
   s.FmaInto(p, square, r);
   return p;
 }
@@ -83,9 +84,9 @@ Reg LogOfNormal(Simd& s, const Reg& x, const Reg& exponent_bias) {
   const Reg mantissa = s.Op2(Inst::kIdVpaddd, s.And(shifted, s.Splat32(0x007fffffu)), s.Splat32(0x3f3504f3u));
   const Reg f = s.Sub(mantissa, s.F32(1.0f));
   const Reg z = s.Mul(f, f);
-  const Reg p = Polynomial(s, f, {7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f,
-                                  1.4249322787e-1f, -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f,
-                                  3.3333331174e-1f});
+  const Reg p = Polynomial(s, f,
+                           {7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+                            -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f});
   Reg y = s.Mul(s.Mul(p, f), z);
   s.MulAddTo(y, e, s.F32(-2.12194440e-4f));
   s.MulSubFrom(y, z, s.F32(0.5f));
@@ -149,8 +150,8 @@ Reg EmitTanh(Simd& s, const Reg& x) {
   const Reg magnitude = s.And(x, s.Splat32(~kSignBit));
   const Reg sign = s.And(x, s.Splat32(kSignBit));
   const Reg z = s.Mul(x, x);
-  Reg small = Polynomial(s, z, {-5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f,
-                                -3.33332819422e-1f});
+  Reg small = Polynomial(
+      s, z, {-5.70498872745e-3f, 2.06390887954e-2f, -5.37397155531e-2f, 1.33314422036e-1f, -3.33332819422e-1f});
   small = s.Mul(small, z);
   s.FmaInto(small, x, x);
   const Reg inside = ClampFromAbove(s, magnitude, 10.0f);
@@ -170,12 +171,13 @@ Reg EmitSigmoid(Simd& s, const Reg& x) {
 Reg EmitErf(Simd& s, const Reg& x) {
   const Reg t = ClampFromAbove(s, s.And(x, s.Splat32(~kSignBit)), 4.0f);
   const Reg square = s.Mul(t, t);
-  Reg small = Polynomial(s, square, {-5.96761703e-4f, 4.99119423e-3f, -2.67681349e-2f, 1.12819925e-1f, -3.76125336e-1f,
-                                     1.28379166e-1f});
+  Reg small = Polynomial(
+      s, square, {-5.96761703e-4f, 4.99119423e-3f, -2.67681349e-2f, 1.12819925e-1f, -3.76125336e-1f, 1.28379166e-1f});
   s.FmaInto(small, x, x);
   // 1 - exp(-t - t q(t)).
-  const Reg q = PairedPolynomial(s, t, square, {-1.72853470e-5f, 3.83197126e-4f, -3.88396438e-3f, 2.42546219e-2f,
-                                                -1.06777877e-1f, -6.34846687e-1f, -1.28717512e-1f});
+  const Reg q = PairedPolynomial(s, t, square,
+                                 {-1.72853470e-5f, 3.83197126e-4f, -3.88396438e-3f, 2.42546219e-2f, -1.06777877e-1f,
+                                  -6.34846687e-1f, -1.28717512e-1f});
   const Reg exponent = s.Sub(s.Mul(q, t), t);
   const Reg large = s.Sub(s.Load(s.F32(1.0f)), ExpInside(s, exponent));
   const Reg sign = s.And(x, s.Splat32(kSignBit));

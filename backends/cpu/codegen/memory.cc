@@ -45,18 +45,32 @@ Tail Memory::MakeTail(const Gp& count) {
 Value Memory::Unpack(DType dtype, const Mem& at) {
   Value out;
   switch (dtype) {
-    case DType::kFloat32: case DType::kInt32:
+    case DType::kFloat32:
+    case DType::kInt32:
       out.r[0] = s.Load(at);
       break;
-    case DType::kFloat64: case DType::kInt64:
+    case DType::kFloat64:
+    case DType::kInt64:
       for (int i = 0; i < 2; ++i) out.r[i] = s.Load(at.cloneAdjusted(i * s.vector_bytes()));
       break;
-    case DType::kUInt8: out.r[0] = s.Op1(Inst::kIdVpmovzxbd, at); break;
-    case DType::kInt8: out.r[0] = s.Op1(Inst::kIdVpmovsxbd, at); break;
-    case DType::kInt16: out.r[0] = s.Op1(Inst::kIdVpmovsxwd, at); break;
-    case DType::kBFloat16: out.r[0] = s.Shift(Inst::kIdVpslld, s.Op1(Inst::kIdVpmovzxwd, at), 16); break;
-    case DType::kFloat16: out.r[0] = s.Op1(Inst::kIdVcvtph2ps, at); break;
-    case DType::kBool: out.r[0] = s.CompareI32(s.Op1(Inst::kIdVpmovzxbd, at), s.Zero(), kGreater); break;
+    case DType::kUInt8:
+      out.r[0] = s.Op1(Inst::kIdVpmovzxbd, at);
+      break;
+    case DType::kInt8:
+      out.r[0] = s.Op1(Inst::kIdVpmovsxbd, at);
+      break;
+    case DType::kInt16:
+      out.r[0] = s.Op1(Inst::kIdVpmovsxwd, at);
+      break;
+    case DType::kBFloat16:
+      out.r[0] = s.Shift(Inst::kIdVpslld, s.Op1(Inst::kIdVpmovzxwd, at), 16);
+      break;
+    case DType::kFloat16:
+      out.r[0] = s.Op1(Inst::kIdVcvtph2ps, at);
+      break;
+    case DType::kBool:
+      out.r[0] = s.CompareI32(s.Op1(Inst::kIdVpmovzxbd, at), s.Zero(), kGreater);
+      break;
   }
   return out;
 }
@@ -64,11 +78,21 @@ Value Memory::Unpack(DType dtype, const Mem& at) {
 // The low bits of each 32-bit lane as they are stored; upper bits clear (AVX2 packs with saturation).
 Reg Memory::StorageBits(DType dtype, const Reg& value) {
   switch (dtype) {
-    case DType::kBool: return s.And(value, s.Splat32(1));
-    case DType::kUInt8: case DType::kInt8: return s.And(value, s.Splat32(0xff));
-    case DType::kInt16: return s.And(value, s.Splat32(0xffff));
-    case DType::kBFloat16: return s.Shift(Inst::kIdVpsrld, value, 16);
-    case DType::kInt32: case DType::kInt64: case DType::kFloat16: case DType::kFloat32: case DType::kFloat64: break;
+    case DType::kBool:
+      return s.And(value, s.Splat32(1));
+    case DType::kUInt8:
+    case DType::kInt8:
+      return s.And(value, s.Splat32(0xff));
+    case DType::kInt16:
+      return s.And(value, s.Splat32(0xffff));
+    case DType::kBFloat16:
+      return s.Shift(Inst::kIdVpsrld, value, 16);
+    case DType::kInt32:
+    case DType::kInt64:
+    case DType::kFloat16:
+    case DType::kFloat32:
+    case DType::kFloat64:
+      break;
   }
   return value;
 }
@@ -100,16 +124,24 @@ Reg Memory::PackBytes8(const Reg& value) {
 void Memory::Pack(DType dtype, const Mem& at, const Value& value) {
   const auto reg = [&](int i) { return value.is_constant ? s.Load(value.constant) : value.r[i]; };
   switch (dtype) {
-    case DType::kFloat32: case DType::kInt32: case DType::kFloat64: case DType::kInt64:
+    case DType::kFloat32:
+    case DType::kInt32:
+    case DType::kFloat64:
+    case DType::kInt64:
       for (int i = 0; i < RegisterCount(dtype); ++i) {
         s.cc.emit(Inst::kIdVmovups, at.cloneAdjusted(i * s.vector_bytes()), reg(i));
       }
       break;
-    case DType::kFloat16: s.cc.emit(Inst::kIdVcvtps2ph, at, reg(0), Imm(0)); break;
-    case DType::kInt16: case DType::kBFloat16:
+    case DType::kFloat16:
+      s.cc.emit(Inst::kIdVcvtps2ph, at, reg(0), Imm(0));
+      break;
+    case DType::kInt16:
+    case DType::kBFloat16:
       s.cc.emit(Inst::kIdVmovups, at, s.Half(PackBytes16(StorageBits(dtype, reg(0)))));
       break;
-    case DType::kBool: case DType::kUInt8: case DType::kInt8: {
+    case DType::kBool:
+    case DType::kUInt8:
+    case DType::kInt8: {
       const Reg bytes = PackBytes8(StorageBits(dtype, reg(0)));
       s.cc.emit(s.wide ? Inst::kIdVmovups : Inst::kIdVmovq, at, bytes.xmm());
       break;
@@ -123,12 +155,15 @@ void Memory::UnpackMaskedWide(DType dtype, const Mem& at, const Tail& tail, Valu
     const Mem from = at.cloneAdjusted(i * s.vector_bytes());
     out.r[i] = s.New();
     if (!s.wide) {
-      s.cc.emit(doubles ? Inst::kIdVmaskmovpd : Inst::kIdVmaskmovps, out.r[i], doubles ? tail.mask64[i] : tail.mask32, from);
+      s.cc.emit(doubles ? Inst::kIdVmaskmovpd : Inst::kIdVmaskmovps, out.r[i], doubles ? tail.mask64[i] : tail.mask32,
+                from);
       continue;
     }
     x86::KReg k = s.cc.newKw();
-    if (doubles) s.cc.vpmovq2m(k, tail.mask64[i]);
-    else s.cc.vpmovd2m(k, tail.mask32);
+    if (doubles)
+      s.cc.vpmovq2m(k, tail.mask64[i]);
+    else
+      s.cc.vpmovd2m(k, tail.mask32);
     s.cc.k(k).z().emit(doubles ? Inst::kIdVmovupd : Inst::kIdVmovups, out.r[i], from);
   }
 }
@@ -143,8 +178,10 @@ void Memory::PackMaskedWide(DType dtype, const Mem& at, const Value& value, cons
       continue;
     }
     x86::KReg k = s.cc.newKw();
-    if (doubles) s.cc.vpmovq2m(k, tail.mask64[i]);
-    else s.cc.vpmovd2m(k, tail.mask32);
+    if (doubles)
+      s.cc.vpmovq2m(k, tail.mask64[i]);
+    else
+      s.cc.vpmovd2m(k, tail.mask32);
     s.cc.k(k).emit(doubles ? Inst::kIdVmovupd : Inst::kIdVmovups, to, r);
   }
 }
@@ -154,13 +191,20 @@ void Memory::CopyElement(int64_t bytes, const Mem& from, const Mem& to) {
   Mem source = from, target = to;
   source.setSize(static_cast<uint32_t>(bytes));
   target.setSize(static_cast<uint32_t>(bytes));
-  if (bytes == 8) s.cc.mov(value, source);
-  else if (bytes == 4) s.cc.mov(value.r32(), source);
-  else s.cc.movzx(value.r32(), source);
-  if (bytes == 8) s.cc.mov(target, value);
-  else if (bytes == 4) s.cc.mov(target, value.r32());
-  else if (bytes == 2) s.cc.mov(target, value.r16());
-  else s.cc.mov(target, value.r8());
+  if (bytes == 8)
+    s.cc.mov(value, source);
+  else if (bytes == 4)
+    s.cc.mov(value.r32(), source);
+  else
+    s.cc.movzx(value.r32(), source);
+  if (bytes == 8)
+    s.cc.mov(target, value);
+  else if (bytes == 4)
+    s.cc.mov(target, value.r32());
+  else if (bytes == 2)
+    s.cc.mov(target, value.r16());
+  else
+    s.cc.mov(target, value.r8());
 }
 
 void Memory::CopyLanes(DType dtype, const Lanes& lanes, const Tail* tail, bool to_scratch) {
@@ -192,8 +236,10 @@ void Memory::CopyLanes(DType dtype, const Lanes& lanes, const Tail* tail, bool t
   CopyElement(bytes, to_scratch ? outside : inside, to_scratch ? inside : outside);
   s.cc.add(element, step_register);
   s.cc.inc(lane);
-  if (tail == nullptr) s.cc.cmp(lane, s.lanes);
-  else s.cc.cmp(lane, tail->count);
+  if (tail == nullptr)
+    s.cc.cmp(lane, s.lanes);
+  else
+    s.cc.cmp(lane, tail->count);
   s.cc.jl(again);
 }
 
@@ -243,11 +289,26 @@ Value Memory::LoadScalar(DType dtype, const Gp& pointer) {
     s.cc.emit(Inst::kIdVpbroadcastd, r, r.xmm());
   };
   switch (dtype) {
-    case DType::kFloat32: case DType::kInt32: s.cc.emit(Inst::kIdVbroadcastss, r, x86::dword_ptr(pointer)); break;
-    case DType::kFloat64: case DType::kInt64: s.cc.emit(Inst::kIdVbroadcastsd, r, x86::qword_ptr(pointer)); break;
-    case DType::kUInt8: s.cc.movzx(bits, x86::byte_ptr(pointer)); broadcast_bits(); break;
-    case DType::kInt8: s.cc.movsx(bits, x86::byte_ptr(pointer)); broadcast_bits(); break;
-    case DType::kInt16: s.cc.movsx(bits, x86::word_ptr(pointer)); broadcast_bits(); break;
+    case DType::kFloat32:
+    case DType::kInt32:
+      s.cc.emit(Inst::kIdVbroadcastss, r, x86::dword_ptr(pointer));
+      break;
+    case DType::kFloat64:
+    case DType::kInt64:
+      s.cc.emit(Inst::kIdVbroadcastsd, r, x86::qword_ptr(pointer));
+      break;
+    case DType::kUInt8:
+      s.cc.movzx(bits, x86::byte_ptr(pointer));
+      broadcast_bits();
+      break;
+    case DType::kInt8:
+      s.cc.movsx(bits, x86::byte_ptr(pointer));
+      broadcast_bits();
+      break;
+    case DType::kInt16:
+      s.cc.movsx(bits, x86::word_ptr(pointer));
+      broadcast_bits();
+      break;
     case DType::kBFloat16:
       s.cc.movzx(bits, x86::word_ptr(pointer));
       s.cc.shl(bits, 16);
@@ -270,27 +331,39 @@ Value Memory::LoadScalar(DType dtype, const Gp& pointer) {
 }
 
 void Memory::StoreScalar(DType dtype, const Gp& pointer, const Value& value) {
-  // A fresh copy: asmjit's register allocator would replace a spilled source of vmovd by its stack slot, and "vmovd r32,
-  // m32" is encoded as a load into the vector register of that number.
+  // A fresh copy: asmjit's register allocator would replace a spilled source of vmovd by its stack slot, and "vmovd
+  // r32, m32" is encoded as a load into the vector register of that number.
   const Reg r = value.is_constant ? s.Load(value.constant) : s.Copy(value.r[0]);
   Gp bits = s.cc.newInt32();
   switch (dtype) {
-    case DType::kFloat32: case DType::kInt32: s.cc.vmovss(x86::dword_ptr(pointer), r.xmm()); return;
-    case DType::kFloat64: case DType::kInt64: s.cc.vmovsd(x86::qword_ptr(pointer), r.xmm()); return;
+    case DType::kFloat32:
+    case DType::kInt32:
+      s.cc.vmovss(x86::dword_ptr(pointer), r.xmm());
+      return;
+    case DType::kFloat64:
+    case DType::kInt64:
+      s.cc.vmovsd(x86::qword_ptr(pointer), r.xmm());
+      return;
     case DType::kFloat16: {
       Reg half = s.New();
       s.cc.vcvtps2ph(half.xmm(), r.xmm(), 0);
       s.cc.vmovd(bits, half.xmm());
       break;
     }
-    case DType::kBool: case DType::kUInt8: case DType::kInt8: case DType::kInt16: case DType::kBFloat16:
+    case DType::kBool:
+    case DType::kUInt8:
+    case DType::kInt8:
+    case DType::kInt16:
+    case DType::kBFloat16:
       s.cc.vmovd(bits, r.xmm());
       if (dtype == DType::kBool) s.cc.and_(bits, 1);
       if (dtype == DType::kBFloat16) s.cc.shr(bits, 16);
       break;
   }
-  if (loop::DTypeBytes(dtype) == 2) s.cc.mov(x86::word_ptr(pointer), bits.r16());
-  else s.cc.mov(x86::byte_ptr(pointer), bits.r8());
+  if (loop::DTypeBytes(dtype) == 2)
+    s.cc.mov(x86::word_ptr(pointer), bits.r16());
+  else
+    s.cc.mov(x86::byte_ptr(pointer), bits.r8());
 }
 
 }  // namespace framejit::cpu

@@ -16,12 +16,18 @@ Value One(const Reg& r) { return Value{{r, r}}; }
 
 int CompareCodeOf(Op op) {
   switch (op) {
-    case Op::kEq: return kEqual;
-    case Op::kNe: return kNotEqual;
-    case Op::kLt: return kLess;
-    case Op::kLe: return kLessEqual;
-    case Op::kGt: return kGreater;
-    default: return kGreaterEqual;
+    case Op::kEq:
+      return kEqual;
+    case Op::kNe:
+      return kNotEqual;
+    case Op::kLt:
+      return kLess;
+    case Op::kLe:
+      return kLessEqual;
+    case Op::kGt:
+      return kGreater;
+    default:
+      return kGreaterEqual;
   }
 }
 
@@ -31,11 +37,23 @@ Value Operators::Constant(const loop::Node& node) {
   Value value;
   value.is_constant = true;
   switch (node.dtype) {
-    case DType::kBool: value.constant = s.Splat32(node.int_value ? ~0u : 0); break;
-    case DType::kInt64: value.constant = s.Splat64(static_cast<uint64_t>(node.int_value)); break;
-    case DType::kFloat64: value.constant = s.F64(node.float_value); break;
-    case DType::kFloat32: value.constant = s.F32(static_cast<float>(node.float_value)); break;
-    case DType::kUInt8: case DType::kInt8: case DType::kInt16: case DType::kInt32: case DType::kFloat16:
+    case DType::kBool:
+      value.constant = s.Splat32(node.int_value ? ~0u : 0);
+      break;
+    case DType::kInt64:
+      value.constant = s.Splat64(static_cast<uint64_t>(node.int_value));
+      break;
+    case DType::kFloat64:
+      value.constant = s.F64(node.float_value);
+      break;
+    case DType::kFloat32:
+      value.constant = s.F32(static_cast<float>(node.float_value));
+      break;
+    case DType::kUInt8:
+    case DType::kInt8:
+    case DType::kInt16:
+    case DType::kInt32:
+    case DType::kFloat16:
     case DType::kBFloat16:
       value.constant = s.Splat32(static_cast<uint32_t>(node.int_value));
       break;
@@ -99,11 +117,14 @@ Value Operators::SinCos(Op op, const Value& value) {
   const Reg huge = s.CompareF32(s.And(x, s.Splat32(0x7fffffffu)), s.F32(kSinCosLimit), kGreater);
   const Label done = s.cc.newLabel();
   Gp any = s.cc.newInt32();
-  if (s.wide) s.cc.kmovw(any, s.MaskBits(huge));
-  else s.cc.emit(Inst::kIdVmovmskps, any, huge);
+  if (s.wide)
+    s.cc.kmovw(any, s.MaskBits(huge));
+  else
+    s.cc.emit(Inst::kIdVmovmskps, any, huge);
   s.cc.test(any, any);
   s.cc.jz(done);
-  const Value called = CallLanes(FindLaneFunction(op, DType::kFloat32), DType::kFloat32, DType::kFloat32, One(x), nullptr);
+  const Value called =
+      CallLanes(FindLaneFunction(op, DType::kFloat32), DType::kFloat32, DType::kFloat32, One(x), nullptr);
   s.cc.emit(Inst::kIdVmovaps, result, called.r[0]);
   s.cc.bind(done);
   return One(result);
@@ -113,29 +134,53 @@ Value Operators::Float32(Op op, const Value* v) {
   const Reg a = First(v[0], 0);
   const Operand b = v[1].Source(0);
   switch (op) {
-    case Op::kAdd: return One(s.Add(a, b));
-    case Op::kSub: return One(s.Sub(a, b));
-    case Op::kMul: return One(s.Mul(a, b));
-    case Op::kDiv: return One(s.Div(a, b));
-    case Op::kMin: return One(MinMaxFloat(Inst::kIdVminps, false, a, b));
-    case Op::kMax: return One(MinMaxFloat(Inst::kIdVmaxps, false, a, b));
-    case Op::kNeg: return One(s.Xor(a, s.Splat32(0x80000000u)));
-    case Op::kAbs: return One(s.And(a, s.Splat32(0x7fffffffu)));
-    case Op::kSqrt: return One(s.Op1(Inst::kIdVsqrtps, a));
-    case Op::kRsqrt: return One(s.Div(s.Load(s.F32(1.0f)), s.Op1(Inst::kIdVsqrtps, a)));
-    case Op::kReciprocal: return One(s.Div(s.Load(s.F32(1.0f)), a));
-    case Op::kRound: return One(s.Round32(a, 0));
-    case Op::kFloor: return One(s.Round32(a, 1));
-    case Op::kCeil: return One(s.Round32(a, 2));
-    case Op::kTrunc: return One(s.Round32(a, 3));
-    case Op::kExp: return One(EmitExp(s, a));
-    case Op::kExpm1: return One(EmitExpm1(s, a));
-    case Op::kLog: return One(EmitLog(s, a));
-    case Op::kLog1p: return One(EmitLog1p(s, a));
-    case Op::kTanh: return One(EmitTanh(s, a));
-    case Op::kSigmoid: return One(EmitSigmoid(s, a));
-    case Op::kErf: return One(EmitErf(s, a));
-    case Op::kSin: case Op::kCos: return SinCos(op, v[0]);
+    case Op::kAdd:
+      return One(s.Add(a, b));
+    case Op::kSub:
+      return One(s.Sub(a, b));
+    case Op::kMul:
+      return One(s.Mul(a, b));
+    case Op::kDiv:
+      return One(s.Div(a, b));
+    case Op::kMin:
+      return One(MinMaxFloat(Inst::kIdVminps, false, a, b));
+    case Op::kMax:
+      return One(MinMaxFloat(Inst::kIdVmaxps, false, a, b));
+    case Op::kNeg:
+      return One(s.Xor(a, s.Splat32(0x80000000u)));
+    case Op::kAbs:
+      return One(s.And(a, s.Splat32(0x7fffffffu)));
+    case Op::kSqrt:
+      return One(s.Op1(Inst::kIdVsqrtps, a));
+    case Op::kRsqrt:
+      return One(s.Div(s.Load(s.F32(1.0f)), s.Op1(Inst::kIdVsqrtps, a)));
+    case Op::kReciprocal:
+      return One(s.Div(s.Load(s.F32(1.0f)), a));
+    case Op::kRound:
+      return One(s.Round32(a, 0));
+    case Op::kFloor:
+      return One(s.Round32(a, 1));
+    case Op::kCeil:
+      return One(s.Round32(a, 2));
+    case Op::kTrunc:
+      return One(s.Round32(a, 3));
+    case Op::kExp:
+      return One(EmitExp(s, a));
+    case Op::kExpm1:
+      return One(EmitExpm1(s, a));
+    case Op::kLog:
+      return One(EmitLog(s, a));
+    case Op::kLog1p:
+      return One(EmitLog1p(s, a));
+    case Op::kTanh:
+      return One(EmitTanh(s, a));
+    case Op::kSigmoid:
+      return One(EmitSigmoid(s, a));
+    case Op::kErf:
+      return One(EmitErf(s, a));
+    case Op::kSin:
+    case Op::kCos:
+      return SinCos(op, v[0]);
     default:
       return CallLanes(FindLaneFunction(op, DType::kFloat32), DType::kFloat32, DType::kFloat32, v[0],
                        loop::OperandCount(op) == 2 ? &v[1] : nullptr);
@@ -152,21 +197,51 @@ Value Operators::Float64(Op op, const Value* v) {
     const Reg a = First(v[0], i);
     const Operand b = v[1].Source(i);
     switch (op) {
-      case Op::kAdd: out.r[i] = s.Op2(Inst::kIdVaddpd, a, b); break;
-      case Op::kSub: out.r[i] = s.Op2(Inst::kIdVsubpd, a, b); break;
-      case Op::kMul: out.r[i] = s.Op2(Inst::kIdVmulpd, a, b); break;
-      case Op::kDiv: out.r[i] = s.Op2(Inst::kIdVdivpd, a, b); break;
-      case Op::kMin: out.r[i] = MinMaxFloat(Inst::kIdVminpd, true, a, b); break;
-      case Op::kMax: out.r[i] = MinMaxFloat(Inst::kIdVmaxpd, true, a, b); break;
-      case Op::kNeg: out.r[i] = s.Xor(a, s.Splat64(0x8000000000000000u)); break;
-      case Op::kAbs: out.r[i] = s.And(a, s.Splat64(0x7fffffffffffffffu)); break;
-      case Op::kSqrt: out.r[i] = s.Op1(Inst::kIdVsqrtpd, a); break;
-      case Op::kRsqrt: out.r[i] = s.Op2(Inst::kIdVdivpd, s.Load(s.F64(1.0)), s.Op1(Inst::kIdVsqrtpd, a)); break;
-      case Op::kReciprocal: out.r[i] = s.Op2(Inst::kIdVdivpd, s.Load(s.F64(1.0)), a); break;
-      case Op::kRound: out.r[i] = s.Round64(a, 0); break;
-      case Op::kFloor: out.r[i] = s.Round64(a, 1); break;
-      case Op::kCeil: out.r[i] = s.Round64(a, 2); break;
-      default: out.r[i] = s.Round64(a, 3); break;  // trunc
+      case Op::kAdd:
+        out.r[i] = s.Op2(Inst::kIdVaddpd, a, b);
+        break;
+      case Op::kSub:
+        out.r[i] = s.Op2(Inst::kIdVsubpd, a, b);
+        break;
+      case Op::kMul:
+        out.r[i] = s.Op2(Inst::kIdVmulpd, a, b);
+        break;
+      case Op::kDiv:
+        out.r[i] = s.Op2(Inst::kIdVdivpd, a, b);
+        break;
+      case Op::kMin:
+        out.r[i] = MinMaxFloat(Inst::kIdVminpd, true, a, b);
+        break;
+      case Op::kMax:
+        out.r[i] = MinMaxFloat(Inst::kIdVmaxpd, true, a, b);
+        break;
+      case Op::kNeg:
+        out.r[i] = s.Xor(a, s.Splat64(0x8000000000000000u));
+        break;
+      case Op::kAbs:
+        out.r[i] = s.And(a, s.Splat64(0x7fffffffffffffffu));
+        break;
+      case Op::kSqrt:
+        out.r[i] = s.Op1(Inst::kIdVsqrtpd, a);
+        break;
+      case Op::kRsqrt:
+        out.r[i] = s.Op2(Inst::kIdVdivpd, s.Load(s.F64(1.0)), s.Op1(Inst::kIdVsqrtpd, a));
+        break;
+      case Op::kReciprocal:
+        out.r[i] = s.Op2(Inst::kIdVdivpd, s.Load(s.F64(1.0)), a);
+        break;
+      case Op::kRound:
+        out.r[i] = s.Round64(a, 0);
+        break;
+      case Op::kFloor:
+        out.r[i] = s.Round64(a, 1);
+        break;
+      case Op::kCeil:
+        out.r[i] = s.Round64(a, 2);
+        break;
+      default:
+        out.r[i] = s.Round64(a, 3);
+        break;  // trunc
     }
   }
   return out;
@@ -194,12 +269,24 @@ Value Operators::Int(Op op, DType dtype, const Value* v) {
     const Reg b = loop::OperandCount(op) == 2 ? First(v[1], i) : a;
     const InstId sub = wide ? Inst::kIdVpsubq : Inst::kIdVpsubd;
     switch (op) {
-      case Op::kAdd: out.r[i] = s.Op2(wide ? Inst::kIdVpaddq : Inst::kIdVpaddd, a, b); break;
-      case Op::kSub: out.r[i] = s.Op2(sub, a, b); break;
-      case Op::kMul: out.r[i] = wide ? MultiplyInt64(a, b) : s.Op2(Inst::kIdVpmulld, a, b); break;
-      case Op::kMin: out.r[i] = wide ? MinMaxInt64(false, a, b) : s.Op2(Inst::kIdVpminsd, a, b); break;
-      case Op::kMax: out.r[i] = wide ? MinMaxInt64(true, a, b) : s.Op2(Inst::kIdVpmaxsd, a, b); break;
-      case Op::kNeg: out.r[i] = s.Op2(sub, s.Zero(), a); break;
+      case Op::kAdd:
+        out.r[i] = s.Op2(wide ? Inst::kIdVpaddq : Inst::kIdVpaddd, a, b);
+        break;
+      case Op::kSub:
+        out.r[i] = s.Op2(sub, a, b);
+        break;
+      case Op::kMul:
+        out.r[i] = wide ? MultiplyInt64(a, b) : s.Op2(Inst::kIdVpmulld, a, b);
+        break;
+      case Op::kMin:
+        out.r[i] = wide ? MinMaxInt64(false, a, b) : s.Op2(Inst::kIdVpminsd, a, b);
+        break;
+      case Op::kMax:
+        out.r[i] = wide ? MinMaxInt64(true, a, b) : s.Op2(Inst::kIdVpmaxsd, a, b);
+        break;
+      case Op::kNeg:
+        out.r[i] = s.Op2(sub, s.Zero(), a);
+        break;
       default:  // abs
         out.r[i] = wide ? MinMaxInt64(true, a, s.Op2(sub, s.Zero(), a)) : s.Op1(Inst::kIdVpabsd, a);
         break;
@@ -212,10 +299,14 @@ Value Operators::Bits(Op op, DType dtype, const Value* v) {
   Value out;
   for (int i = 0; i < RegisterCount(dtype); ++i) {
     const Reg a = First(v[0], i);
-    if (op == Op::kNot) out.r[i] = s.Xor(a, s.Splat32(~0u));
-    else if (op == Op::kAnd) out.r[i] = s.And(a, v[1].Source(i));
-    else if (op == Op::kOr) out.r[i] = s.Or(a, v[1].Source(i));
-    else out.r[i] = s.Xor(a, v[1].Source(i));
+    if (op == Op::kNot)
+      out.r[i] = s.Xor(a, s.Splat32(~0u));
+    else if (op == Op::kAnd)
+      out.r[i] = s.And(a, v[1].Source(i));
+    else if (op == Op::kOr)
+      out.r[i] = s.Or(a, v[1].Source(i));
+    else
+      out.r[i] = s.Xor(a, v[1].Source(i));
   }
   return out;
 }
@@ -268,10 +359,14 @@ namespace {
 
 Op StepOf(Op reduction) {
   switch (reduction) {
-    case Op::kReduceSum: return Op::kAdd;
-    case Op::kReduceProd: return Op::kMul;
-    case Op::kReduceMax: return Op::kMax;
-    default: return Op::kMin;
+    case Op::kReduceSum:
+      return Op::kAdd;
+    case Op::kReduceProd:
+      return Op::kMul;
+    case Op::kReduceMax:
+      return Op::kMax;
+    default:
+      return Op::kMin;
   }
 }
 

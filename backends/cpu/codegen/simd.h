@@ -22,15 +22,23 @@ using asmjit::Label;
 using asmjit::Operand;
 
 // Predicates of vcmpps/vcmppd; on integers only equality and greater-than exist.
-enum CompareCode : int { kEqual = 0, kLess = 17, kLessEqual = 18, kUnordered = 3, kNotEqual = 4, kGreaterEqual = 29, kGreater = 30 };
+enum CompareCode : int {
+  kEqual = 0,
+  kLess = 17,
+  kLessEqual = 18,
+  kUnordered = 3,
+  kNotEqual = 4,
+  kGreaterEqual = 29,
+  kGreater = 30
+};
 
 class Simd {
  public:
   Simd(x86::Compiler& cc, Isa isa) : cc(cc), wide(isa == Isa::kAvx512), lanes(wide ? 16 : 8) {}
 
   x86::Compiler& cc;
-  const bool wide;   // AVX-512
-  const int lanes;   // 32-bit lanes of a register; a vector of 64-bit values takes two registers
+  const bool wide;  // AVX-512
+  const int lanes;  // 32-bit lanes of a register; a vector of 64-bit values takes two registers
   int vector_bytes() const { return lanes * 4; }
 
   Reg New() { return wide ? static_cast<Reg>(cc.newZmm()) : static_cast<Reg>(cc.newYmm()); }

@@ -11,10 +11,19 @@ namespace framejit::cpu {
 // already wrapped, bool as a 32-bit mask.
 inline loop::DType RegisterType(loop::DType dtype) {
   switch (dtype) {
-    case loop::DType::kFloat16: case loop::DType::kBFloat16: return loop::DType::kFloat32;
-    case loop::DType::kUInt8: case loop::DType::kInt8: case loop::DType::kInt16: return loop::DType::kInt32;
-    case loop::DType::kBool: case loop::DType::kInt32: case loop::DType::kInt64: case loop::DType::kFloat32:
-    case loop::DType::kFloat64: return dtype;
+    case loop::DType::kFloat16:
+    case loop::DType::kBFloat16:
+      return loop::DType::kFloat32;
+    case loop::DType::kUInt8:
+    case loop::DType::kInt8:
+    case loop::DType::kInt16:
+      return loop::DType::kInt32;
+    case loop::DType::kBool:
+    case loop::DType::kInt32:
+    case loop::DType::kInt64:
+    case loop::DType::kFloat32:
+    case loop::DType::kFloat64:
+      return dtype;
   }
   return dtype;
 }
@@ -24,8 +33,8 @@ inline int RegisterCount(loop::DType dtype) { return Is64(dtype) ? 2 : 1; }
 
 // One vector of Simd::lanes elements. Registers of a Value are never written after it was made.
 struct Value {
-  Reg r[2];               // the second for 64-bit types only
-  Mem constant;           // set for constants, which live in the pool instead
+  Reg r[2];      // the second for 64-bit types only
+  Mem constant;  // set for constants, which live in the pool instead
   bool is_constant = false;
 
   Operand Source(int i) const { return is_constant ? static_cast<const Operand&>(constant) : r[i]; }

@@ -49,10 +49,11 @@ void CheckUnary(const std::string& op, at::ScalarType type, std::vector<Arg> res
 }
 
 TEST(CpuPointwise, UnaryOperators) {
-  for (const char* op : {"abs", "neg", "sign", "floor", "ceil", "round", "trunc", "exp", "exp2", "expm1", "log", "log2",
-                         "log10", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tan", "asin", "acos", "atan",
-                         "sinh", "cosh", "tanh", "erf", "erfc", "sigmoid", "relu", "isnan", "logical_not",
-                         "bitwise_not", "clone"}) {
+  for (const char* op :
+       {"abs",   "neg",     "sign", "floor", "ceil",        "round",       "trunc", "exp",        "exp2",
+        "expm1", "log",     "log2", "log10", "log1p",       "sqrt",        "rsqrt", "reciprocal", "sin",
+        "cos",   "tan",     "asin", "acos",  "atan",        "sinh",        "cosh",  "tanh",       "erf",
+        "erfc",  "sigmoid", "relu", "isnan", "logical_not", "bitwise_not", "clone"}) {
     for (at::ScalarType type : kAll) CheckUnary(std::string("aten::") + op, type);
   }
 }

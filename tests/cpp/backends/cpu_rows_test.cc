@@ -38,7 +38,8 @@ TEST(CpuRows, Reductions) {
       reduce("aten::var.correction", {{-1}, 1, keep});
       reduce("aten::std.correction", {{-1}, 0, keep});
     }
-    for (const char* op : {"aten::sum", "aten::mean", "aten::max", "aten::min", "aten::any", "aten::all"}) reduce(op, {});
+    for (const char* op : {"aten::sum", "aten::mean", "aten::max", "aten::min", "aten::any", "aten::all"})
+      reduce(op, {});
     ExpectCpuEqualsInterp(recorder);
   }
 }

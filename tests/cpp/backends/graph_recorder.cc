@@ -36,11 +36,16 @@ double Tolerance(const at::Tensor& expected) {
   at::Tensor finite = expected.to(at::kDouble).nan_to_num(0, 0, 0).abs();
   double largest = std::max(finite.max().item<double>(), 1e-3);
   switch (expected.scalar_type()) {
-    case at::ScalarType::Double: return largest * 1e-13;
-    case at::ScalarType::Float: return largest * 2e-6;
-    case at::ScalarType::Half: return largest * 1.0 / 1024;   // one unit in the last place
-    case at::ScalarType::BFloat16: return largest * 1.0 / 128;
-    default: return 0;  // torch's enumeration; no other floating type is tested
+    case at::ScalarType::Double:
+      return largest * 1e-13;
+    case at::ScalarType::Float:
+      return largest * 2e-6;
+    case at::ScalarType::Half:
+      return largest * 1.0 / 1024;  // one unit in the last place
+    case at::ScalarType::BFloat16:
+      return largest * 1.0 / 128;
+    default:
+      return 0;  // torch's enumeration; no other floating type is tested
   }
 }
 
@@ -62,7 +67,8 @@ void ExpectSameTensor(const at::Tensor& actual, const at::Tensor& expected, cons
 
 int CountLines(const std::string& text, const std::string& prefix) {
   int count = 0;
-  for (size_t at = 0; at != std::string::npos && at < text.size(); at = text.find('\n', at), at += at != std::string::npos) {
+  for (size_t at = 0; at != std::string::npos && at < text.size();
+       at = text.find('\n', at), at += at != std::string::npos) {
     if (text.compare(at, prefix.size(), prefix) == 0) ++count;
   }
   return count;

@@ -14,12 +14,12 @@ namespace framejit {
 
 // A value of the graph under construction, or a constant operand.
 struct Arg {
-  Arg(c10::IValue value) : constant(std::move(value)) {}  // NOLINT: operands are written as plain literals
-  Arg(double value) : constant(value) {}                  // NOLINT
+  Arg(c10::IValue value) : constant(std::move(value)) {}     // NOLINT: operands are written as plain literals
+  Arg(double value) : constant(value) {}                     // NOLINT
   Arg(int value) : constant(static_cast<int64_t>(value)) {}  // NOLINT
-  Arg(bool value) : constant(value) {}                    // NOLINT
+  Arg(bool value) : constant(value) {}                       // NOLINT
   Arg(const char* value) : constant(std::string(value)) {}   // NOLINT
-  Arg(at::ScalarType value) : constant(static_cast<int64_t>(value)) {}  // NOLINT
+  Arg(at::ScalarType value) : constant(static_cast<int64_t>(value)) {}                  // NOLINT
   Arg(std::initializer_list<int64_t> value) : constant(std::vector<int64_t>(value)) {}  // NOLINT
   static Arg Value(ValueId id);
   static Arg List(std::vector<ValueId> ids);

@@ -59,10 +59,10 @@ TEST(CfgTest, ProtectedInstructionsLeadToTheirHandler) {
 }
 
 TEST(CfgTest, CodeAfterAnUnconditionalJumpIsUnreachable) {
-  DecodedCode decoded =
-      ReplacedCode("def f(): pass", "co_code=bytes([op['JUMP_FORWARD'], 1, op['NOP'], 0, op['LOAD_CONST'], 0, "
-                                    "op['RETURN_VALUE'], 0])")
-          .Decode();
+  DecodedCode decoded = ReplacedCode("def f(): pass",
+                                     "co_code=bytes([op['JUMP_FORWARD'], 1, op['NOP'], 0, op['LOAD_CONST'], 0, "
+                                     "op['RETURN_VALUE'], 0])")
+                            .Decode();
   Cfg cfg(decoded);
   ExpectPartition(decoded, cfg);
   EXPECT_FALSE(cfg.blocks()[cfg.BlockOf(Find(decoded, "NOP"))].reachable);

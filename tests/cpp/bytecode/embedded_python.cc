@@ -39,7 +39,8 @@ DecodedCode TestCode::Decode() const {
 TestCode FunctionCode(const std::string& source) { return TestCode(source + "\ncode = f.__code__\n"); }
 
 TestCode ReplacedCode(const std::string& source, const std::string& fields) {
-  return TestCode("import dis\n" + source + "\ncode = f.__code__\nop = dis.opmap\ncode = code.replace(" + fields + ")\n");
+  return TestCode("import dis\n" + source + "\ncode = f.__code__\nop = dis.opmap\ncode = code.replace(" + fields +
+                  ")\n");
 }
 
 int Find(const DecodedCode& code, std::string_view name, int from) {

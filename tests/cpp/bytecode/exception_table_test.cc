@@ -10,7 +10,8 @@ namespace {
 std::string Bytes(std::initializer_list<int> values) { return std::string(values.begin(), values.end()); }
 
 TEST(ExceptionTableTest, ParsesOneByteNumbers) {
-  absl::StatusOr<std::vector<ExceptionEntry>> table = ParseExceptionTable(Bytes({0x80 | 3, 4, 9, 5, 0x80 | 7, 2, 11, 2}));
+  absl::StatusOr<std::vector<ExceptionEntry>> table =
+      ParseExceptionTable(Bytes({0x80 | 3, 4, 9, 5, 0x80 | 7, 2, 11, 2}));
   ASSERT_TRUE(table.ok());
   ASSERT_EQ(table->size(), 2u);
   EXPECT_EQ((*table)[0], (ExceptionEntry{3, 7, 9, 2, true}));

@@ -52,7 +52,8 @@ TEST(LivenessTest, StoreInATryKeepsTheOldValueForTheHandler) {
 }
 
 TEST(LivenessTest, CellsAndFreeVariables) {
-  Analysed f("def outer():\n  n = 0\n  def f(a):\n    nonlocal n\n    n = a\n    return lambda: a\n  return f\nf = outer()\n");
+  Analysed f(
+      "def outer():\n  n = 0\n  def f(a):\n    nonlocal n\n    n = a\n    return lambda: a\n  return f\nf = outer()\n");
   // Slots: a (cell argument), n (free). MAKE_CELL reads the argument; COPY_FREE_VARS writes n.
   EXPECT_EQ(f.liveness.SlotsLiveBefore(0), (Slots{0}));
   EXPECT_EQ(f.Before("RESUME"), (Slots{0, 1}));

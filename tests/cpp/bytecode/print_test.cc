@@ -26,7 +26,8 @@ constexpr const char* kPlain =
 TEST(PrintTest, Golden) {
   TestCode code = ReplacedCode(
       "def f(a, b): return 7",
-      "co_firstlineno=1, co_consts=(None, 7), co_stacksize=1, co_linetable=bytes([0xe8, 0, 0xe8, 0, 0xe8, 0, 0xe8, 0, 0xe8, 0, 0xe8, 0, "
+      "co_firstlineno=1, co_consts=(None, 7), co_stacksize=1, co_linetable=bytes([0xe8, 0, 0xe8, 0, 0xe8, 0, 0xe8, 0, "
+      "0xe8, 0, 0xe8, 0, "
       "0xe8, 0]), co_exceptiontable=bytes([0x80 | 1, 2, 5, 0]), co_code=bytes([op['NOP'], 0, op['LOAD_CONST'], 1, "
       "op['STORE_FAST'], 0, op['JUMP_FORWARD'], 1, op['NOP'], 0, op['LOAD_FAST'], 1, op['RETURN_VALUE'], 0])");
   EXPECT_EQ(Printed(code), kPlain);
@@ -37,24 +38,27 @@ void ExpectContains(const std::string& text, const char* part) {
 }
 
 TEST(PrintTest, OperandsNameWhatTheyMean) {
-  const std::string text = Printed(FunctionCode(
-      "def outer(n):\n  def f(a):\n    for x in a.items:\n      print(x, 'text', n)\n    return a < 3\n  return f\nf = outer(1)\n"));
-  for (const char* part : {"COPY_FREE_VARS 1", "(items", "(print", "('text')", "LOAD_DEREF 2 (n)", "FOR_ITER -> L", "(<",
-                           "JUMP_BACKWARD -> L", "  line 3\n", "  line 4\n"}) {
+  const std::string text =
+      Printed(FunctionCode("def outer(n):\n  def f(a):\n    for x in a.items:\n      print(x, 'text', n)\n    return a "
+                           "< 3\n  return f\nf = outer(1)\n"));
+  for (const char* part : {"COPY_FREE_VARS 1", "(items", "(print", "('text')", "LOAD_DEREF 2 (n)", "FOR_ITER -> L",
+                           "(<", "JUMP_BACKWARD -> L", "  line 3\n", "  line 4\n"}) {
     ExpectContains(text, part);
   }
 }
 
 TEST(PrintTest, NestedCodeAndLongConstants) {
-  const std::string text = Printed(FunctionCode("def f():\n  g = lambda: 1\n  return ['" + std::string(100, 'x') + "']\n"));
+  const std::string text =
+      Printed(FunctionCode("def f():\n  g = lambda: 1\n  return ['" + std::string(100, 'x') + "']\n"));
   ExpectContains(text, "(<code f.<locals>.<lambda>>)");
   ExpectContains(text, "xxx...)");
   EXPECT_EQ(text.find(" at 0x"), std::string::npos);
 }
 
 TEST(PrintTest, ShowsWhatIsOutOfRangeAsUnknown) {
-  ExpectContains(Printed(ReplacedCode("def f(): return 1", "co_consts=(), co_code=bytes([op['LOAD_CONST'], 9, "
-                                                           "op['RETURN_VALUE'], 0])")),
+  ExpectContains(Printed(ReplacedCode("def f(): return 1",
+                                      "co_consts=(), co_code=bytes([op['LOAD_CONST'], 9, "
+                                      "op['RETURN_VALUE'], 0])")),
                  "LOAD_CONST 9 (?)");
 }
 

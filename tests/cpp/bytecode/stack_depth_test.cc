@@ -19,14 +19,15 @@ TEST_P(StackDepthSourceTest, EqualsTheCompilers) {
 
 INSTANTIATE_TEST_SUITE_P(
     StackDepth, StackDepthSourceTest,
-    ::testing::Values("def f(a, b):\n  return a + b\n", "def f(a):\n  return [a, a, [a, a, a], {a: a}]\n",
-                      "def f(a):\n  with a as b, b as c:\n    return c(b, a=1)\n",
-                      "def f(a):\n  for x in a:\n    for y in x:\n      yield y\n",
-                      "def f(a):\n  try:\n    return a.b(a)\n  except (A, B) as e:\n    raise a from e\n  finally:\n    a()\n",
-                      "async def f(a):\n  async for x in a:\n    await x\n  async with a:\n    pass\n",
-                      "def f(a):\n  match a:\n    case {'k': [x, *y]}:\n      return x, y\n    case A(b=c):\n      return c\n",
-                      "def f(*a, **k):\n  return f(*a, 1, *a, x=2, **k)\n",
-                      "def f(a):\n  try:\n    a()\n  except* ValueError:\n    pass\n"));
+    ::testing::Values(
+        "def f(a, b):\n  return a + b\n", "def f(a):\n  return [a, a, [a, a, a], {a: a}]\n",
+        "def f(a):\n  with a as b, b as c:\n    return c(b, a=1)\n",
+        "def f(a):\n  for x in a:\n    for y in x:\n      yield y\n",
+        "def f(a):\n  try:\n    return a.b(a)\n  except (A, B) as e:\n    raise a from e\n  finally:\n    a()\n",
+        "async def f(a):\n  async for x in a:\n    await x\n  async with a:\n    pass\n",
+        "def f(a):\n  match a:\n    case {'k': [x, *y]}:\n      return x, y\n    case A(b=c):\n      return c\n",
+        "def f(*a, **k):\n  return f(*a, 1, *a, x=2, **k)\n",
+        "def f(a):\n  try:\n    a()\n  except* ValueError:\n    pass\n"));
 
 TEST(StackDepthTest, DepthsOfASmallFunction) {
   TestCode code = FunctionCode("def f(a, b):\n  return a + b\n");
@@ -37,10 +38,10 @@ TEST(StackDepthTest, DepthsOfASmallFunction) {
 }
 
 TEST(StackDepthTest, UnreachableInstructionsHaveNone) {
-  DecodedCode decoded =
-      ReplacedCode("def f(): pass", "co_code=bytes([op['JUMP_FORWARD'], 1, op['NOP'], 0, op['LOAD_CONST'], 0, "
-                                    "op['RETURN_VALUE'], 0])")
-          .Decode();
+  DecodedCode decoded = ReplacedCode("def f(): pass",
+                                     "co_code=bytes([op['JUMP_FORWARD'], 1, op['NOP'], 0, op['LOAD_CONST'], 0, "
+                                     "op['RETURN_VALUE'], 0])")
+                            .Decode();
   EXPECT_EQ(ComputeStackDepths(decoded)->before[Find(decoded, "NOP")], -1);
 }
 

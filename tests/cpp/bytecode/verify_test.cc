@@ -36,13 +36,13 @@ TEST_P(VerifyDamageTest, IsFound) {
 INSTANTIATE_TEST_SUITE_P(
     Verify, VerifyDamageTest,
     ::testing::Values(
-        Damage{"co_stacksize=0", "co_stacksize is "},
-        Damage{"co_names=()", "name 0 is outside"},
+        Damage{"co_stacksize=0", "co_stacksize is "}, Damage{"co_names=()", "name 0 is outside"},
         Damage{"co_code=head(op['LOAD_CONST'], 200), co_exceptiontable=b''", "constant 200 is outside"},
         Damage{"co_code=head(op['STORE_FAST'], 7), co_exceptiontable=b''", "slot 7 is outside 0..0"},
         Damage{"co_code=head(op['LOAD_DEREF'], 0), co_exceptiontable=b''", "slot 0 holds no cell"},
         Damage{"co_code=head(op['LOAD_DEREF'], 9), co_exceptiontable=b''", "slot 9 is outside"},
-        Damage{"co_code=head(op['COPY_FREE_VARS'], 1), co_exceptiontable=b''", "copies 1 free variables, the code has 0"},
+        Damage{"co_code=head(op['COPY_FREE_VARS'], 1), co_exceptiontable=b''",
+               "copies 1 free variables, the code has 0"},
         Damage{"co_code=head(op['COPY'], 0), co_exceptiontable=b''", "stack positions start at 1"},
         Damage{"co_code=head(op['COMPARE_OP'], 255, 0, 0, 0, 0)[:2 + 2 * dis._inline_cache_entries['COMPARE_OP'] if "
                "isinstance(dis._inline_cache_entries, dict) else 2 + 2 * "
@@ -57,10 +57,12 @@ INSTANTIATE_TEST_SUITE_P(
         Damage{"co_exceptiontable=bytes([0x80, 1, 0, 10 << 1])", "its handler keeps 10 values"}));
 
 TEST(VerifyTest, ReportsEveryProblem) {
-  TestCode code = ReplacedCode("def f(): return x", "co_consts=(), co_names=(), co_code=bytes([op['LOAD_CONST'], 5, "
-                                                    "op['STORE_NAME'], 6, op['LOAD_CONST'], 7, op['RETURN_VALUE'], 0])");
+  TestCode code = ReplacedCode("def f(): return x",
+                               "co_consts=(), co_names=(), co_code=bytes([op['LOAD_CONST'], 5, "
+                               "op['STORE_NAME'], 6, op['LOAD_CONST'], 7, op['RETURN_VALUE'], 0])");
   const std::string message(VerifyCode(code.get()).message());
-  for (const char* part : {"constant 5", "name 6", "constant 7"}) EXPECT_NE(message.find(part), std::string::npos) << part;
+  for (const char* part : {"constant 5", "name 6", "constant 7"})
+    EXPECT_NE(message.find(part), std::string::npos) << part;
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// framejit_fake_testing: FakeSession and Functionalize for the tests in tests/python/fake, with a replay of graphs that is
-// one boxed call per node.
+// framejit_fake_testing: FakeSession and Functionalize for the tests in tests/python/fake, with a replay of graphs that
+// is one boxed call per node.
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
@@ -39,8 +39,7 @@ T Take(absl::StatusOr<T> value) {
 
 struct MetaTuple {
   static py::tuple Of(const TensorMeta& meta) {
-    py::object dtype = py::reinterpret_borrow<py::object>(
-        reinterpret_cast<PyObject*>(torch::getTHPDtype(meta.dtype)));
+    py::object dtype = py::reinterpret_borrow<py::object>(reinterpret_cast<PyObject*>(torch::getTHPDtype(meta.dtype)));
     return py::make_tuple(std::vector<int64_t>(meta.sizes.begin(), meta.sizes.end()),
                           std::vector<int64_t>(meta.strides.begin(), meta.strides.end()), meta.storage_offset, dtype,
                           meta.storage, meta.requires_grad);
@@ -78,7 +77,8 @@ std::vector<at::Tensor> Replay(const Graph& graph, const std::vector<at::Tensor>
     torch::jit::Stack stack;
     PushOperands(node, [&](ValueId id) { return values[static_cast<size_t>(id)]; }, stack);
     node.op.callBoxed(&stack);
-    TakeResults(node, stack, [&](ValueId id, at::Tensor tensor) { values[static_cast<size_t>(id)] = std::move(tensor); });
+    TakeResults(node, stack,
+                [&](ValueId id, at::Tensor tensor) { values[static_cast<size_t>(id)] = std::move(tensor); });
   }
   for (const InputMutation& mutation : graph.mutations) {
     values[static_cast<size_t>(mutation.input)].copy_(values[static_cast<size_t>(mutation.value)]);
@@ -104,12 +104,13 @@ std::vector<std::string> CheckMetadata(const Graph& graph, const std::vector<at:
         wrong.push_back(absl::StrCat(OperatorName(node.op), ": eager leaves an output undefined"));
         return;
       }
-      const bool same = tensor.sizes() == at::IntArrayRef(meta.sizes) && tensor.strides() == at::IntArrayRef(meta.strides) &&
-                        tensor.scalar_type() == meta.dtype && tensor.storage_offset() == meta.storage_offset &&
-                        tensor.device() == meta.device;
+      const bool same = tensor.sizes() == at::IntArrayRef(meta.sizes) &&
+                        tensor.strides() == at::IntArrayRef(meta.strides) && tensor.scalar_type() == meta.dtype &&
+                        tensor.storage_offset() == meta.storage_offset && tensor.device() == meta.device;
       if (!same) {
-        wrong.push_back(absl::StrCat(OperatorName(node.op), ": eager ", c10::str(tensor.sizes(), tensor.strides(), tensor.scalar_type()),
-                                     ", recorded ", c10::str(at::IntArrayRef(meta.sizes), at::IntArrayRef(meta.strides), meta.dtype)));
+        wrong.push_back(absl::StrCat(OperatorName(node.op), ": eager ",
+                                     c10::str(tensor.sizes(), tensor.strides(), tensor.scalar_type()), ", recorded ",
+                                     c10::str(at::IntArrayRef(meta.sizes), at::IntArrayRef(meta.strides), meta.dtype)));
       }
       values[static_cast<size_t>(id)] = std::move(tensor);
     });
@@ -153,36 +154,47 @@ PYBIND11_MODULE(framejit_fake_testing, module) {
   py::class_<Graph>(module, "Graph")
       .def(py::init([](const Graph& graph) { return graph; }))
       .def_property_readonly("ops", &Operators)
-      .def_property_readonly("values", [](const Graph& graph) {
-        py::list result;
-        for (const TensorMeta& meta : graph.values) result.append(MetaTuple::Of(meta));
-        return result;
-      })
+      .def_property_readonly("values",
+                             [](const Graph& graph) {
+                               py::list result;
+                               for (const TensorMeta& meta : graph.values) result.append(MetaTuple::Of(meta));
+                               return result;
+                             })
       .def_readwrite("outputs", &Graph::outputs)
       .def_readonly("inputs", &Graph::inputs)
       .def_property_readonly("constants", [](const Graph& graph) { return graph.constants.size(); })
-      .def_property_readonly("mutations", [](const Graph& graph) {
-        std::vector<std::pair<ValueId, ValueId>> result;
-        for (const InputMutation& mutation : graph.mutations) result.emplace_back(mutation.input, mutation.value);
-        return result;
-      })
-      .def_property_readonly("positions", [](const Graph& graph) {
-        std::vector<std::pair<int, int>> result;
-        for (const Node& node : graph.nodes) result.emplace_back(node.location, node.torch_call);
-        return result;
-      })
-      .def_property_readonly("mutates", [](const Graph& graph) {
-        for (const Node& node : graph.nodes) {
-          if (MutatesArguments(node.op)) return true;
-        }
-        return false;
-      })
+      .def_property_readonly("mutations",
+                             [](const Graph& graph) {
+                               std::vector<std::pair<ValueId, ValueId>> result;
+                               for (const InputMutation& mutation : graph.mutations)
+                                 result.emplace_back(mutation.input, mutation.value);
+                               return result;
+                             })
+      .def_property_readonly("positions",
+                             [](const Graph& graph) {
+                               std::vector<std::pair<int, int>> result;
+                               for (const Node& node : graph.nodes) result.emplace_back(node.location, node.torch_call);
+                               return result;
+                             })
+      .def_property_readonly("mutates",
+                             [](const Graph& graph) {
+                               for (const Node& node : graph.nodes) {
+                                 if (MutatesArguments(node.op)) return true;
+                               }
+                               return false;
+                             })
       .def("replay", &Replay)
       .def("check_metadata", &CheckMetadata)
       .def("functionalize", [](const Graph& graph) { return Take(Functionalize(graph)); });
   py::class_<Session>(module, "Session")
       .def(py::init<>())
-      .def("__enter__", [](Session& session) -> Session& { session.Enter(); return session; }, py::return_value_policy::reference)
+      .def(
+          "__enter__",
+          [](Session& session) -> Session& {
+            session.Enter();
+            return session;
+          },
+          py::return_value_policy::reference)
       .def("__exit__", [](Session& session, const py::args&) { session.Exit(); })
       .def("input", [](Session& session, const at::Tensor& real) { return Take(session->MakeInput(real)); })
       .def("constant", [](Session& session, const at::Tensor& real) { return Take(session->MakeConstant(real)); })

@@ -1,5 +1,5 @@
-// framejit_graph_testing: the graph component for Python tests. Graphs come as text; torch-level graphs as Python data, in
-// which Value(i) stands for a tensor. Not part of the product.
+// framejit_graph_testing: the graph component for Python tests. Graphs come as text; torch-level graphs as Python data,
+// in which Value(i) stands for a tensor. Not part of the product.
 #include <torch/csrc/utils/pybind.h>
 
 #include <chrono>
@@ -81,7 +81,8 @@ TorchCall ToCall(const py::tuple& row, Graph& graph) {
                                  : TorchCall::Kind::kAttribute;
   call.target = PyRef::Borrow(py::object(row[1]).ptr());
   for (py::handle item : row[2]) call.args.push_back(ToArgument(item));
-  for (auto [name, value] : row[3].cast<py::dict>()) call.kwargs.emplace_back(PyRef::Borrow(name.ptr()), ToArgument(value));
+  for (auto [name, value] : row[3].cast<py::dict>())
+    call.kwargs.emplace_back(PyRef::Borrow(name.ptr()), ToArgument(value));
   call.result = ToArgument(row[4]);
   if (!row[5].is_none()) {
     py::tuple where = row[5];
@@ -142,9 +143,13 @@ PYBIND11_MODULE(framejit_graph_testing, module) {
   py::class_<TorchProgram>(module, "TorchProgram")
       .def(py::init(&MakeTorchProgram))
       .def("print", [](const TorchProgram& program) { return PrintTorchGraph(program.torch_graph, program.graph); })
-      .def("export", [](const TorchProgram& program, bool values, std::vector<std::string> names) {
-        return ObjectOrRaise(ExportTorchGraph(program.torch_graph, program.graph, FxOptions{values, std::move(names)}));
-      }, py::arg("values") = false, py::arg("names") = std::vector<std::string>());
+      .def(
+          "export",
+          [](const TorchProgram& program, bool values, std::vector<std::string> names) {
+            return ObjectOrRaise(
+                ExportTorchGraph(program.torch_graph, program.graph, FxOptions{values, std::move(names)}));
+          },
+          py::arg("values") = false, py::arg("names") = std::vector<std::string>());
   module.def("parse_print", [](const std::string& text) { return PrintGraph(ParseOrRaise(text)); });
   module.def("verify", [](const std::string& text) { return std::string(Verify(ParseOrRaise(text)).message()); });
   module.def("data_dependent_break", [](const std::string& detail) {
@@ -153,9 +158,12 @@ PYBIND11_MODULE(framejit_graph_testing, module) {
   module.def("pass_names", &PassNames);
   module.def("run_passes", &RunPasses);
   module.def("time_pipeline", &TimePipeline);
-  module.def("export_aten", [](const std::string& text, bool values) {
-    return ObjectOrRaise(ExportAtenGraph(ParseOrRaise(text), FxOptions{values, {}}));
-  }, py::arg("text"), py::arg("values") = false);
+  module.def(
+      "export_aten",
+      [](const std::string& text, bool values) {
+        return ObjectOrRaise(ExportAtenGraph(ParseOrRaise(text), FxOptions{values, {}}));
+      },
+      py::arg("text"), py::arg("values") = false);
 }
 
 }  // namespace framejit

@@ -18,7 +18,9 @@ class GuardProgramTest : public ::testing::Test {
   static void SetUpTestSuite() { ASSERT_TRUE(testing::StartPython()); }
 
   SourceId Argument(int index = 0) { return sources_.Intern(SourceKind::kArgument, kNoSource, nullptr, index); }
-  SourceId Globals() { return sources_.Intern(SourceKind::kGlobals, sources_.Intern(SourceKind::kFunction, kNoSource)); }
+  SourceId Globals() {
+    return sources_.Intern(SourceKind::kGlobals, sources_.Intern(SourceKind::kFunction, kNoSource));
+  }
   SourceId Global(const char* name) { return Item(Globals(), name); }
   SourceId Item(SourceId dict, const char* key) {
     PyRef name = PyRef::Steal(PyUnicode_InternFromString(key));
@@ -149,7 +151,8 @@ TEST_F(GuardProgramTest, ListsBelowAGlobal) {
 
 TEST_F(GuardProgramTest, FunctionParts) {
   python_.Run(
-      "def make():\n  cell = 1\n  def f(x, y=10, *, z=20):\n    return cell\n  def set(v):\n    nonlocal cell; cell = v\n"
+      "def make():\n  cell = 1\n  def f(x, y=10, *, z=20):\n    return cell\n  def set(v):\n    nonlocal cell; cell = "
+      "v\n"
       "  return f, set\nf, set_cell = make()\ndef other(x, y=10, *, z=20): pass\ncode = f.__code__");
   SourceId function = sources_.Intern(SourceKind::kFunction, kNoSource);
   Add(GuardKind::kConstantIs, Child(SourceKind::kCellContents, function, 0), python_.Eval("1"));
@@ -217,7 +220,8 @@ TEST_F(GuardProgramTest, ClassesAndTheirAttributes) {
 TEST_F(GuardProgramTest, OverlappingInputs) {
   python_.Run("a = torch.ones(8)\nb = torch.ones(8)\nP = torch.ones(8)\nx, y = a, b\ndef f(x, y): pass");
   arguments_ = {"x", "y"};
-  for (SourceId id : {Argument(0), Argument(1), Global("P")}) Add(GuardKind::kTensorMatches, id, PyRef::Borrow(python_["a"]));
+  for (SourceId id : {Argument(0), Argument(1), Global("P")})
+    Add(GuardKind::kTensorMatches, id, PyRef::Borrow(python_["a"]));
   Add(GuardKind::kNoOverlap, kNoSource);
   Build();
   ExpectPass("x = torch.ones(8)");

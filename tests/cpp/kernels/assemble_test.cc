@@ -6,7 +6,7 @@
 namespace framejit::testing {
 namespace {
 
-constexpr DType kTypes[] = {DType::kBool, DType::kUInt8, DType::kInt8, DType::kInt16, DType::kInt32,
+constexpr DType kTypes[] = {DType::kBool,  DType::kUInt8,   DType::kInt8,     DType::kInt16,   DType::kInt32,
                             DType::kInt64, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
 
 class AssembleTest : public ::testing::TestWithParam<CodegenOptions::IsaChoice> {
@@ -34,9 +34,12 @@ TEST_P(AssembleTest, ArithmeticOnEveryType) {
         const ValueId x = b.Load(b.AddInput(dtype), {50, 1}), y = b.Load(b.AddInput(dtype), {1, 0});
         const ValueId condition = b.Load(b.AddInput(DType::kBool), {50, 1});
         ValueId z;
-        if (count == 1) z = b.Unary(static_cast<Op>(op), x);
-        else if (count == 2) z = b.Binary(static_cast<Op>(op), x, y);
-        else z = b.Select(condition, x, y);
+        if (count == 1)
+          z = b.Unary(static_cast<Op>(op), x);
+        else if (count == 2)
+          z = b.Binary(static_cast<Op>(op), x, y);
+        else
+          z = b.Select(condition, x, y);
         if (reduce) {
           const ValueId number = b.dtype_of(z) == DType::kBool ? b.Cast(DType::kInt32, z) : z;
           b.Store(b.AddOutput(b.dtype_of(number)), {1, 0}, b.Reduce(Op::kReduceMax, number));

@@ -59,8 +59,10 @@ Buffers Allocate(const Kernel& kernel, GuardedBuffer::Flush flush, const CheckOp
   for (size_t b = 0; b < kernel.buffers.size(); ++b) {
     const DType dtype = kernel.buffers[b].dtype;
     buffers.push_back(std::make_unique<GuardedBuffer>(elements[b] * loop::DTypeBytes(dtype), flush));
-    if (kernel.buffers[b].written) std::memset(buffers[b]->data(), 0x5a, buffers[b]->bytes());
-    else FillRandom(dtype, buffers[b]->data(), elements[b], options.seed + b, options.specials, options.scale);
+    if (kernel.buffers[b].written)
+      std::memset(buffers[b]->data(), 0x5a, buffers[b]->bytes());
+    else
+      FillRandom(dtype, buffers[b]->data(), elements[b], options.seed + b, options.specials, options.scale);
   }
   return buffers;
 }
@@ -83,8 +85,8 @@ void Compare(const Kernel& kernel, const Buffers& got, const Buffers& expected, 
       int64_t integers[2] = {};
       std::memcpy(&integers[0], a, bytes);
       std::memcpy(&integers[1], e, bytes);
-      ADD_FAILURE() << what << ": b" << b << "[" << i << "] is " << (HoldsFloat(dtype) ? ReadFloat(dtype, a) : 0) << " ("
-                    << integers[0] << "), expected " << (HoldsFloat(dtype) ? ReadFloat(dtype, e) : 0) << " ("
+      ADD_FAILURE() << what << ": b" << b << "[" << i << "] is " << (HoldsFloat(dtype) ? ReadFloat(dtype, a) : 0)
+                    << " (" << integers[0] << "), expected " << (HoldsFloat(dtype) ? ReadFloat(dtype, e) : 0) << " ("
                     << integers[1] << ")\n"
                     << loop::Print(kernel);
       return;
@@ -125,7 +127,11 @@ void FillRandom(DType dtype, void* data, int64_t count, uint64_t seed, bool spec
       const double value = RandomFloat(random, specials) * scale;
       const float single = static_cast<float>(value);
       const uint16_t half = dtype == DType::kFloat16 ? loop::FloatToFloat16(single) : loop::FloatToBFloat16(single);
-      std::memcpy(at, bytes == 2 ? static_cast<const void*>(&half) : bytes == 4 ? &single : static_cast<const void*>(&value), bytes);
+      std::memcpy(at,
+                  bytes == 2   ? static_cast<const void*>(&half)
+                  : bytes == 4 ? &single
+                               : static_cast<const void*>(&value),
+                  bytes);
     } else {
       const uint64_t bits = random();
       const int64_t value = bits & 1 ? static_cast<int64_t>(random()) : static_cast<int64_t>(random() % 21) - 10;
@@ -190,11 +196,15 @@ std::vector<int64_t> Contiguous(const std::vector<int64_t>& sizes) {
 
 double UlpError(DType dtype, double got, long double exact) {
   const int digits = dtype == DType::kFloat64 ? 53 : dtype == DType::kFloat16 ? 11 : dtype == DType::kBFloat16 ? 8 : 24;
-  const int least = dtype == DType::kFloat64 ? -1074 : dtype == DType::kFloat16 ? -24 : dtype == DType::kBFloat16 ? -133 : -149;
+  const int least = dtype == DType::kFloat64    ? -1074
+                    : dtype == DType::kFloat16  ? -24
+                    : dtype == DType::kBFloat16 ? -133
+                                                : -149;
   if (std::isnan(got) && std::isnan(exact)) return 0;
   if (std::isinf(got)) {
     // An infinity is as far off as the next power of two beyond the largest number would be.
-    const double largest = dtype == DType::kFloat64 ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
+    const double largest =
+        dtype == DType::kFloat64 ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
     if (std::isinf(exact)) return (got > 0) == (exact > 0) ? 0 : INFINITY;
     return std::fabs(exact) > static_cast<long double>(largest) ? 0 : INFINITY;
   }

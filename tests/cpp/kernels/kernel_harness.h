@@ -39,22 +39,23 @@ class GuardedBuffer {
   int64_t bytes_ = 0;
 };
 
-// Deterministic values: small and large magnitudes; with `specials`, NaN, infinities, zeros of both signs and denormals.
+// Deterministic values: small and large magnitudes; with `specials`, NaN, infinities, zeros of both signs and
+// denormals.
 void FillRandom(DType dtype, void* data, int64_t count, uint64_t seed, bool specials, double scale = 1);
 
 // The instruction sets to test: AVX2 and, where the CPU has it, AVX-512.
 std::vector<CodegenOptions::IsaChoice> RunnableIsas();
 
 struct CheckOptions {
-  double ulps = 0;        // of the result type, against the exact interpreter; 0: bit-exact with the typed interpreter
-  double absolute = 0;    // accepted besides
+  double ulps = 0;      // of the result type, against the exact interpreter; 0: bit-exact with the typed interpreter
+  double absolute = 0;  // accepted besides
   bool specials = true;
-  double scale = 1;       // of floating inputs
+  double scale = 1;  // of floating inputs
   uint64_t seed = 1;
 };
 
-// EXPECTs that compiled and interpreted agree on random inputs, for each instruction set and both guard positions, run in
-// one piece and in several. Buffer sizes follow from the kernel's accesses.
+// EXPECTs that compiled and interpreted agree on random inputs, for each instruction set and both guard positions, run
+// in one piece and in several. Buffer sizes follow from the kernel's accesses.
 void CheckKernel(const Kernel& kernel, const CheckOptions& options = {});
 
 // Elements of each buffer that the kernel's accesses span, assuming no negative offsets.

@@ -82,9 +82,9 @@ TEST(LayoutTest, OutputInAnotherOrder) {
 
 TEST(LayoutTest, IndexOfEveryDimension) {
   KernelBuilder b({3, 4, 27});
-  const ValueId position = b.Binary(Op::kAdd, b.Binary(Op::kMul, b.Index(0), b.ConstInt(DType::kInt64, 1000)),
-                                    b.Binary(Op::kAdd, b.Binary(Op::kMul, b.Index(1), b.ConstInt(DType::kInt64, 100)),
-                                             b.Index(2)));
+  const ValueId position =
+      b.Binary(Op::kAdd, b.Binary(Op::kMul, b.Index(0), b.ConstInt(DType::kInt64, 1000)),
+               b.Binary(Op::kAdd, b.Binary(Op::kMul, b.Index(1), b.ConstInt(DType::kInt64, 100)), b.Index(2)));
   b.Store(b.AddOutput(DType::kInt64), {108, 27, 1}, position);
   const ValueId causal = b.Binary(Op::kLe, b.Index(2), b.Index(1));
   b.Store(b.AddOutput(DType::kBool), {108, 27, 1}, causal);

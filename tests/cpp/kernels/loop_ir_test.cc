@@ -146,11 +146,11 @@ TEST(BuilderTest, ReportsWhatMakesNoSense) {
 }
 
 TEST(ParserTest, RejectsBrokenText) {
-  for (const char* text : {"", "kernel", "kernel [4] {", "kernel [4] { v0: f32 = load b0[0; 1] }",
-                           "kernel [4] { b0: f99 }", "kernel [4] { b1: f32 }", "kernel [4] { } x",
-                           "kernel [4] { v0: f32 = exp v0 }", "kernel [4] { v0: f32 = const abc }",
-                           "kernel [4] { b0: f32 v0: f32 = load b0[0; 1] store b0[0; 1] v0 }",
-                           "kernel [99999999999999999999] { }"}) {
+  for (const char* text :
+       {"", "kernel", "kernel [4] {", "kernel [4] { v0: f32 = load b0[0; 1] }", "kernel [4] { b0: f99 }",
+        "kernel [4] { b1: f32 }", "kernel [4] { } x", "kernel [4] { v0: f32 = exp v0 }",
+        "kernel [4] { v0: f32 = const abc }", "kernel [4] { b0: f32 v0: f32 = load b0[0; 1] store b0[0; 1] v0 }",
+        "kernel [99999999999999999999] { }"}) {
     EXPECT_FALSE(Parse(text).ok()) << text;
   }
 }

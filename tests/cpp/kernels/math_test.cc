@@ -32,7 +32,8 @@ const FunctionRow kFunctions[] = {
 
 class MathTest : public ::testing::TestWithParam<FunctionRow> {};
 
-void CheckRange(const cpu::CompiledKernel& kernel, const FunctionRow& row, uint32_t first, uint32_t step, double& worst) {
+void CheckRange(const cpu::CompiledKernel& kernel, const FunctionRow& row, uint32_t first, uint32_t step,
+                double& worst) {
   constexpr int64_t kCount = 1 << 14;
   std::vector<float> x(kCount), y(kCount);
   for (int64_t i = 0; i < kCount; ++i) x[i] = std::bit_cast<float>(static_cast<uint32_t>(first + i * step));

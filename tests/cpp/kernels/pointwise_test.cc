@@ -34,15 +34,36 @@ std::vector<DType> TypesOf(const OpRow& row) {
 // The bound that math.h states; functions through the C library are within one unit of the exact value.
 double UlpBound(Op op) {
   switch (op) {
-    case Op::kExp: case Op::kLog: case Op::kErf: return 1.5;
-    case Op::kExpm1: case Op::kLog1p: case Op::kTanh: return 2;
-    case Op::kSin: case Op::kCos: return 2;
-    case Op::kSigmoid: return 2.5;
-    case Op::kExp2: case Op::kLog2: case Op::kLog10: case Op::kErfc: case Op::kTan: case Op::kAsin: case Op::kAcos:
-    case Op::kAtan: case Op::kSinh: case Op::kCosh: case Op::kPow: case Op::kAtan2:
+    case Op::kExp:
+    case Op::kLog:
+    case Op::kErf:
+      return 1.5;
+    case Op::kExpm1:
+    case Op::kLog1p:
+    case Op::kTanh:
       return 2;
-    case Op::kRsqrt: return 1.5;
-    default: return 0;
+    case Op::kSin:
+    case Op::kCos:
+      return 2;
+    case Op::kSigmoid:
+      return 2.5;
+    case Op::kExp2:
+    case Op::kLog2:
+    case Op::kLog10:
+    case Op::kErfc:
+    case Op::kTan:
+    case Op::kAsin:
+    case Op::kAcos:
+    case Op::kAtan:
+    case Op::kSinh:
+    case Op::kCosh:
+    case Op::kPow:
+    case Op::kAtan2:
+      return 2;
+    case Op::kRsqrt:
+      return 1.5;
+    default:
+      return 0;
   }
 }
 
@@ -54,9 +75,12 @@ Kernel OneOp(Op op, DType dtype, int64_t length) {
     operands[i] = b.Load(b.AddInput(condition ? DType::kBool : dtype), {1});
   }
   ValueId result;
-  if (op == Op::kSelect) result = b.Select(operands[0], operands[1], operands[2]);
-  else if (loop::OperandCount(op) == 2) result = b.Binary(op, operands[0], operands[1]);
-  else result = b.Unary(op, operands[0]);
+  if (op == Op::kSelect)
+    result = b.Select(operands[0], operands[1], operands[2]);
+  else if (loop::OperandCount(op) == 2)
+    result = b.Binary(op, operands[0], operands[1]);
+  else
+    result = b.Unary(op, operands[0]);
   b.Store(b.AddOutput(b.dtype_of(result)), {1}, result);
   return MustFinish(std::move(b));
 }

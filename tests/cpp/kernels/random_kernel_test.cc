@@ -11,7 +11,7 @@
 namespace framejit::testing {
 namespace {
 
-constexpr DType kTypes[] = {DType::kBool, DType::kUInt8, DType::kInt8, DType::kInt16, DType::kInt32,
+constexpr DType kTypes[] = {DType::kBool,  DType::kUInt8,   DType::kInt8,     DType::kInt16,   DType::kInt32,
                             DType::kInt64, DType::kFloat16, DType::kBFloat16, DType::kFloat32, DType::kFloat64};
 constexpr DType kComputeTypes[] = {DType::kBool, DType::kInt32, DType::kInt64, DType::kFloat32, DType::kFloat64};
 
@@ -75,11 +75,16 @@ class RandomKernel {
   void AddValue() {
     const DType dtype = kComputeTypes[Below(std::size(kComputeTypes))];
     switch (Below(7)) {
-      case 0: return AddLoad();
-      case 1: return AddReduction();
-      case 2: return AddSelect(dtype);
-      case 3: return AddIndexOrConstant();
-      default: return dtype == DType::kBool ? AddBits() : AddArithmetic(dtype);
+      case 0:
+        return AddLoad();
+      case 1:
+        return AddReduction();
+      case 2:
+        return AddSelect(dtype);
+      case 3:
+        return AddIndexOrConstant();
+      default:
+        return dtype == DType::kBool ? AddBits() : AddArithmetic(dtype);
     }
   }
 
@@ -102,8 +107,10 @@ class RandomKernel {
   void AddIndexOrConstant() {
     const int dim = Below(static_cast<int>(sizes_.size()));
     const bool inner = dim + 1 == static_cast<int>(sizes_.size()) && sizes_.back() != 1;
-    if (Below(2)) known_.push_back({b_.Index(dim), inner});
-    else known_.push_back({b_.Const(kComputeTypes[1 + Below(4)], Below(9) - 4), false});
+    if (Below(2))
+      known_.push_back({b_.Index(dim), inner});
+    else
+      known_.push_back({b_.Const(kComputeTypes[1 + Below(4)], Below(9) - 4), false});
   }
 
   void AddBits() {
@@ -116,8 +123,8 @@ class RandomKernel {
   }
 
   void AddArithmetic(DType dtype) {
-    constexpr Op kBinary[] = {Op::kAdd, Op::kSub, Op::kMul, Op::kMin, Op::kMax, Op::kEq, Op::kNe, Op::kLt, Op::kLe, Op::kGt,
-                              Op::kGe};
+    constexpr Op kBinary[] = {Op::kAdd, Op::kSub, Op::kMul, Op::kMin, Op::kMax, Op::kEq,
+                              Op::kNe,  Op::kLt,  Op::kLe,  Op::kGt,  Op::kGe};
     const Known x = AnyOf(dtype), y = AnyOf(dtype);
     known_.push_back({b_.Binary(kBinary[Below(std::size(kBinary))], x.id, y.id), x.element || y.element});
     known_.push_back({b_.Unary(Below(2) ? Op::kNeg : Op::kAbs, x.id), x.element});

@@ -9,8 +9,8 @@ sys.path.insert(0, os.environ.get("FRAMEJIT_FAKE_TESTING", ""))
 sys.path.insert(0, os.path.dirname(__file__))
 collect_ignore_glob = []
 try:
-    import torch  # noqa: F401  (its libraries must be loaded first)
     import framejit_fake_testing  # noqa: F401
+    import torch  # noqa: F401  (its libraries must be loaded first)
 except ImportError as error:  # The C++ tests are not built: say so instead of failing to import each file.
     collect_ignore_glob = ["test_*.py"]
     IMPORT_ERROR = str(error)

@@ -1,4 +1,5 @@
 """Sessions: views, in-place operators, functionalization, modes, errors, life times."""
+
 import gc
 import weakref
 
@@ -6,8 +7,7 @@ import framejit_fake_testing as fk
 import pytest
 import torch
 import torch.nn.functional as F
-from recording import check, copies, record
-
+from recording import check, record
 
 
 def f(*shape, **kwargs):
@@ -92,7 +92,10 @@ MUTATIONS = {
     "foreach_": (lambda x: (lambda y: (torch._foreach_mul_([y], 2.0), y)[1])(x + 1), lambda: [f(3)]),
     "detached": (lambda x: (x.detach().add_(1), x), lambda: [f(3)]),
     "uniform_": (lambda x: torch.empty(3, 4).uniform_(0, 1) + x, lambda: [f(4)]),
-    "kv_cache": (lambda c, k, p: c.index_copy_(1, p, k).sum(), lambda: [torch.zeros(2, 5, 3), f(2, 1, 3), torch.tensor([2])]),
+    "kv_cache": (
+        lambda c, k, p: c.index_copy_(1, p, k).sum(),
+        lambda: [torch.zeros(2, 5, 3), f(2, 1, 3), torch.tensor([2])],
+    ),
 }
 
 
@@ -186,12 +189,19 @@ def test_constant_keeps_its_value():
 
 
 FAILURES = {
-    "item": (lambda x: x.sum().item(), "TensorData"), "bool": (lambda x: bool(x.sum() > 0), "TensorData"),
-    "nonzero": (lambda x: x.nonzero(), "DataDependent"), "mask": (lambda x: x[x > 0], "DataDependent"),
-    "masked_select": (lambda x: x.masked_select(x > 0), "DataDependent"), "equal": (lambda x: x.equal(x), "DataDependent"),
-    "unique": (lambda x: x.unique(), "DataDependent"), "set_": (lambda x: (x + 0).set_(x), "TensorMetadataMutation"),
-    "resize_": (lambda x: (x + 0).resize_(2), "TensorMetadataMutation"), "unknown": (lambda x: x + UNKNOWN, "UnknownTensor"),
-    "write_unknown": (lambda x: UNKNOWN.add_(x), "UnknownTensor"), "tolist": (lambda x: x.tolist(), None), "numpy": (lambda x: x.numpy(), None),
+    "item": (lambda x: x.sum().item(), "TensorData"),
+    "bool": (lambda x: bool(x.sum() > 0), "TensorData"),
+    "nonzero": (lambda x: x.nonzero(), "DataDependent"),
+    "mask": (lambda x: x[x > 0], "DataDependent"),
+    "masked_select": (lambda x: x.masked_select(x > 0), "DataDependent"),
+    "equal": (lambda x: x.equal(x), "DataDependent"),
+    "unique": (lambda x: x.unique(), "DataDependent"),
+    "set_": (lambda x: (x + 0).set_(x), "TensorMetadataMutation"),
+    "resize_": (lambda x: (x + 0).resize_(2), "TensorMetadataMutation"),
+    "unknown": (lambda x: x + UNKNOWN, "UnknownTensor"),
+    "write_unknown": (lambda x: UNKNOWN.add_(x), "UnknownTensor"),
+    "tolist": (lambda x: x.tolist(), None),
+    "numpy": (lambda x: x.numpy(), None),
 }
 UNKNOWN = torch.ones(3)
 
@@ -328,11 +338,14 @@ def test_nested_sessions():
         assert outer.value_of(y) >= 0 and outer.graph.ops == ["aten::add.Tensor"]
 
 
-HOT = """add.Tensor mul.Tensor div.Tensor sub.Tensor mm bmm addmm view transpose.int permute expand select.int slice.Tensor
-_softmax native_layer_norm embedding gelu tanh relu where.self convolution cat stack clone _to_copy mean.dim sum.dim_IntList rsqrt
-pow.Tensor_Scalar silu arange full masked_fill.Scalar unsqueeze t split.Tensor native_batch_norm max_pool2d_with_indices index.Tensor gather
-_scaled_dot_product_flash_attention_for_cpu copy_ add_.Tensor mul_.Tensor unbind.int detach alias _unsafe_view cos sin neg bitwise_and.Tensor
-le.Tensor eq.Scalar logical_not any.dim cumsum tril triu argmax topk""".split()
+HOT = """
+add.Tensor mul.Tensor div.Tensor sub.Tensor mm bmm addmm view transpose.int permute expand select.int
+slice.Tensor _softmax native_layer_norm embedding gelu tanh relu where.self convolution cat stack clone
+_to_copy mean.dim sum.dim_IntList rsqrt pow.Tensor_Scalar silu arange full masked_fill.Scalar unsqueeze t
+split.Tensor native_batch_norm max_pool2d_with_indices index.Tensor gather
+_scaled_dot_product_flash_attention_for_cpu copy_ add_.Tensor mul_.Tensor unbind.int detach alias _unsafe_view
+cos sin neg bitwise_and.Tensor le.Tensor eq.Scalar logical_not any.dim cumsum tril triu argmax topk
+""".split()
 
 
 @pytest.mark.parametrize("op", HOT)

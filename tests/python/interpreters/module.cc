@@ -92,8 +92,8 @@ PyObject* Spans(PyObject*, PyObject* object) {
   PyRef list = PyRef::Steal(PyList_New(0));
   for (int i = 0; list && i < decoded->size(); ++i) {
     const SourceSpan span = SpanOf(code, (*decoded)[i]);
-    PyObject* item = Py_BuildValue("(iiiii)", LineOf(code, (*decoded)[i]), span.line, span.end_line, span.column,
-                                   span.end_column);
+    PyObject* item =
+        Py_BuildValue("(iiiii)", LineOf(code, (*decoded)[i]), span.line, span.end_line, span.column, span.end_column);
     if (!Append(list.get(), item)) return nullptr;
   }
   return list.release();

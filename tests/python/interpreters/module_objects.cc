@@ -128,9 +128,7 @@ PyObject* CurrentTypeVersion(PyObject*, PyObject* type) {
   return PyLong_FromUnsignedLong(ShimTypeCurrentVersion(reinterpret_cast<PyTypeObject*>(type)));
 }
 
-PyObject* OptionalTuple(PyObject* found) {
-  return found != nullptr ? PyTuple_Pack(1, found) : PyTuple_New(0);
-}
+PyObject* OptionalTuple(PyObject* found) { return found != nullptr ? PyTuple_Pack(1, found) : PyTuple_New(0); }
 
 PyObject* TypeLookup(PyObject*, PyObject* args) {
   PyObject *type, *name;
