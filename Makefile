@@ -13,6 +13,10 @@ BUILD := build/release
 BIN := $(VENV)/bin
 RUN := env PYTHONPATH=$(CURDIR) HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 CONFIGURE := -DPython3_EXECUTABLE=$(abspath $(BIN)/python)
+# A clone in another folder finds what an earlier one compiled; torch's headers come by a precompiled one.
+export CCACHE_BASEDIR ?= $(CURDIR)
+export CCACHE_NOHASHDIR ?= 1
+export CCACHE_SLOPPINESS ?= pch_defines,time_macros,include_file_mtime,include_file_ctime
 
 .DEFAULT_GOAL := test
 .PHONY: demo test test-all test-asan test-interpreters build build-tests lint format clean demo-environment test-environment
@@ -22,13 +26,13 @@ demo: demo-environment
 	@$(RUN) $(BIN)/python examples/semantic_search.py $(ARGS)
 
 test: test-environment
-	@$(MAKE) --no-print-directory build-tests
 	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory build-tests
 	@tools/run_tests.sh $(BIN)/python $(BUILD)
 
 test-all: test-environment
-	@$(MAKE) --no-print-directory build-tests
 	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory build-tests
 	@FRAMEJIT_LONG_TESTS=1 tools/run_tests.sh $(BIN)/python $(BUILD)
 	@$(MAKE) --no-print-directory test-interpreters
 	@$(MAKE) --no-print-directory test-asan
