@@ -7,7 +7,10 @@
 #include <array>
 #include <optional>
 
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
 #include "bytecode/exception_table.h"
+#include "bytecode/print.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/frame_evaluator_v3_11.h"
 
@@ -47,6 +50,17 @@ FrameEvaluator MakeEvaluator(RecorderState& recorder, PyThreadState* thread, Fra
       .next = first + start,
       .offset = start - 1,
   };
+}
+
+// Once for each frame: a generator's comes back each time it is resumed, first behind RETURN_GENERATOR.
+void LogBytecode(const FrameEvaluator& f) {
+  if (!LogEnabled(LogArtifact::k_bytecode)) return;
+  if (f.next != f.first && kShimDeopt[f.next[-1] & 0xff] != RETURN_GENERATOR) return;
+  absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(f.code);
+  const char* name = PyUnicode_AsUTF8(f.code->co_qualname);
+  if (name == nullptr) PyErr_Clear();
+  Log(LogArtifact::k_bytecode, absl::StrCat("bytecode of ", name == nullptr ? "?" : name, ":\n",
+                                            decoded.ok() ? PrintCode(*decoded, f.code) : decoded.status().message()));
 }
 
 // Yields to the generator's caller, which looks at the state that is set here.
@@ -131,6 +145,7 @@ PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFram
   frame.set_stacktop(-1);
   FrameEntry entry(thread, frame);
   recorder.PushFrame(f.code);
+  LogBytecode(f);
   // generator.throw(): the exception is set already and belongs to the instruction the generator stands at.
   Flow flow = throwflag ? Flow::kError : Flow::kNext;
   while (flow != Flow::kReturn) {
