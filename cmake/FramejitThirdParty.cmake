@@ -1,6 +1,9 @@
 # abseil, asmjit and GoogleTest: the system's packages where there are any, else fetched at the versions that Debian 12
 # has, each pinned by a hash (a git commit is one), and built the same way.
 include(FetchContent)
+if(POLICY CMP0135)
+  cmake_policy(SET CMP0135 NEW)  # extracted files are dated when they are extracted
+endif()
 
 # framejit_fetch(name what debian_package): fetches the declared content and adds its targets.
 function(framejit_fetch name what debian_package)

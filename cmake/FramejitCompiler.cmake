@@ -1,0 +1,27 @@
+# framejit_stop(text): ends the configuration with one line. CMake breaks no line that starts with a space.
+function(framejit_stop text)
+  message(FATAL_ERROR " framejit: ${text}")
+endfunction()
+
+# Looks for the compilers before a language is enabled: where one is missing, CMake itself takes ten lines to say so.
+# Those of CMAKE_C_COMPILER and CMAKE_CXX_COMPILER, then of CC and CXX, in which arguments may follow the program.
+foreach(language C CXX)
+  set(compiler_names cc gcc clang)
+  set(compiler_variable CC)
+  if(language STREQUAL "CXX")
+    set(compiler_names c++ g++ clang++)
+    set(compiler_variable CXX)
+  endif()
+  if(CMAKE_${language}_COMPILER)
+    list(GET CMAKE_${language}_COMPILER 0 compiler_names)
+  elseif(NOT "$ENV{${compiler_variable}}" STREQUAL "")
+    separate_arguments(compiler_names UNIX_COMMAND "$ENV{${compiler_variable}}")
+    list(GET compiler_names 0 compiler_names)
+  endif()
+  unset(compiler_program)
+  find_program(compiler_program NAMES ${compiler_names} NO_CACHE)
+  if(NOT compiler_program)
+    list(JOIN compiler_names ", " compiler_names)
+    framejit_stop("no ${language} compiler found (${compiler_names}); install g++ or name one in ${compiler_variable}")
+  endif()
+endforeach()
