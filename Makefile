@@ -46,8 +46,13 @@ build-tests: $(BUILD)/build.ninja
 	@cmake --build $(BUILD) --parallel $(JOBS)
 	@cmake --install $(BUILD) --component python --prefix $(CURDIR) >/dev/null
 
-$(BUILD)/build.ninja: CMakePresets.json $(BIN)/python
-	@cmake --preset release $(CONFIGURE)
+# Another interpreter or torch means another configuration.
+$(BUILD)/build.ninja: CMakePresets.json $(VENV)/framejit.stamp
+	@mkdir -p $(BUILD) && rm -f $(BUILD)/CMakeCache.txt
+	@cmake --preset release $(CONFIGURE) >$(BUILD).log || { cat $(BUILD).log; exit 1; }
+
+$(VENV)/framejit.stamp:
+	@$(MAKE) --no-print-directory demo-environment
 
 # What needs no torch (bytecode, hook, kernels), for every interpreter found besides the environment's.
 test-interpreters:

