@@ -9,7 +9,7 @@ struct GuardRow {
   GuardCost cost;
 };
 
-constexpr GuardRow kRows[] = {
+constexpr GuardRow kGuardRows[] = {
 #define GUARD(kind, operands, cost, message) {#kind, GuardCost::cost},
 #include "frame_eval/guards/guards.def"
 #undef GUARD
@@ -17,8 +17,8 @@ constexpr GuardRow kRows[] = {
 
 }  // namespace
 
-std::string_view GuardKindName(GuardKind kind) { return kRows[static_cast<size_t>(kind)].name; }
-GuardCost GuardKindCost(GuardKind kind) { return kRows[static_cast<size_t>(kind)].cost; }
+std::string_view GuardKindName(GuardKind kind) { return kGuardRows[static_cast<size_t>(kind)].name; }
+GuardCost GuardKindCost(GuardKind kind) { return kGuardRows[static_cast<size_t>(kind)].cost; }
 
 bool GuardList::Add(Guard guard) {
   PyObject* payload = guard.payload.get();

@@ -13,7 +13,7 @@ struct SourceRow {
   bool has_parent;
 };
 
-constexpr SourceRow kRows[] = {
+constexpr SourceRow kSourceRows[] = {
 #define SOURCE(kind, has_parent, description) {#kind, has_parent},
 #include "frame_eval/guards/sources.def"
 #undef SOURCE
@@ -78,8 +78,8 @@ std::string ObjectText(PyObject* key) {
   return absl::StrCat("<", type->tp_name, " at 0x", absl::Hex(reinterpret_cast<uintptr_t>(key)), ">");
 }
 
-std::string_view SourceKindName(SourceKind kind) { return kRows[static_cast<size_t>(kind)].name; }
-bool SourceHasParent(SourceKind kind) { return kRows[static_cast<size_t>(kind)].has_parent; }
+std::string_view SourceKindName(SourceKind kind) { return kSourceRows[static_cast<size_t>(kind)].name; }
+bool SourceHasParent(SourceKind kind) { return kSourceRows[static_cast<size_t>(kind)].has_parent; }
 
 SourceId SourceTable::Intern(SourceKind kind, SourceId parent, PyObject* key, int32_t index) {
   PyRef canonical = PyRef::Borrow(key);
