@@ -126,12 +126,23 @@ class Compilation {
     absl::StatusOr<std::shared_ptr<Backend>> chosen = ResolveBackend(options_);
     if (!chosen.ok()) return chosen.status();
     trace_->report.backend = options_.backend_name == "auto" ? "cpu" : options_.backend_name;
-    if (!recording_->needs_autograd || !(*chosen)->wants_functional_graph()) return chosen;
+    if (!(*chosen)->wants_functional_graph()) return chosen;
+    if (!recording_->needs_autograd) return recording_->inputs_overlap ? CallsInOrder() : chosen;
     LogLazily(LogArtifact::k_graph, [&] {
       return absl::StrCat(name_, ": a result requires grad, so the torch-level graph runs under torch's autograd");
     });
     trace_->report.backend = "eager";
     return FindBackend("eager");
+  }
+
+  // For a graph that has no functional form: its calls run as they were recorded.
+  absl::StatusOr<std::shared_ptr<Backend>> CallsInOrder() {
+    LogLazily(LogArtifact::k_graph, [&] {
+      return absl::StrCat(name_, ": inputs that share memory are written, so the recorded calls run one by one");
+    });
+    trace_->report.backend = "interp";
+    in_order_ = true;
+    return FindBackend("interp");
   }
 
   absl::Status CompileGraph() {
@@ -150,7 +161,7 @@ class Compilation {
     request.graph = &report.recorded;
     request.torch_graph = &report.torch_graph;
     request.timings = timings();
-    if ((*backend)->wants_functional_graph()) {
+    if ((*backend)->wants_functional_graph() && !in_order_) {
       absl::StatusOr<Graph> lowered = Lower(report.recorded, timings());
       if (!lowered.ok()) return lowered.status();
       report.lowered = *std::move(lowered);
@@ -193,6 +204,7 @@ class Compilation {
   const CompileOptions& options_;
   std::vector<std::string> argument_names_;
   std::string name_;
+  bool in_order_ = false;
   std::shared_ptr<Trace> trace_;
   std::unique_ptr<Recording> recording_;
 };

@@ -302,6 +302,12 @@ absl::Status ExitProgram::CheckReferences(size_t graph_outputs) {
     for (RecipeId child : recipe.children) {
       if (!known(child)) return absl::InternalError(absl::StrCat("recipe ", i, " refers to unknown recipe ", child));
     }
+    for (const auto& attribute : recipe.attributes) {
+      if (!known(attribute.second)) {
+        return absl::InternalError(
+            absl::StrCat("recipe ", i, " has an attribute of unknown recipe ", attribute.second));
+      }
+    }
     if (recipe.kind == RecipeKind::kGraphOutput && static_cast<size_t>(recipe.index) >= graph_outputs) {
       return absl::InternalError(absl::StrCat("recipe ", i, " refers to unknown graph output ", recipe.index));
     }
@@ -376,6 +382,8 @@ bool ExitProgram::ApplyEffect(const Effect& effect, Builder& builder) const {
       return ReplaceDict(target, value);
     case EffectKind::kReplaceList:
       return PyList_SetSlice(target, 0, PyList_GET_SIZE(target), value) == 0;
+    case EffectKind::kExtendList:
+      return PyList_SetSlice(target, PyList_GET_SIZE(target), PyList_GET_SIZE(target), value) == 0;
     case EffectKind::kReplaceSet:
       return PySet_Clear(target) == 0 && _PySet_Update(target, value) == 0;
     case EffectKind::kReplaceDeque:

@@ -58,8 +58,7 @@ absl::StatusOr<PyRef> CatchPython(const char* what, Body body) {
   }
 }
 
-// --- the torch level
-// --------------------------------------------------------------------------------------------------
+// --- the torch level -------------------------------------------------------------------------------------------------
 
 class TorchExporter {
  public:
@@ -158,8 +157,7 @@ class TorchExporter {
   std::vector<py::object> nodes_;  // by TorchValueId
 };
 
-// --- the ATen level
-// ---------------------------------------------------------------------------------------------------
+// --- the ATen level --------------------------------------------------------------------------------------------------
 
 py::object PyScalarConstant(const c10::IValue& value, ArgumentKind kind) {
   if (value.isNone()) return py::none();

@@ -14,10 +14,12 @@ class InterpGraph : public CompiledGraph {
  public:
   explicit InterpGraph(const Graph& graph) : graph_(graph), last_uses_(LastUses(graph)) {
     std::vector<ValueId> roots = AliasRoots(graph);
+    const bool writes =
+        std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& node) { return MutatesArguments(node.op); });
     for (const GraphConstant& constant : graph.constants) {
-      handed_out_.push_back(std::any_of(graph.outputs.begin(), graph.outputs.end(), [&](ValueId id) {
-        return id != kNoValue && roots[static_cast<size_t>(id)] == constant.id;
-      }));
+      handed_out_.push_back(writes || std::any_of(graph.outputs.begin(), graph.outputs.end(), [&](ValueId id) {
+                              return id != kNoValue && roots[static_cast<size_t>(id)] == constant.id;
+                            }));
     }
   }
 
@@ -56,7 +58,8 @@ class InterpGraph : public CompiledGraph {
  private:
   const Graph graph_;
   const std::vector<std::vector<ValueId>> last_uses_;
-  std::vector<bool> handed_out_;  // by constant: the caller receives it or a view of it, so each call makes a copy
+  // By constant: the caller receives it or a view of it, or a call may write to it, so each run makes a copy.
+  std::vector<bool> handed_out_;
 };
 
 class InterpBackend : public Backend {

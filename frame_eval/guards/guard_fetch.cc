@@ -43,7 +43,8 @@ bool IsImmutableConstant(PyObject* object) {
     return true;
   }
   return type == &PyLong_Type || type == &PyFloat_Type || type == &PyBool_Type || type == &PyBytes_Type ||
-         type == &PyUnicode_Type || type == &PyComplex_Type || object == Py_None || object == Py_Ellipsis;
+         type == &PyFrozenSet_Type || type == &PyUnicode_Type || type == &PyComplex_Type || object == Py_None ||
+         object == Py_Ellipsis;
 }
 
 PyObject* Keep(PyObject* object, std::vector<PyRef>& owned) {
@@ -156,7 +157,9 @@ PyObject* Fetch(const FetchKey& source, PyObject* parent, const CallState& state
     case SourceKind::kTypeAttribute: {
       PyObject* name = source.key.get();
       if (name == nullptr || !PyType_Check(parent)) return nullptr;
-      return _PyType_Lookup(reinterpret_cast<PyTypeObject*>(parent), name);
+      PyObject* found = _PyType_Lookup(reinterpret_cast<PyTypeObject*>(parent), name);
+      if (found == nullptr || Py_TYPE(found) != &PyStaticMethod_Type) return found;
+      return Keep(PyObject_GetAttrString(found, "__func__"), owned);
     }
     case SourceKind::kDictItem: {
       PyObject* key = source.key.get();

@@ -46,6 +46,22 @@ const char* NameOfModule(PyObject* object) {
   return name == nullptr ? "" : name;
 }
 
+// The method of a metaclass, such as type.__instancecheck__, that `callable` binds to a class; null for the class
+// methods of C types, which look alike.
+PyObject* MetaclassMethod(PyObject* callable) {
+  auto* function = reinterpret_cast<PyCFunctionObject*>(callable);
+  PyObject* mro = Py_TYPE(function->m_self)->tp_mro;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(mro); ++i) {
+    PyObject* dict = reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(mro, i))->tp_dict;
+    PyObject* found = dict == nullptr ? nullptr : PyDict_GetItemString(dict, function->m_ml->ml_name);
+    if (found != nullptr && Py_TYPE(found) == &PyMethodDescr_Type &&
+        reinterpret_cast<PyMethodDescrObject*>(found)->d_method->ml_meth == function->m_ml->ml_meth) {
+      return found;
+    }
+  }
+  return nullptr;
+}
+
 bool IsTorchFunction(PyObject* self) {
   if (self == nullptr) return false;
   if (self == reinterpret_cast<PyObject*>(Names().variable_functions)) return true;
@@ -263,6 +279,9 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
   if (PyType_Check(self)) {
     if (name == "__new__") return CallNew(call);
+    if (PyObject* found = MetaclassMethod(call.callable)) {
+      return CallWithSelf(found, self, call.args, call.nargs, call.kwnames);
+    }
     auto* type = reinterpret_cast<PyTypeObject*>(self);
     if (!IsPythonClass(type) && (IsBuiltinDataType(type) || FindCallable(self) == Treatment::kPure))
       return CallPure(call);
@@ -306,7 +325,8 @@ PyObject* RecorderState::Impl::CallMethodOf(PyTypeObject* type, const char* name
     if (method == "get" && call.nargs >= 2) return ModelGetItemDefault(call);
     return Scan(CallReal(call));
   }
-  if (type == Names().mappingproxy) return BreakNull(BreakCode::kUnsupportedObject, "a mapping proxy from outside");
+  if (type == Names().mappingproxy && (self == nullptr || proxies.contains(self) || IsOutside(self)))
+    return BreakNull(BreakCode::kUnsupportedObject, "a mapping proxy from outside");
   if (PyDict_Check(self)) {
     if (method == "__getitem__" && call.nargs == 2) return DictGetItem(self, call.args[1]);
     if (method == "get" && call.nargs >= 2 && call.kwnames == nullptr) return ModelGetItemDefault(call);
@@ -389,7 +409,7 @@ PyObject* RecorderState::Impl::CallShadowMethod(Shadow& shadow, const char* name
       return Scan(CallReal(call));
     }
     if (method == "append" && call.nargs == 2 && shadow.kind == ShadowKind::kList) {
-      GuardLength(shadow);
+      // Reads nothing: a list that is only appended to, as a log is, may have any length (SequenceEffects).
       Touch(shadow);
       return CallReal(call);
     }

@@ -1,4 +1,6 @@
 // The callables of callables.def that are modelled: what each does in terms of the protocol functions.
+#include <algorithm>
+
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
 
@@ -234,6 +236,11 @@ PyObject* RecorderState::Impl::ModelHigherOrder(const NativeCall& call) {
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     PyObject* argument = call.args[i];
     if (Py_TYPE(argument)->tp_call == nullptr || MayBeCalledByC(argument)) continue;
+    // abs and the like, where no tensor can reach them.
+    if (FindCallable(argument) == Treatment::kNumber) {
+      if (PrepareArguments(call) != 0) return nullptr;
+      if (std::none_of(call.args, call.args + call.total(), [&](PyObject* other) { return HasFake(other); })) continue;
+    }
     return BreakNull(BreakCode::kUnsupportedCallable,
                      QualifiedName(call.callable) + " calls " + QualifiedName(argument));
   }

@@ -1,6 +1,8 @@
 // The end of a recording: what it wrote to outside objects as effects, its outputs, its result.
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -96,23 +98,26 @@ void RecorderState::Impl::DictEffects(const Shadow& shadow) {
   }
 }
 
-// Lists, sets and deques are replaced whole.
+// A list that kept its elements is extended; otherwise lists, sets and deques are replaced whole.
 void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
   PyRef now = PyRef::Steal(PySequence_List(shadow.copy.get()));
   if (!now) return Break(BreakCode::kInternalError, "the effects on a container");
   const Py_ssize_t size = PyList_GET_SIZE(now.get());
-  bool same = false;
-  if (shadow.kind == ShadowKind::kSet) {
-    same = PyObject_RichCompareBool(shadow.copy.get(), shadow.baseline.get(), Py_EQ) == 1;
-  } else {
-    same = size == PyList_GET_SIZE(shadow.baseline.get());
-    for (Py_ssize_t i = 0; same && i < size; ++i) {
-      same = PyList_GET_ITEM(now.get(), i) == PyList_GET_ITEM(shadow.baseline.get(), i);
-    }
-  }
-  if (same) return;
-  Recipe recipe{.kind = RecipeKind::kList, .object = {}, .children = {}, .attributes = {}};
+  Py_ssize_t first = 0;  // the first element that is written
   EffectKind effect = EffectKind::kReplaceList;
+  if (shadow.kind == ShadowKind::kSet) {
+    if (PyObject_RichCompareBool(shadow.copy.get(), shadow.baseline.get(), Py_EQ) == 1) return;
+  } else {
+    const Py_ssize_t old_size = PyList_GET_SIZE(shadow.baseline.get());
+    Py_ssize_t kept = 0;
+    while (kept < std::min(size, old_size) &&
+           PyList_GET_ITEM(now.get(), kept) == PyList_GET_ITEM(shadow.baseline.get(), kept)) {
+      ++kept;
+    }
+    if (kept == size && kept == old_size) return;
+    if (kept == old_size && shadow.kind == ShadowKind::kList) first = kept, effect = EffectKind::kExtendList;
+  }
+  Recipe recipe{.kind = RecipeKind::kList, .object = {}, .children = {}, .attributes = {}};
   if (shadow.kind == ShadowKind::kSet) {
     recipe.kind = RecipeKind::kSet;
     recipe.object = PyRef::Borrow(reinterpret_cast<PyObject*>(&PySet_Type));
@@ -120,7 +125,7 @@ void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
   } else if (shadow.kind == ShadowKind::kDeque) {
     effect = EffectKind::kReplaceDeque;
   }
-  for (Py_ssize_t i = 0; i < size; ++i) {
+  for (Py_ssize_t i = first; i < size; ++i) {
     PyObject* item = PyList_GET_ITEM(now.get(), i);
     const auto index = static_cast<int32_t>(i);
     recipe.children.push_back(IsUnlifted(item)
@@ -156,6 +161,21 @@ void RecorderState::Impl::BuildEffects() {
   AddTorchStateEffects();
 }
 
+// Of the real tensors, as the guard NoOverlap judges it.
+bool RecorderState::Impl::InputsShareMemory() const {
+  absl::flat_hash_set<const void*> memory;
+  for (const auto& [object, provenance] : known) {
+    if (object != provenance.real.get() || !IsTensor(object) || IsFakeTensor(object)) continue;
+    const at::Tensor& tensor = TensorOf(object);
+    if (!tensor.has_storage()) continue;
+    const c10::Storage& storage = tensor.storage();
+    if (!memory.insert(storage.unsafeGetStorageImpl()).second) return true;
+    const void* data = storage.nbytes() == 0 ? nullptr : storage.data();
+    if (data != nullptr && !memory.insert(data).second) return true;
+  }
+  return false;
+}
+
 void RecorderState::Impl::CollectOutputs() {
   Graph& graph = session.graph();
   for (const PyRef& output : graph_outputs) {
@@ -166,7 +186,9 @@ void RecorderState::Impl::CollectOutputs() {
     recording->torch_graph.outputs.push_back(id);
     recording->needs_autograd |= tensor.requires_grad();
   }
-  if (recording->inputs.size() > 1 && Mutates(graph)) AddGuard(GuardKind::kNoOverlap, kNoSource);
+  if (recording->inputs.size() < 2 || !Mutates(graph)) return;
+  recording->inputs_overlap = InputsShareMemory();
+  if (!recording->inputs_overlap) AddGuard(GuardKind::kNoOverlap, kNoSource);
 }
 
 std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {

@@ -23,7 +23,8 @@ namespace {
 
 std::array<OpcodeHandler, 256> BuildHandlers() {
   std::array<OpcodeHandler, 256> handlers{};
-  for (auto group : {StackOpcodes(), ContainerOpcodes(), ControlOpcodes(), CallOpcodes(), ExceptionOpcodes()}) {
+  for (auto group :
+       {StackOpcodes(), ContainerOpcodes(), ControlOpcodes(), CallOpcodes(), ExceptionOpcodes(), MatchOpcodes()}) {
     for (const OpcodeRow& row : group) handlers[row.opcode] = row.handler;
   }
   return handlers;

@@ -74,8 +74,7 @@ Flow MatchType(FrameEvaluator& f, int) {
   return PushBool(f, PyType_HasFeature(Py_TYPE(f.Top()), flag) ? 1 : 0, 0);
 }
 
-// --- jumps
-// --------------------------------------------------------------------------------------------------------------
+// --- jumps -----------------------------------------------------------------------------------------------------------
 
 Flow JumpForward(FrameEvaluator& f, int arg) {
   f.Jump(arg);
@@ -115,8 +114,7 @@ Flow JumpIfOrPop(FrameEvaluator& f, int arg) {
   return Flow::kNext;
 }
 
-// --- iteration
-// ------------------------------------------------------------------------------------------------------------
+// --- iteration -------------------------------------------------------------------------------------------------------
 
 Flow GetIter(FrameEvaluator& f, int) {
   PyRef iterable = f.Pop();

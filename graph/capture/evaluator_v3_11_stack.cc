@@ -58,8 +58,7 @@ Flow DeleteFast(FrameEvaluator& f, int arg) {
   return Flow::kNext;
 }
 
-// --- cells
-// ------------------------------------------------------------------------------------------------------------
+// --- cells -----------------------------------------------------------------------------------------------------------
 
 int ClosureStart(const FrameEvaluator& f) { return f.code->co_nlocalsplus - f.code->co_nfreevars; }
 
@@ -106,8 +105,7 @@ Flow DeleteDeref(FrameEvaluator& f, int arg) {
   return failed != 0 ? Flow::kError : Flow::kNext;
 }
 
-// --- globals and class bodies
-// -------------------------------------------------------------------------------------------
+// --- globals and class bodies ----------------------------------------------------------------------------------------
 
 Flow LoadGlobal(FrameEvaluator& f, int arg) {
   PyObject* value = f.recorder.LoadGlobal(f.globals, f.builtins, f.Name(arg >> 1));

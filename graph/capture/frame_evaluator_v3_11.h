@@ -83,6 +83,7 @@ absl::Span<const OpcodeRow> ContainerOpcodes();  // evaluator_v3_11_containers.c
 absl::Span<const OpcodeRow> ControlOpcodes();    // evaluator_v3_11_control.cc: operators, jumps, iteration, generators
 absl::Span<const OpcodeRow> CallOpcodes();       // evaluator_v3_11_calls.cc: calls, functions, attributes, imports
 absl::Span<const OpcodeRow> ExceptionOpcodes();  // evaluator_v3_11_exceptions.cc: raise, handlers, with
+absl::Span<const OpcodeRow> MatchOpcodes();      // evaluator_v3_11_match.cc: class and mapping patterns
 
 }  // namespace framejit
 

@@ -119,7 +119,7 @@ PyObject* RecorderState::Impl::Lift(PyObject* value, SourceId source, bool pinne
   }
   if (Py_TYPE(value) == &PyMethod_Type) return LiftMethod(value, source);
   if (Py_TYPE(value) == Names().device) return LiftDevice(value, source, pinned);
-  if (Py_TYPE(value) == &PySlice_Type) return BreakNull(BreakCode::kUnsupportedObject, "a slice from outside");
+  if (Py_TYPE(value) == &PySlice_Type) return LiftSlice(value, source, pinned);
   if (Py_TYPE(value) == &PyCell_Type) return BreakNull(BreakCode::kUnsupportedObject, "a cell from outside");
   if (!pinned) AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(Py_TYPE(value)));
   Remember(value, value, source, pinned);
@@ -180,6 +180,27 @@ PyObject* RecorderState::Impl::LiftTuple(PyObject* value, SourceId source, bool 
   }
   Remember(value, items.get(), source, pinned);
   return items.release();
+}
+
+PyObject* RecorderState::Impl::LiftSlice(PyObject* value, SourceId source, bool pinned) {
+  if (!pinned) AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(&PySlice_Type));
+  static constexpr const char* kFields[] = {"start", "stop", "step"};
+  PyRef parts[3];
+  bool changed = false;
+  for (int i = 0; i < 3; ++i) {
+    PyRef name = PyRef::Steal(PyUnicode_InternFromString(kFields[i]));
+    PyRef part = PyRef::Steal(name ? PyObject_GetAttr(value, name.get()) : nullptr);
+    if (!part) return nullptr;
+    PyObject* before = part.get();
+    parts[i] = PyRef::Steal(Lift(part.release(), Intern(SourceKind::kAttribute, source, name.get()), pinned));
+    if (!parts[i]) return nullptr;
+    changed |= parts[i].get() != before;
+  }
+  PyRef lifted = PyRef::Borrow(value);
+  if (changed) lifted = PyRef::Steal(PySlice_New(parts[0].get(), parts[1].get(), parts[2].get()));
+  if (!lifted) return nullptr;
+  Remember(value, lifted.get(), source, pinned);
+  return lifted.release();
 }
 
 PyObject* RecorderState::Impl::LiftMethod(PyObject* value, SourceId source) {

@@ -111,6 +111,10 @@ PyObject* RecorderState::Impl::BindData(PyObject* descriptor, PyObject* object, 
     return dict == nullptr ? nullptr : Py_NewRef(dict->copy.get());
   }
   if (kind == &PyGetSetDescr_Type || kind == &PyMemberDescr_Type) return BindNative(descriptor, object, name);
+  // The fields of a named tuple: its items were lifted with it.
+  if (PyTuple_Check(object) && kind == Names().tuplegetter) {
+    return Scan(kind->tp_descr_get(descriptor, object, reinterpret_cast<PyObject*>(type)));
+  }
   if (PyObject* get = PythonOverride(kind, Names().get)) {
     GuardType(kind);
     PyRef lifted =

@@ -52,6 +52,7 @@ enum class EffectKind : uint8_t {
   kDeleteDictItem,
   kReplaceDict,  // target dict cleared, then filled with the items of the dict recipe `value` (order changed)
   kReplaceList,  // target[:] = the list recipe `value`
+  kExtendList,   // target[len(target):] = the list recipe `value`
   kReplaceSet,   // target cleared, then updated with the set recipe `value`
   kReplaceDeque,
   kSetCell,  // target cell's contents = value, or emptied where value is kNoRecipe

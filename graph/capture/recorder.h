@@ -46,7 +46,10 @@ struct Recording {
   Graph graph;                   // ATen level, as recorded (in-place operators included)
   TorchGraph torch_graph;
   ExitPlan exit_plan;
-  bool needs_autograd = false;       // a result of the graph requires grad: run the torch-level graph under autograd
+  bool needs_autograd = false;  // a result of the graph requires grad: run the torch-level graph under autograd
+  // Inputs share memory and some are written: only the recorded order of the calls is right, for these inputs and for
+  // others.
+  bool inputs_overlap = false;
   std::optional<Break> graph_break;  // set: graph and exit plan are empty
   RecordStats stats;
 };

@@ -119,6 +119,7 @@ struct RecorderState::Impl {
   PyObject* Lift(PyObject* value, SourceId source, bool pinned = false);
   PyObject* LiftTensor(PyObject* value, SourceId source);
   PyObject* LiftTuple(PyObject* value, SourceId source, bool pinned);
+  PyObject* LiftSlice(PyObject* value, SourceId source, bool pinned);
   PyObject* LiftMethod(PyObject* value, SourceId source);
   PyObject* LiftDevice(PyObject* value, SourceId source, bool pinned);
   PyObject* LiftContainer(PyObject* value, SourceId source, bool pinned);
@@ -284,6 +285,7 @@ struct RecorderState::Impl {
   RecipeId Unsupported(PyObject* object);
   void AddChildren(RecipeId id, PyObject* sequence);
   void AddAttributes(RecipeId id, PyObject* object);
+  bool InputsShareMemory() const;
   void CollectOutputs();
   absl::flat_hash_map<PyObject*, RecipeId> recipe_of;
   std::vector<PyRef> recipe_objects;

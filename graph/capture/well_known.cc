@@ -81,6 +81,7 @@ void LoadTorch(WellKnown& n) {
 
 void LoadLibrary(WellKnown& n) {
   n.ordered_dict = ImportType("collections", "OrderedDict"), n.default_dict = ImportType("collections", "defaultdict");
+  n.tuplegetter = ImportType("_collections", "_tuplegetter");
   n.deque = ImportType("collections", "deque"), n.partial = ImportType("functools", "partial");
   n.lru_cache = ImportType("functools", "_lru_cache_wrapper"), n.attrgetter = ImportType("operator", "attrgetter");
   n.itemgetter = ImportType("operator", "itemgetter"), n.pattern = ImportType("re", "Pattern");

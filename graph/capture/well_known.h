@@ -19,8 +19,8 @@ struct WellKnown {
       *sparse_module;         // names of the C modules of functions
   PyObject* tensor_function;  // torch.tensor
   // The standard library.
-  PyTypeObject *ordered_dict, *default_dict, *deque, *partial, *lru_cache, *method_wrapper, *attrgetter, *itemgetter,
-      *pattern, *match, *context_var, *mappingproxy, *local_class;
+  PyTypeObject *ordered_dict, *default_dict, *deque, *tuplegetter, *partial, *lru_cache, *method_wrapper, *attrgetter,
+      *itemgetter, *pattern, *match, *context_var, *mappingproxy, *local_class;
   PyObject *object_getattribute, *object_setattr, *object_delattr;  // slot wrappers of object
   PyObject* operators;                                              // module operator
   destructor subtype_dealloc;  // tp_dealloc of every class made by a class statement

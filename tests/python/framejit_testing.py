@@ -196,13 +196,18 @@ def check(function, *args, graphs=1, breaks=0, calls=3, kwargs=None, grad=False,
         assert_same_outcome(once(compiled), expected, tolerance)
         assert_same_outcome(once(native), expected, tolerance)
         if call == 0 and graphs == 1:
-            assert backend.count == 1, f"the first call made {backend.count} graphs"
-    assert backend.count == graphs, f"{backend.count} graphs instead of {graphs}"
+            assert backend.count == 1, f"the first call made {backend.count} graphs: {_report(function, once)}"
+    assert backend.count == graphs, f"{backend.count} graphs instead of {graphs}: {_report(function, once)}"
     if expected.error is not None:
         return  # explain() has raised what the function raises
     report = once(framejit.explain(function)).value
     assert report.break_count == breaks, f"{report.break_count} breaks instead of {breaks}: {report}"
     assert all(graph.captured for graph in report.graphs), f"the native backend gave up: {report}"
+
+
+def _report(function, once) -> str:
+    outcome = once(framejit.explain(function))
+    return str(outcome.value) if outcome.error is None else f"raises {outcome.error!r}"
 
 
 class Cases:

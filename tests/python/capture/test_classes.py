@@ -338,7 +338,7 @@ def tuple_operations(x):
     return x * t.index(2) + t.count(3), t[::-1], t * 2, t < (2,)
 
 
-@case(X)
+@case(X, graphs=0, breaks=1)
 def class_defined_inside(x):
     class Local:
         scale = 3

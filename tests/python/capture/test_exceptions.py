@@ -202,15 +202,16 @@ def finally_runs(x):
     return x + 1, log
 
 
+class Suppress:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, traceback):
+        return kind is ValueError
+
+
 @catching(X)
 def with_suppressing_exit(x):
-    class Suppress:
-        def __enter__(self):
-            return self
-
-        def __exit__(self, kind, value, traceback):
-            return kind is ValueError
-
     with Suppress():
         raise ValueError
     return x * 4

@@ -269,16 +269,22 @@ def context_manager(x):
 
 
 @case(X)
+def reads_the_names_of_globals(x):
+    return x * len([name for name in globals() if name == "X"])
+
+
+class Doubler:
+    def __enter__(self):
+        self.entered = True
+        return self
+
+    def __exit__(self, *exc):
+        self.entered = False
+        return False
+
+
+@case(X)
 def class_context_manager(x):
-    class Doubler:
-        def __enter__(self):
-            self.entered = True
-            return self
-
-        def __exit__(self, *exc):
-            self.entered = False
-            return False
-
     doubler = Doubler()
     with doubler as d:
         y = x * 2 if d.entered else x
@@ -330,6 +336,51 @@ def match_statement(x, n):
             return x * k
         case _:
             return -x
+
+
+class Point:
+    __match_args__ = ("x", "y")
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+
+@case(X, {"kind": "scale", "by": 3, "rest": 1})
+def match_mapping(x, options):
+    match options:
+        case {"kind": "shift", "by": n}:
+            return x + n
+        case {"kind": "scale", "by": n, **others}:
+            return x * n, others
+    return x
+
+
+@case(X)
+def match_class(x):
+    result = []
+    for subject in (Point(1, x), Point(2, 3), {"a": 1}, (1, 2), "text"):
+        match subject:
+            case Point(1, y):
+                result.append(y + 1)
+            case Point(x=first, y=int(second)):
+                result.append(x * first * second)
+            case {"b": _} | Point(z=_):
+                result.append("never")
+            case {"a": int() | float()}:
+                result.append("mapping")
+            case [first, *_]:
+                result.append(first)
+            case str(text):
+                result.append(text)
+    return result
+
+
+@case(X, graphs=0)
+def match_too_many(x):
+    match Point(1, x):
+        case Point(1, 2, 3):
+            return x
+    return x + 1
 
 
 @case(X)
