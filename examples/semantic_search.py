@@ -140,6 +140,8 @@ def main() -> None:
     print(f"largest difference from eager  {difference:.2g}")
     print(f"graphs                         {report.graph_count}")
     print(f"breaks                         {report.break_count}")
+    for reason in report.breaks:  # the figures below are then eager's own
+        print(f"not compiled: {reason}")
     for name, time_taken in first.items():
         print(f"{f'first result, {name}':30s} {time_taken * 1e3:.0f} ms")
     for name, time_taken in steady.items():
