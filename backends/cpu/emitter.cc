@@ -206,6 +206,7 @@ RowShape RowShapeOf(const GraphFacts& facts, const Node& node) {
   const EmitRule* rule = FindEmitRule(OperatorName(node.op));
   if (rule == nullptr || rule->kind != NodeKind::kRow || node.operands[0].kind != Operand::Kind::kValue) return shape;
   int64_t rank = static_cast<int64_t>(facts.graph.meta(node.operands[0].value).sizes.size());
+  if (rank == 0) return shape;  // a scalar has no dimension, though operators take 0 and -1 for one
   auto all = [&] {
     for (int64_t d = 0; d < rank; ++d) shape.dims.push_back(d);
   };
@@ -220,7 +221,7 @@ RowShape RowShapeOf(const GraphFacts& facts, const Node& node) {
     shape.dims.push_back(dims.toInt());
   } else if (dims.isIntList() && !dims.toIntVector().empty()) {
     for (int64_t d : dims.toIntVector()) shape.dims.push_back(d);
-  } else {
+  } else if (!dims.isIntList() || !rule->empty_means_none) {
     all();
   }
   for (int64_t& d : shape.dims) d = d < 0 ? d + rank : d;

@@ -22,7 +22,7 @@ enum class NodeKind : uint8_t {
 
 // How a row operator reduces operand 0.
 struct RowShape {
-  std::vector<int64_t> dims;  // reduced, ascending
+  std::vector<int64_t> dims;  // reduced, ascending; none: ATen's
 };
 
 // Which dimension of the node's shape the operand's first dimension lies on; kAlignRight: broadcasting's rule.

@@ -29,7 +29,7 @@ struct Activation {
 
 EmitResults Relu(Emitter& e) {
   if (e.out() == at::ScalarType::Bool) return {e.Fail()};
-  return {e.b().Binary(Op::kMax, e.As(0, e.out()), e.Number(0, e.out()))};
+  return {e.b().Binary(Op::kMax, e.Number(0, e.out()), e.As(0, e.out()))};  // relu(-0.0) is -0.0
 }
 
 EmitResults Gelu(Emitter& e) {
@@ -81,13 +81,13 @@ EmitResults Softplus(Emitter& e) {
 
 EmitResults Hardtanh(Emitter& e) {
   Activation a(e);
-  return {a.Bin(Op::kMin, a.Bin(Op::kMax, a.x, a.Operand(1)), a.Operand(2))};
+  return {a.Bin(Op::kMin, a.Operand(2), a.Bin(Op::kMax, a.Operand(1), a.x))};
 }
 
 // min(max(x + 3, 0), 6)
 ValueId Ramp(Activation& a) {
   ValueId shifted = a.Bin(Op::kAdd, a.x, a.Number(3));
-  return a.Bin(Op::kMin, a.Bin(Op::kMax, shifted, a.Number(0)), a.Number(6));
+  return a.Bin(Op::kMin, a.Number(6), a.Bin(Op::kMax, a.Number(0), shifted));
 }
 
 EmitResults Hardsigmoid(Emitter& e) {

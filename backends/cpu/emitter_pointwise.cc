@@ -98,8 +98,10 @@ EmitResults PowScalarExponent(Emitter& e) {
   double exponent = e.constant(1).toScalar().toDouble();
   ValueId x = e.As(0, type);
   if (exponent == 2 && type != at::ScalarType::Bool) return One(e.b().Binary(Op::kMul, x, x));
-  // ATen rounds the intermediate products of reduced types, and integer powers are its own.
+  // ATen rounds the intermediate products of reduced types, takes float16 through std::pow where others have square
+  // roots (which differ on -0.0 and -infinity), and integer powers are its own.
   if (!c10::isFloatingType(type) || (IsReduced(type) && (exponent == 3 || exponent == -2))) return One(e.Fail());
+  if (type == at::ScalarType::Half && (exponent == 0.5 || exponent == -0.5)) return One(e.Fail());
   if (exponent == 0) return One(e.Number(1, type));
   return One(e.b().Binary(Op::kPow, x, e.Number(exponent, type)));
 }
@@ -154,11 +156,17 @@ EmitResults MaskedFill(Emitter& e) {
   return One(e.b().Select(e.As(mask, at::ScalarType::Bool), e.As(2, e.out()), e.As(0, e.out())));
 }
 
+// A value equal to its bound stays itself: clamp(-0.0, min=0) is -0.0. Binary takes the second of equal operands.
+template <Op op>
+EmitResults ClampOne(Emitter& e) {
+  return One(Extremum(e, op, e.As(1, e.out()), e.As(0, e.out())));
+}
+
 EmitResults Clamp(Emitter& e) {
   if (e.out() == at::ScalarType::Bool) return One(e.Fail());
   ValueId x = e.As(0, e.out());
-  if (!e.IsNone(1)) x = e.b().Binary(Op::kMax, x, e.As(1, e.out()));
-  if (!e.IsNone(2)) x = e.b().Binary(Op::kMin, x, e.As(2, e.out()));
+  if (!e.IsNone(1)) x = e.b().Binary(Op::kMax, e.As(1, e.out()), x);
+  if (!e.IsNone(2)) x = e.b().Binary(Op::kMin, e.As(2, e.out()), x);
   return One(x);
 }
 
@@ -289,10 +297,10 @@ const NamedRule kRules[] = {
     {"aten::masked_fill.Tensor", P(MaskedFill)},
     {"aten::clamp", P(Clamp)},
     {"aten::clamp.Tensor", P(Clamp)},
-    {"aten::clamp_min", P(MinMax<Op::kMax>)},
-    {"aten::clamp_min.Tensor", P(MinMax<Op::kMax>)},
-    {"aten::clamp_max", P(MinMax<Op::kMin>)},
-    {"aten::clamp_max.Tensor", P(MinMax<Op::kMin>)},
+    {"aten::clamp_min", P(ClampOne<Op::kMax>)},
+    {"aten::clamp_min.Tensor", P(ClampOne<Op::kMax>)},
+    {"aten::clamp_max", P(ClampOne<Op::kMin>)},
+    {"aten::clamp_max.Tensor", P(ClampOne<Op::kMin>)},
     {"aten::addcmul", P(AddcMul)},
     {"aten::addcdiv", P(AddcDiv)},
     {"aten::lerp.Scalar", P(Lerp)},

@@ -15,6 +15,7 @@
 #include "backends/cpu/library_calls.h"
 #include "backends/dispatch.h"
 #include "base/log.h"
+#include "graph/print.h"
 
 namespace framejit::cpu {
 namespace {
@@ -130,7 +131,9 @@ class Planner {
   ValueId source(ValueId id) const { return fused_.fusion.sources[static_cast<size_t>(id)]; }
   Home& home(ValueId id) { return homes_[static_cast<size_t>(id)]; }
   static int64_t Bytes(const TensorMeta& m) { return m.numel() * static_cast<int64_t>(c10::elementSize(m.dtype)); }
-  static TensorShape ShapeOf(const TensorMeta& m) { return {m.dtype, m.sizes, m.strides, m.is_contiguous()}; }
+  static TensorShape ShapeOf(const TensorMeta& m) {
+    return {m.dtype, m.sizes, m.strides, m.strides == ContiguousStrides(m.sizes)};
+  }
 
   // --- lifetimes ---
 
@@ -147,6 +150,11 @@ class Planner {
       if (id == kNoValue) continue;
       last_unit_[static_cast<size_t>(root(id))] = kForever;
       returned_[static_cast<size_t>(root(id))] = true;
+    }
+    // The offset that as_strided is given counts from the start of the storage: such a value needs one of its own.
+    for (const Node& node : graph().nodes) {
+      bool absolute = OperatorName(node.op).rfind("aten::as_strided", 0) == 0;
+      if (absolute) returned_[static_cast<size_t>(root(node.operands[0].value))] = true;
     }
     for (const InputMutation& mutation : graph().mutations)
       last_unit_[static_cast<size_t>(root(mutation.value))] = kForever;
@@ -458,7 +466,7 @@ class Planner {
   std::vector<int32_t> bases_;          // by ValueId
   std::vector<int32_t> frame_tensors_;  // by ValueId
   std::vector<int32_t> last_unit_;      // by ValueId, for roots: the last unit that reads it or an alias
-  std::vector<bool> returned_;          // by ValueId, for roots: memory the caller receives
+  std::vector<bool> returned_;          // by ValueId, for roots: memory the caller receives, or of its own
   std::vector<bool> read_in_place_;     // by ValueId, for sources
   std::vector<int32_t> last_step_;      // by local
   std::vector<ValueId> live_;           // values with a range of the arena

@@ -38,7 +38,7 @@ struct TensorShape {
   at::ScalarType dtype = at::kFloat;
   c10::DimVector sizes;
   c10::DimVector strides;
-  bool contiguous = true;
+  bool contiguous = true;  // the strides of a fresh tensor, along dimensions of one element too
 };
 
 struct KernelStep {

@@ -198,7 +198,8 @@ ValueId Power(Emitter& e, const Node& node, const TensorMeta& result) {
   if (power != 2 && !floating) return kNoValue;
   ValueId x = e.Tensor(0);
   if (power == 2) return e.Binary("aten::mul.Tensor", x, x);
-  if (power == 0.5) return e.Unary("aten::sqrt", x);
+  // On float16 eager's kernel is std::pow, which is no square root of -0.0 and -infinity.
+  if (power == 0.5) return result.dtype == at::kHalf ? kNoValue : e.Unary("aten::sqrt", x);
   if (power == -1) return e.Unary("aten::reciprocal", x);
   if (IsReduced(result.dtype)) return kNoValue;  // eager's kernels round sqrt(x) or x * x to the dtype in between
   if (power == -0.5) return e.Unary("aten::rsqrt", x);

@@ -159,7 +159,7 @@ Reg EmitTanh(Simd& s, const Reg& x) {
   const Reg one = s.Load(s.F32(1.0f));
   const Reg large = s.Sub(one, s.Div(s.Load(s.F32(2.0f)), s.Add(e, one)));
   const Reg use_small = s.CompareF32(magnitude, s.F32(0.625f), kLess);
-  return s.Blend32(use_small, small, s.Or(large, sign));
+  return s.Or(s.Blend32(use_small, small, large), sign);  // keeps -0
 }
 
 Reg EmitSigmoid(Simd& s, const Reg& x) {
