@@ -1,5 +1,6 @@
 #include "backends/dispatch.h"
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/core/function_schema.h>
 
@@ -77,11 +78,19 @@ bool TakeResults(const Node& node, torch::jit::Stack& stack, std::vector<at::Ten
   return next == node.outputs.size();
 }
 
+void CallOperator(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
+  bool keeps_views = op.hasKernelForDispatchKey(c10::DispatchKey::ADInplaceOrView) ||
+                     op.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd);
+  if (keeps_views) return op.callBoxed(stack);
+  at::AutoDispatchBelowADInplaceOrView hidden;  // the guard of the autograd kernel, which is not called here
+  op.callBoxed(stack);
+}
+
 void CallNode(const Node& node, std::vector<at::Tensor>& tensors) {
   torch::jit::Stack stack;
   stack.reserve(node.operands.size());
   PushOperands(node, tensors, stack);
-  node.op.callBoxed(stack);
+  CallOperator(node.op, stack);
   TORCH_INTERNAL_ASSERT(TakeResults(node, stack, tensors), OperatorName(node.op),
                         " returned other results than were recorded");
 }

@@ -28,7 +28,10 @@ void PushOperands(const Node& node, const std::vector<at::Tensor>& tensors, torc
 // Moves the call's results from the stack to the node's output values. False where their number or kind differs from
 // what was recorded.
 bool TakeResults(const Node& node, torch::jit::Stack& stack, std::vector<at::Tensor>& tensors);
-// PushOperands, callBoxed, TakeResults. Raises what the operator raises.
+// Calls the operator under a RecordedLevelGuard as eager does: the views that it makes inside for its own use are not
+// views of a base to the caller, unless it is itself a view or writes an argument.
+void CallOperator(const c10::OperatorHandle& op, torch::jit::Stack& stack);
+// PushOperands, CallOperator, TakeResults. Raises what the operator raises.
 void CallNode(const Node& node, std::vector<at::Tensor>& tensors);
 
 // For each node, the values that are read by no later node and are neither inputs, constants, outputs nor mutations'

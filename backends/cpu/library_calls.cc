@@ -6,6 +6,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include "absl/container/flat_hash_map.h"
+#include "backends/dispatch.h"
 
 namespace framejit::cpu {
 namespace {
@@ -130,7 +131,7 @@ void CallBoxed(const LibraryStep& step, CallState& call) {
   torch::jit::Stack stack;
   stack.reserve(step.node->operands.size());
   for (size_t i = 0; i < step.node->operands.size(); ++i) PushOperand(step, i, call, stack);
-  step.node->op.callBoxed(stack);
+  CallOperator(step.node->op, stack);
   size_t next = 0;
   auto file = [&](at::Tensor tensor) {
     TORCH_INTERNAL_ASSERT(next < step.results.size(), OperatorName(step.node->op), " returned too many tensors");

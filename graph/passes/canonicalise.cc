@@ -84,7 +84,7 @@ const OperatorTable<SameAs>& Synonyms() {
 
 class Canonicaliser {
  public:
-  explicit Canonicaliser(Graph& graph) : graph_(graph), constants_(graph.values.size(), nullptr) {
+  explicit Canonicaliser(Graph& graph) : graph_(graph), facts_(graph), constants_(graph.values.size(), nullptr) {
     for (const GraphConstant& constant : graph.constants) constants_[constant.id] = &constant.tensor;
   }
 
@@ -101,6 +101,7 @@ class Canonicaliser {
     if (same == nullptr) return 0;
     // Only where the recording agrees that the memory is shared.
     if (graph_.meta(node.outputs[0]).storage != graph_.meta(node.operands[0].value).storage) return 0;
+    if (facts_.Escapes(node.outputs[0])) return 0;  // the caller would see a view with a base
     auto op = FindOperator(same->name);
     if (!op) return 0;
     node.op = *op;
@@ -174,6 +175,7 @@ class Canonicaliser {
   }
 
   Graph& graph_;
+  MemoryFacts facts_;
   std::vector<const at::Tensor*> constants_;  // by value
   int rewrites_ = 0;
 };
