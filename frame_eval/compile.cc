@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "frame_eval/written_inputs.h"
 #include "graph/fake/fake_session.h"
 #include "graph/fx_export.h"
 #include "graph/passes/pipeline.h"
@@ -170,6 +171,8 @@ class Compilation {
         return absl::StrCat("ATen graph of ", name_, " after the passes:\n",
                             PrintGraph(report.lowered, LogPrintOptions()));
       });
+    } else {
+      trace_->written_inputs = WrittenInputs(report.recorded);
     }
     if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
     std::vector<at::Tensor> examples = ExampleInputs(*trace_->guards, trace_->input_count);

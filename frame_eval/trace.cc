@@ -4,12 +4,14 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <exception>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "frame_eval/written_inputs.h"
 
 namespace framejit {
 namespace {
@@ -83,13 +85,13 @@ Trace::Outcome Trace::Run(PyObject** result) {
   guards->Release();
 
   OutputBuffer outputs;
-  if (random) {
-    GeneratorState generator;
-    if (!RunGraph(*graph, inputs, outputs.get())) {
-      generator.Restore();
-      return Outcome::kDiscarded;
-    }
-  } else if (!RunGraph(*graph, inputs, outputs.get())) {
+  std::optional<GeneratorState> generator;
+  if (random) generator.emplace();
+  std::optional<SavedInputs> saved;
+  if (!written_inputs.empty()) saved.emplace(inputs, written_inputs);
+  if (!RunGraph(*graph, inputs, outputs.get())) {
+    if (saved.has_value()) saved->Restore();
+    if (generator.has_value()) generator->Restore();
     return Outcome::kDiscarded;
   }
   *result = exit->Run(sources, outputs.get());

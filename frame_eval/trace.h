@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "backends/backend.h"
 #include "base/timing.h"
@@ -43,6 +44,8 @@ class Trace {
   std::unique_ptr<ExitProgram> exit;
   size_t input_count = 0;  // of GuardProgram::Fetched(), inputs first, then ExitProgram::sources()
   bool random = false;
+  // Inputs that the graph writes before its last operator that may raise: put back where it raises. Positions.
+  std::vector<size_t> written_inputs;
   int64_t hits = 0;
   TraceReport report;
 

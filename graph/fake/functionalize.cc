@@ -11,22 +11,22 @@
 #include "graph/fake/call_node.h"
 #include "graph/fake/fake_session.h"
 #include "graph/fake/fake_tensor_impl.h"
+#include "graph/fake/mutation.h"
 #include "graph/fake/recording.h"
 
 namespace framejit {
-namespace {
 
-using c10::DispatchKey;
-namespace functional = at::functionalization::impl;
-
-constexpr size_t kBatchNormTraining = 5, kBatchNormMean = 3, kBatchNormVar = 4;
-
-// native_batch_norm updates its running statistics in training mode, which its schema does not say.
+// native_batch_norm does not say it in its schema.
 bool WritesRunningStatistics(const Node& node) {
   const std::string& name = node.op.schema().name();
   return name == "aten::native_batch_norm" && node.operands[kBatchNormTraining].constant.toBool() &&
          node.operands[kBatchNormMean].value != kNoValue;
 }
+
+namespace {
+
+using c10::DispatchKey;
+namespace functional = at::functionalization::impl;
 
 // The functional form of bernoulli_ fills a contiguous tensor: another layout would get its numbers in another order.
 bool ReordersRandomNumbers(const Graph& graph, const Node& node) {
@@ -169,7 +169,7 @@ class Functionalizer {
         c10::Dispatcher::singleton().findSchemaOrThrow("aten::_native_batch_norm_legit_functional", "");
     torch::jit::Stack stack;
     PushOperands(node, [&](ValueId id) -> const at::Tensor& { return tensors_[static_cast<size_t>(id)]; }, stack);
-    at::Tensor mean = stack[kBatchNormMean].toTensor(), var = stack[kBatchNormVar].toTensor();
+    at::Tensor mean = stack[kBatchNormMean].toTensor(), var = stack[kBatchNormVariance].toTensor();
     legit.callBoxed(&stack);
     mean.copy_(stack[3].toTensor());
     var.copy_(stack[4].toTensor());

@@ -350,6 +350,34 @@ def test_torch_error_in_a_warm_call_has_no_effect_after_it():
     assert str(actual.value) == str(expected.value)
 
 
+@pytest.mark.parametrize("native", [False, True], ids=["fx", "native"])
+@pytest.mark.parametrize("overlap", [False, True], ids=["apart", "overlapping"])
+def test_torch_error_after_a_write_happens_once(native, overlap):
+    """The write before the failing operator is eager's: once, whatever the compiled graph had done by then."""
+    table = torch.randn(5, 3)
+
+    def f(x, y, ids):
+        x.add_(1)
+        return torch.nn.functional.embedding(ids, table), x + y
+
+    def arguments(ids):
+        memory = torch.arange(6.0)
+        x = memory[:4]
+        return memory, x, memory[2:] if overlap else torch.ones(4), torch.tensor(ids)
+
+    compiled = framejit.compile(f) if native else counting(f)[0]
+    with torch.no_grad():
+        for _ in range(2):
+            memory, *args = arguments([1, 2])
+            twin, *twin_args = arguments([1, 2])
+            assert_same(compiled(*args), f(*twin_args))
+            assert torch.equal(memory, twin)
+        memory, *args = arguments([1, 99])
+        with pytest.raises(IndexError):
+            compiled(*args)
+    assert torch.equal(memory, torch.tensor([1.0, 2.0, 3.0, 4.0, 4.0, 5.0]))
+
+
 def test_random_numbers_follow_the_generator():
     def f(x):
         return x + torch.rand(4), torch.nn.functional.dropout(x, 0.5, True)
