@@ -128,7 +128,7 @@ std::vector<Arg> GraphRecorder::CallAll(const std::string& op, std::vector<Arg> 
   RecordedLevelGuard level;
   torch::jit::Stack stack;
   PushOperands(node, tensors_, stack);
-  node.op.callBoxed(stack);
+  CallOperator(node.op, stack);
   std::vector<Arg> results;
   for (const c10::IValue& value : stack) {
     std::vector<at::Tensor> made;

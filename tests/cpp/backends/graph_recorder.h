@@ -43,6 +43,9 @@ class GraphRecorder {
     graph.mutations.push_back({input.values.at(0), value.values.at(0)});
   }
 
+  // What the operator gave while recording.
+  const at::Tensor& Recorded(ValueId id) const { return tensors_.at(static_cast<size_t>(id)); }
+
   Graph graph;
   std::vector<at::Tensor> inputs;
 
