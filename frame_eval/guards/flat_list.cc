@@ -19,6 +19,12 @@ bool ClassCanChange(PyTypeObject* type) {
   return PyType_HasFeature(type, Py_TPFLAGS_HEAPTYPE) || PyType_IsSubtype(type, &PyModule_Type);
 }
 
+bool ChecksKeyOrder(const GuardTree& tree, const GuardNode& node) {
+  auto first = tree.checks.begin() + node.first_check;
+  return std::any_of(first, first + node.check_count,
+                     [](const GuardCheck& check) { return check.kind == GuardKind::kKeysAre; });
+}
+
 const void* StorageOf(PyObject* object) {
   const at::Tensor* tensor = TensorOrNull(object);
   return tensor == nullptr || !tensor->has_storage() ? nullptr : tensor->storage().unsafeGetStorageImpl();
@@ -215,8 +221,9 @@ void FlatList::AddDict(const GuardTree& tree, const GuardObjects& objects, int32
   PyObject* dict = objects[i];
   if (!is_volatile_[i]) {
     AddWord(&reinterpret_cast<PyDictObject*>(dict)->ma_version_tag, DictVersion(dict), index);
-    // The order of an OrderedDict can change without its version.
-    if (PyODict_Check(dict)) AddOperation(Operation::kRecheck, index, index);
+    // The order of an OrderedDict can change without its version; its length and items cannot. Every module has several
+    // of them (its hooks), guarded by length alone.
+    if (PyODict_Check(dict) && ChecksKeyOrder(tree, tree.nodes[i])) AddOperation(Operation::kRecheck, index, index);
     return;
   }
   volatile_dicts_.push_back({index, DictVersion(dict)});
