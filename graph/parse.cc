@@ -1,5 +1,7 @@
 #include "graph/parse.h"
 
+#include <ATen/ops/zeros.h>
+
 #include <bit>
 #include <charconv>
 #include <cmath>

@@ -1,4 +1,6 @@
 // The callables of callables.def that are modelled: what each does in terms of the protocol functions.
+#include <torch/csrc/autograd/python_variable.h>
+
 #include <algorithm>
 
 #include "graph/capture/evaluator.h"

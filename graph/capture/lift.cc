@@ -1,5 +1,6 @@
 // The lift barrier: what the program sees in place of an outside object, and the guards that reading it leaves.
 #include <ATen/core/Tensor.h>
+#include <torch/csrc/autograd/python_variable.h>
 
 #include "graph/capture/recorder_impl.h"
 
