@@ -45,9 +45,16 @@ bool MayAliasArgument(const Node& node) {
   return false;
 }
 
+// Views whose schemas do not say so: autograd is what they keep it from.
+bool IsUndeclaredView(const Node& node) {
+  const std::string& name = node.op.schema().name();
+  return name == "aten::unsafe_chunk" || name == "aten::unsafe_split" || name == "aten::unsafe_split_with_sizes";
+}
+
 // The first tensor operand that the schema lets the results alias; kNoValue where there is none.
 ValueId AliasedOperand(const Graph& graph, const Node& node) {
   if (IsMetadataView(graph, node)) return node.operands[0].value;
+  if (IsUndeclaredView(node)) return node.operands[0].value;
   if (!MayAliasArgument(node)) return kNoValue;
   const auto& arguments = node.op.schema().arguments();
   for (size_t i = 0; i < node.operands.size(); ++i) {

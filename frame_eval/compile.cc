@@ -128,7 +128,8 @@ class Compilation {
     if (!chosen.ok()) return chosen.status();
     trace_->report.backend = options_.backend_name == "auto" ? "cpu" : options_.backend_name;
     if (!(*chosen)->wants_functional_graph()) return chosen;
-    if (!recording_->needs_autograd) return recording_->inputs_overlap ? CallsInOrder() : chosen;
+    if (!recording_->needs_autograd)
+      return recording_->inputs_overlap ? CallsInOrder("inputs that share memory are written") : chosen;
     LogLazily(LogArtifact::k_graph, [&] {
       return absl::StrCat(name_, ": a result requires grad, so the torch-level graph runs under torch's autograd");
     });
@@ -137,10 +138,9 @@ class Compilation {
   }
 
   // For a graph that has no functional form: its calls run as they were recorded.
-  absl::StatusOr<std::shared_ptr<Backend>> CallsInOrder() {
-    LogLazily(LogArtifact::k_graph, [&] {
-      return absl::StrCat(name_, ": inputs that share memory are written, so the recorded calls run one by one");
-    });
+  absl::StatusOr<std::shared_ptr<Backend>> CallsInOrder(std::string reason) {
+    LogLazily(LogArtifact::k_graph,
+              [&] { return absl::StrCat(name_, ": ", reason, ", so the recorded calls run one by one"); });
     trace_->report.backend = "interp";
     in_order_ = true;
     return FindBackend("interp");
@@ -164,16 +164,21 @@ class Compilation {
     request.timings = timings();
     if ((*backend)->wants_functional_graph() && !in_order_) {
       absl::StatusOr<Graph> lowered = Lower(report.recorded, timings());
-      if (!lowered.ok()) return lowered.status();
-      report.lowered = *std::move(lowered);
-      request.graph = &report.lowered;
-      LogLazily(LogArtifact::k_aten, [&] {
-        return absl::StrCat("ATen graph of ", name_, " after the passes:\n",
-                            PrintGraph(report.lowered, LogPrintOptions()));
-      });
-    } else {
-      trace_->written_inputs = WrittenInputs(report.recorded);
+      if (absl::IsUnimplemented(lowered.status())) {
+        backend = CallsInOrder(std::string(lowered.status().message()));
+        if (!backend.ok()) return backend.status();
+      } else if (!lowered.ok()) {
+        return lowered.status();
+      } else {
+        report.lowered = *std::move(lowered);
+        request.graph = &report.lowered;
+        LogLazily(LogArtifact::k_aten, [&] {
+          return absl::StrCat("ATen graph of ", name_, " after the passes:\n",
+                              PrintGraph(report.lowered, LogPrintOptions()));
+        });
+      }
     }
+    if (request.graph == &report.recorded) trace_->written_inputs = WrittenInputs(report.recorded);
     if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
     std::vector<at::Tensor> examples = ExampleInputs(*trace_->guards, trace_->input_count);
     request.example_inputs = examples;

@@ -49,6 +49,9 @@ class Builder:
 
     def function(self, target: Any, args: list, kwargs: dict, location: Location | None) -> torch.fx.Node:
         target = _named_function(target)
+        if target is operator.pow and not isinstance(args[0], torch.fx.Node):
+            # torch.fx prints operator.pow(-2, x) as `-2 ** x`, which is -(2 ** x). Tensor.__rpow__ is torch.pow.
+            target = torch.pow
         return self._locate(self.graph.call_function(target, tuple(args), kwargs), location)
 
     def method(self, target: str, args: list, kwargs: dict, location: Location | None) -> torch.fx.Node:

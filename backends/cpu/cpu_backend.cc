@@ -16,7 +16,6 @@ class CpuBackend : public Backend {
 
   absl::StatusOr<std::unique_ptr<CompiledGraph>> Compile(const CompileRequest& request) override {
     if (request.graph == nullptr) return absl::InvalidArgumentError("cpu: no graph was given");
-    ScopedTiming timing(request.timings, "cpu backend");
     try {
       auto plan = cpu::MakePlan(*request.graph);
       if (plan.ok()) return std::make_unique<cpu::CpuGraph>(*std::move(plan));

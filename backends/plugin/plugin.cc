@@ -107,7 +107,6 @@ class PythonBackend : public Backend {
     if (request.graph == nullptr || request.torch_graph == nullptr) {
       return absl::InvalidArgumentError(absl::StrCat("backend '", name_, "': no torch-level graph was given"));
     }
-    ScopedTiming timing(request.timings, "python backend");
     auto module = ExportTorchGraph(*request.torch_graph, *request.graph);
     if (!module.ok()) return module.status();
     auto compiled = callable_ ? CallBackend(module->get(), request.example_inputs) : Forward(module->get());

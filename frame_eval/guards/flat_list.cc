@@ -405,9 +405,7 @@ bool FlatList::OverlapUnchanged(const GuardTree& tree, const GuardObjects& objec
     if (stable_storages_.contains(storage.unsafeGetStorageImpl())) return false;
     for (size_t b = 0; b < a; ++b) {
       const at::Tensor* other = TensorOrNull(objects[static_cast<size_t>(fresh_tensors_[b])]);
-      if (other == nullptr || !other->has_storage() || other->unsafeGetTensorImpl() == tensor->unsafeGetTensorImpl()) {
-        continue;
-      }
+      if (other == nullptr || !other->has_storage()) continue;
       if (other->storage().unsafeGetStorageImpl() == storage.unsafeGetStorageImpl()) return false;
       if (storage.nbytes() != 0 && other->storage().data() == storage.data()) return false;
     }

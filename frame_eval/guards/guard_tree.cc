@@ -250,13 +250,12 @@ bool GuardTree::TypeVersionHolds(const GuardCheck& check) {
 }
 
 bool GuardTree::InputsAreDisjoint(const GuardObjects& objects) const {
-  absl::flat_hash_set<const void*> tensors;
   absl::flat_hash_set<const void*> storages;
   for (const GuardCheck& check : checks) {
     if (check.kind != GuardKind::kTensorMatches) continue;
     const at::Tensor* tensor = TensorOrNull(objects[static_cast<size_t>(check.node)]);
     if (tensor == nullptr || !tensor->has_storage()) continue;
-    if (!tensors.insert(tensor->unsafeGetTensorImpl()).second) continue;  // the same tensor, reached twice
+    // A tensor that the recording reached twice has one check, so the same tensor in two checks is an overlap too.
     const c10::Storage& storage = tensor->storage();
     if (!storages.insert(storage.unsafeGetStorageImpl()).second) return false;
     // Tensors made from one buffer (torch.from_numpy) have different storages over the same memory.

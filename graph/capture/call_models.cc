@@ -327,12 +327,30 @@ PyObject* RecorderState::Impl::ModelText(const NativeCall& call) {
   return CallPure(call);
 }
 
+namespace {
+
+// Numbers in nested lists and tuples: all of it is guarded. The contents of an array or a buffer are not.
+bool IsPlainData(PyObject* object, int depth = 0) {
+  if (IsPrimitive(object)) return true;
+  if ((!PyList_Check(object) && !PyTuple_Check(object)) || depth > 24) return false;
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(object); ++i) {
+    if (!IsPlainData(PySequence_Fast_GET_ITEM(object, i), depth + 1)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
 PyObject* RecorderState::Impl::ModelConstantTensor(const NativeCall& call) {
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     if (Prepare(call.args[i]) != 0) return nullptr;
     if (!HasFake(call.args[i])) continue;
     if (i == 0 && IsTensor(call.args[0])) return CallTorch(TorchCall::Kind::kFunction, call.callable, call);
     return BreakNull(BreakCode::kDataDependent, "torch.tensor of tensors");
+  }
+  if (call.nargs > 0 && !IsPlainData(call.args[0])) {
+    return BreakNull(BreakCode::kUnsupportedCallable,
+                     QualifiedName(call.callable) + " of a " + Py_TYPE(call.args[0])->tp_name);
   }
   PyRef made;
   {

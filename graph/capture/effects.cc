@@ -176,6 +176,17 @@ bool RecorderState::Impl::InputsShareMemory() const {
   return false;
 }
 
+// An input that is written and requires grad carries the gradient's history out of the call.
+bool RecorderState::Impl::WritesUnderAutograd() const {
+  for (const auto& [object, provenance] : known) {
+    PyObject* fake = provenance.lifted.get();
+    if (object != provenance.real.get() || !IsTensor(fake) || !IsFakeTensor(fake)) continue;
+    const bool required = TensorOf(object).requires_grad();
+    if (TensorOf(fake).requires_grad() && (entry_state.grad_mode || !required)) return true;
+  }
+  return false;
+}
+
 void RecorderState::Impl::CollectOutputs() {
   Graph& graph = session.graph();
   for (const PyRef& output : graph_outputs) {
@@ -186,7 +197,9 @@ void RecorderState::Impl::CollectOutputs() {
     recording->torch_graph.outputs.push_back(id);
     recording->needs_autograd |= tensor.requires_grad();
   }
-  if (recording->inputs.size() < 2 || !Mutates(graph)) return;
+  if (!Mutates(graph)) return;
+  recording->needs_autograd |= WritesUnderAutograd();
+  if (recording->inputs.size() < 2) return;
   recording->inputs_overlap = InputsShareMemory();
   if (!recording->inputs_overlap) AddGuard(GuardKind::kNoOverlap, kNoSource);
 }

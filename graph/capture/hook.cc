@@ -51,7 +51,11 @@ PyObject* CreateGenerator(ThreadHook& hook, PyThreadState* thread, FrameView fra
 PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int throwflag) {
   PyCodeObject* code = frame.code();
   RecorderState& recorder = *hook.recorder;
-  if (recorder.broken()) return Fail(hook, BreakCode::kInternalError, "a frame started after a break");
+  if (recorder.broken()) {
+    // A generator that is closed now: GeneratorExit says that it ended, and its `finally` is for the native run.
+    if (throwflag != 0 && PyErr_Occurred() != nullptr) return nullptr;
+    return Fail(hook, BreakCode::kInternalError, "a frame started after a break");
+  }
   if (code->co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE)) {
     return Fail(hook, BreakCode::kCoroutine, "");
   }

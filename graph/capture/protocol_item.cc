@@ -68,10 +68,35 @@ PyObject* RecorderState::Impl::ListGetItem(Shadow& shadow, PyObject* key) {
   return nullptr;
 }
 
+// torch makes a tensor of each list of integers in an index; here that tensor is a constant of the graph.
+PyObject* RecorderState::Impl::TensorIndex(PyObject* key) {
+  if (PyList_Check(key)) {
+    if (Prepare(key) != 0) return nullptr;
+    bool integers = PyList_GET_SIZE(key) > 0;
+    for (Py_ssize_t i = 0; integers && i < PyList_GET_SIZE(key); ++i) {
+      integers = PyLong_CheckExact(PyList_GET_ITEM(key, i)) != 0;
+    }
+    return integers ? Call(Names().tensor_function, {key}) : Py_NewRef(key);
+  }
+  if (!PyTuple_CheckExact(key)) return Py_NewRef(key);
+  PyRef parts = PyRef::Steal(PyTuple_New(PyTuple_GET_SIZE(key)));
+  for (Py_ssize_t i = 0; parts && i < PyTuple_GET_SIZE(key); ++i) {
+    PyObject* item = PyTuple_GET_ITEM(key, i);
+    PyObject* part = PyList_Check(item) ? TensorIndex(item) : Py_NewRef(item);
+    if (part == nullptr) return nullptr;
+    PyTuple_SET_ITEM(parts.get(), i, part);
+  }
+  return parts.release();
+}
+
 PyObject* RecorderState::Impl::GetItem(PyObject* container, PyObject* key) {
   if (IsTensor(container) || IsTensor(key)) {
-    if (IsTensor(container))
-      return CallOperator("getitem", {container, key}, [&] { return PyObject_GetItem(container, key); });
+    if (IsTensor(container)) {
+      PyRef index = PyRef::Steal(TensorIndex(key));
+      if (!index) return nullptr;
+      return CallOperator("getitem", {container, index.get()},
+                          [&] { return PyObject_GetItem(container, index.get()); });
+    }
     if (!PyDict_Check(container)) {
       return BreakNull(BreakCode::kDataDependent, "a tensor as an index");
     }
@@ -98,8 +123,10 @@ PyObject* RecorderState::Impl::GetItem(PyObject* container, PyObject* key) {
 
 int RecorderState::Impl::SetItem(PyObject* container, PyObject* key, PyObject* value) {
   if (IsTensor(container)) {
-    PyRef done = PyRef::Steal(CallOperator("setitem", {container, key, value}, [&]() -> PyObject* {
-      return PyObject_SetItem(container, key, value) == 0 ? Py_NewRef(Py_None) : nullptr;
+    PyRef index = PyRef::Steal(TensorIndex(key));
+    if (!index) return -1;
+    PyRef done = PyRef::Steal(CallOperator("setitem", {container, index.get(), value}, [&]() -> PyObject* {
+      return PyObject_SetItem(container, index.get(), value) == 0 ? Py_NewRef(Py_None) : nullptr;
     }));
     return done ? 0 : -1;
   }

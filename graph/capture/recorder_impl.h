@@ -185,6 +185,7 @@ struct RecorderState::Impl {
   PyObject* GetItem(PyObject* container, PyObject* key);
   PyObject* DictGetItem(PyObject* dict, PyObject* key);  // as dict.__getitem__, with __missing__
   PyObject* ListGetItem(Shadow& shadow, PyObject* key);
+  PyObject* TensorIndex(PyObject* key);
   int SetItem(PyObject* container, PyObject* key, PyObject* value);
   int DelItem(PyObject* container, PyObject* key);
   int IsTrue(PyObject* object);
@@ -259,6 +260,7 @@ struct RecorderState::Impl {
   TorchValueId TorchValue(const at::Tensor& tensor, bool make);
   bool HasFake(PyObject* object, int depth = 0) const;
   int CheckFailure();
+  bool BreakWhereFakesFailed(PyObject* callable);
   absl::flat_hash_map<const void*, TorchValueId> torch_values;  // by TensorImpl
   std::vector<at::Tensor> kept_tensors;
 
@@ -286,6 +288,7 @@ struct RecorderState::Impl {
   void AddChildren(RecipeId id, PyObject* sequence);
   void AddAttributes(RecipeId id, PyObject* object);
   bool InputsShareMemory() const;
+  bool WritesUnderAutograd() const;
   void CollectOutputs();
   absl::flat_hash_map<PyObject*, RecipeId> recipe_of;
   std::vector<PyRef> recipe_objects;

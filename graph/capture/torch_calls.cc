@@ -119,6 +119,23 @@ bool RecorderState::Impl::Snapshot(PyObject* object, bool is_result, TorchArgume
   return false;
 }
 
+// Whether the exception that is set came of the operands being fakes: eager would not raise it, so no handler of the
+// program may see it. What else torch raises, it raises in eager too.
+bool RecorderState::Impl::BreakWhereFakesFailed(PyObject* callable) {
+  PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyRef text = PyRef::Steal(value == nullptr ? nullptr : PyObject_Str(value));
+  const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+  PyErr_Clear();
+  const std::string_view view = message == nullptr ? "" : message;
+  const bool data = view.find("framejit: the data of a tensor") != std::string_view::npos;
+  const bool fake = view.find("framejit: ") != std::string_view::npos || view.find(" Fake ") != std::string_view::npos;
+  PyErr_Restore(type, value, traceback);
+  if (data) return Break(BreakCode::kTensorData, QualifiedName(callable)), true;
+  if (fake) return Break(BreakCode::kUnsupportedCallable, QualifiedName(callable)), true;
+  return false;
+}
+
 PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call) {
   return CallTorch(kind, target, call, [&] {
     return PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames);
@@ -152,7 +169,8 @@ PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target,
     Disarmed disarmed;
     result = PyRef::Steal(invoke());
   }
-  if (CheckFailure() != 0 || !result) return nullptr;
+  if (CheckFailure() != 0 || (!result && BreakWhereFakesFailed(call.callable))) return nullptr;
+  if (!result) return nullptr;
   if (has_tensor && result.get() == Py_None) {
     recording->torch_graph.calls.push_back(std::move(record));
     return result.release();

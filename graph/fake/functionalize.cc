@@ -84,7 +84,11 @@ class Functionalizer {
       }
     }
     if (absl::Status status = FindMutations(); !status.ok()) return status;
-    for (ValueId output : source_.outputs) AddOutput(output);
+    for (ValueId output : source_.outputs) {
+      if (MutatedBase(output) == nullptr && !KeepsLayout(output, false))
+        return absl::UnimplementedError("a written result has another layout");
+      AddOutput(output);
+    }
     return CheckAliasing();
   }
 
@@ -145,6 +149,8 @@ class Functionalizer {
     if (ReordersRandomNumbers(source_, node)) {
       return absl::UnimplementedError(absl::StrCat(OperatorName(node.op), " on a tensor that is not contiguous"));
     }
+    if (absl::Status status = CheckWrites(node); !status.ok()) return status;
+    if (absl::Status status = CheckLayouts(node); !status.ok()) return status;
     try {
       if (WritesRunningStatistics(node)) {
         ReplayBatchNorm(node);
@@ -159,6 +165,73 @@ class Functionalizer {
       return absl::UnimplementedError(absl::StrCat(OperatorName(node.op), " has no functional form: ", error.what()));
     }
     return absl::OkStatus();
+  }
+
+  template <typename Visit>
+  static void VisitTensors(const Operand& operand, Visit visit) {
+    if (operand.kind == Operand::Kind::kValue && operand.value != kNoValue) visit(operand.value);
+    if (operand.kind != Operand::Kind::kValueList) return;
+    for (ValueId id : operand.values) {
+      if (id != kNoValue) visit(id);
+    }
+  }
+
+  // Where an operator writes memory that it also reads in another layout, or writes one element twice, the order of its
+  // writes shows, or eager raises: the functional form would do neither.
+  absl::Status CheckWrites(const Node& node) const {
+    const auto& arguments = node.op.schema().arguments();
+    absl::Status status;
+    for (size_t i = 0; i < node.operands.size(); ++i) {
+      const c10::AliasInfo* alias = arguments[i].alias_info();
+      if (alias == nullptr || !alias->isWrite()) continue;
+      VisitTensors(node.operands[i], [&](ValueId written) {
+        const TensorMeta& target = source_.meta(written);
+        for (size_t d = 0; d < target.sizes.size(); ++d) {
+          if (target.sizes[d] > 1 && target.strides[d] == 0) {
+            status = absl::UnimplementedError("a tensor whose elements share memory is written");
+          }
+        }
+        for (const Operand& operand : node.operands) {
+          VisitTensors(operand, [&](ValueId read) {
+            const TensorMeta& other = source_.meta(read);
+            if (read == written || target.storage < 0 || other.storage != target.storage) return;
+            if (other.sizes == target.sizes && other.strides == target.strides &&
+                other.storage_offset == target.storage_offset) {
+              return;
+            }
+            status = absl::UnimplementedError("an operator writes memory that it reads in another layout");
+          });
+        }
+      });
+    }
+    return status;
+  }
+
+  // Functional operators choose the strides of their results; what follows was recorded for those of the written
+  // tensor.
+  absl::Status CheckLayouts(const Node& node) {
+    absl::Status status;
+    const bool absolute = node.op.schema().name() == "aten::as_strided";
+    for (const Operand& operand : node.operands) {
+      VisitTensors(operand, [&](ValueId id) {
+        if (!KeepsLayout(id, absolute)) status = absl::UnimplementedError("a written tensor has another layout");
+      });
+    }
+    return status;
+  }
+
+  bool KeepsLayout(ValueId id, bool with_offset) {
+    const at::Tensor& tensor = tensors_[static_cast<size_t>(id)];
+    if (!tensor.defined() || !functional::isFunctionalTensor(tensor)) return true;
+    const at::Tensor fake = Synced(tensor);
+    const TensorMeta& meta = source_.meta(id);
+    if (with_offset && fake.storage_offset() != meta.storage_offset) return false;
+    if (fake.sizes() != at::IntArrayRef(meta.sizes)) return false;
+    for (size_t d = 0; d < meta.sizes.size(); ++d) {
+      if (meta.sizes[d] == 0) return true;
+      if (meta.sizes[d] > 1 && fake.strides()[d] != meta.strides[d]) return false;
+    }
+    return true;
   }
 
   // Turn this: out, mean, rstd = native_batch_norm(x, w, b, running_mean, running_var, true, momentum, eps)
@@ -189,7 +262,9 @@ class Functionalizer {
   absl::Status FindMutations() {
     for (Input& input : inputs_) {
       auto* wrapper = functional::unsafeGetFunctionalWrapper(input.wrapper);
-      if (wrapper->has_metadata_mutation()) return absl::UnimplementedError("metadata of an input is changed in place");
+      if (wrapper->has_metadata_mutation()) {
+        return absl::FailedPreconditionError("metadata of an input is changed in place");
+      }
       input.mutated = wrapper->has_data_mutation();
       if (!input.mutated) continue;
       for (const Input& other : inputs_) {
