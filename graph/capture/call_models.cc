@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "absl/types/span.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
 
@@ -329,9 +330,10 @@ PyObject* RecorderState::Impl::ModelText(const NativeCall& call) {
 
 namespace {
 
-// Numbers in nested lists and tuples: all of it is guarded. The contents of an array or a buffer are not.
+// Numbers in nested lists and tuples, a dtype or a device: all of it is guarded. The contents of an array or a buffer
+// are not.
 bool IsPlainData(PyObject* object, int depth = 0) {
-  if (IsPrimitive(object)) return true;
+  if (IsPrimitive(object) || IsCodeLike(object) || Py_TYPE(object) == Names().device) return true;
   if ((!PyList_Check(object) && !PyTuple_Check(object)) || depth > 24) return false;
   for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(object); ++i) {
     if (!IsPlainData(PySequence_Fast_GET_ITEM(object, i), depth + 1)) return false;
@@ -348,9 +350,10 @@ PyObject* RecorderState::Impl::ModelConstantTensor(const NativeCall& call) {
     if (i == 0 && IsTensor(call.args[0])) return CallTorch(TorchCall::Kind::kFunction, call.callable, call);
     return BreakNull(BreakCode::kDataDependent, "torch.tensor of tensors");
   }
-  if (call.nargs > 0 && !IsPlainData(call.args[0])) {
+  for (PyObject* argument : absl::MakeConstSpan(call.args, static_cast<size_t>(call.total()))) {
+    if (IsPlainData(argument)) continue;
     return BreakNull(BreakCode::kUnsupportedCallable,
-                     QualifiedName(call.callable) + " of a " + Py_TYPE(call.args[0])->tp_name);
+                     QualifiedName(call.callable) + " of a " + Py_TYPE(argument)->tp_name);
   }
   PyRef made;
   {

@@ -132,11 +132,12 @@ def test_recording_errors_are_not_the_programs():
     check(new_tensor, X, graphs=0, breaks=1)
 
 
-def test_arrays_are_not_constants():
+@pytest.mark.parametrize("make", [torch.tensor, torch.as_tensor, lambda array: torch.tensor(data=array)])
+def test_arrays_are_not_constants(make):
     array = numpy.ones(4, dtype=numpy.float32)
 
     def f(x):
-        return x + torch.tensor(array) + torch.as_tensor(array)
+        return x + make(array)
 
     compiled = framejit.compile(f)
     with torch.no_grad():
