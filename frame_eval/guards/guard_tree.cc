@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "frame_eval/guards/tensor_memory.h"
 
 namespace framejit {
 namespace {
@@ -249,18 +250,13 @@ bool GuardTree::TypeVersionHolds(const GuardCheck& check) {
   return type != nullptr && type->tp_version_tag == static_cast<unsigned>(check.number);
 }
 
+// A tensor that the recording reached twice has one check, so the same tensor in two checks is an overlap too.
 bool GuardTree::InputsAreDisjoint(const GuardObjects& objects) const {
-  absl::flat_hash_set<const void*> storages;
+  TensorMemory memory;
   for (const GuardCheck& check : checks) {
     if (check.kind != GuardKind::kTensorMatches) continue;
     const at::Tensor* tensor = TensorOrNull(objects[static_cast<size_t>(check.node)]);
-    if (tensor == nullptr || !tensor->has_storage()) continue;
-    // A tensor that the recording reached twice has one check, so the same tensor in two checks is an overlap too.
-    const c10::Storage& storage = tensor->storage();
-    if (!storages.insert(storage.unsafeGetStorageImpl()).second) return false;
-    // Tensors made from one buffer (torch.from_numpy) have different storages over the same memory.
-    const void* data = storage.nbytes() == 0 ? nullptr : storage.data();
-    if (data != nullptr && !storages.insert(data).second) return false;
+    if (tensor != nullptr && !memory.Add(*tensor)) return false;
   }
   return true;
 }

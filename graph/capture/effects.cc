@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "frame_eval/guards/tensor_memory.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -163,15 +164,10 @@ void RecorderState::Impl::BuildEffects() {
 
 // Of the real tensors, as the guard NoOverlap judges it.
 bool RecorderState::Impl::InputsShareMemory() const {
-  absl::flat_hash_set<const void*> memory;
+  TensorMemory memory;
   for (const auto& [object, provenance] : known) {
     if (object != provenance.real.get() || !IsTensor(object) || IsFakeTensor(object)) continue;
-    const at::Tensor& tensor = TensorOf(object);
-    if (!tensor.has_storage()) continue;
-    const c10::Storage& storage = tensor.storage();
-    if (!memory.insert(storage.unsafeGetStorageImpl()).second) return true;
-    const void* data = storage.nbytes() == 0 ? nullptr : storage.data();
-    if (data != nullptr && !memory.insert(data).second) return true;
+    if (!memory.Add(TensorOf(object))) return true;
   }
   return false;
 }
