@@ -27,10 +27,14 @@ absl::StatusOr<DecodedCode> DecodedCode::Decode(PyCodeObject* code) {
     PyErr_Clear();
     return absl::InternalError("co_code is not available");
   }
+  return DecodeBytes(View(bytes.get()), View(code->co_exceptiontable));
+}
+
+absl::StatusOr<DecodedCode> DecodedCode::DecodeBytes(std::string_view code, std::string_view exception_table) {
   DecodedCode decoded;
-  absl::Status status = decoded.DecodeInstructions(View(bytes.get()));
+  absl::Status status = decoded.DecodeInstructions(code);
   if (!status.ok()) return status;
-  absl::StatusOr<std::vector<ExceptionEntry>> table = ParseExceptionTable(View(code->co_exceptiontable));
+  absl::StatusOr<std::vector<ExceptionEntry>> table = ParseExceptionTable(exception_table);
   if (!table.ok()) return table.status();
   decoded.exception_table_ = *std::move(table);
   status = decoded.ResolveTargets();

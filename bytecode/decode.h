@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "bytecode/exception_table.h"
+#include "bytecode/location_table.h"
 #include "bytecode/opcodes.h"
 
 namespace framejit {
@@ -30,15 +31,13 @@ struct Instruction {
   const OpcodeInfo& info() const { return InfoOf(opcode); }
 };
 
-struct SourceSpan {
-  int line, column, end_line, end_column;  // -1 where unknown
-};
-
 class DecodedCode {
  public:
   // InvalidArgument when the bytes are no code of this minor; Internal with no Python exception left when CPython
   // failed.
   static absl::StatusOr<DecodedCode> Decode(PyCodeObject* code);
+  // The same from what would be co_code and co_exceptiontable.
+  static absl::StatusOr<DecodedCode> DecodeBytes(std::string_view code, std::string_view exception_table);
 
   const std::vector<Instruction>& instructions() const { return instructions_; }
   const Instruction& operator[](int index) const { return instructions_[index]; }

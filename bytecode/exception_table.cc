@@ -50,6 +50,15 @@ class Reader {
   const char* end_;
 };
 
+void WriteNumber(std::string& table, int value, uint8_t first_bit) {
+  int shift = 0;
+  while (value >> shift > kValueBits) shift += 6;
+  for (; shift >= 0; shift -= 6, first_bit = 0) {
+    const int more = shift > 0 ? kContinues : 0;
+    table += static_cast<char>(first_bit | more | (value >> shift & kValueBits));
+  }
+}
+
 std::string_view TableBytes(PyCodeObject* code) {
   return {PyBytes_AS_STRING(code->co_exceptiontable), static_cast<size_t>(PyBytes_GET_SIZE(code->co_exceptiontable))};
 }
@@ -67,6 +76,17 @@ absl::StatusOr<std::vector<ExceptionEntry>> ParseExceptionTable(std::string_view
     entries.push_back(entry);
   }
   return entries;
+}
+
+std::string WriteExceptionTable(const std::vector<ExceptionEntry>& entries) {
+  std::string table;
+  for (const ExceptionEntry& entry : entries) {
+    WriteNumber(table, entry.start, kStartsEntry);
+    WriteNumber(table, entry.end - entry.start, 0);
+    WriteNumber(table, entry.target, 0);
+    WriteNumber(table, entry.depth << 1 | (entry.push_lasti ? 1 : 0), 0);
+  }
+  return table;
 }
 
 std::optional<ExceptionHandler> FindExceptionHandler(PyCodeObject* code, int offset) {

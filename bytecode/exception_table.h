@@ -1,4 +1,5 @@
-// The exception table of a code object (co_exceptiontable): parsing it, and finding the handler of an instruction.
+// The exception table of a code object (co_exceptiontable): parsing and writing it, and finding the handler of an
+// instruction.
 // Whether the entries make sense for the code is bytecode/verify.h's business.
 //
 // Format (CPython Objects/exception_handling_notes.txt, 3.11 to 3.13): per entry four numbers, start, length, target
@@ -10,6 +11,7 @@
 #include <Python.h>
 
 #include <optional>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -29,6 +31,8 @@ struct ExceptionEntry {
 
 // InvalidArgument when the bytes are no exception table.
 absl::StatusOr<std::vector<ExceptionEntry>> ParseExceptionTable(std::string_view table);
+// The inverse.
+std::string WriteExceptionTable(const std::vector<ExceptionEntry>& entries);
 
 // What CPython does when the instruction at `offset` raised: cut the stack to `depth` values, push the instruction's
 // offset if `push_lasti`, push the exception, go on at `target`.

@@ -35,6 +35,13 @@ static_assert(JumpsHaveTargets());
 
 const OpcodeInfo& InfoOf(Opcode opcode) { return kInfo[static_cast<uint8_t>(opcode)]; }
 
+std::optional<Opcode> FindOpcode(std::string_view name) {
+  for (int number = 0; number < static_cast<int>(kInfo.size()); ++number) {
+    if (!name.empty() && kInfo[number].name == name) return static_cast<Opcode>(number);
+  }
+  return std::nullopt;
+}
+
 StackEffect StackEffectOf(Opcode opcode, int oparg, bool taken) {
   switch (opcode) {
 #define OPCODE(name, number, operand, caches, flow, raises, pops, pushes) \

@@ -16,6 +16,7 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030C0000
@@ -24,6 +25,7 @@
 #define FRAMEJIT_OPCODE_TABLE "bytecode/opcodes/v3_12.def"
 #elif PY_VERSION_HEX >= 0x030D0000 && PY_VERSION_HEX < 0x030E0000
 #define FRAMEJIT_OPCODE_TABLE "bytecode/opcodes/v3_13.def"
+#define FRAMEJIT_NULL_ABOVE_CALLABLE
 #else
 #error "no opcode table for this CPython; 3.11, 3.12 and 3.13 have one"
 #endif
@@ -62,6 +64,12 @@ struct OpcodeInfo {
   bool raises;
 };
 
+// Where a call's NULL sits that stands for the missing `self`: below the callable, or between it and the arguments.
+#ifdef FRAMEJIT_NULL_ABOVE_CALLABLE
+inline constexpr bool kNullAboveCallable = true;
+#else
+inline constexpr bool kNullAboveCallable = false;
+#endif
 // Opcode and oparg byte.
 inline constexpr int kCodeUnitBytes = 2;
 // Operands of kBinaryOp are below this (NB_* in CPython's opcode.h), comparisons below that (Py_LT to Py_GE).
@@ -71,6 +79,8 @@ inline constexpr int kComparisonCount = 6;
 // Of any number; the name of a number that is no opcode is empty.
 const OpcodeInfo& InfoOf(Opcode opcode);
 inline bool IsOpcode(uint8_t number) { return !InfoOf(static_cast<Opcode>(number)).name.empty(); }
+// The opcode of that name; nothing when this minor has none.
+std::optional<Opcode> FindOpcode(std::string_view name);
 std::string_view OperandKindName(OperandKind kind);
 std::string_view OperandKindDescription(OperandKind kind);
 

@@ -109,6 +109,16 @@ extern const uint8_t* const kShimCaches;
 enum { kShimLocal = 1, kShimCell = 2, kShimFree = 4 };
 int ShimLocalKind(PyCodeObject* code, int index);
 
+// --- code objects ----------------------------------------------------------------------------------------------------
+// What a code object is made from, as in the constructor `types.CodeType`; references are borrowed.
+typedef struct {
+  int argcount, posonlyargcount, kwonlyargcount, stacksize, flags, firstlineno;
+  PyObject *code, *consts, *names, *varnames, *freevars, *cellvars, *filename, *name, *qualname;
+  PyObject *linetable, *exceptiontable;
+} ShimCodeParts;
+// New reference; null with an exception. CPython does not look at the instructions.
+PyCodeObject* ShimNewCode(const ShimCodeParts* parts);
+
 // --- objects ---------------------------------------------------------------------------------------------------------
 #if PY_VERSION_HEX < 0x030C0000
 // Changes with every change of the dict; unique over all dicts of the process.

@@ -21,6 +21,7 @@
 #define FRAME_FUNCTION(f) ((f)->f_func)
 #define FRAME_IP(f) ((f)->prev_instr)
 #define FRAME_IP_BIAS 1
+#define NEW_CODE PyCode_NewWithPosOnlyArgs
 
 static ShimFrame* ThreadFrame(PyThreadState* thread) { return thread->cframe->current_frame; }
 

@@ -21,6 +21,7 @@
 #define FRAME_FUNCTION(f) ((PyFunctionObject*)(f)->f_funcobj)
 #define FRAME_IP(f) ((f)->instr_ptr)
 #define FRAME_IP_BIAS 0
+#define NEW_CODE PyUnstable_Code_NewWithPosOnlyArgs
 
 static ShimFrame* ThreadFrame(PyThreadState* thread) { return thread->current_frame; }
 

@@ -13,24 +13,24 @@
 #include "frame_eval/cpython/py_ref.h"
 
 namespace framejit {
-namespace {
 
-PyObject* Raise(const absl::Status& status) {
+PyObject* RaiseStatus(const absl::Status& status) {
   PyErr_SetString(PyExc_ValueError, std::string(status.message()).c_str());
   return nullptr;
 }
 
-bool CheckCode(PyObject* object) {
+bool CheckIsCode(PyObject* object) {
   if (PyCode_Check(object)) return true;
   PyErr_SetString(PyExc_TypeError, "a code object is needed");
   return false;
 }
 
-// Appends a new reference (null: failure) and releases it.
-bool Append(PyObject* list, PyObject* item) {
+bool AppendNew(PyObject* list, PyObject* item) {
   PyRef owned = PyRef::Steal(item);
   return owned && PyList_Append(list, owned.get()) == 0;
 }
+
+namespace {
 
 const char* FlowName(ControlFlow flow) {
   switch (flow) {
@@ -57,7 +57,7 @@ PyObject* OpcodeRows(PyObject*, PyObject*) {
     const OpcodeInfo& info = InfoOf(static_cast<Opcode>(number));
     PyObject* row = Py_BuildValue("(sisisi)", info.name.data(), number, OperandKindName(info.operand).data(),
                                   int{info.caches}, FlowName(info.flow), int{info.raises});
-    if (!Append(rows.get(), row)) return nullptr;
+    if (!AppendNew(rows.get(), row)) return nullptr;
   }
   return rows.release();
 }
@@ -70,42 +70,42 @@ PyObject* StackEffectOfOpcode(PyObject*, PyObject* args) {
 }
 
 PyObject* Decode(PyObject*, PyObject* object) {
-  if (!CheckCode(object)) return nullptr;
+  if (!CheckIsCode(object)) return nullptr;
   absl::StatusOr<DecodedCode> code = DecodedCode::Decode(reinterpret_cast<PyCodeObject*>(object));
-  if (!code.ok()) return Raise(code.status());
+  if (!code.ok()) return RaiseStatus(code.status());
   PyRef list = PyRef::Steal(PyList_New(0));
   for (int i = 0; list && i < code->size(); ++i) {
     const Instruction& instruction = (*code)[i];
     const int target = instruction.target < 0 ? -1 : (*code)[instruction.target].start;
     PyObject* item = Py_BuildValue("(iiiiii)", static_cast<int>(instruction.opcode), instruction.oparg,
                                    instruction.start, instruction.offset, instruction.end, target);
-    if (!Append(list.get(), item)) return nullptr;
+    if (!AppendNew(list.get(), item)) return nullptr;
   }
   return list.release();
 }
 
 PyObject* Spans(PyObject*, PyObject* object) {
-  if (!CheckCode(object)) return nullptr;
+  if (!CheckIsCode(object)) return nullptr;
   PyCodeObject* code = reinterpret_cast<PyCodeObject*>(object);
   absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(code);
-  if (!decoded.ok()) return Raise(decoded.status());
+  if (!decoded.ok()) return RaiseStatus(decoded.status());
   PyRef list = PyRef::Steal(PyList_New(0));
   for (int i = 0; list && i < decoded->size(); ++i) {
     const SourceSpan span = SpanOf(code, (*decoded)[i]);
     PyObject* item =
         Py_BuildValue("(iiiii)", LineOf(code, (*decoded)[i]), span.line, span.end_line, span.column, span.end_column);
-    if (!Append(list.get(), item)) return nullptr;
+    if (!AppendNew(list.get(), item)) return nullptr;
   }
   return list.release();
 }
 
 PyObject* ExceptionTable(PyObject*, PyObject* object) {
-  if (!CheckCode(object)) return nullptr;
+  if (!CheckIsCode(object)) return nullptr;
   absl::StatusOr<DecodedCode> code = DecodedCode::Decode(reinterpret_cast<PyCodeObject*>(object));
-  if (!code.ok()) return Raise(code.status());
+  if (!code.ok()) return RaiseStatus(code.status());
   PyRef list = PyRef::Steal(PyList_New(0));
   for (const ExceptionEntry& entry : code->exception_table()) {
-    if (!list || !Append(list.get(), Py_BuildValue("(iiiii)", entry.start, entry.end, entry.target, entry.depth,
+    if (!list || !AppendNew(list.get(), Py_BuildValue("(iiiii)", entry.start, entry.end, entry.target, entry.depth,
                                                    int{entry.push_lasti}))) {
       return nullptr;
     }
@@ -115,10 +115,10 @@ PyObject* ExceptionTable(PyObject*, PyObject* object) {
 
 // By code unit: (target, depth, lasti), or None.
 PyObject* Handlers(PyObject*, PyObject* object) {
-  if (!CheckCode(object)) return nullptr;
+  if (!CheckIsCode(object)) return nullptr;
   PyCodeObject* code = reinterpret_cast<PyCodeObject*>(object);
   absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(code);
-  if (!decoded.ok()) return Raise(decoded.status());
+  if (!decoded.ok()) return RaiseStatus(decoded.status());
   PyRef list = PyRef::Steal(PyList_New(0));
   for (int unit = 0; list && unit < decoded->units(); ++unit) {
     std::optional<ExceptionHandler> handler = FindExceptionHandler(code, unit);
@@ -126,58 +126,58 @@ PyObject* Handlers(PyObject*, PyObject* object) {
     if (handler.has_value() != (entry != nullptr) ||
         (entry != nullptr && (entry->target != handler->target || entry->depth != handler->depth ||
                               entry->push_lasti != handler->push_lasti))) {
-      return Raise(absl::InternalError("the two handler look-ups disagree"));
+      return RaiseStatus(absl::InternalError("the two handler look-ups disagree"));
     }
     PyObject* item = handler ? Py_BuildValue("(iii)", handler->target, handler->depth, int{handler->push_lasti})
                              : Py_NewRef(Py_None);
-    if (!Append(list.get(), item)) return nullptr;
+    if (!AppendNew(list.get(), item)) return nullptr;
   }
   return list.release();
 }
 
 PyObject* StackDepthsOf(PyObject*, PyObject* object) {
-  if (!CheckCode(object)) return nullptr;
+  if (!CheckIsCode(object)) return nullptr;
   absl::StatusOr<DecodedCode> code = DecodedCode::Decode(reinterpret_cast<PyCodeObject*>(object));
-  if (!code.ok()) return Raise(code.status());
+  if (!code.ok()) return RaiseStatus(code.status());
   absl::StatusOr<StackDepths> depths = ComputeStackDepths(*code);
-  if (!depths.ok()) return Raise(depths.status());
+  if (!depths.ok()) return RaiseStatus(depths.status());
   PyRef list = PyRef::Steal(PyList_New(0));
   for (int depth : depths->before) {
-    if (!list || !Append(list.get(), PyLong_FromLong(depth))) return nullptr;
+    if (!list || !AppendNew(list.get(), PyLong_FromLong(depth))) return nullptr;
   }
   return list ? Py_BuildValue("(iN)", depths->max, list.release()) : nullptr;
 }
 
 PyObject* LiveSlots(PyObject*, PyObject* object) {
-  if (!CheckCode(object)) return nullptr;
+  if (!CheckIsCode(object)) return nullptr;
   PyCodeObject* code = reinterpret_cast<PyCodeObject*>(object);
   absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(code);
-  if (!decoded.ok()) return Raise(decoded.status());
+  if (!decoded.ok()) return RaiseStatus(decoded.status());
   const Cfg cfg(*decoded);
   const Liveness liveness(*decoded, cfg, code->co_nlocalsplus);
   PyRef list = PyRef::Steal(PyList_New(0));
   for (int i = 0; list && i < decoded->size(); ++i) {
     PyRef slots = PyRef::Steal(PyList_New(0));
     for (int slot : liveness.SlotsLiveBefore(i)) {
-      if (!slots || !Append(slots.get(), PyLong_FromLong(slot))) return nullptr;
+      if (!slots || !AppendNew(slots.get(), PyLong_FromLong(slot))) return nullptr;
     }
-    if (!Append(list.get(), slots.release())) return nullptr;
+    if (!AppendNew(list.get(), slots.release())) return nullptr;
   }
   return list.release();
 }
 
 PyObject* VerifyOf(PyObject*, PyObject* object) {
-  if (!CheckCode(object)) return nullptr;
+  if (!CheckIsCode(object)) return nullptr;
   absl::Status status = VerifyCode(reinterpret_cast<PyCodeObject*>(object));
   if (status.ok()) Py_RETURN_NONE;
   return PyUnicode_FromString(std::string(status.message()).c_str());
 }
 
 PyObject* Print(PyObject*, PyObject* object) {
-  if (!CheckCode(object)) return nullptr;
+  if (!CheckIsCode(object)) return nullptr;
   PyCodeObject* code = reinterpret_cast<PyCodeObject*>(object);
   absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(code);
-  if (!decoded.ok()) return Raise(decoded.status());
+  if (!decoded.ok()) return RaiseStatus(decoded.status());
   return PyUnicode_FromString(PrintCode(*decoded, code).c_str());
 }
 
@@ -202,6 +202,8 @@ PyModuleDef module_definition = {PyModuleDef_HEAD_INIT, "framejit_check", nullpt
 
 PyMODINIT_FUNC PyInit_framejit_check() {
   PyObject* module = PyModule_Create(&framejit::module_definition);
-  if (module != nullptr && PyModule_AddFunctions(module, framejit::kObjectMethods) < 0) Py_CLEAR(module);
+  for (PyMethodDef* methods : {framejit::kObjectMethods, framejit::kRewriteMethods}) {
+    if (module != nullptr && PyModule_AddFunctions(module, methods) < 0) Py_CLEAR(module);
+  }
   return module;
 }

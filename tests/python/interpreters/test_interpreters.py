@@ -19,7 +19,7 @@ import pytest
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 MINORS = (11, 12, 13)
-CHECKS = ("check_opcodes.py", "check_stdlib.py", "check_hook.py", "check_objects.py")
+CHECKS = ("check_opcodes.py", "check_stdlib.py", "check_encode.py", "check_rewrite.py", "check_hook.py", "check_objects.py")
 FACTS = (
     "import sys, sysconfig, os; headers = sysconfig.get_path('include') + '/Python.h'; "
     "print(sys.version_info[1], os.path.exists(headers), sys.executable)"

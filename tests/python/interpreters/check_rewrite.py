@@ -1,0 +1,166 @@
+"""Leaving and entering frames in the middle: programs are stopped by a re-entry hook at every legal instruction, and
+continued from the state it saw in an enter-at code object; result, exception, traceback and side effects must be those of
+the plain run. Run by test_interpreters.py."""
+
+import sys
+import traceback
+import types
+
+import framejit_check
+
+import rewrite_programs
+from rewrite_programs import PROGRAMS, Log
+
+NULL = object()
+framejit_check.set_null(NULL)
+
+
+class Left:
+    """What the hook returns to leave the frame: the state it saw."""
+
+    def __init__(self, index, slots, stack, handled):
+        self.index, self.slots, self.stack, self.handled = index, slots, stack, handled
+
+
+def lines_of(error):
+    """(function, line) of each frame of the traceback, those of this file left out."""
+    found = []
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == rewrite_programs.__file__:
+            found.append((frame.f_code.co_qualname, line))
+    return found
+
+
+def outcome(call, log):
+    """What the program did, comparable."""
+    handled_before = sys.exception() if sys.version_info >= (3, 11) else None
+    try:
+        result = ("returned", repr(call()))
+    except BaseException as error:
+        context = error.__context__
+        result = ("raised", repr(error), lines_of(error), repr(context), context and lines_of(context))
+    assert sys.exception() is handled_before
+    return result, list(log)
+
+
+def function_of(function, code, closure=None):
+    made = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+    made.__kwdefaults__ = function.__kwdefaults__
+    return made
+
+
+def capture(function, args, target, visit):
+    """The state at the visit-th arrival at `target`; None if it comes less often."""
+    arrivals = 0
+
+    def hook(index, slots, stack, handled):
+        nonlocal arrivals
+        arrivals += 1
+        return Left(index, slots, stack, handled) if arrivals == visit else None
+
+    code = framejit_check.with_reentries(function.__code__, [target], hook)
+    try:
+        result = function_of(function, code, function.__closure__)(*args)
+    except Exception:
+        return None
+    return result if isinstance(result, Left) else None
+
+
+def enter_at(function, state, targets=(), hook=None):
+    """A call without arguments that continues from the state."""
+    code = function.__code__
+    free = len(code.co_freevars)
+    bound = [i for i, value in enumerate(state.slots[: len(state.slots) - free]) if value is not NULL]
+    flags = [value is not NULL for value in state.stack]
+    values = [state.slots[i] for i in bound] + [value for value in state.stack if value is not NULL]
+    if framejit_check.state_has_exception(code, state.index):
+        values.append(state.handled)
+    made = framejit_check.enter_at(code, state.index, bound, flags, -1, False, None, list(targets), hook)
+    assert made.co_argcount == 1 and made.co_name == code.co_name and made.co_qualname == code.co_qualname
+    continued = function_of(function, made, function.__closure__)
+    return lambda: continued(tuple(values))
+
+
+def check_every_offset(make, args):
+    """`make(log)` gives the function to run, fresh for each run."""
+    log = Log()
+    expected = outcome(lambda: make(log)(*args()), log)
+    code = make(Log()).__code__
+    facts = framejit_check.reentry_facts(code)
+    legal = [i for i, (refusal, *_) in enumerate(facts) if refusal == "kNone"]
+    assert legal, code
+    entered = 0
+    for target in legal:
+        for visit in (1, 2):
+            log = Log()
+            function = make(log)
+            with sys_state_kept():
+                state = capture(function, args(), target, visit)
+            if state is None:
+                break
+            assert len(state.stack) == facts[target][1]
+            got = outcome(enter_at(function, state), log)
+            assert got == expected, (code, target, visit, got, expected)
+            entered += 1
+    return entered
+
+
+class sys_state_kept:
+    """Leaving a frame in an except handler puts the handled exception back."""
+
+    def __enter__(self):
+        self.before = sys.exception()
+
+    def __exit__(self, *_):
+        assert sys.exception() is self.before
+
+
+def check_identity(make, args):
+    """A re-entry point everywhere that does nothing changes nothing."""
+    log = Log()
+    expected = outcome(lambda: make(log)(*args()), log)
+    log = Log()
+    function = make(log)
+    code = framejit_check.with_reentries(function.__code__, None, None)
+    assert code.co_flags == function.__code__.co_flags
+    got = outcome(lambda: function_of(function, code, function.__closure__)(*args()), log)
+    assert got == expected, (code, got, expected)
+
+
+def check_reentries_of_enter_at(make, args):
+    """In an enter-at code object the re-entry point at its own start is skipped once; a hook there sees the state that
+    a hook of the original would see at the next arrival."""
+    function = make(Log())
+    legal = [i for i, fact in enumerate(framejit_check.reentry_facts(function.__code__)) if fact[0] == "kNone"]
+    for target in legal:
+        log = Log()
+        function = make(log)
+        state = capture(function, args(), target, 1)
+        if state is None:
+            continue
+        arrivals = []
+
+        def hook(index, slots, stack, handled):
+            arrivals.append(index)
+
+        enter = enter_at(function, state, legal, hook)
+        outcome(enter, log)
+        log = Log()
+        function = make(log)
+        plain = []
+        code = framejit_check.with_reentries(function.__code__, legal, lambda index, *_: plain.append(index))
+        outcome(lambda: function_of(function, code, function.__closure__)(*args()), log)
+        assert arrivals == plain[plain.index(target) + 1 :], (function.__code__, target, arrivals, plain)
+
+
+def main():
+    entered = 0
+    for make, args in PROGRAMS:
+        check_identity(make, args)
+        entered += check_every_offset(make, args)
+        check_reentries_of_enter_at(make, args)
+    print(f"{len(PROGRAMS)} programs continued from {entered} states")
+
+
+if __name__ == "__main__":
+    main()
