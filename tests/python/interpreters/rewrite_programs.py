@@ -2,6 +2,7 @@
 deterministic, and what they do outside themselves goes into the log."""
 
 import contextlib
+import copy
 import sys
 
 PROGRAMS = []
@@ -9,15 +10,15 @@ PROGRAMS = []
 
 class Log(list):
     def __call__(self, *values):
-        self.append(values)
+        self.append(repr(values))
         return len(self)
 
 
 def program(*args):
-    """Registers a maker of functions; the arguments are made afresh for each run by calling those that are callable."""
+    """Registers a maker of functions with the arguments to call them with, copied for each run."""
 
     def register(make):
-        PROGRAMS.append((make, lambda: tuple(arg() if callable(arg) else arg for arg in args)))
+        PROGRAMS.append((make, lambda: copy.deepcopy(args)))
         return make
 
     return register
@@ -259,6 +260,9 @@ class Methods:
     def __init__(self, log):
         self.log = log
         self.called = takes
+
+    def __repr__(self):
+        return "Methods()"
 
     def method(self, *args, **kwargs):
         return self.log("method", args, sorted(kwargs)), args
