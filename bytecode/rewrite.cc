@@ -169,7 +169,7 @@ class Rewriter {
 // instruction that is running. Nothing before RESUME belongs to a frame that tracebacks and tools see; RESUME looks for
 // signals, so that it runs when the frame is complete, as part of the instruction it leads to.
 void Rewriter::EmitPrologue(const EnterAt& enter) {
-  if (original_.code->co_nfreevars > 0) writer_.Emit(Opcode::k_COPY_FREE_VARS, original_.code->co_nfreevars);
+  if (original_.code->co_nfreevars > 0 && enter.closure) writer_.Emit(Opcode::k_COPY_FREE_VARS, original_.code->co_nfreevars);
   EmitMadeCells();
   const std::vector<int> saved = original_.reentries->SavedAt(enter.target);
   const int origin = enter.inner_call ? enter.call : enter.target;

@@ -34,8 +34,9 @@ struct ReentryPoint {
 struct EnterAt {
   int target = -1;  // Reentries::IsLegal
   // The slots that have a value; for a cell slot that is the cell object. All others start unbound, but free variables
-  // come from the closure of the function that is made from the code.
+  // come from the closure of the function that is made from the code, if it has one.
   std::vector<int> locals;
+  bool closure = true;
   // The value stack, bottom first: whether it is a value; false: a NULL.
   std::vector<bool> stack;
 

@@ -72,25 +72,26 @@ absl::StatusOr<Graph> Lower(const Graph& recorded, Timings* timings) {
 
 class Compilation {
  public:
-  Compilation(const CallState& state, const CompileOptions& options, std::vector<std::string> argument_names)
+  Compilation(const CallState& state, const CompileOptions& options, std::vector<std::string> argument_names,
+              std::shared_ptr<ResumeTable> resumes, bool advance_iterators)
       : state_(state),
         options_(options),
         argument_names_(std::move(argument_names)),
+        resumes_(std::move(resumes)),
+        advance_iterators_(advance_iterators),
         name_(FunctionName(state.function)) {}
 
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
     trace_ = std::make_shared<Trace>();
-    RecordRequest request;
-    request.function = state_.function;
-    request.slots = state_.slots;
-    request.max_instructions = options_.max_instructions;
-    request.max_depth = options_.max_depth;
-    recording_ = Record(request, timings());
+    RecordCall();
     if (absl::Status status = BuildGuards(); !status.ok()) return status;
     trace_->report.stats = recording_->stats;
     if (recording_->graph_break.has_value()) {
       trace_->report.graph_break = recording_->graph_break;
       LogLazily(LogArtifact::k_breaks, [&] { return trace_->report.graph_break->ToString(); });
+    }
+    if (!HasGraph()) {
+      LogLazily(LogArtifact::k_breaks, [&] { return name_ + " runs in the interpreter"; });
     } else if (absl::Status status = CompileGraph(); !status.ok()) {
       FallBack(status);
     }
@@ -99,6 +100,33 @@ class Compilation {
   }
 
  private:
+  // Whether the recording ended with something to run: at the end of the function, or in front of what broke.
+  bool HasGraph() const { return !recording_->graph_break.has_value() || recording_->resume; }
+
+  // After a break, once more up to the instruction that broke, or to the last one before it at which everything alive
+  // can be rebuilt.
+  void RecordCall() {
+    RecordRequest request;
+    request.function = state_.function;
+    request.slots = state_.slots;
+    request.max_instructions = options_.max_instructions;
+    request.max_depth = options_.max_depth;
+    if (!options_.fullgraph) request.resumes = resumes_;
+    request.advance_iterators = advance_iterators_;
+    recording_ = Record(request, timings());
+    if (!recording_->graph_break.has_value() ||
+        BreakCodeClass(recording_->graph_break->code) != BreakClass::unsupported)
+      return;
+    for (StopPoint& stop : recording_->stops) {
+      request.stop = std::move(stop);
+      std::unique_ptr<Recording> part = Record(request, timings());
+      if (!part->resume) continue;
+      part->graph_break = std::move(recording_->graph_break);
+      recording_ = std::move(part);
+      return;
+    }
+  }
+
   Timings* timings() { return &trace_->report.timings; }
 
   absl::Status BuildGuards() {
@@ -107,7 +135,8 @@ class Compilation {
     trace_->input_count = fetch.size();
     trace_->random = std::any_of(recording_->graph.nodes.begin(), recording_->graph.nodes.end(),
                                  [](const Node& node) { return IsRandom(node.op); });
-    if (!recording_->graph_break.has_value()) {
+    if (HasGraph()) {
+      trace_->resume = recording_->resume;
       absl::StatusOr<std::unique_ptr<ExitProgram>> exit =
           ExitProgram::Make(std::move(recording_->exit_plan), recording_->graph.outputs.size());
       if (!exit.ok()) return exit.status();
@@ -194,6 +223,7 @@ class Compilation {
     trace_->report.fallback_reason = std::string(status.message());
     trace_->graph = nullptr;
     trace_->exit = nullptr;
+    trace_->resume = {};
     LogWarning(absl::StrCat(name_, " runs in the interpreter: backend '", trace_->report.backend,
                             "' cannot compile it: ", status.message()));
   }
@@ -211,6 +241,8 @@ class Compilation {
   const CallState& state_;
   const CompileOptions& options_;
   std::vector<std::string> argument_names_;
+  std::shared_ptr<ResumeTable> resumes_;
+  bool advance_iterators_;
   std::string name_;
   bool in_order_ = false;
   std::shared_ptr<Trace> trace_;
@@ -225,10 +257,11 @@ absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& op
 }
 
 absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
-                                                   std::vector<std::string> argument_names) {
+                                                   std::vector<std::string> argument_names,
+                                                   std::shared_ptr<ResumeTable> resumes, bool advance_iterators) {
   absl::StatusOr<std::shared_ptr<Trace>> trace = absl::InternalError("");
   try {
-    trace = Compilation(state, options, std::move(argument_names)).Run();
+    trace = Compilation(state, options, std::move(argument_names), std::move(resumes), advance_iterators).Run();
   } catch (const std::exception& error) {
     trace = absl::InternalError(error.what());
   }

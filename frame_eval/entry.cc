@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "frame_eval/argument_binder.h"
 #include "frame_eval/cpython/shim.h"
+#include "frame_eval/resume_loop.h"
 #include "graph/capture/recorder.h"
 
 namespace framejit {
@@ -26,7 +27,14 @@ struct EntryState {
   ArgumentBinder binder;
   std::vector<std::shared_ptr<Trace>> traces;  // most recently used first
   int recordings = 0;
+  int missed = 0;  // calls that no trace covered after the last recording
   bool warned = false;
+  std::shared_ptr<ResumeTable> resumes = NewResumeTable();
+  std::vector<std::pair<std::vector<PyObject*>, PyRef>> segments;  // of a root, in order of their making
+
+  // What a segment is not tried any more after.
+  static constexpr int kMaxMissed = 32;
+  bool gave_up() const { return recordings >= options.recompile_limit && missed >= kMaxMissed; }
 };
 
 struct EntryObject {
@@ -60,19 +68,21 @@ struct Call {
   PyObject* Native() const { return PyObject_Vectorcall(entry->function, args, nargsf, kwnames); }
 };
 
-bool MustRunNatively(PyFunctionObject* function) {
-  return disable_depth != 0 || !enabled.load(std::memory_order_relaxed) || IsRecording() ||
-         ShimIsTraced(PyThreadState_Get(), reinterpret_cast<PyCodeObject*>(function->func_code));
-}
-
-PyObject* RunTrace(const Call& call, Trace& trace) {
+EntryStep RunTrace(Trace& trace) {
   ++trace.hits;
+  EntryStep step;
   if (trace.graph == nullptr) {
     trace.guards->Release();
-    return call.Native();
+    return step;
   }
   PyObject* result = nullptr;
-  return trace.Run(&result) == Trace::Outcome::kDone ? result : call.Native();
+  if (trace.Run(&result) != Trace::Outcome::kDone) return step;
+  step.result = PyRef::Steal(result);
+  step.kind = EntryStep::Kind::kReturned;
+  if (!trace.resume || result == nullptr) return step;
+  step.kind = EntryStep::Kind::kResume;
+  step.function = trace.resume;
+  return step;
 }
 
 // The first trace whose guards hold, moved to the front.
@@ -117,12 +127,12 @@ void WarnOfLimit(EntryObject* entry, const CallState& call_state) {
 }
 
 // Under fullgraph=True whatever keeps the frame from being one graph is raised.
-PyObject* RaiseGraphBreak(const TraceReport& report) {
+EntryStep RaiseGraphBreak(const TraceReport& report) {
   std::string text = report.graph_break.has_value()
                          ? report.graph_break->ToString()
                          : absl::StrCat("the graph cannot be compiled: ", report.fallback_reason);
   PyErr_SetString(graph_break_error != nullptr ? graph_break_error : PyExc_RuntimeError, text.c_str());
-  return nullptr;
+  return EntryStep{.kind = EntryStep::Kind::kReturned, .result = {}, .function = {}};
 }
 
 // A break because the program itself raised is the program's business: it raises again, natively.
@@ -131,18 +141,23 @@ bool BreaksFullGraph(const EntryState& state, const Trace& trace) {
   return !trace.report.graph_break.has_value() || trace.report.graph_break->code != BreakCode::kRaised;
 }
 
-PyObject* RecordAndRun(const Call& call, const CallState& call_state) {
-  EntryState& state = *call.entry->state;
+EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
+  EntryState& state = *entry->state;
   if (state.recordings >= state.options.recompile_limit) {
-    WarnOfLimit(call.entry, call_state);
-    return call.Native();
+    ++state.missed;
+    WarnOfLimit(entry, call_state);
+    return {};
   }
   ++state.recordings;
-  LogRecompile(call.entry, call_state);
-  absl::StatusOr<std::shared_ptr<Trace>> trace = CompileCall(call_state, state.options, state.binder.Names());
+  state.missed = 0;
+  LogRecompile(entry, call_state);
+  // A segment inside a loop that comes back at another position: the next recording leaves the iterator alone.
+  const bool advance_iterators = state.recordings == 1;
+  absl::StatusOr<std::shared_ptr<Trace>> trace =
+      CompileCall(call_state, state.options, state.binder.Names(), state.resumes, advance_iterators);
   if (!trace.ok()) {
-    LogWarning(absl::StrCat(EntryName(call.entry), " runs in the interpreter: ", trace.status().message()));
-    if (!state.options.fullgraph) return call.Native();
+    LogWarning(absl::StrCat(EntryName(entry), " runs in the interpreter: ", trace.status().message()));
+    if (!state.options.fullgraph) return {};
     TraceReport report;
     report.fallback_reason = std::string(trace.status().message());
     return RaiseGraphBreak(report);
@@ -150,7 +165,15 @@ PyObject* RecordAndRun(const Call& call, const CallState& call_state) {
   std::shared_ptr<Trace> made = *std::move(trace);
   state.traces.insert(state.traces.begin(), made);
   if (BreaksFullGraph(state, *made)) return RaiseGraphBreak(made->report);
-  return RunTrace(call, *made);
+  return RunTrace(*made);
+}
+
+EntryStep Step(EntryObject* entry, const CallState& call_state) {
+  EntryState& state = *entry->state;
+  std::shared_ptr<Trace> trace = FindTrace(state, call_state);
+  if (trace == nullptr) return RecordAndRun(entry, call_state);
+  if (BreaksFullGraph(state, *trace)) return RaiseGraphBreak(trace->report);
+  return RunTrace(*trace);
 }
 
 PyObject* Dispatch(const Call& call) {
@@ -165,16 +188,16 @@ PyObject* Dispatch(const Call& call) {
   if (!state.binder.Bind(function, call.args, PyVectorcall_NARGS(call.nargsf), call.kwnames, bound)) {
     return call.Native();
   }
-  CallState call_state{call.entry->function, bound.slots()};
-  std::shared_ptr<Trace> trace = FindTrace(state, call_state);
-  if (trace == nullptr) return RecordAndRun(call, call_state);
-  if (BreaksFullGraph(state, *trace)) return RaiseGraphBreak(trace->report);
-  return RunTrace(call, *trace);
+  EntryStep step = Step(call.entry, CallState{call.entry->function, bound.slots()});
+  if (step.kind == EntryStep::Kind::kNative) return call.Native();
+  if (step.kind == EntryStep::Kind::kReturned) return step.result.release();
+  ResumeLoop loop(reinterpret_cast<PyObject*>(call.entry), state.resumes);
+  return loop.Run(std::move(step.function), std::move(step.result));
 }
 
 PyObject* EntryVectorcall(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
   Call call{AsEntry(self), args, nargsf, kwnames};
-  if (MustRunNatively(FunctionOf(call.entry))) return call.Native();
+  if (MustRunNatively(reinterpret_cast<PyCodeObject*>(FunctionOf(call.entry)->func_code))) return call.Native();
   // The entry may be dropped by the code it runs.
   PyRef alive = PyRef::Borrow(self);
   try {
@@ -184,6 +207,15 @@ PyObject* EntryVectorcall(PyObject* self, PyObject* const* args, size_t nargsf, 
   }
   PyErr_Clear();
   return call.Native();
+}
+
+// Dropping traces and segments may run finalizers that call the entry.
+void Forget(EntryState& state) {
+  std::vector<std::shared_ptr<Trace>> traces = std::move(state.traces);
+  auto segments = std::move(state.segments);
+  std::shared_ptr<ResumeTable> resumes = std::exchange(state.resumes, NewResumeTable());
+  state.traces.clear();
+  state.segments.clear();
 }
 
 // --- the type -------------------------------------------------------------------------------------------------------
@@ -199,14 +231,16 @@ int EntryTraverse(PyObject* self, visitproc visit, void* arg) {
     if (trace.use_count() > 1) continue;
     if (int result = trace->Traverse(visit, arg); result != 0) return result;
   }
-  return 0;
+  for (const auto& [functions, segment] : entry->state->segments) Py_VISIT(segment.get());
+  // Shared with the segments, and with calls in progress.
+  const auto owners = static_cast<size_t>(entry->state->resumes.use_count());
+  return owners > entry->state->segments.size() + 1 ? 0 : entry->state->resumes->Traverse(visit, arg);
 }
 
 int EntryClear(PyObject* self) {
   EntryObject* entry = AsEntry(self);
   if (entry->state != nullptr) {
-    std::vector<std::shared_ptr<Trace>> traces = std::move(entry->state->traces);
-    entry->state->traces.clear();
+    Forget(*entry->state);
   }
   Py_CLEAR(entry->dict);
   return 0;  // the function stays: a finalizer may still call the entry
@@ -304,10 +338,38 @@ PyType_Spec entry_spec = {
 
 bool AddEntryType(PyObject* module) {
   entry_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&entry_spec));
-  return entry_type != nullptr && PyModule_AddObjectRef(module, "Entry", reinterpret_cast<PyObject*>(entry_type)) == 0;
+  return entry_type != nullptr && InitializeResumeLoop() &&
+         PyModule_AddObjectRef(module, "Entry", reinterpret_cast<PyObject*>(entry_type)) == 0;
 }
 
 bool IsEntry(PyObject* object) { return Py_TYPE(object) == entry_type; }
+
+bool MustRunNatively(PyCodeObject* code) {
+  return disable_depth != 0 || !enabled.load(std::memory_order_relaxed) || IsRecording() ||
+         ShimIsTraced(PyThreadState_Get(), code);
+}
+
+PyRef SegmentOf(PyObject* root, const std::vector<PyObject*>& functions) {
+  EntryState& state = *AsEntry(root)->state;
+  for (const auto& [known, segment] : state.segments) {
+    if (known == functions) return AsEntry(segment.get())->state->gave_up() ? PyRef() : segment;
+  }
+  PyRef segment = PyRef::Steal(NewEntry(functions.back(), state.options));
+  if (!segment) return PyErr_Clear(), PyRef();
+  AsEntry(segment.get())->state->resumes = state.resumes;
+  state.segments.emplace_back(functions, segment);
+  return segment;
+}
+
+EntryStep RunSegment(PyObject* segment, PyObject* state) {
+  try {
+    return Step(AsEntry(segment), CallState{AsEntry(segment)->function, absl::MakeConstSpan(&state, 1)});
+  } catch (const std::exception& error) {
+    LogWarning(absl::StrCat("internal error: ", error.what()));
+  }
+  PyErr_Clear();
+  return {};
+}
 
 PyObject* NewEntry(PyObject* function, CompileOptions options) {
   if (!PyFunction_Check(function)) {
@@ -328,14 +390,21 @@ PyObject* NewEntry(PyObject* function, CompileOptions options) {
 
 PyObject* EntryFunction(PyObject* entry) { return AsEntry(entry)->function; }
 
-std::vector<std::shared_ptr<Trace>> EntryTraces(PyObject* entry) { return AsEntry(entry)->state->traces; }
+std::vector<std::shared_ptr<Trace>> EntryTraces(PyObject* entry) {
+  const EntryState& state = *AsEntry(entry)->state;
+  std::vector<std::shared_ptr<Trace>> traces = state.traces;
+  for (const auto& [functions, segment] : state.segments) {
+    const EntryState& inner = *AsEntry(segment.get())->state;
+    traces.insert(traces.end(), inner.traces.begin(), inner.traces.end());
+  }
+  return traces;
+}
 
 void ResetEntry(PyObject* entry) {
   EntryState& state = *AsEntry(entry)->state;
-  // Dropping traces may run finalizers that call the entry.
-  std::vector<std::shared_ptr<Trace>> traces = std::move(state.traces);
-  state.traces.clear();
+  Forget(state);
   state.recordings = 0;
+  state.missed = 0;
   state.warned = false;
 }
 

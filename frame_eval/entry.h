@@ -18,11 +18,26 @@ namespace framejit {
 bool AddEntryType(PyObject* module);
 bool IsEntry(PyObject* object);
 
+// What became of a call: its result, a state with which a function goes on in the middle of its frames, or nothing yet.
+struct EntryStep {
+  enum class Kind : uint8_t { kReturned, kResume, kNative };
+  Kind kind = Kind::kNative;
+  PyRef result;    // kReturned: null with an exception set. kResume: the state
+  PyRef function;  // kResume
+};
+
+// Segments: what `root` compiled for going on in the middle of its frames. They are entries themselves, never called.
+// The one for the chain of functions (innermost first); null without an exception where none is to be tried any more.
+PyRef SegmentOf(PyObject* root, const std::vector<PyObject*>& functions);
+EntryStep RunSegment(PyObject* segment, PyObject* state);
+// Whether this thread must leave calls of the code to the interpreter now (disabled, recording, traced).
+bool MustRunNatively(PyCodeObject* code);
+
 // A new entry for a Python function; null with an exception set.
 PyObject* NewEntry(PyObject* function, CompileOptions options);
 // The function that an entry stands for, borrowed.
 PyObject* EntryFunction(PyObject* entry);
-// The entry's traces, most recently used first. They stay valid whatever happens to the entry.
+// The entry's traces, most recently used first, then its segments'. They stay valid whatever happens to the entry.
 std::vector<std::shared_ptr<Trace>> EntryTraces(PyObject* entry);
 
 // Forgets all traces of one entry, or of every entry.

@@ -9,6 +9,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "frame_eval/guards/guard_fetch.h"
+#include "frame_eval/guards/iterators.h"
 
 namespace framejit {
 namespace {
@@ -129,8 +130,10 @@ class ExitProgram::Builder {
       }
       case RecipeKind::kCell:
         return MakeCell(recipe, id);
-      case RecipeKind::kRangeIterator:
-        break;
+      case RecipeKind::kIterator: {
+        PyObject* parts = Get(recipe.children[0]);
+        return parts == nullptr ? nullptr : MakeIterator(reinterpret_cast<PyTypeObject*>(recipe.object.get()), parts);
+      }
     }
     PyErr_SetString(PyExc_SystemError, "framejit: a recipe that cannot be built");
     return nullptr;
@@ -311,7 +314,6 @@ absl::Status ExitProgram::CheckReferences(size_t graph_outputs) {
     if (recipe.kind == RecipeKind::kGraphOutput && static_cast<size_t>(recipe.index) >= graph_outputs) {
       return absl::InternalError(absl::StrCat("recipe ", i, " refers to unknown graph output ", recipe.index));
     }
-    if (recipe.kind == RecipeKind::kRangeIterator) return absl::UnimplementedError("an iterator in progress");
     if (recipe.kind != RecipeKind::kSource) continue;
     auto [it, inserted] = positions.try_emplace(recipe.source, static_cast<int32_t>(sources_.size()));
     if (inserted) sources_.push_back(recipe.source);

@@ -112,7 +112,7 @@ py::dict TraceDict(const Trace& trace) {
   row["description"] = trace.graph == nullptr ? "" : trace.graph->Describe();
   row["guards"] = trace.guards->ToString();
   row["warm_checks"] = trace.guards->WarmCheckCount();
-  row["aten"] = report.graph_break.has_value() ? "" : PrintGraph(report.recorded, options);
+  row["aten"] = trace.graph == nullptr ? "" : PrintGraph(report.recorded, options);
   row["lowered"] =
       report.lowered.nodes.empty() && report.lowered.outputs.empty() ? "" : PrintGraph(report.lowered, options);
   row["nodes"] = report.recorded.nodes.size();
@@ -138,7 +138,7 @@ py::list Traces(const py::object& entry) {
 py::object GraphModule(const py::object& entry, size_t index, bool aten) {
   std::shared_ptr<Trace> trace = TraceAt(entry, index);
   const TraceReport& report = trace->report;
-  if (report.graph_break.has_value())
+  if (trace->graph == nullptr && report.graph_break.has_value())
     throw py::value_error("this trace has no graph: " + report.graph_break->ToString());
   absl::StatusOr<PyRef> module =
       aten ? ExportAtenGraph(report.recorded) : ExportTorchGraph(report.torch_graph, report.recorded);

@@ -100,6 +100,7 @@ Trace::Outcome Trace::Run(PyObject** result) {
 
 int Trace::Traverse(visitproc visit, void* arg) const {
   if (int result = guards->Traverse(visit, arg); result != 0) return result;
+  Py_VISIT(resume.get());
   return exit == nullptr ? 0 : exit->Traverse(visit, arg);
 }
 

@@ -46,6 +46,8 @@ class Trace {
   bool random = false;
   // Inputs that the graph writes before its last operator that may raise: put back where it raises. Positions.
   std::vector<size_t> written_inputs;
+  // Set: the trace ends in the middle of its frames. What Run gives is a state, with which this function goes on.
+  PyRef resume;
   int64_t hits = 0;
   TraceReport report;
 

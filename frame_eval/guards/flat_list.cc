@@ -168,6 +168,7 @@ void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32
     case SourceKind::kDefault:
     case SourceKind::kKwDefault:
     case SourceKind::kPartialField:
+    case SourceKind::kIteratorParts:
     case SourceKind::kWeakReferent:
     case SourceKind::kTensorGrad:
       refetch = true;

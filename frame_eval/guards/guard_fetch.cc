@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "frame_eval/guards/iterators.h"
 #include "frame_eval/guards/tensor_check.h"
 
 namespace framejit {
@@ -76,17 +77,12 @@ PyObject* FetchDequeItem(PyObject* parent, int32_t index, std::vector<PyRef>& ow
 PyObject* FetchFromFunction(const FetchKey& source, PyObject* parent) {
   if (!PyFunction_Check(parent)) return nullptr;
   auto* function = reinterpret_cast<PyFunctionObject*>(parent);
-  auto cell = [&]() -> PyObject* {
+  if (source.kind == SourceKind::kGlobals) return function->func_globals;
+  if (source.kind == SourceKind::kBuiltins) return function->func_builtins;
+  if (source.kind == SourceKind::kCell) {
     PyObject* closure = function->func_closure;
     if (closure == nullptr || source.index >= PyTuple_GET_SIZE(closure)) return nullptr;
     return PyTuple_GET_ITEM(closure, source.index);
-  };
-  if (source.kind == SourceKind::kGlobals) return function->func_globals;
-  if (source.kind == SourceKind::kBuiltins) return function->func_builtins;
-  if (source.kind == SourceKind::kCell) return cell();
-  if (source.kind == SourceKind::kCellContents) {
-    PyObject* the_cell = cell();
-    return the_cell == nullptr ? nullptr : PyCell_GET(the_cell);
   }
   if (source.kind == SourceKind::kDefault) {
     PyObject* defaults = function->func_defaults;
@@ -144,10 +140,11 @@ PyObject* Fetch(const FetchKey& source, PyObject* parent, const CallState& state
     case SourceKind::kGlobals:
     case SourceKind::kBuiltins:
     case SourceKind::kCell:
-    case SourceKind::kCellContents:
     case SourceKind::kDefault:
     case SourceKind::kKwDefault:
       return FetchFromFunction(source, parent);
+    case SourceKind::kCellContents:
+      return PyCell_Check(parent) ? PyCell_GET(parent) : nullptr;
     case SourceKind::kInstanceDict:
       return FetchInstanceDict(parent);
     case SourceKind::kAttribute: {
@@ -179,6 +176,8 @@ PyObject* Fetch(const FetchKey& source, PyObject* parent, const CallState& state
       return PyMethod_Check(parent) ? PyMethod_GET_FUNCTION(parent) : nullptr;
     case SourceKind::kPartialField:
       return FetchPartialField(parent, source.index);
+    case SourceKind::kIteratorParts:
+      return IsPlainIterator(parent) ? Keep(IteratorParts(parent).release(), owned) : nullptr;
     case SourceKind::kWeakReferent: {
       if (!PyWeakref_CheckRef(parent)) return nullptr;
       return PyWeakref_GET_OBJECT(parent);

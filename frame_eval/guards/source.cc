@@ -137,10 +137,10 @@ std::string SourceText(SourceKind kind, const std::string& parent, PyObject* key
     case SourceKind::kTupleItem:
     case SourceKind::kDequeItem:
       return absl::StrCat(parent, "[", index, "]");
-    case SourceKind::kCellContents:
-      return absl::StrCat(parent, ".__closure__[", index, "].cell_contents");
     case SourceKind::kCell:
       return absl::StrCat(parent, ".__closure__[", index, "]");
+    case SourceKind::kCellContents:
+      return absl::StrCat(parent, ".cell_contents");
     case SourceKind::kDefault:
       return absl::StrCat(parent, ".__defaults__[", index, "]");
     case SourceKind::kKwDefault:
@@ -153,6 +153,8 @@ std::string SourceText(SourceKind kind, const std::string& parent, PyObject* key
       static constexpr std::array<const char*, 3> kFields = {".func", ".args", ".keywords"};
       return absl::StrCat(parent, kFields[static_cast<size_t>(index)]);
     }
+    case SourceKind::kIteratorParts:
+      return absl::StrCat(parent, ".__reduce__()");
     case SourceKind::kWeakReferent:
       return absl::StrCat(parent, "()");
     case SourceKind::kTensorGrad:

@@ -99,26 +99,31 @@ PyObject* RecorderState::Impl::CallWithSelf(PyObject* callable, PyObject* self, 
 PyObject* RecorderState::Impl::Call(PyObject* callable, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
   PyTypeObject* type = Py_TYPE(callable);
   const WellKnown& n = Names();
-  if (type == &PyFunction_Type) return CallFunction(callable, args, nargs, kwnames);
-  if (type == &PyMethod_Type) return CallMethod(callable, args, nargs, kwnames);
+  // Calls that only pass on to another callable leave the result to it.
+  const bool tail = std::exchange(tail_call, false);
+  if (type == &PyFunction_Type) return tail_call = tail, CallFunction(callable, args, nargs, kwnames);
+  if (type == &PyMethod_Type) return tail_call = tail, CallMethod(callable, args, nargs, kwnames);
   if (PyType_Check(callable)) return CallType(reinterpret_cast<PyTypeObject*>(callable), args, nargs, kwnames);
   if (type == &PyCFunction_Type || type == &PyMethodDescr_Type || type == &PyWrapperDescr_Type ||
       type == n.method_wrapper || type == &PyClassMethodDescr_Type || type == &PyCMethod_Type) {
     return CallNative({callable, args, nargs, kwnames});
   }
-  if (type == n.partial) return CallPartial(callable, args, nargs, kwnames);
+  if (type == n.partial) return tail_call = tail, CallPartial(callable, args, nargs, kwnames);
   if (type == n.lru_cache) return CallCached(callable, args, nargs, kwnames);
-  return CallInstance(callable, args, nargs, kwnames);
+  return tail_call = tail, CallInstance(callable, args, nargs, kwnames);
 }
 
 PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const* args, Py_ssize_t nargs,
                                             PyObject* kwnames) {
+  const bool tail = std::exchange(tail_call, false);
   if (std::optional<Treatment> treatment = FindCallable(function)) {
     return CallModel(*treatment, {function, args, nargs, kwnames});
   }
   if (HasFlag(function, Names().disable)) return BreakNull(BreakCode::kDisabled, QualifiedName(function));
   if (HasFlag(function, Names().graph_break)) return BreakNull(BreakCode::kExplicitBreak, QualifiedName(function));
+  direct_call = tail;
   PyObject* result = PyObject_Vectorcall(function, args, static_cast<size_t>(nargs), kwnames);
+  direct_call = false;
   if (CheckFailure() != 0) return Py_XDECREF(result), nullptr;
   return result;
 }
@@ -161,6 +166,7 @@ PyObject* RecorderState::Impl::CallType(PyTypeObject* type, PyObject* const* arg
 // partial(f, *a, **k)(*b, **l) is f(*a, *b, **{**k, **l}): the callable is judged as any other.
 PyObject* RecorderState::Impl::CallPartial(PyObject* partial, PyObject* const* args, Py_ssize_t nargs,
                                            PyObject* kwnames) {
+  const bool tail = std::exchange(tail_call, false);
   static constexpr const char* kFields[] = {"func", "args", "keywords"};
   const SourceId source = SourceOf(partial);
   PyRef fields[3];
@@ -188,6 +194,7 @@ PyObject* RecorderState::Impl::CallPartial(PyObject* partial, PyObject* const* a
     values.push_back(PyDict_GetItemWithError(keywords.get(), PyTuple_GET_ITEM(names.get(), i)));
   }
   values.push_back(nullptr);
+  tail_call = tail;
   return Call(fields[0].get(), values.data(), positional, PyTuple_GET_SIZE(names.get()) > 0 ? names.get() : nullptr);
 }
 
@@ -218,6 +225,7 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
                                             PyObject* kwnames) {
   PyTypeObject* type = Py_TYPE(object);
   const WellKnown& n = Names();
+  const bool tail = std::exchange(tail_call, false);
   GuardType(type);
   if (type->tp_call == nullptr) {
     PyErr_Format(PyExc_TypeError, "'%.200s' object is not callable", type->tp_name);
@@ -229,10 +237,12 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
   }
   PyObject* method = ShimTypeLookup(type, n.call);
   if (method != nullptr && (PyFunction_Check(method) || IsEntry(Py_TYPE(method)))) {
+    tail_call = tail;
     return CallWithSelf(method, object, args, nargs, kwnames);
   }
   if (IsEntry(type)) {
     PyRef wrapped = PyRef::Steal(PyObject_GetAttr(object, n.wrapped));
+    tail_call = tail;
     return wrapped ? Call(wrapped.get(), args, nargs, kwnames) : nullptr;
   }
   if ((type == n.attrgetter || type == n.itemgetter) && nargs == 1 && kwnames == nullptr) return ModelGetter(call);

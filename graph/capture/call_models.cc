@@ -109,7 +109,7 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
     case Treatment::kIsCompiling:
       return Boolean(!InOptimizer());
     case Treatment::kRecursionLimit:
-      if (!frames.empty() && PyUnicode_CompareWithASCIIString(frames.back().code->co_qualname, "unwrap") == 0)
+      if (!frames.empty() && PyUnicode_CompareWithASCIIString(frames.back()->code->co_qualname, "unwrap") == 0)
         return CallReal(call);
       return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
     case Treatment::kConstantTensor:

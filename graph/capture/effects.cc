@@ -142,9 +142,8 @@ void RecorderState::Impl::WriteEffect(const Write& write) {
   if (write.shadow != nullptr) {
     PyDict_Check(write.shadow->copy.get()) ? DictEffects(*write.shadow) : SequenceEffects(*write.shadow);
   } else if (write.cell) {
-    const auto [source, index] = cell_places.at(write.cell.get());
     const PyRef& value = cell_values.at(write.cell.get()).value;
-    const RecipeId target = SourceRecipe(Intern(SourceKind::kCell, source, nullptr, index));
+    const RecipeId target = SourceRecipe(cell_sources.at(write.cell.get()));
     AddEffect(EffectKind::kSetCell, target, kNoRecipe, value ? RecipeFor(value.get()) : kNoRecipe);
   } else {
     const PyRef& value = native_attributes.at({write.object.get(), write.name.get()});
@@ -202,12 +201,13 @@ void RecorderState::Impl::CollectOutputs() {
 
 std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {
   PyRef owned = PyRef::Steal(result);
+  const bool in_the_middle = std::exchange(stopped, false);
   if (!broken() && CheckFailure() == 0) {
-    if (!owned) {
+    if (!owned && !in_the_middle) {
       PyObject* raised = PyErr_Occurred();
       Break(BreakCode::kRaised, raised == nullptr ? "" : reinterpret_cast<PyTypeObject*>(raised)->tp_name);
     } else {
-      recording->exit_plan.result = RecipeFor(owned.get());
+      recording->exit_plan.result = in_the_middle ? StateRecipe(0, &recording->resume) : RecipeFor(owned.get());
       if (!broken()) BuildEffects();
       if (!broken()) CollectOutputs();
     }
@@ -218,6 +218,7 @@ std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {
     recording->exit_plan = {};
     recording->torch_graph = {};
     recording->inputs.clear();
+    recording->resume = {};
   } else {
     recording->graph = std::move(session.graph());
   }

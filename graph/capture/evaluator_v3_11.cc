@@ -36,6 +36,7 @@ FrameEvaluator MakeEvaluator(RecorderState& recorder, PyThreadState* thread, Fra
   const int start = frame.next_offset();
   return FrameEvaluator{
       .recorder = recorder,
+      .live = nullptr,
       .thread = thread,
       .frame = frame,
       .code = code,
@@ -56,6 +57,7 @@ FrameEvaluator MakeEvaluator(RecorderState& recorder, PyThreadState* thread, Fra
 // Once for each frame: a generator's comes back each time it is resumed, first behind RETURN_GENERATOR.
 void LogBytecode(const FrameEvaluator& f) {
   if (!LogEnabled(LogArtifact::k_bytecode)) return;
+  if (!f.runs_own_code) return;
   if (f.next != f.first && kShimDeopt[f.next[-1] & 0xff] != RETURN_GENERATOR) return;
   absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(f.code);
   const char* name = PyUnicode_AsUTF8(f.code->co_qualname);
@@ -81,7 +83,7 @@ Flow Step(FrameEvaluator& f, const std::array<OpcodeHandler, 256>& handlers) {
     arg = arg << 8 | unit >> 8;
   } while (opcode == EXTENDED_ARG);
   f.SetLastInstruction(f.offset);
-  f.recorder.SetInstruction(f.offset);
+  if (!f.recorder.BeginInstruction(f.offset)) return Flow::kError;
   if (opcode == YIELD_VALUE) {
     Suspend(f);
     return Flow::kReturn;
@@ -111,7 +113,7 @@ bool Unwind(FrameEvaluator& f) {
   }
   f.Drop(static_cast<int>(f.sp - f.stack_base) - handler->depth);
   if (handler->push_lasti) {
-    PyObject* lasti = PyLong_FromLong(f.frame.lasti());
+    PyObject* lasti = PyLong_FromLong(f.runs_own_code ? f.frame.lasti() : f.offset);
     if (lasti == nullptr) {
       f.recorder.Break(BreakCode::kInternalError, "out of memory");
       f.Drop(static_cast<int>(f.sp - f.stack_base));
@@ -132,6 +134,26 @@ bool Unwind(FrameEvaluator& f) {
   return true;
 }
 
+// A frame of a function that ResumeTable made: its only argument is a state, its code is a detour into the user's.
+// Returns the state.
+PyRef GoOnInUserCode(FrameEvaluator& f, const ResumePoint& point) {
+  PyRef state = PyRef::Steal(std::exchange(f.locals[0], nullptr));
+  f.locals += f.code->co_nlocalsplus - point.code->co_nlocalsplus;
+  f.code = point.code;
+  f.first = reinterpret_cast<const uint16_t*>(_PyCode_CODE(point.code));
+  f.runs_own_code = false;
+  return state;
+}
+
+Flow EnterResumed(FrameEvaluator& f, const ResumePoint& point, PyRef state) {
+  const CodeAnalysis& analysis = *f.recorder.Analyze(point.code);
+  f.next = f.first + analysis.decoded[point.target].start;
+  f.offset = analysis.decoded[point.waits() ? point.call : point.target].offset;
+  f.live->offset = f.offset;
+  if (f.recorder.EnterResumed(point, Py_NewRef(state.get()), *f.live) != 0) return Flow::kError;
+  return point.waits() ? f.PushResult(f.recorder.CallInner(point, state.get())) : Flow::kNext;
+}
+
 }  // namespace
 
 PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFrame* shim_frame, int throwflag) {
@@ -143,26 +165,32 @@ PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFram
   }
   FrameView frame(shim_frame);
   FrameEvaluator f = MakeEvaluator(recorder, thread, frame);
+  const ResumePoint* point = recorder.ResumePointOf(f.code);
+  PyRef state = point != nullptr ? GoOnInUserCode(f, *point) : PyRef();
+  LiveFrame live{.code = f.code,
+                 .globals = f.globals,
+                 .locals = f.locals,
+                 .stack_base = f.stack_base,
+                 .stack_top = &f.sp,
+                 .unread = {}};
+  f.live = &live;
   frame.set_stacktop(-1);
   FrameEntry entry(thread, frame);
-  recorder.PushFrame(f.code);
+  recorder.PushFrame(&live);
   LogBytecode(f);
   // generator.throw(): the exception is set already and belongs to the instruction the generator stands at.
   Flow flow = throwflag ? Flow::kError : Flow::kNext;
+  if (point != nullptr) flow = EnterResumed(f, *point, std::move(state));
   while (flow != Flow::kReturn) {
     if (flow == Flow::kNext) {
       flow = Step(f, handlers);
-      if (++recorder.stats.instructions >= recorder.max_instructions) {
-        recorder.Break(BreakCode::kTooManyInstructions, "");
-        flow = Flow::kError;
-      }
       continue;
     }
     if (flow == Flow::kError && !recorder.broken()) AddTraceback(f);
     if (!Unwind(f)) break;
     flow = Flow::kNext;
   }
-  frame.set_stacktop(static_cast<int>(f.sp - f.locals));
+  frame.set_stacktop(static_cast<int>(f.sp - frame.localsplus()));
   recorder.PopFrame();
   Py_LeaveRecursiveCall();
   return f.result.release();

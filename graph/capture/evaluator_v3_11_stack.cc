@@ -40,13 +40,20 @@ Flow RaiseUnboundLocal(FrameEvaluator& f, int index) {
 }
 
 Flow LoadFast(FrameEvaluator& f, int arg) {
+  if (!f.live->unread.empty() && f.recorder.ReadSlot(*f.live, arg) != 0) return Flow::kError;
   PyObject* value = f.locals[arg];
   if (value == nullptr) return RaiseUnboundLocal(f, arg);
   f.Push(Py_NewRef(value));
   return Flow::kNext;
 }
 
+// What was carried into the slot is gone unread.
+void ForgetSlot(FrameEvaluator& f, int slot) {
+  if (!f.live->unread.empty()) f.live->unread[static_cast<size_t>(slot)] = kNoSource;
+}
+
 Flow StoreFast(FrameEvaluator& f, int arg) {
+  ForgetSlot(f, arg);
   PyRef old = PyRef::Steal(f.locals[arg]);
   f.locals[arg] = f.Pop().release();
   return Flow::kNext;
@@ -54,6 +61,7 @@ Flow StoreFast(FrameEvaluator& f, int arg) {
 
 Flow DeleteFast(FrameEvaluator& f, int arg) {
   if (f.locals[arg] == nullptr) return RaiseUnboundLocal(f, arg);
+  ForgetSlot(f, arg);
   PyRef old = PyRef::Steal(std::exchange(f.locals[arg], nullptr));
   return Flow::kNext;
 }

@@ -26,6 +26,7 @@ enum class Flow : uint8_t {
 
 struct FrameEvaluator {
   RecorderState& recorder;
+  LiveFrame* live;  // what the recorder knows of this frame
   PyThreadState* thread;
   FrameView frame;
   PyCodeObject* code;
@@ -41,6 +42,8 @@ struct FrameEvaluator {
   const uint16_t* next;             // the next instruction
   int offset = 0;                   // of the instruction being executed, in code units
   PyObject* kwnames = nullptr;      // set by KW_NAMES for the CALL that follows; borrowed from the constants
+  // False for a frame that was entered in the middle: `code` is the user's, the frame's is what enters there.
+  bool runs_own_code = true;
   PyRef result;
 
   void Push(PyObject* stolen) { *sp++ = stolen; }
@@ -63,7 +66,9 @@ struct FrameEvaluator {
     return Flow::kNext;
   }
   // What f_lasti and the next traceback entry say.
-  void SetLastInstruction(int unit) { *instruction_slot = const_cast<_Py_CODEUNIT*>(first) + unit; }
+  void SetLastInstruction(int unit) {
+    if (runs_own_code) *instruction_slot = const_cast<_Py_CODEUNIT*>(first) + unit;
+  }
   // An opcode, or a use of one, that is not captured.
   Flow BreakAt(BreakCode break_code, const char* detail) {
     recorder.Break(break_code, detail);

@@ -66,11 +66,16 @@ PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int
     return EvaluateFrame(recorder, thread, frame.get(), throwflag);
   }
   const bool is_entry = hook.entry_function == reinterpret_cast<PyObject*>(frame.function());
-  int lifted = is_entry ? recorder.LiftEntryArguments(frame.function(), frame.localsplus())
-                        : recorder.LiftFrameArguments(frame.function(), frame.localsplus());
+  const bool is_resumed = recorder.ResumePointOf(code) != nullptr;  // unpacks its argument itself
+  int lifted = is_resumed ? 0
+               : is_entry ? recorder.LiftEntryArguments(frame.function(), frame.localsplus())
+                          : recorder.LiftFrameArguments(frame.function(), frame.localsplus());
   if (is_entry) hook.entry_function = nullptr;
   if (lifted < 0) return nullptr;
-  if (code->co_flags & CO_GENERATOR) return CreateGenerator(hook, thread, frame);
+  if (code->co_flags & CO_GENERATOR) {
+    recorder.ForgetDirectCall();
+    return CreateGenerator(hook, thread, frame);
+  }
   ++recorder.stats.frames;
   if (hook.depth >= hook.max_depth) return Fail(hook, BreakCode::kTooDeep, "");
   ++hook.depth;

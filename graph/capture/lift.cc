@@ -2,6 +2,7 @@
 #include <ATen/core/Tensor.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "frame_eval/guards/iterators.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -229,12 +230,49 @@ PyObject* RecorderState::Impl::LiftDevice(PyObject* value, SourceId source, bool
   return Py_NewRef(value);
 }
 
+namespace {
+
+// The parts of an iterator, if all iterators beneath it are its alone; else null.
+PyRef PartsToCopy(PyObject* iterator) {
+  PyRef parts = IsPlainIterator(iterator) ? IteratorParts(iterator) : PyRef();
+  PyErr_Clear();
+  for (Py_ssize_t i = 0; parts && i < PyTuple_GET_SIZE(parts.get()); ++i) {
+    PyObject* part = PyTuple_GET_ITEM(parts.get(), i);
+    // Held by the iterator and by `parts`.
+    if (PyIter_Check(part) && (Py_REFCNT(part) > 2 || !PartsToCopy(part))) return {};
+  }
+  return parts;
+}
+
+}  // namespace
+
+// A copy of an iterator that nobody else will advance: it may go on while recording. One that cannot be taken apart
+// stays outside.
+PyObject* RecorderState::Impl::LiftIterator(PyObject* iterator, SourceId source) {
+  PyRef parts = PartsToCopy(iterator);
+  if (!parts) return Lift(Py_NewRef(iterator), source);
+  AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(Py_TYPE(iterator)));
+  const SourceId whole = Intern(SourceKind::kIteratorParts, source);
+  const Py_ssize_t size = PyTuple_GET_SIZE(parts.get());
+  AddGuard(GuardKind::kLengthIs, whole, nullptr, size);
+  PyRef lifted = PyRef::Steal(PyTuple_New(size));
+  for (Py_ssize_t i = 0; lifted && i < size; ++i) {
+    PyObject* part = PyTuple_GET_ITEM(parts.get(), i);
+    const SourceId place = Intern(SourceKind::kTupleItem, whole, nullptr, static_cast<int32_t>(i));
+    PyObject* item = PyIter_Check(part) ? LiftIterator(part, place) : Lift(Py_NewRef(part), place);
+    if (item == nullptr || Prepare(item) != 0) return Py_XDECREF(item), nullptr;
+    PyTuple_SET_ITEM(lifted.get(), i, item);
+  }
+  return lifted ? MakeIterator(Py_TYPE(iterator), lifted.get()) : nullptr;
+}
+
 void RecorderState::Impl::RegisterCells(PyFunctionObject* function) {
   PyObject* closure = function->func_closure;
   const SourceId source = SourceOf(reinterpret_cast<PyObject*>(function));
   if (closure == nullptr || source == kNoSource) return;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(closure); ++i) {
-    cell_places.try_emplace(PyTuple_GET_ITEM(closure, i), source, static_cast<int>(i));
+    cell_sources.try_emplace(PyTuple_GET_ITEM(closure, i),
+                             Intern(SourceKind::kCell, source, nullptr, static_cast<int32_t>(i)));
   }
 }
 

@@ -42,28 +42,29 @@ int RecorderState::Impl::StoreGlobal(PyObject* globals, PyObject* name, PyObject
   return status;
 }
 
-// Through which function an outside cell can be reached again: the frame's own one, or one that was entered before.
-std::pair<SourceId, int> RecorderState::Impl::CellPlace(PyObject* cell, PyFunctionObject* function, int index) {
-  if (auto row = cell_places.find(cell); row != cell_places.end()) return row->second;
+// Where an outside cell can be found again: in the closure of the frame's own function, or of one that was entered
+// before.
+SourceId RecorderState::Impl::CellSource(PyObject* cell, PyFunctionObject* function, int index) {
+  if (auto row = cell_sources.find(cell); row != cell_sources.end()) return row->second;
   const SourceId source = function == nullptr ? kNoSource : SourceOf(reinterpret_cast<PyObject*>(function));
-  if (source != kNoSource) cell_places.emplace(cell, std::pair(source, index));
-  return {source, index};
+  if (source == kNoSource) return kNoSource;
+  return cell_sources[cell] = Intern(SourceKind::kCell, source, nullptr, index);
 }
 
 PyObject* RecorderState::Impl::LoadCell(PyObject* cell, PyFunctionObject* function, int index) {
   if (local_cells.contains(cell)) return Py_XNewRef(PyCell_GET(cell));
   if (auto row = cell_values.find(cell); row != cell_values.end()) return Py_XNewRef(row->second.value.get());
-  const auto [source, place] = CellPlace(cell, function, index);
+  const SourceId source = CellSource(cell, function, index);
   if (source == kNoSource) return BreakNull(BreakCode::kUnsupportedObject, "a closure cell of unknown origin");
   PyObject* value = PyCell_GET(cell);
   if (value == nullptr) return BreakNull(BreakCode::kUnsupportedObject, "an empty closure cell from outside");
-  return Lift(Py_NewRef(value), Intern(SourceKind::kCellContents, source, nullptr, place));
+  return Lift(Py_NewRef(value), Intern(SourceKind::kCellContents, source));
 }
 
 int RecorderState::Impl::StoreCell(PyObject* cell, PyFunctionObject* function, int index, PyObject* value) {
   if (local_cells.contains(cell)) return PyCell_Set(cell, value);
-  const auto [source, place] = CellPlace(cell, function, index);
-  if (source == kNoSource) return BreakInt(BreakCode::kUnsupportedEffect, "a closure cell of unknown origin is set");
+  if (CellSource(cell, function, index) == kNoSource)
+    return BreakInt(BreakCode::kUnsupportedEffect, "a closure cell of unknown origin is set");
   auto [row, inserted] = cell_values.insert_or_assign(cell, CellValue{PyRef::Borrow(value)});
   if (inserted) writes.push_back(Write{.shadow = nullptr, .cell = PyRef::Borrow(cell), .object = {}, .name = {}});
   return 0;

@@ -16,21 +16,21 @@ using RecipeId = int32_t;
 inline constexpr RecipeId kNoRecipe = -1;
 
 enum class RecipeKind : uint8_t {
-  kConstant,       // `object` itself: an immutable value, type, function or module
-  kSource,         // the outside object at `source`
-  kGraphOutput,    // graph output number `index`
-  kTuple,          // children; `object` is the class, or null for plain tuple. torch.Size and structseq included
-  kList,           // children; `object` is a list subclass or null
-  kDict,           // children: key, value, key, value, ...; `object` is a dict subclass or null
-  kSet,            // children; `object` is the class: set, frozenset or a subclass
-  kDeque,          // children; `index` is maxlen or -1
-  kSlice,          // start, stop, step
-  kInstance,       // object.__new__-built instance of class `object`; content in attributes
-  kFunction,       // `object` is the code; children: globals (source or constant), name, defaults, kwdefaults, closure,
-                   // annotations, dict; kNoRecipe where absent
-  kMethod,         // bound method: function, self
-  kCell,           // child: contents, or none when empty
-  kRangeIterator,  // reserved for iterators in progress: children rebuild them
+  kConstant,     // `object` itself: an immutable value, type, function or module
+  kSource,       // the outside object at `source`
+  kGraphOutput,  // graph output number `index`
+  kTuple,        // children; `object` is the class, or null for plain tuple. torch.Size and structseq included
+  kList,         // children; `object` is a list subclass or null
+  kDict,         // children: key, value, key, value, ...; `object` is a dict subclass or null
+  kSet,          // children; `object` is the class: set, frozenset or a subclass
+  kDeque,        // children; `index` is maxlen or -1
+  kSlice,        // start, stop, step
+  kInstance,     // object.__new__-built instance of class `object`; content in attributes
+  kFunction,     // `object` is the code; children: globals (source or constant), name, defaults, kwdefaults, closure,
+                 // annotations, dict; kNoRecipe where absent
+  kMethod,       // bound method: function, self
+  kCell,         // child: contents, or none when empty
+  kIterator,     // a builtin iterator in progress: `object` is its type; child: the tuple of its parts
 };
 
 struct Recipe {

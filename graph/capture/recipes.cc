@@ -1,5 +1,6 @@
 // Recipes: how each object that leaves the recording is built afresh on a call. One rule by type; identity and cycles
 // are kept because an object has one recipe.
+#include "frame_eval/guards/iterators.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -200,11 +201,19 @@ RecipeId RecorderState::Impl::InstanceRecipe(PyObject* object) {
     return parts ? finish(NewRecipe(object, RecipeKind::kMethod), PyRef(), parts.get()) : Unsupported(object);
   }
   if (type == &PyCell_Type) {
-    if (auto place = cell_places.find(object); place != cell_places.end() && !local_cells.contains(object)) {
-      return SourceRecipe(Intern(SourceKind::kCell, place->second.first, nullptr, place->second.second));
+    if (auto row = cell_sources.find(object); row != cell_sources.end() && !local_cells.contains(object)) {
+      return SourceRecipe(row->second);
     }
     PyRef contents = PyRef::Steal(PyCell_GET(object) == nullptr ? PyTuple_New(0) : PyTuple_Pack(1, PyCell_GET(object)));
     return contents ? finish(NewRecipe(object, RecipeKind::kCell), PyRef(), contents.get()) : Unsupported(object);
+  }
+  if (IsPlainIterator(object)) {
+    PyRef parts = IteratorParts(object);
+    if (!parts) return Unsupported(object);
+    PyRef alone = PyRef::Steal(PyTuple_Pack(1, parts.get()));
+    return alone ? finish(NewRecipe(object, RecipeKind::kIterator), PyRef::Borrow(reinterpret_cast<PyObject*>(type)),
+                          alone.get())
+                 : Unsupported(object);
   }
   if (base == &PyBaseObject_Type && IsPythonClass(type)) {
     return finish(NewRecipe(object, RecipeKind::kInstance), PyRef::Borrow(reinterpret_cast<PyObject*>(type)), nullptr);

@@ -17,10 +17,18 @@
 #include "frame_eval/guards/source.h"
 #include "graph/capture/break.h"
 #include "graph/capture/recipe.h"
+#include "graph/capture/resume.h"
 #include "graph/graph.h"
 #include "graph/torch_graph.h"
 
 namespace framejit {
+
+// An instruction of one recording, counted from its start. Recording the same call again comes there again.
+struct StopPoint {
+  int64_t instruction = 0;
+  PyRef code;      // of the frame that executes it
+  int offset = 0;  // code units
+};
 
 struct RecordRequest {
   PyObject* function = nullptr;       // a Python function (the entry frame's)
@@ -28,6 +36,13 @@ struct RecordRequest {
                                       // *args is a fresh tuple and **kwargs a fresh dict
   int64_t max_instructions = 20'000'000;
   int max_depth = 400;
+  // Whether `function` may be one of this table's, and the recording may end in the middle of its frames. Null: no.
+  std::shared_ptr<ResumeTable> resumes;
+  // Whether iterators that only a state holds may be taken apart, so that loops over them are recorded. The recording
+  // then holds for that position in the loop alone.
+  bool advance_iterators = true;
+  // Ends the recording before this instruction.
+  std::optional<StopPoint> stop;
 };
 
 struct RecordStats {
@@ -51,6 +66,11 @@ struct Recording {
   // others.
   bool inputs_overlap = false;
   std::optional<Break> graph_break;  // set: graph and exit plan are empty
+  // After a break: where the recording could end instead, best first.
+  std::vector<StopPoint> stops;
+  // Set where the recording ended at a StopPoint: the result of the exit plan is a state, with which this function goes
+  // on.
+  PyRef resume;
   RecordStats stats;
 };
 

@@ -46,11 +46,6 @@ struct Shadow {
   bool touched = false;  // written: listed in RecorderImpl::writes
 };
 
-struct FrameRecord {
-  PyCodeObject* code;
-  int offset;
-};
-
 // Something that was written, in order of the first write.
 struct Write {
   Shadow* shadow = nullptr;  // or a cell, or a native attribute of `object`
@@ -97,11 +92,39 @@ struct RecorderState::Impl {
   void Break(BreakCode code, std::string detail);
   PyObject* BreakNull(BreakCode code, std::string detail) { return Break(code, std::move(detail)), nullptr; }
   int BreakInt(BreakCode code, std::string detail) { return Break(code, std::move(detail)), -1; }
-  bool broken() const { return recording->graph_break.has_value(); }
+  bool broken() const { return recording->graph_break.has_value() || stopped; }
   std::vector<SourceLocation> Stack() const;
   int32_t CurrentLocation();
   bool InOptimizer() const;
-  std::vector<FrameRecord> frames;
+  std::vector<LiveFrame*> frames;
+
+  // --- ending in the middle, beginning in the middle (stop.cc) -------------------------------------------------------
+  bool BeginInstruction(int offset, int64_t number);
+  void StopHere();
+  bool LeaveFrame(size_t depth);
+  std::vector<StopPoint> PossibleStops();
+  RecipeId StateRecipe(size_t depth, PyRef* function);
+  int EnterResumed(const ResumePoint& point, PyObject* state, LiveFrame& frame);
+  PyObject* CallInner(const ResumePoint& point, PyObject* state);
+  int ReadSlot(LiveFrame& frame, int slot);
+  SourceId StateSource(PyObject* state);
+  // A frame that the recording left in the middle, outermost first.
+  struct LeftFrame {
+    struct Item {
+      PyRef object;
+      SourceId source = kNoSource;  // set: what is there now, unread
+    };
+    ResumePoint point;
+    std::vector<Item> items;
+  };
+  bool stopped = false;
+  std::vector<LeftFrame> left;
+  PyCodeObject* entry_code = nullptr;
+  std::vector<std::pair<int64_t, int>> root_instructions;  // of the entry frame, the last ones: number, offset
+  absl::flat_hash_map<PyObject*, SourceId> state_sources;  // of states that were not unpacked yet
+  bool tail_call = false;                 // the result of the call being made is the calling instruction's
+  bool direct_call = false;               // so is the result of the frame that starts next
+  PyObject* handled_exception = nullptr;  // when the recording began; compared, never used
   absl::flat_hash_map<PyCodeObject*, bool> library_code;
   absl::flat_hash_map<std::pair<PyCodeObject*, int>, int32_t> locations;
 
@@ -123,6 +146,7 @@ struct RecorderState::Impl {
   PyObject* LiftMethod(PyObject* value, SourceId source);
   PyObject* LiftDevice(PyObject* value, SourceId source, bool pinned);
   PyObject* LiftContainer(PyObject* value, SourceId source, bool pinned);
+  PyObject* LiftIterator(PyObject* iterator, SourceId source);
   int LiftFrameArguments(PyFunctionObject* function, PyObject** slots);
   int LiftEntryArguments(PyFunctionObject* function, PyObject** slots);
   int LiftSlot(PyFunctionObject* function, int index, PyObject** slot);
@@ -209,12 +233,12 @@ struct RecorderState::Impl {
   int StoreGlobal(PyObject* globals, PyObject* name, PyObject* value);
   PyObject* LoadCell(PyObject* cell, PyFunctionObject* function, int index);
   int StoreCell(PyObject* cell, PyFunctionObject* function, int index, PyObject* value);
-  std::pair<SourceId, int> CellPlace(PyObject* cell, PyFunctionObject* function, int index);
+  SourceId CellSource(PyObject* cell, PyFunctionObject* function, int index);
   PyObject* LiftModule(PyObject* module);
   PyObject* ImportName(PyObject* name, PyObject* globals, PyObject* fromlist, PyObject* level);
   absl::flat_hash_map<std::pair<PyObject*, PyObject*>, PyRef> globals_cache;
   absl::flat_hash_set<PyObject*> local_cells;
-  absl::flat_hash_map<PyObject*, std::pair<SourceId, int>> cell_places;
+  absl::flat_hash_map<PyObject*, SourceId> cell_sources;
   absl::flat_hash_map<PyObject*, CellValue> cell_values;
 
   // --- calls (call.cc, call_models.cc) -------------------------------------------------------------------------------

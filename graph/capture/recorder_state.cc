@@ -21,7 +21,7 @@ std::string_view FileOf(PyCodeObject* code) {
   return file == nullptr ? "?" : file;
 }
 
-SourceLocation LocationOf(const FrameRecord& frame) {
+SourceLocation LocationOf(const LiveFrame& frame) {
   const char* name = PyUnicode_AsUTF8(frame.code->co_qualname);
   if (name == nullptr) PyErr_Clear();
   return {std::string(FileOf(frame.code)), PyCode_Addr2Line(frame.code, frame.offset * 2),
@@ -36,33 +36,38 @@ RecorderState::Impl::Impl(const RecordRequest& record_request)
   ResolveCallables();
   known.reserve(1024);
   SaveTorchState();
+  handled_exception = HandledException();
   AddGuard(GuardKind::kTorchState, kNoSource);
 }
 
 RecorderState::Impl::~Impl() { RestoreTorchState(); }
 
 void RecorderState::Impl::Break(BreakCode code, std::string detail) {
-  if (!broken()) recording->graph_break = framejit::Break{code, std::move(detail), Stack()};
+  if (!broken()) {
+    recording->graph_break = framejit::Break{code, std::move(detail), Stack()};
+    recording->stops = PossibleStops();
+  }
   PyErr_SetString(PyExc_SystemError, "framejit: the recording broke");
 }
 
 std::vector<SourceLocation> RecorderState::Impl::Stack() const {
   std::vector<SourceLocation> stack;
-  for (const FrameRecord& frame : frames) stack.push_back(LocationOf(frame));
+  for (const LiveFrame* frame : frames) stack.push_back(LocationOf(*frame));
   return stack;
 }
 
 int32_t RecorderState::Impl::CurrentLocation() {
-  const FrameRecord* best = nullptr;
-  for (auto frame = frames.rbegin(); frame != frames.rend(); ++frame) {
-    auto [row, inserted] = library_code.try_emplace(frame->code, false);
+  const LiveFrame* best = nullptr;
+  for (auto row = frames.rbegin(); row != frames.rend(); ++row) {
+    const LiveFrame* frame = *row;
+    auto [library, inserted] = library_code.try_emplace(frame->code, false);
     if (inserted) {
-      row->second = IsLibraryFile(FileOf(frame->code));
+      library->second = IsLibraryFile(FileOf(frame->code));
       kept_alive.push_back(PyRef::Borrow(reinterpret_cast<PyObject*>(frame->code)));
     }
-    if (best == nullptr) best = &*frame;
-    if (!row->second) {
-      best = &*frame;
+    if (best == nullptr) best = frame;
+    if (!library->second) {
+      best = frame;
       break;
     }
   }
@@ -78,8 +83,8 @@ int32_t RecorderState::Impl::CurrentLocation() {
 
 // torch.optim computes something else under torch.compiler.is_compiling().
 bool RecorderState::Impl::InOptimizer() const {
-  for (const FrameRecord& frame : frames) {
-    if (FileOf(frame.code).find("/torch/optim/") != std::string_view::npos) return true;
+  for (const LiveFrame* frame : frames) {
+    if (FileOf(frame->code).find("/torch/optim/") != std::string_view::npos) return true;
   }
   return false;
 }
@@ -92,9 +97,30 @@ RecorderState::~RecorderState() = default;
 
 void RecorderState::Break(BreakCode code, std::string detail) { impl_->Break(code, std::move(detail)); }
 bool RecorderState::broken() const { return impl_->broken(); }
-void RecorderState::PushFrame(PyCodeObject* code) { impl_->frames.push_back({code, 0}); }
+void RecorderState::PushFrame(LiveFrame* frame) {
+  frame->is_direct = std::exchange(impl_->direct_call, false);
+  if (impl_->frames.empty() && impl_->entry_code == nullptr) impl_->entry_code = frame->code;
+  impl_->frames.push_back(frame);
+}
 void RecorderState::PopFrame() { impl_->frames.pop_back(); }
-void RecorderState::SetInstruction(int offset) { impl_->frames.back().offset = offset; }
+void RecorderState::ForgetDirectCall() { impl_->direct_call = false; }
+bool RecorderState::BeginInstruction(int offset) {
+  if (++stats.instructions >= max_instructions) {
+    impl_->Break(BreakCode::kTooManyInstructions, "");
+    return false;
+  }
+  return impl_->BeginInstruction(offset, stats.instructions);
+}
+
+const ResumePoint* RecorderState::ResumePointOf(PyCodeObject* code) const {
+  return impl_->request.resumes == nullptr ? nullptr : impl_->request.resumes->PointOf(code);
+}
+const CodeAnalysis* RecorderState::Analyze(PyCodeObject* code) { return impl_->request.resumes->Analyze(code); }
+int RecorderState::EnterResumed(const ResumePoint& point, PyObject* state, LiveFrame& frame) {
+  return impl_->EnterResumed(point, state, frame);
+}
+PyObject* RecorderState::CallInner(const ResumePoint& point, PyObject* state) { return impl_->CallInner(point, state); }
+int RecorderState::ReadSlot(LiveFrame& frame, int slot) { return impl_->ReadSlot(frame, slot); }
 
 PyObject* RecorderState::Lift(PyObject* value, SourceId source) { return impl_->Lift(value, source); }
 PyObject* RecorderState::LiftPinned(PyObject* value, SourceId source) { return impl_->Lift(value, source, true); }
@@ -131,6 +157,7 @@ PyObject* RecorderState::RichCompare(PyObject* left, PyObject* right, int op) {
 int RecorderState::Is(PyObject* left, PyObject* right) { return impl_->Is(left, right); }
 PyObject* RecorderState::Call(PyObject* callable, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
   ++stats.calls;
+  impl_->tail_call = true;
   return impl_->Call(callable, args, nargs, kwnames);
 }
 PyObject* RecorderState::Format(PyObject* value, int conversion, PyObject* spec) {

@@ -26,6 +26,21 @@ namespace framejit {
 
 enum class UnaryOperator { kPositive, kNegative, kInvert, kNot };
 
+// What the recording knows of a frame that is being evaluated. The evaluator owns it, and keeps it up to date.
+struct LiveFrame {
+  PyCodeObject* code;
+  PyObject* globals;
+  PyObject** locals;  // of `code`, which is not the frame's own code where it was entered in the middle
+  PyObject** stack_base;
+  PyObject*** stack_top;
+  // By slot: where the value was, if it was carried into the frame and not read yet. Empty where nothing was.
+  std::vector<SourceId> unread;
+  int offset = 0;           // of the instruction being executed
+  int64_t instruction = 0;  // its number
+  // What the frame returns is what the calling instruction of the frame below pushes.
+  bool is_direct = false;
+};
+
 class RecorderState {
  public:
   explicit RecorderState(const RecordRequest& request);
@@ -35,9 +50,23 @@ class RecorderState {
   // The first break wins. The evaluator keeps the user's stack up to date through PushFrame, PopFrame and SetLine.
   void Break(BreakCode code, std::string detail);
   bool broken() const;
-  void PushFrame(PyCodeObject* code);
+  void PushFrame(LiveFrame* frame);
   void PopFrame();
-  void SetInstruction(int offset);  // code units; resolved to a line only when somebody asks
+  // Before each instruction; `offset` in code units. False: the recording ends here, broken() is true.
+  bool BeginInstruction(int offset);
+  // The frame that starts next is no direct call.
+  void ForgetDirectCall();
+
+  // --- frames that are entered in the middle -------------------------------------------------------------------------
+  // The point at which a frame of `code` goes on; null for code of the user's.
+  const ResumePoint* ResumePointOf(PyCodeObject* code) const;
+  const CodeAnalysis* Analyze(PyCodeObject* code);
+  // Unpacks `state` (stolen) into the frame. Returns 0, or -1 as a protocol function does.
+  int EnterResumed(const ResumePoint& point, PyObject* state, LiveFrame& frame);
+  // Calls the inner frame that the point's frame waits for, with the state that the outer one was given.
+  PyObject* CallInner(const ResumePoint& point, PyObject* state);
+  // The value of a slot that was carried into the frame is read: lifts it in place.
+  int ReadSlot(LiveFrame& frame, int slot);
 
   // --- the lift barrier ---------------------------------------------------------------------------------------------
   // What the program sees for `value` (stolen) read from `source`; leaves the guards.

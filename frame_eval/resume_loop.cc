@@ -1,0 +1,205 @@
+#include "frame_eval/resume_loop.h"
+
+#include <structmember.h>
+
+#include <utility>
+
+#include "frame_eval/cpython/frame_view.h"
+#include "frame_eval/entry.h"
+#include "frame_eval/guards/iterators.h"
+
+namespace framejit {
+namespace {
+
+struct ReentryObject {
+  PyObject_HEAD vectorcallfunc vectorcall;
+  Reentry* reentry;
+  const ResumeTable* table;  // compared, never used
+};
+
+PyTypeObject* reentry_type = nullptr;
+PyObject* marker = nullptr;
+thread_local ResumeLoop* current_loop = nullptr;
+
+PyObject* CallReentry(PyObject* self, PyObject* const*, size_t, PyObject*) {
+  auto* hook = reinterpret_cast<ReentryObject*>(self);
+  ResumeLoop* loop = ResumeLoop::Current();
+  if (loop == nullptr || loop->table() != hook->table || !loop->Leave(*hook->reentry)) Py_RETURN_NONE;
+  return Py_NewRef(marker);
+}
+
+void DeallocateReentry(PyObject* self) {
+  delete reinterpret_cast<ReentryObject*>(self)->reentry;
+  PyTypeObject* type = Py_TYPE(self);
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+PyMemberDef reentry_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(ReentryObject, vectorcall), READONLY, nullptr},
+    {nullptr, 0, 0, 0, nullptr},
+};
+
+PyType_Slot reentry_slots[] = {
+    {Py_tp_dealloc, reinterpret_cast<void*>(DeallocateReentry)},
+    {Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
+    {Py_tp_members, reentry_members},
+    {0, nullptr},
+};
+
+PyType_Spec reentry_spec = {
+    "framejit._C.Reentry",
+    sizeof(ReentryObject),
+    0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    reentry_slots,
+};
+
+PyRef NewReentry(const ResumeTable* table, Reentry reentry) {
+  auto* hook = PyObject_New(ReentryObject, reentry_type);
+  if (hook == nullptr) return PyErr_Clear(), PyRef();
+  hook->vectorcall = CallReentry;
+  hook->reentry = new Reentry(std::move(reentry));
+  hook->table = table;
+  return PyRef::Steal(reinterpret_cast<PyObject*>(hook));
+}
+
+// Iterators that a recording can take apart, of which nobody else has a reference.
+bool IsOwnedIterator(PyObject* object) { return Py_REFCNT(object) == 1 && IsPlainIterator(object); }
+
+// The state of a frame that waits, with another inner frame.
+PyRef WithInner(PyObject* state, PyObject* function, PyObject* inner_state) {
+  const Py_ssize_t size = PyTuple_GET_SIZE(state);
+  PyRef copy = PyRef::Steal(PyTuple_New(size));
+  for (Py_ssize_t i = 0; copy && i < size; ++i) {
+    PyObject* item = i == size - 1 ? inner_state : i == size - 2 ? function : PyTuple_GET_ITEM(state, i);
+    PyTuple_SET_ITEM(copy.get(), i, Py_NewRef(item));
+  }
+  return copy;
+}
+
+PyCodeObject* CodeOf(const PyRef& function) {
+  return reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function.get()));
+}
+
+}  // namespace
+
+bool InitializeResumeLoop() {
+  reentry_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&reentry_spec));
+  marker = PyObject_CallNoArgs(reinterpret_cast<PyObject*>(&PyBaseObject_Type));
+  return reentry_type != nullptr && marker != nullptr;
+}
+
+std::shared_ptr<ResumeTable> NewResumeTable() {
+  // The hooks name the table without holding it: it holds them.
+  auto place = std::make_shared<const ResumeTable*>(nullptr);
+  auto table = std::make_shared<ResumeTable>(
+      [place](Reentry reentry) { return NewReentry(*place, std::move(reentry)); }, PyRef::Borrow(marker));
+  *place = table.get();
+  return table;
+}
+
+ResumeLoop* ResumeLoop::Current() { return current_loop; }
+
+ResumeLoop::ResumeLoop(PyObject* root, std::shared_ptr<ResumeTable> table)
+    : root_(root),
+      table_(std::move(table)),
+      previous_(std::exchange(current_loop, this)),
+      base_frame_(ShimThreadFrame(PyThreadState_Get())),
+      handled_exception_(HandledException()) {}
+
+ResumeLoop::~ResumeLoop() { current_loop = previous_; }
+
+PyObject* ResumeLoop::Run(PyRef function, PyRef state) {
+  for (;;) {
+    SetLevels(function, state);
+    PyObject* argument = state.get();
+    PyObject* result = PyObject_Vectorcall(function.get(), &argument, 1, nullptr);
+    if (result != marker) return result;
+    Py_DECREF(result);
+    PyRef segment = std::move(pending_segment_);
+    state = std::move(pending_state_);
+    EntryStep step = RunSegment(segment.get(), state.get());
+    if (step.kind == EntryStep::Kind::kReturned) return step.result.release();
+    function =
+        step.kind == EntryStep::Kind::kResume ? std::move(step.function) : PyRef::Borrow(EntryFunction(segment.get()));
+    if (step.kind == EntryStep::Kind::kResume) state = std::move(step.result);
+  }
+}
+
+void ResumeLoop::SetLevels(PyRef function, PyRef state) {
+  std::vector<Level> old = std::move(levels_);
+  levels_.clear();
+  for (;;) {
+    const ResumePoint* point = table_->PointOf(CodeOf(function));
+    levels_.push_back({function, state});
+    if (point == nullptr || !point->waits()) return;
+    const Py_ssize_t size = PyTuple_GET_SIZE(state.get());
+    function = PyRef::Borrow(PyTuple_GET_ITEM(state.get(), size - 2));
+    state = PyRef::Borrow(PyTuple_GET_ITEM(state.get(), size - 1));
+  }
+}
+
+// Which of `levels_` the running frame is.
+int ResumeLoop::CurrentLevel(ShimFrame* frame) const {
+  int level = -1;
+  for (; frame != nullptr && frame != base_frame_; frame = ShimFramePrevious(frame)) {
+    if (table_->PointOf(ShimFrameCode(frame)) != nullptr) ++level;
+  }
+  return level;
+}
+
+bool ResumeLoop::Capture(const Reentry& reentry, ShimFrame* running, ResumePoint* point, PyRef* state) const {
+  FrameView frame(running);
+  std::vector<PyObject*> items;
+  point->code = reentry.code;
+  point->globals = reentry.globals;
+  point->target = reentry.target;
+  for (int slot : reentry.live) {
+    PyObject* value = frame.localsplus()[reentry.first_slot + slot];
+    if (value == nullptr) continue;
+    point->slots.push_back(slot);
+    items.push_back(value);
+  }
+  for (int i = 0; i < reentry.depth; ++i) {
+    PyObject* value = frame.stack_base()[i];
+    point->stack.push_back(value == nullptr         ? StackItem::kNull
+                           : IsOwnedIterator(value) ? StackItem::kIterator
+                                                    : StackItem::kValue);
+    if (value != nullptr) items.push_back(value);
+  }
+  *state = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(items.size())));
+  if (!*state) return false;
+  for (size_t i = 0; i < items.size(); ++i)
+    PyTuple_SET_ITEM(state->get(), static_cast<Py_ssize_t>(i), Py_NewRef(items[i]));
+  return true;
+}
+
+bool ResumeLoop::Leave(const Reentry& reentry) {
+  PyThreadState* thread = PyThreadState_Get();
+  ShimFrame* frame = ShimThreadFrame(thread);
+  // In an exception handler the exception is the frame's; it stays where it is.
+  if (MustRunNatively(reentry.code) || HandledException() != handled_exception_) return false;
+  const int level = CurrentLevel(frame);
+  if (level < 0 || static_cast<size_t>(level) >= levels_.size()) return false;
+  ResumePoint point;
+  PyRef state;
+  absl::StatusOr<PyObject*> made = absl::InternalError("");
+  if (Capture(reentry, frame, &point, &state)) made = table_->FunctionFor(point);
+  if (!made.ok()) return PyErr_Clear(), false;
+  PyRef function = PyRef::Borrow(*made);
+  std::vector<PyObject*> functions{function.get()};
+  for (int outer = level - 1; outer >= 0 && state; --outer) {
+    const Level& waiting = levels_[static_cast<size_t>(outer)];
+    state = WithInner(waiting.state.get(), function.get(), state.get());
+    function = waiting.function;
+    functions.push_back(function.get());
+  }
+  PyRef segment = state ? SegmentOf(root_, functions) : PyRef();
+  if (!segment) return PyErr_Clear(), false;
+  pending_segment_ = std::move(segment);
+  pending_state_ = std::move(state);
+  return true;
+}
+
+}  // namespace framejit

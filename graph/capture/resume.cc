@@ -1,0 +1,149 @@
+#include "graph/capture/resume.h"
+
+#include <algorithm>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+#include "bytecode/cfg.h"
+#include "bytecode/rewrite.h"
+#include "frame_eval/cpython/shim.h"
+
+namespace framejit {
+namespace {
+
+// What CALL finds in the evaluator instead of on the stack.
+bool PreparesCall(const Instruction& instruction) {
+  return instruction.info().name == "KW_NAMES" || instruction.info().name == "PRECALL";
+}
+
+}  // namespace
+
+std::vector<int> SlotsOfSuper(PyCodeObject* code) {
+  std::vector<int> slots;
+  for (int i = 0; i < code->co_nlocalsplus; ++i) {
+    PyObject* name = PyTuple_GET_ITEM(code->co_localsplusnames, i);
+    if ((ShimLocalKind(code, i) & kShimFree) != 0 && PyUnicode_CompareWithASCIIString(name, "__class__") == 0)
+      slots = {0, i};
+  }
+  return slots;
+}
+
+PyObject* HandledException() {
+  PyObject* exception = *ShimHandledExceptionSlot(PyThreadState_Get());
+  return exception == Py_None ? nullptr : exception;
+}
+
+int ResumePoint::stack_values() const {
+  return static_cast<int>(stack.size() - std::count(stack.begin(), stack.end(), StackItem::kNull));
+}
+
+absl::StatusOr<std::unique_ptr<CodeAnalysis>> CodeAnalysis::Of(PyCodeObject* source) {
+  absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(source);
+  if (!decoded.ok()) return decoded.status();
+  auto analysis = std::unique_ptr<CodeAnalysis>(new CodeAnalysis{
+      .code = source,
+      .decoded = *std::move(decoded),
+      .liveness = {},
+      .reentries = {},
+  });
+  absl::StatusOr<Reentries> reentries = Reentries::Analyze(analysis->decoded);
+  if (!reentries.ok()) return reentries.status();
+  analysis->reentries.emplace(*std::move(reentries));
+  analysis->liveness.emplace(analysis->decoded, Cfg(analysis->decoded), source->co_nlocalsplus);
+  return analysis;
+}
+
+std::vector<int> CodeAnalysis::LiveSlots(int index) const {
+  std::vector<int> slots = liveness->SlotsLiveBefore(index);
+  for (int slot : SlotsOfSuper(code)) {
+    if (std::find(slots.begin(), slots.end(), slot) == slots.end()) slots.push_back(slot);
+  }
+  return slots;
+}
+
+int CodeAnalysis::StartOfCall(int index) const {
+  while (index > 0 && PreparesCall(decoded[index - 1])) --index;
+  return index;
+}
+
+int CodeAnalysis::EndOfCall(int index) const {
+  while (PreparesCall(decoded[index])) ++index;
+  return index;
+}
+
+bool CodeAnalysis::IsCall(int index) const {
+  const std::string_view name = decoded[index].info().name;
+  return name == "CALL" || name == "CALL_KW" || name == "CALL_FUNCTION_EX";
+}
+
+int CodeAnalysis::DepthWithoutOperands(int index) const {
+  const Instruction& instruction = decoded[index];
+  return reentries->DepthAt(index) - StackEffectOf(instruction.opcode, instruction.oparg, /*taken=*/false).pops;
+}
+
+const CodeAnalysis* ResumeTable::Analyze(PyCodeObject* code) {
+  auto [row, inserted] = analyses_.try_emplace(code, nullptr);
+  if (!inserted) return row->second.get();
+  kept_alive_.push_back(PyRef::Borrow(reinterpret_cast<PyObject*>(code)));
+  absl::StatusOr<std::unique_ptr<CodeAnalysis>> analysis = CodeAnalysis::Of(code);
+  if (analysis.ok()) row->second = *std::move(analysis);
+  return row->second.get();
+}
+
+const ResumePoint* ResumeTable::PointOf(PyCodeObject* code) const {
+  auto row = points_.find(code);
+  return row == points_.end() ? nullptr : row->second;
+}
+
+absl::StatusOr<PyObject*> ResumeTable::FunctionFor(const ResumePoint& point) {
+  if (auto row = functions_.find(point); row != functions_.end()) return row->second.get();
+  kept_alive_.push_back(PyRef::Borrow(point.globals));
+  absl::StatusOr<PyRef> function = MakeFunction(point);
+  if (!function.ok()) return function.status();
+  auto row = functions_.emplace(point, *std::move(function)).first;
+  PyObject* made = row->second.get();
+  points_[reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(made))] = &row->first;
+  return made;
+}
+
+absl::StatusOr<PyRef> ResumeTable::MakeFunction(const ResumePoint& point) {
+  const CodeAnalysis* analysis = Analyze(point.code);
+  if (analysis == nullptr) return absl::InvalidArgumentError("code that cannot be analysed");
+  if (!analysis->reentries->IsLegal(point.target) || !analysis->reentries->SavedAt(point.target).empty())
+    return absl::InvalidArgumentError("the frame cannot be entered here");
+  EnterAt enter;
+  enter.target = point.target;
+  enter.locals = point.slots;
+  enter.closure = false;
+  for (StackItem item : point.stack) enter.stack.push_back(item != StackItem::kNull);
+  enter.inner_call = point.waits();
+  enter.call = point.call;
+  enter.marker = marker_;
+  // A frame that waited goes over as soon as the inner one has returned; any other after its next instruction.
+  std::vector<int> reentries{point.target};
+  if (!point.waits()) reentries = analysis->reentries->LegalAfter(analysis->EndOfCall(point.target));
+  for (int target : reentries) {
+    Reentry reentry{.code = point.code,
+                    .globals = point.globals,
+                    .target = target,
+                    .depth = analysis->reentries->DepthAt(target),
+                    .live = analysis->LiveSlots(target),
+                    .first_slot = point.code->co_nlocals == 0 ? 1 : 0};  // as MakeEnterAt does
+    enter.reentries.push_back({target, hooks_(std::move(reentry))});
+    if (!enter.reentries.back().hook) return absl::InternalError("no memory for a hook");
+  }
+  absl::StatusOr<PyRef> code = MakeEnterAt(point.code, enter);
+  if (!code.ok()) return code.status();
+  PyRef function = PyRef::Steal(PyFunction_New(code->get(), point.globals));
+  if (function) return function;
+  PyErr_Clear();
+  return absl::InternalError("PyFunction_New failed");
+}
+
+int ResumeTable::Traverse(visitproc visit, void* arg) const {
+  for (const auto& [point, function] : functions_) Py_VISIT(function.get());
+  for (const PyRef& object : kept_alive_) Py_VISIT(object.get());
+  return 0;
+}
+
+}  // namespace framejit
