@@ -1,5 +1,10 @@
-// The evaluator's loop for CPython 3.11: dispatch, exceptions, entering and leaving a frame. Mirrors
-// _PyEval_EvalFrameDefault of Python/ceval.c, 3.11. The opcodes are in evaluator_v3_11_*.cc.
+// The evaluator's loop: dispatch, exceptions, entering and leaving a frame. Mirrors _PyEval_EvalFrameDefault of
+// Python/ceval.c (3.11 to 3.13). The opcodes are in evaluator_*.cc.
+//
+// The instruction that leaves the frame with a value is executed by CPython itself, so that suspending a generator and,
+// from 3.12 on, freeing the frame are its own doing.
+#include "graph/capture/evaluator.h"
+
 #include <Python.h>
 #include <frameobject.h>
 #include <opcode.h>
@@ -11,20 +16,15 @@
 #include "base/log.h"
 #include "bytecode/exception_table.h"
 #include "bytecode/print.h"
-#include "graph/capture/evaluator.h"
-#include "graph/capture/frame_evaluator_v3_11.h"
-
-#if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x030C0000
-#error "this evaluator is for CPython 3.11"
-#endif
+#include "graph/capture/frame_evaluator.h"
 
 namespace framejit {
 namespace {
 
 std::array<OpcodeHandler, 256> BuildHandlers() {
   std::array<OpcodeHandler, 256> handlers{};
-  for (auto group :
-       {StackOpcodes(), ContainerOpcodes(), ControlOpcodes(), CallOpcodes(), ExceptionOpcodes(), MatchOpcodes()}) {
+  for (auto group : {StackOpcodes(), ContainerOpcodes(), ControlOpcodes(), CallOpcodes(), ExceptionOpcodes(),
+                     MatchOpcodes(), VersionOpcodes()}) {
     for (const OpcodeRow& row : group) handlers[row.opcode] = row.handler;
   }
   return handlers;
@@ -32,7 +32,7 @@ std::array<OpcodeHandler, 256> BuildHandlers() {
 
 FrameEvaluator MakeEvaluator(RecorderState& recorder, PyThreadState* thread, FrameView frame) {
   PyCodeObject* code = frame.code();
-  const auto* first = reinterpret_cast<const uint16_t*>(_PyCode_CODE(code));
+  const auto* first = reinterpret_cast<const ShimCodeUnit*>(code->co_code_adaptive);
   const int start = frame.next_offset();
   return FrameEvaluator{
       .recorder = recorder,
@@ -64,12 +64,6 @@ void LogBytecode(const FrameEvaluator& f) {
                                             decoded.ok() ? PrintCode(*decoded, f.code) : decoded.status().message()));
 }
 
-// Yields to the generator's caller, which looks at the state that is set here.
-void Suspend(FrameEvaluator& f) {
-  f.result = f.Pop();
-  f.frame.set_suspended();
-}
-
 // Executes the instruction at `next`. EXTENDED_ARG prefixes belong to the instruction behind them.
 Flow Step(FrameEvaluator& f, const std::array<OpcodeHandler, 256>& handlers) {
   unsigned arg = 0;
@@ -82,10 +76,6 @@ Flow Step(FrameEvaluator& f, const std::array<OpcodeHandler, 256>& handlers) {
   } while (opcode == EXTENDED_ARG);
   f.SetLastInstruction(f.offset);
   f.recorder.SetInstruction(f.offset);
-  if (opcode == YIELD_VALUE) {
-    Suspend(f);
-    return Flow::kReturn;
-  }
   OpcodeHandler handler = handlers[opcode];
   if (handler == nullptr) {
     PyRef name = PyRef::Steal(PyUnicode_FromFormat("opcode %d", opcode));
@@ -93,6 +83,18 @@ Flow Step(FrameEvaluator& f, const std::array<OpcodeHandler, 256>& handlers) {
   }
   f.next += kShimCaches[opcode];
   return handler(f, static_cast<int>(arg));
+}
+
+// The last instruction: returns what it hands to the caller.
+PyObject* LeaveWithValue(FrameEvaluator& f) {
+  f.frame.set_stacktop(static_cast<int>(f.sp - f.locals));
+  f.frame.set_next_offset(f.offset);
+  return ShimEvalDefault(f.thread, f.frame.get(), 0);
+}
+
+PyObject* LeaveWithError(FrameEvaluator& f) {
+  f.frame.set_stacktop(static_cast<int>(f.sp - f.locals));
+  return ShimLeaveWithError(f.thread, f.frame.get(), f.recorder.broken() ? 0 : f.offset + 1);
 }
 
 void AddTraceback(FrameEvaluator& f) {
@@ -132,40 +134,46 @@ bool Unwind(FrameEvaluator& f) {
   return true;
 }
 
-}  // namespace
-
-PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFrame* shim_frame, int throwflag) {
+// Executes instructions up to the one that leaves the frame; false: the frame is left with an exception or a break.
+bool RunInstructions(FrameEvaluator& f, int throwflag) {
   static const std::array<OpcodeHandler, 256> handlers = BuildHandlers();
-  // The user's own recursion limit, met earlier than in the interpreter because C frames count while recording.
-  if (Py_EnterRecursiveCall("")) {
-    recorder.Break(BreakCode::kTooDeep, "recursion limit");
-    return nullptr;
-  }
-  FrameView frame(shim_frame);
-  FrameEvaluator f = MakeEvaluator(recorder, thread, frame);
-  frame.set_stacktop(-1);
-  FrameEntry entry(thread, frame);
-  recorder.PushFrame(f.code);
-  LogBytecode(f);
+  FrameEntry entry(f.thread, f.frame);
   // generator.throw(): the exception is set already and belongs to the instruction the generator stands at.
   Flow flow = throwflag ? Flow::kError : Flow::kNext;
-  while (flow != Flow::kReturn) {
+  while (flow != Flow::kLeave) {
     if (flow == Flow::kNext) {
       flow = Step(f, handlers);
-      if (++recorder.stats.instructions >= recorder.max_instructions) {
-        recorder.Break(BreakCode::kTooManyInstructions, "");
+      if (++f.recorder.stats.instructions >= f.recorder.max_instructions) {
+        f.recorder.Break(BreakCode::kTooManyInstructions, "");
         flow = Flow::kError;
       }
       continue;
     }
-    if (flow == Flow::kError && !recorder.broken()) AddTraceback(f);
-    if (!Unwind(f)) break;
+    if (flow == Flow::kError && !f.recorder.broken()) AddTraceback(f);
+    if (!Unwind(f)) return false;
     flow = Flow::kNext;
   }
-  frame.set_stacktop(static_cast<int>(f.sp - f.locals));
+  return true;
+}
+
+}  // namespace
+
+PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFrame* shim_frame, int throwflag) {
+  // The user's own recursion limit, met earlier than in the interpreter because C frames count while recording.
+  if (Py_EnterRecursiveCall("")) {
+    recorder.Break(BreakCode::kTooDeep, "recursion limit");
+    return ShimLeaveWithError(thread, shim_frame, 0);
+  }
+  FrameView frame(shim_frame);
+  FrameEvaluator f = MakeEvaluator(recorder, thread, frame);
+  frame.set_stacktop(-1);
+  recorder.PushFrame(f.code);
+  LogBytecode(f);
+  const bool has_value = RunInstructions(f, throwflag);
   recorder.PopFrame();
+  PyObject* result = has_value ? LeaveWithValue(f) : LeaveWithError(f);
   Py_LeaveRecursiveCall();
-  return f.result.release();
+  return result;
 }
 
 }  // namespace framejit
