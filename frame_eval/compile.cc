@@ -83,6 +83,8 @@ class Compilation {
 
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
     trace_ = std::make_shared<Trace>();
+    auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(state_.function));
+    trace_->report.is_segment = resumes_->Find(code) != nullptr;
     RecordCall();
     if (absl::Status status = BuildGuards(); !status.ok()) return status;
     trace_->report.stats = recording_->stats;

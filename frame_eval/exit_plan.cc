@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "frame_eval/cpython/shim.h"
 #include "frame_eval/guards/guard_fetch.h"
 #include "frame_eval/guards/iterators.h"
 
@@ -26,7 +27,8 @@ PyObject* NewSubclass(PyTypeObject* base, PyObject* cls, PyObject* argument = nu
 }
 
 bool IsStructSequence(PyTypeObject* type) {
-  return type->tp_dict != nullptr && PyDict_GetItemString(type->tp_dict, "n_sequence_fields") != nullptr;
+  PyRef dict = PyRef::Steal(ShimTypeDict(type));
+  return dict && PyDict_GetItemString(dict.get(), "n_sequence_fields") != nullptr;
 }
 
 // Native descriptors (slots, C getters and setters) store outside __dict__; anything else of the class is not

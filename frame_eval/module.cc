@@ -106,6 +106,7 @@ py::dict TraceDict(const Trace& trace) {
   options.max_constant_elements = 16;
   py::dict row;
   row["break"] = report.graph_break.has_value() ? BreakDict(*report.graph_break) : py::none();
+  row["is_segment"] = report.is_segment;
   row["fallback"] = report.fallback_reason;
   row["backend"] = report.backend;
   row["captured"] = trace.graph != nullptr;

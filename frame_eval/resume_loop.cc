@@ -131,9 +131,9 @@ void ResumeLoop::SetLevels(PyRef function, PyRef state) {
   std::vector<Level> old = std::move(levels_);
   levels_.clear();
   for (;;) {
-    const ResumePoint* point = table_->PointOf(CodeOf(function));
+    const ResumedCode* code = table_->Find(CodeOf(function));
     levels_.push_back({function, state});
-    if (point == nullptr || !point->waits()) return;
+    if (code == nullptr || !code->point->waits()) return;
     const Py_ssize_t size = PyTuple_GET_SIZE(state.get());
     function = PyRef::Borrow(PyTuple_GET_ITEM(state.get(), size - 2));
     state = PyRef::Borrow(PyTuple_GET_ITEM(state.get(), size - 1));
@@ -144,7 +144,7 @@ void ResumeLoop::SetLevels(PyRef function, PyRef state) {
 int ResumeLoop::CurrentLevel(ShimFrame* frame) const {
   int level = -1;
   for (; frame != nullptr && frame != base_frame_; frame = ShimFramePrevious(frame)) {
-    if (table_->PointOf(ShimFrameCode(frame)) != nullptr) ++level;
+    if (table_->Find(ShimFrameCode(frame)) != nullptr) ++level;
   }
   return level;
 }

@@ -37,9 +37,14 @@ class Break:
 
 @dataclass
 class GraphReport:
-    """One trace. `graph_break` is None where the frame was captured; `captured` is False too if the backend failed."""
+    """One trace: from the start of the function or, for a segment, from behind a break, to a break or the end.
+
+    captured: False where nothing of it is compiled: it runs in the interpreter.
+    graph_break: why it ends before the end of the function; None where it does not.
+    """
 
     captured: bool
+    is_segment: bool
     graph_break: Break | None
     fallback: str
     backend: str
@@ -73,11 +78,20 @@ class Explanation:
 
     @property
     def graphs(self) -> list[GraphReport]:
-        return [trace for trace in self.traces if trace.graph_break is None]
+        """What is compiled. A piece of the function in which no operator runs is none."""
+
+        def is_graph(trace: GraphReport) -> bool:
+            whole = trace.graph_break is None and not trace.is_segment
+            return whole or (trace.captured and trace.statistics["ATen nodes"] > 0)
+
+        return [trace for trace in self.traces if is_graph(trace)]
 
     @property
     def breaks(self) -> list[Break]:
-        return [trace.graph_break for trace in self.traces if trace.graph_break is not None]
+        """The places where graphs end, each once however many traces end there."""
+        found = {(trace.graph_break.text, *trace.graph_break.stack): trace.graph_break
+                 for trace in self.traces if trace.graph_break is not None}  # fmt: skip
+        return list(found.values())
 
     @property
     def graph_count(self) -> int:
@@ -95,12 +109,14 @@ class Explanation:
 
 
 def _trace_lines(trace: GraphReport) -> list[str]:
+    lines = []
     if trace.graph_break is not None:
-        lines = [trace.graph_break.text]
+        lines += [trace.graph_break.text]
         lines += [f"    {file}:{line} in {function}" for file, line, function in trace.graph_break.stack]
-    else:
+    if trace.graph_break is None or trace.captured:
         counts = ", ".join(f"{value} {name}" for name, value in trace.statistics.items())
-        lines = [f"graph for backend '{trace.backend}': {counts}"]
+        where = "graph behind a break" if trace.is_segment else "graph"
+        lines += [f"{where} for backend '{trace.backend}': {counts}"]
         if trace.fallback:
             lines.append(f"  runs in the interpreter: {trace.fallback}")
         lines += [f"  {line}" for line in (trace.lowered or trace.aten).splitlines()]
@@ -124,6 +140,7 @@ def reports(extension: ModuleType, entry: Any) -> list[GraphReport]:
         rows.append(
             GraphReport(
                 captured=row["captured"],
+                is_segment=row["is_segment"],
                 graph_break=None if row["break"] is None else Break(**row["break"]),
                 fallback=row["fallback"],
                 backend=row["backend"],

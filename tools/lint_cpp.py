@@ -14,7 +14,7 @@ MAX_LINES = 800
 UNLIMITED_SUFFIXES = {".def"}
 # Version differences live in one place; see docs/design.md.
 VERSION_CHECKS = re.compile(
-    r"frame_eval/cpython/|bytecode/opcodes|graph/capture/evaluator_v3_|tests/cpp/(bytecode|frame_eval)/|tests/python/interpreters/"
+    r"frame_eval/cpython/|bytecode/opcodes|graph/capture/(frame_)?evaluator|tests/cpp/(bytecode|frame_eval)/|tests/python/interpreters/"
 )
 MARKERS = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b")
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TORCH = "torch==2.13.0"
 # The project's CPU wheels; used only where the ordinary index would deliver the CUDA build.
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+SUPPORTED_PYTHON = ((3, 11), (3, 12), (3, 13))
 SUPPORTED_TORCH = re.compile(r"2\.1[1-4]\.")
 # An environment of another interpreter is made anew: the extension is bound to the micro version.
 SAME_PYTHON = f"sys.exit(sys.version_info[:3] != {sys.version_info[:3]})"
@@ -39,9 +40,9 @@ def fail(message: str) -> None:
 
 
 def check_python() -> None:
-    if sys.version_info[:2] != (3, 11):
+    if sys.version_info[:2] not in SUPPORTED_PYTHON:
         found = ".".join(map(str, sys.version_info[:3]))
-        fail(f"Python 3.11 is needed to record frames and this is {found}; run `make PYTHON=python3.11 ...`")
+        fail(f"Python 3.11, 3.12 or 3.13 is needed and this is {found}; run `make PYTHON=python3.11 ...`")
 
 
 def run(*command: str, quiet: bool = False) -> subprocess.CompletedProcess:

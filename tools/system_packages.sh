@@ -19,15 +19,15 @@ have_python() { "$python" -c '' >/dev/null 2>&1; }
 check_python() {
   version=$("$python" -c 'import platform; print(platform.python_version())')
   case $version in
-    3.11.*) ;;
-    *) stop "Python 3.11 is needed to record frames and $python is $version; run make with PYTHON=python3.11" ;;
+    3.11.* | 3.12.* | 3.13.*) ;;
+    *) stop "Python 3.11, 3.12 or 3.13 is needed and $python is $version; run make with PYTHON=python3.11" ;;
   esac
 }
 
 # need_python PACKAGE WHAT: only Debian's own interpreters have such packages.
 need_python() {
   case $python in
-    python3 | python3.11 | /usr/bin/python3 | /usr/bin/python3.11) needed="$needed $(basename "$python")-$1" ;;
+    python3 | python3.1[123] | /usr/bin/python3 | /usr/bin/python3.1[123]) needed="$needed $(basename "$python")-$1" ;;
     *) stop "$python comes without $2" ;;
   esac
 }
@@ -39,7 +39,7 @@ if have_python; then
   "$python" -c 'import ensurepip, venv' 2>/dev/null || need_python venv "the modules ensurepip and venv"
 else
   case $python in
-    python3 | python3.11) needed="$needed $python $python-dev $python-venv" ;;
+    python3 | python3.1[123]) needed="$needed $python $python-dev $python-venv" ;;
     *) stop "$python cannot be run; run make with PYTHON=python3.11" ;;
   esac
 fi

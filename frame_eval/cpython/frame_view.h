@@ -37,13 +37,11 @@ class FrameView {
 
   bool is_generators() const { return ShimFrameIsGenerators(frame_) != 0; }
   PyObject* generator() const { return ShimFrameGenerator(frame_); }
-  void set_suspended() { ShimFrameSetSuspended(frame_); }
 
  private:
   ShimFrame* frame_;
 };
 
-#if PY_VERSION_HEX < 0x030C0000
 // Makes a frame the thread's current one while an evaluator of our own runs it.
 class FrameEntry {
  public:
@@ -56,7 +54,6 @@ class FrameEntry {
   PyThreadState* thread_;
   ShimEntry entry_;
 };
-#endif
 
 }  // namespace framejit
 

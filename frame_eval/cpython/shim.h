@@ -58,8 +58,6 @@ int ShimFrameIsGenerators(ShimFrame* frame);
 PyObject* ShimFrameGenerator(ShimFrame* frame);
 // The frame inside a generator, coroutine or asynchronous generator.
 ShimFrame* ShimGeneratorFrame(PyObject* generator);
-// What YIELD_VALUE stores in the generator before it leaves the frame. Requires ShimFrameIsGenerators.
-void ShimFrameSetSuspended(ShimFrame* frame);
 // The innermost frame of the thread; may be null.
 ShimFrame* ShimThreadFrame(PyThreadState* thread);
 
@@ -81,16 +79,23 @@ ShimEvaluator ShimInstalledEvaluator(PyInterpreterState* interpreter);
 // Whether a trace, profile or monitoring tool would see events of `code` in this thread.
 int ShimIsTraced(PyThreadState* thread, PyCodeObject* code);
 
-#if PY_VERSION_HEX < 0x030C0000
 // What _PyEval_EvalFrameDefault does with the thread when it starts on a frame and when it leaves it, for an evaluator
 // of our own. The entry lives on the C stack of that evaluator; Leave follows Enter on every path, in the same
-// function.
+// function, and comes before the frame is handed on to CPython's own evaluator.
 typedef struct {
+#if PY_VERSION_HEX < 0x030D0000
   _PyCFrame cframe;
+#else
+  ShimFrame* previous;
+#endif
 } ShimEntry;
 void ShimEnterFrame(PyThreadState* thread, ShimFrame* frame, ShimEntry* entry);
 void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry);
-#endif
+// The end of an evaluator of our own that leaves `frame` with the exception that is set: from 3.12 on the evaluator
+// frees the frame, which CPython's own does here; before, its caller does. Returns null. Requires the saved stack top
+// to be right and no handler in the code for the instruction before `next_offset` (there is none before instruction 0).
+// The exception stays as it is, its traceback included.
+PyObject* ShimLeaveWithError(PyThreadState* thread, ShimFrame* frame, int next_offset);
 
 // --- handled exceptions (sys.exc_info) -------------------------------------------------------------------------------
 // Where the exception being handled by this frame or generator is kept: owned by the slot; null or None when there is
@@ -120,10 +125,12 @@ typedef struct {
 PyCodeObject* ShimNewCode(const ShimCodeParts* parts);
 
 // --- objects ---------------------------------------------------------------------------------------------------------
-#if PY_VERSION_HEX < 0x030C0000
-// Changes with every change of the dict; unique over all dicts of the process.
+// Where the dict's version is kept: it changes with every change of the dict and is unique over all dicts of the
+// process. Null where CPython does not keep one for this dict. From 3.12 on an instance dict is given a table of its
+// own first (see KeepsVersion in v3_12.c and v3_13.c), which nobody sees but who measures.
+const uint64_t* ShimDictVersionSlot(PyObject* dict);
+// What it says now; a number that was never given out before where there is none.
 uint64_t ShimDictVersion(PyObject* dict);
-#endif
 // The type's version tag, assigned now if it has none; 0 when it cannot have one. A tag names one state of the type and
 // of its bases, and is never used twice.
 unsigned int ShimTypeVersion(PyTypeObject* type);
@@ -131,6 +138,9 @@ unsigned int ShimTypeVersion(PyTypeObject* type);
 unsigned int ShimTypeCurrentVersion(PyTypeObject* type);
 // The attribute of `type` along its MRO; null without an exception when absent. `name` is an exact str.
 PyObject* ShimTypeLookup(PyTypeObject* type, PyObject* name);
+// The dict of the type's own attributes (tp_dict is no longer it for builtin types from 3.12 on). New reference; may be
+// null.
+PyObject* ShimTypeDict(PyTypeObject* type);
 // As LOAD_METHOD: 1 and an unbound function in *method, or 0 and a bound attribute, or 0 and null with an exception.
 // New reference. Runs user code like any attribute access.
 int ShimGetMethod(PyObject* object, PyObject* name, PyObject** method);
@@ -142,6 +152,14 @@ PyObject* ShimInlineValue(PyObject* object, PyObject* name);
 PyObject* ShimInstanceDict(PyObject* object);
 // The instance dict, made now if need be. New reference; null with an exception when the object cannot have one.
 PyObject* ShimMaterializeInstanceDict(PyObject* object);
+
+// --- exported by CPython, but not declared in the headers of every minor ----------------------------------------------
+// dict(other) into `dict`: override_mode 0 keeps, 1 replaces, 2 raises KeyError on keys that are there.
+int _PyDict_MergeEx(PyObject* dict, PyObject* other, int override_mode);
+int _PySet_NextEntry(PyObject* set, Py_ssize_t* position, PyObject** key, Py_hash_t* hash);
+int _PySet_Update(PyObject* set, PyObject* iterable);
+// What the StopIteration that is set (or not) says; -1 where another exception is set.
+int _PyGen_FetchStopIterationValue(PyObject** value);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -34,6 +34,8 @@ static PyObject* PassThrough(ShimEvaluator previous, PyThreadState* thread, Shim
   return previous(thread, frame, throwflag);
 }
 
+PyObject* ShimTypeDict(PyTypeObject* type) { return Py_XNewRef(type->tp_dict); }
+
 static int HasVersion(PyTypeObject* type) { return PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG); }
 
 // Objects/typeobject.c: assign_version_tag is static, but _PyType_Lookup of a short interned name calls it on a miss,
@@ -55,6 +57,11 @@ static PyDictValues* InlineValues(PyObject* object) {
 
 static PyObject* ManagedDict(PyObject* object) { return *_PyObject_ManagedDictPointer(object); }
 
+static int KeepsVersion(PyDictObject* dict) {
+  (void)dict;
+  return 1;
+}
+
 // Python/ceval.c, _PyEval_EvalFrameDefault: the lines before `start_frame`, and at `exit_unwind`.
 void ShimEnterFrame(PyThreadState* thread, ShimFrame* frame, ShimEntry* entry) {
   _PyCFrame* previous = thread->cframe;
@@ -71,7 +78,10 @@ void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry) {
   thread->cframe->use_tracing = entry->cframe.use_tracing;
 }
 
-// Objects/dictobject.c: DICT_NEXT_VERSION is stored on every change.
-uint64_t ShimDictVersion(PyObject* dict) { return ((PyDictObject*)dict)->ma_version_tag; }
+// The caller of the evaluator frees the frame.
+PyObject* ShimLeaveWithError(PyThreadState* thread, ShimFrame* frame, int next_offset) {
+  (void)thread, (void)frame, (void)next_offset;
+  return NULL;
+}
 
 #include "frame_eval/cpython/shim_common.inc"

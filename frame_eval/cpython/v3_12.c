@@ -41,4 +41,22 @@ static PyObject* ManagedDict(PyObject* object) {
 
 #include "frame_eval/cpython/shim_monitoring.inc"
 
+// Objects/dictobject.c, _PyObject_MakeInstanceAttributesFromDict: the next attribute access frees an instance dict that
+// shares the keys of its class and that nobody else refers to, and would have each call walk the guards again.
+static int KeepsVersion(PyDictObject* dict) {
+  if (dict->ma_values != NULL) GiveOwnTable(dict);
+  return 1;
+}
+
+// Python/ceval.c, _PyEval_EvalFrameDefault: the lines before `start_frame`, and those of INTERPRETER_EXIT. The frame in
+// between that it pushes for its trampoline is not needed.
+void ShimEnterFrame(PyThreadState* thread, ShimFrame* frame, ShimEntry* entry) {
+  entry->cframe.previous = thread->cframe;
+  entry->cframe.current_frame = frame;
+  frame->previous = thread->cframe->current_frame;
+  thread->cframe = &entry->cframe;
+}
+
+void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry) { thread->cframe = entry->cframe.previous; }
+
 #include "frame_eval/cpython/shim_common.inc"

@@ -41,4 +41,22 @@ static PyObject* ManagedDict(PyObject* object) { return (PyObject*)_PyObject_Get
 
 #include "frame_eval/cpython/shim_monitoring.inc"
 
+// Objects/dictobject.c, store_instance_attr_lock_held: an attribute that is stored in the inline values behind a dict
+// neither gives the dict a new version nor (in 3.13.0) notifies its watchers.
+static int KeepsVersion(PyDictObject* dict) {
+  if (dict->ma_values == NULL || !dict->ma_values->embedded) return 1;
+  GiveOwnTable(dict);
+  return dict->ma_values == NULL || !dict->ma_values->embedded;
+}
+
+// Python/ceval.c, _PyEval_EvalFrameDefault: the lines before `start_frame`, and those of INTERPRETER_EXIT. The frame in
+// between that it pushes for its trampoline is not needed.
+void ShimEnterFrame(PyThreadState* thread, ShimFrame* frame, ShimEntry* entry) {
+  entry->previous = thread->current_frame;
+  frame->previous = entry->previous;
+  thread->current_frame = frame;
+}
+
+void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry) { thread->current_frame = entry->previous; }
+
 #include "frame_eval/cpython/shim_common.inc"

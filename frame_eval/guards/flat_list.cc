@@ -4,13 +4,13 @@
 
 #include <algorithm>
 
+#include "frame_eval/cpython/shim.h"
+
 namespace framejit {
 namespace {
 
 // Above this many nodes, walking an argument's subtree on each call costs more than comparing the argument.
 constexpr size_t kMaxWalkedSubtree = 256;
-
-uint64_t DictVersion(PyObject* dict) { return reinterpret_cast<PyDictObject*>(dict)->ma_version_tag; }
 
 uint64_t Word(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); }
 
@@ -220,14 +220,16 @@ bool FlatList::NeedsDictVersion(const GuardTree& tree, int32_t index) const {
 void FlatList::AddDict(const GuardTree& tree, const GuardObjects& objects, int32_t index) {
   size_t i = static_cast<size_t>(index);
   PyObject* dict = objects[i];
+  const uint64_t* version = ShimDictVersionSlot(dict);
+  if (version == nullptr) is_volatile_[i] = true;
   if (!is_volatile_[i]) {
-    AddWord(&reinterpret_cast<PyDictObject*>(dict)->ma_version_tag, DictVersion(dict), index);
+    AddWord(version, *version, index);
     // The order of an OrderedDict can change without its version; its length and items cannot. Every module has several
     // of them (its hooks), guarded by length alone.
     if (PyODict_Check(dict) && ChecksKeyOrder(tree, tree.nodes[i])) AddOperation(Operation::kRecheck, index, index);
     return;
   }
-  volatile_dicts_.push_back({index, DictVersion(dict)});
+  volatile_dicts_.push_back({index, ShimDictVersion(dict)});
   AddOperation(Operation::kVolatileDict, static_cast<int32_t>(volatile_dicts_.size() - 1), index);
 }
 
@@ -297,7 +299,7 @@ void FlatList::AddTensors(const GuardTree& tree, const GuardObjects& objects) {
 bool FlatList::CheckVolatileDict(const GuardTree& tree, VolatileDict& dict, GuardObjects& objects) {
   const GuardNode& node = tree.nodes[static_cast<size_t>(dict.node)];
   PyObject* object = objects[static_cast<size_t>(dict.node)];
-  uint64_t version = DictVersion(object);
+  uint64_t version = ShimDictVersion(object);
   if (version == dict.version && !PyODict_Check(object)) return true;
   if (!tree.NodeHolds(dict.node, object)) return false;
   for (int32_t c = 0; c < node.child_count; ++c) {

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "frame_eval/cpython/shim.h"
 #include "frame_eval/guards/iterators.h"
 #include "frame_eval/guards/tensor_check.h"
 

@@ -3,7 +3,7 @@
 //
 // Shape: a tree by source, so that each object is fetched once. After a full walk that passed, a flat list of
 // (container, version) pairs, types and tensor checks stands for the walk: while no container on the way changed, the
-// objects beneath it are the same ones, so only that list is checked (on 3.11 dict and type version tags). Any mismatch
+// objects beneath it are the same ones, so only that list is checked (dict and type version tags). Any mismatch
 // falls back to the full walk, which rebuilds the list.
 #ifndef FRAMEJIT_FRAME_EVAL_GUARDS_GUARD_PROGRAM_H_
 #define FRAMEJIT_FRAME_EVAL_GUARDS_GUARD_PROGRAM_H_

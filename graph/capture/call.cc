@@ -52,8 +52,8 @@ PyObject* MetaclassMethod(PyObject* callable) {
   auto* function = reinterpret_cast<PyCFunctionObject*>(callable);
   PyObject* mro = Py_TYPE(function->m_self)->tp_mro;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(mro); ++i) {
-    PyObject* dict = reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(mro, i))->tp_dict;
-    PyObject* found = dict == nullptr ? nullptr : PyDict_GetItemString(dict, function->m_ml->ml_name);
+    PyRef dict = PyRef::Steal(ShimTypeDict(reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(mro, i))));
+    PyObject* found = dict ? PyDict_GetItemString(dict.get(), function->m_ml->ml_name) : nullptr;
     if (found != nullptr && Py_TYPE(found) == &PyMethodDescr_Type &&
         reinterpret_cast<PyMethodDescrObject*>(found)->d_method->ml_meth == function->m_ml->ml_meth) {
       return found;

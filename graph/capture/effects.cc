@@ -202,6 +202,7 @@ void RecorderState::Impl::CollectOutputs() {
 std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {
   PyRef owned = PyRef::Steal(result);
   const bool in_the_middle = std::exchange(stopped, false);
+  if (in_the_middle) PyErr_Clear();  // what unwound the frames
   if (!broken() && CheckFailure() == 0) {
     if (!owned && !in_the_middle) {
       PyObject* raised = PyErr_Occurred();

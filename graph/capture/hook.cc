@@ -27,9 +27,12 @@ ShimEvaluator previous_evaluator = nullptr;
 // Another tool installed its evaluator over ours and chains to it: ours cannot be removed and needs no installing.
 bool stays_chained = false;
 
-PyObject* Fail(ThreadHook& hook, BreakCode code, const char* detail) {
+// A frame of which no instruction is to run (any more), with the exception that is set.
+PyObject* Abandon(PyThreadState* thread, FrameView frame) { return ShimLeaveWithError(thread, frame.get(), 0); }
+
+PyObject* Fail(ThreadHook& hook, PyThreadState* thread, FrameView frame, BreakCode code, const char* detail) {
   hook.recorder->Break(code, detail);
-  return nullptr;
+  return Abandon(thread, frame);
 }
 
 // A generator function's frame runs natively up to RETURN_GENERATOR, which makes the generator object.
@@ -53,31 +56,31 @@ PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int
   RecorderState& recorder = *hook.recorder;
   if (recorder.broken()) {
     // A generator that is closed now: GeneratorExit says that it ended, and its `finally` is for the native run.
-    if (throwflag != 0 && PyErr_Occurred() != nullptr) return nullptr;
-    return Fail(hook, BreakCode::kInternalError, "a frame started after a break");
+    if (throwflag != 0 && PyErr_Occurred() != nullptr) return Abandon(thread, frame);
+    return Fail(hook, thread, frame, BreakCode::kInternalError, "a frame started after a break");
   }
   if (code->co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE)) {
-    return Fail(hook, BreakCode::kCoroutine, "");
+    return Fail(hook, thread, frame, BreakCode::kCoroutine, "");
   }
   if (frame.is_generators()) {
     if (!hook.generators.contains(frame.generator())) {
-      return Fail(hook, BreakCode::kUnsupportedEffect, "a generator that existed before was advanced");
+      return Fail(hook, thread, frame, BreakCode::kUnsupportedEffect, "a generator that existed before was advanced");
     }
     return EvaluateFrame(recorder, thread, frame.get(), throwflag);
   }
   const bool is_entry = hook.entry_function == reinterpret_cast<PyObject*>(frame.function());
-  const bool is_resumed = recorder.ResumePointOf(code) != nullptr;  // unpacks its argument itself
+  const bool is_resumed = recorder.ResumedCodeOf(code) != nullptr;  // unpacks its argument itself
   int lifted = is_resumed ? 0
                : is_entry ? recorder.LiftEntryArguments(frame.function(), frame.localsplus())
                           : recorder.LiftFrameArguments(frame.function(), frame.localsplus());
   if (is_entry) hook.entry_function = nullptr;
-  if (lifted < 0) return nullptr;
+  if (lifted < 0) return Abandon(thread, frame);
   if (code->co_flags & CO_GENERATOR) {
     recorder.ForgetDirectCall();
     return CreateGenerator(hook, thread, frame);
   }
   ++recorder.stats.frames;
-  if (hook.depth >= hook.max_depth) return Fail(hook, BreakCode::kTooDeep, "");
+  if (hook.depth >= hook.max_depth) return Fail(hook, thread, frame, BreakCode::kTooDeep, "");
   ++hook.depth;
   PyObject* result = EvaluateFrame(recorder, thread, frame.get(), throwflag);
   --hook.depth;

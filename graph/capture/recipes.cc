@@ -2,6 +2,7 @@
 // are kept because an object has one recipe.
 #include "frame_eval/guards/iterators.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unread.h"
 
 namespace framejit {
 namespace {
@@ -46,6 +47,7 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
   if (broken() || object == nullptr) return kNoRecipe;
   if (auto row = recipe_of.find(object); row != recipe_of.end()) return row->second;
   auto& recipes = recording->exit_plan.recipes;
+  if (IsUnread(object)) return SourceRecipe(UnreadSource(object));
   if (IsUnlifted(object)) return Unsupported(object);
   if (IsTensor(object)) return TensorRecipe(object);
   if (Shadow* shadow = FindShadow(object)) {

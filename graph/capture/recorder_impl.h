@@ -106,16 +106,13 @@ struct RecorderState::Impl {
   RecipeId StateRecipe(size_t depth, PyRef* function);
   int EnterResumed(const ResumePoint& point, PyObject* state, LiveFrame& frame);
   PyObject* CallInner(const ResumePoint& point, PyObject* state);
-  int ReadSlot(LiveFrame& frame, int slot);
+  int Read(PyObject** place);
+  int UnpackUnread(PyObject* unread, int size, PyObject*** stack_top);
   SourceId StateSource(PyObject* state);
   // A frame that the recording left in the middle, outermost first.
   struct LeftFrame {
-    struct Item {
-      PyRef object;
-      SourceId source = kNoSource;  // set: what is there now, unread
-    };
     ResumePoint point;
-    std::vector<Item> items;
+    std::vector<PyRef> items;
   };
   bool stopped = false;
   std::vector<LeftFrame> left;

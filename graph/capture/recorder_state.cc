@@ -112,15 +112,18 @@ bool RecorderState::BeginInstruction(int offset) {
   return impl_->BeginInstruction(offset, stats.instructions);
 }
 
-const ResumePoint* RecorderState::ResumePointOf(PyCodeObject* code) const {
-  return impl_->request.resumes == nullptr ? nullptr : impl_->request.resumes->PointOf(code);
+const ResumedCode* RecorderState::ResumedCodeOf(PyCodeObject* code) const {
+  return impl_->request.resumes == nullptr ? nullptr : impl_->request.resumes->Find(code);
 }
 const CodeAnalysis* RecorderState::Analyze(PyCodeObject* code) { return impl_->request.resumes->Analyze(code); }
 int RecorderState::EnterResumed(const ResumePoint& point, PyObject* state, LiveFrame& frame) {
   return impl_->EnterResumed(point, state, frame);
 }
 PyObject* RecorderState::CallInner(const ResumePoint& point, PyObject* state) { return impl_->CallInner(point, state); }
-int RecorderState::ReadSlot(LiveFrame& frame, int slot) { return impl_->ReadSlot(frame, slot); }
+int RecorderState::Read(PyObject** place) { return impl_->Read(place); }
+int RecorderState::UnpackUnread(PyObject* unread, int size, PyObject*** stack_top) {
+  return impl_->UnpackUnread(unread, size, stack_top);
+}
 
 PyObject* RecorderState::Lift(PyObject* value, SourceId source) { return impl_->Lift(value, source); }
 PyObject* RecorderState::LiftPinned(PyObject* value, SourceId source) { return impl_->Lift(value, source, true); }

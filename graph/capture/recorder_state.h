@@ -33,8 +33,6 @@ struct LiveFrame {
   PyObject** locals;  // of `code`, which is not the frame's own code where it was entered in the middle
   PyObject** stack_base;
   PyObject*** stack_top;
-  // By slot: where the value was, if it was carried into the frame and not read yet. Empty where nothing was.
-  std::vector<SourceId> unread;
   int offset = 0;           // of the instruction being executed
   int64_t instruction = 0;  // its number
   // What the frame returns is what the calling instruction of the frame below pushes.
@@ -58,15 +56,17 @@ class RecorderState {
   void ForgetDirectCall();
 
   // --- frames that are entered in the middle -------------------------------------------------------------------------
-  // The point at which a frame of `code` goes on; null for code of the user's.
-  const ResumePoint* ResumePointOf(PyCodeObject* code) const;
+  // Null for code of the user's.
+  const ResumedCode* ResumedCodeOf(PyCodeObject* code) const;
   const CodeAnalysis* Analyze(PyCodeObject* code);
   // Unpacks `state` (stolen) into the frame. Returns 0, or -1 as a protocol function does.
   int EnterResumed(const ResumePoint& point, PyObject* state, LiveFrame& frame);
   // Calls the inner frame that the point's frame waits for, with the state that the outer one was given.
   PyObject* CallInner(const ResumePoint& point, PyObject* state);
-  // The value of a slot that was carried into the frame is read: lifts it in place.
-  int ReadSlot(LiveFrame& frame, int slot);
+  // An unread value is read: lifts it in place.
+  int Read(PyObject** place);
+  // The items of an unread tuple of this size, unread, first on top; 0: it is none.
+  int UnpackUnread(PyObject* unread, int size, PyObject*** stack_top);
 
   // --- the lift barrier ---------------------------------------------------------------------------------------------
   // What the program sees for `value` (stolen) read from `source`; leaves the guards.

@@ -11,6 +11,15 @@
 namespace framejit {
 namespace {
 
+// Of the last one, behind which nothing else is left to do; -1: there is none.
+int OffsetOfReturn(PyCodeObject* code) {
+  absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(code);
+  for (int i = decoded.ok() ? decoded->size() : 0; i-- > 0;) {
+    if ((*decoded)[i].info().name == "RETURN_VALUE") return (*decoded)[i].offset;
+  }
+  return -1;
+}
+
 // What CALL finds in the evaluator instead of on the stack.
 bool PreparesCall(const Instruction& instruction) {
   return instruction.info().name == "KW_NAMES" || instruction.info().name == "PRECALL";
@@ -90,9 +99,9 @@ const CodeAnalysis* ResumeTable::Analyze(PyCodeObject* code) {
   return row->second.get();
 }
 
-const ResumePoint* ResumeTable::PointOf(PyCodeObject* code) const {
-  auto row = points_.find(code);
-  return row == points_.end() ? nullptr : row->second;
+const ResumedCode* ResumeTable::Find(PyCodeObject* code) const {
+  auto row = codes_.find(code);
+  return row == codes_.end() ? nullptr : &row->second;
 }
 
 absl::StatusOr<PyObject*> ResumeTable::FunctionFor(const ResumePoint& point) {
@@ -100,10 +109,12 @@ absl::StatusOr<PyObject*> ResumeTable::FunctionFor(const ResumePoint& point) {
   kept_alive_.push_back(PyRef::Borrow(point.globals));
   absl::StatusOr<PyRef> function = MakeFunction(point);
   if (!function.ok()) return function.status();
+  auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function->get()));
+  const int return_offset = OffsetOfReturn(code);
+  if (return_offset < 0) return absl::InvalidArgumentError("code without a RETURN_VALUE");
   auto row = functions_.emplace(point, *std::move(function)).first;
-  PyObject* made = row->second.get();
-  points_[reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(made))] = &row->first;
-  return made;
+  codes_[code] = {&row->first, return_offset};
+  return row->second.get();
 }
 
 absl::StatusOr<PyRef> ResumeTable::MakeFunction(const ResumePoint& point) {

@@ -82,6 +82,12 @@ struct Reentry {
   int first_slot = 0;     // where slot 0 of `code` is in the running frame's localsplus
 };
 
+// The code of a function that a ResumeTable made.
+struct ResumedCode {
+  const ResumePoint* point;
+  int return_offset;  // code units: a RETURN_VALUE
+};
+
 // super() without arguments reads the first local and the cell of __class__, which no instruction says: these slots, in
 // code that has such a cell.
 std::vector<int> SlotsOfSuper(PyCodeObject* code);
@@ -100,7 +106,7 @@ class ResumeTable {
   // Borrowed; made on first use.
   absl::StatusOr<PyObject*> FunctionFor(const ResumePoint& point);
   // Of a function's code made here, else null.
-  const ResumePoint* PointOf(PyCodeObject* code) const;
+  const ResumedCode* Find(PyCodeObject* code) const;
   // Null where the code cannot be analysed. The table keeps `code` alive.
   const CodeAnalysis* Analyze(PyCodeObject* code);
 
@@ -113,7 +119,7 @@ class ResumeTable {
   PyRef marker_;
   absl::flat_hash_map<PyCodeObject*, std::unique_ptr<CodeAnalysis>> analyses_;
   absl::node_hash_map<ResumePoint, PyRef> functions_;
-  absl::flat_hash_map<PyCodeObject*, const ResumePoint*> points_;  // by the code made here
+  absl::flat_hash_map<PyCodeObject*, ResumedCode> codes_;  // made here
   std::vector<PyRef> kept_alive_;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unread.h"
 
 namespace framejit {
 namespace {
@@ -91,17 +92,15 @@ bool RecorderState::Impl::LeaveFrame(size_t depth) {
   for (int slot : analysis->LiveSlots(index)) {
     PyObject* value = frame.locals[slot];
     if (value == nullptr) continue;
-    const auto place = static_cast<size_t>(slot);
-    const SourceId unread = frame.unread.empty() ? kNoSource : frame.unread[place];
     state.point.slots.push_back(slot);
-    state.items.push_back({PyRef::Borrow(value), unread});
+    state.items.push_back(PyRef::Borrow(value));
   }
   const int values = innermost ? analysis->reentries->DepthAt(index) : analysis->DepthWithoutOperands(index);
   if (values < 0 || (innermost && values != *frame.stack_top - frame.stack_base)) return false;
   for (int i = 0; i < values; ++i) {
     PyObject* value = frame.stack_base[i];
     state.point.stack.push_back(value == nullptr ? StackItem::kNull : StackItem::kValue);
-    if (value != nullptr) state.items.push_back({PyRef::Borrow(value), kNoSource});
+    if (value != nullptr) state.items.push_back(PyRef::Borrow(value));
   }
   return true;
 }
@@ -110,8 +109,8 @@ bool RecorderState::Impl::LeaveFrame(size_t depth) {
 RecipeId RecorderState::Impl::StateRecipe(size_t depth, PyRef* function) {
   const LeftFrame& frame = left[depth];
   Recipe state{.kind = RecipeKind::kTuple, .object = {}, .children = {}, .attributes = {}};
-  for (const LeftFrame::Item& item : frame.items) {
-    state.children.push_back(item.source != kNoSource ? SourceRecipe(item.source) : RecipeFor(item.object.get()));
+  for (const PyRef& item : frame.items) {
+    state.children.push_back(RecipeFor(item.get()));
     if (broken()) return kNoRecipe;
   }
   auto& recipes = recording->exit_plan.recipes;
@@ -139,7 +138,6 @@ SourceId RecorderState::Impl::StateSource(PyObject* state) {
   return row != state_sources.end() ? row->second : Intern(SourceKind::kArgument, kNoSource, nullptr, 0);
 }
 
-// Locals keep what the state holds until an instruction reads them: what is only carried along needs no guard.
 int RecorderState::Impl::EnterResumed(const ResumePoint& point, PyObject* state, LiveFrame& frame) {
   PyRef owned = PyRef::Steal(state);
   if (!PyTuple_CheckExact(state) || PyTuple_GET_SIZE(state) != point.state_size())
@@ -147,17 +145,17 @@ int RecorderState::Impl::EnterResumed(const ResumePoint& point, PyObject* state,
   const SourceId base = StateSource(state);
   int next = 0;
   auto item_source = [&] { return Intern(SourceKind::kTupleItem, base, nullptr, next); };
-  frame.unread.assign(static_cast<size_t>(point.code->co_nlocalsplus), kNoSource);
   for (int slot : point.slots) {
     PyObject* value = PyTuple_GET_ITEM(state, next);
     const SourceId source = item_source();
     ++next;
-    frame.locals[slot] = Py_NewRef(value);
     if ((ShimLocalKind(point.code, slot) & (kShimCell | kShimFree)) != 0 && PyCell_Check(value)) {
       cell_sources.try_emplace(value, source);
       kept_alive.push_back(PyRef::Borrow(value));
+      frame.locals[slot] = Py_NewRef(value);
     } else {
-      frame.unread[static_cast<size_t>(slot)] = source;
+      frame.locals[slot] = NewUnread(value, source);
+      if (frame.locals[slot] == nullptr) return -1;
     }
   }
   for (StackItem item : point.stack) {
@@ -165,14 +163,15 @@ int RecorderState::Impl::EnterResumed(const ResumePoint& point, PyObject* state,
     if (item != StackItem::kNull) {
       PyObject* held = PyTuple_GET_ITEM(state, next);
       value = item == StackItem::kIterator && request.advance_iterators ? LiftIterator(held, item_source())
-                                                                        : Lift(Py_NewRef(held), item_source());
+                                                                        : NewUnread(held, item_source());
       ++next;
       if (value == nullptr) return -1;
     }
     *(*frame.stack_top)++ = value;
   }
   for (int slot : SlotsOfSuper(point.code)) {
-    if (ReadSlot(frame, slot) != 0) return -1;
+    PyObject** place = &frame.locals[slot];
+    if (*place != nullptr && IsUnread(*place) && Read(place) != 0) return -1;
   }
   return 0;
 }
@@ -186,14 +185,26 @@ PyObject* RecorderState::Impl::CallInner(const ResumePoint& point, PyObject* sta
   return Call(function, {inner});
 }
 
-int RecorderState::Impl::ReadSlot(LiveFrame& frame, int slot) {
-  if (frame.unread.empty() || frame.locals[slot] == nullptr) return 0;
-  const SourceId source = std::exchange(frame.unread[static_cast<size_t>(slot)], kNoSource);
-  if (source == kNoSource) return 0;
-  PyObject* lifted = Lift(Py_NewRef(frame.locals[slot]), source);
+int RecorderState::Impl::Read(PyObject** place) {
+  PyRef unread = PyRef::Borrow(*place);
+  PyObject* lifted = Lift(Py_NewRef(UnreadValue(unread.get())), UnreadSource(unread.get()));
   if (lifted == nullptr) return -1;
-  Py_SETREF(frame.locals[slot], lifted);
+  Py_SETREF(*place, lifted);
   return 0;
+}
+
+int RecorderState::Impl::UnpackUnread(PyObject* unread, int size, PyObject*** stack_top) {
+  PyObject* tuple = UnreadValue(unread);
+  if (!PyTuple_CheckExact(tuple) || PyTuple_GET_SIZE(tuple) != size || known.contains(tuple)) return 0;
+  const SourceId source = UnreadSource(unread);
+  AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(&PyTuple_Type));
+  AddGuard(GuardKind::kLengthIs, source, nullptr, size);
+  for (int i = size; i-- > 0;) {
+    PyObject* item = NewUnread(PyTuple_GET_ITEM(tuple, i), Intern(SourceKind::kTupleItem, source, nullptr, i));
+    if (item == nullptr) return -1;
+    *(*stack_top)++ = item;
+  }
+  return 1;
 }
 
 }  // namespace framejit

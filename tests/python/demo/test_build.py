@@ -50,7 +50,7 @@ def test_unsupported_torch(tmp_path):
     assert line == "framejit: torch 2.15.0 is not supported; 2.11 to 2.14 are"
 
 
-@pytest.mark.parametrize("minor", [10, 12, 13])
+@pytest.mark.parametrize("minor", [9, 10])
 def test_other_minors(tmp_path, minor):
     found = sorted(Path.home().glob(f".pyenv/versions/3.{minor}.*/bin/python3"))
     if not found:

@@ -4,8 +4,6 @@ import sys
 
 import framejit_check
 
-MINOR = sys.version_info[1]
-
 
 class Plain:
     def method(self):
@@ -93,17 +91,62 @@ def check_other_dicts():
     assert values == [(i,) for i in range(100)] or found[0]["attribute_99"] == 99
 
 
+def set_in_loop(instance):
+    for value in range(1000, 1100):  # often enough for every specialised form of the store
+        instance.a = value
+
+
+# Everything that changes the content or the order of a dict that has "a" and "b".
+DICT_CHANGES = {
+    "set": lambda d: d.__setitem__("a", 1002),
+    "add": lambda d: d.__setitem__("new", 1002),
+    "add another type of key": lambda d: d.__setitem__(7, 1002),
+    "delete": lambda d: d.__delitem__("a"),
+    "delete and add": lambda d: d.__setitem__("a", d.pop("a")),
+    "pop": lambda d: d.pop("a"),
+    "popitem": lambda d: d.popitem(),
+    "setdefault": lambda d: d.setdefault("new", 1002),
+    "update": lambda d: d.update(a=1002),
+    "update from a dict": lambda d: d.update({"a": 1002}),
+    "update from pairs": lambda d: d.update([("new", 1002)]),
+    "union": lambda d: d.__ior__({"a": 1002}),
+    "clear": lambda d: d.clear(),
+    "C": lambda d: exec("a = 1002", d),
+}
+INSTANCE_CHANGES = {
+    "set": lambda i: setattr(i, "a", 1002),
+    "set, specialised": set_in_loop,
+    "add": lambda i: setattr(i, "new", 1002),
+    "delete": lambda i: delattr(i, "a"),
+    "object.__setattr__": lambda i: object.__setattr__(i, "a", 1002),
+}
+
+
+def check_version_changes(what, owner, dict_of, change):
+    content, version = list(dict_of(owner).items()), framejit_check.dict_version(dict_of(owner))
+    assert framejit_check.dict_version(dict_of(owner)) == version, what  # looking is no change
+    change(owner)
+    assert framejit_check.dict_version(dict_of(owner)) != version, what
+    after = framejit_check.dict_version(dict_of(owner))
+    assert list(dict_of(owner).items()) != content, what
+    dict_of(owner).clear()
+    dict_of(owner).update(content)
+    assert framejit_check.dict_version(dict_of(owner)) not in (version, after), what
+
+
 def check_dict_version():
-    if MINOR >= 12:
-        assert not hasattr(framejit_check, "dict_version")  # watchers took its place
-        return
-    first, second = {"a": 1}, {"a": 1}
-    version = framejit_check.dict_version(first)
-    assert version != framejit_check.dict_version(second)
-    first["a"]
-    assert framejit_check.dict_version(first) == version
-    first["a"] = 2
-    assert framejit_check.dict_version(first) != version
+    assert framejit_check.dict_version({"a": 1}) != framejit_check.dict_version({"a": 1})
+    for what, change in DICT_CHANGES.items():
+        check_version_changes(what, {"a": 1000, "b": 1001}, lambda d: d, change)
+        instance = Plain()
+        instance.a, instance.b = 1000, 1001
+        check_version_changes("instance dict: " + what, instance.__dict__, lambda d: d, change)
+    for what, change in INSTANCE_CHANGES.items():
+        instance = Plain()
+        instance.a, instance.b = 1000, 1001
+        keep = instance.__dict__
+        check_version_changes(what, instance, lambda i: i.__dict__, change)
+        assert keep is instance.__dict__
 
 
 def main():

@@ -156,12 +156,10 @@ PyObject* InstanceDict(PyObject*, PyObject* object) { return OptionalTuple(ShimI
 
 PyObject* MaterializeDict(PyObject*, PyObject* object) { return ShimMaterializeInstanceDict(object); }
 
-#if PY_VERSION_HEX < 0x030C0000
 PyObject* DictVersion(PyObject*, PyObject* dict) {
   if (!PyDict_Check(dict)) return PyErr_Format(PyExc_TypeError, "a dict is needed");
   return PyLong_FromUnsignedLongLong(ShimDictVersion(dict));
 }
-#endif
 
 }  // namespace
 
@@ -181,9 +179,7 @@ PyMethodDef kObjectMethods[] = {
     {"inline_value", InlineValue, METH_VARARGS, "(value,) or ()"},
     {"instance_dict", InstanceDict, METH_O, "(dict,) or ()"},
     {"materialize_dict", MaterializeDict, METH_O, ""},
-#if PY_VERSION_HEX < 0x030C0000
     {"dict_version", DictVersion, METH_O, ""},
-#endif
     {nullptr, nullptr, 0, nullptr},
 };
 

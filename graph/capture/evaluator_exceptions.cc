@@ -1,8 +1,8 @@
 // Opcodes of exceptions: raise, handlers, `with` blocks. What a handler may catch is decided by the loop in
-// evaluator_v3_11.cc, which lets no handler see a break.
+// evaluator.cc, which lets no handler see a break.
 #include <opcode.h>
 
-#include "graph/capture/frame_evaluator_v3_11.h"
+#include "graph/capture/frame_evaluator.h"
 
 namespace framejit {
 namespace {

@@ -3,16 +3,29 @@
 
 #include <vector>
 
-#include "graph/capture/frame_evaluator_v3_11.h"
-
-extern "C" int _PyDict_MergeEx(PyObject* dict, PyObject* other, int override_mode);  // Objects/dictobject.c, 3.11
+#include "graph/capture/frame_evaluator.h"
 
 namespace framejit {
 namespace {
 
-Flow LoadAttr(FrameEvaluator& f, int arg) {
+Flow LoadMethod(FrameEvaluator& f, PyObject* name) {
   PyRef object = f.Pop();
-  return f.PushResult(f.recorder.GetAttr(object.get(), f.Name(arg)));
+  PyObject* method = nullptr;
+  int unbound = f.recorder.GetMethod(object.get(), name, &method);
+  if (unbound < 0 || method == nullptr) return Flow::kError;
+  f.PushCallable(method, unbound ? object.release() : nullptr);
+  return Flow::kNext;
+}
+
+Flow LoadAttribute(FrameEvaluator& f, PyObject* name) {
+  PyRef object = f.Pop();
+  return f.PushResult(f.recorder.GetAttr(object.get(), name));
+}
+
+// From 3.12 on the lowest bit of the operand says that a method is about to be called; 3.11 has an opcode for that.
+Flow LoadAttr(FrameEvaluator& f, int arg) {
+  if (kMinor < 12) return LoadAttribute(f, f.Name(arg));
+  return (arg & 1) != 0 ? LoadMethod(f, f.Name(arg >> 1)) : LoadAttribute(f, f.Name(arg >> 1));
 }
 
 Flow StoreAttr(FrameEvaluator& f, int arg) {
@@ -26,29 +39,20 @@ Flow DeleteAttr(FrameEvaluator& f, int arg) {
   return f.recorder.SetAttr(object.get(), f.Name(arg), nullptr) != 0 ? Flow::kError : Flow::kNext;
 }
 
-Flow LoadMethod(FrameEvaluator& f, int arg) {
-  PyRef object = f.Pop();
-  PyObject* method = nullptr;
-  int unbound = f.recorder.GetMethod(object.get(), f.Name(arg), &method);
-  if (unbound < 0 || method == nullptr) return Flow::kError;
-  f.Push(unbound ? method : nullptr);
-  f.Push(unbound ? object.release() : method);
-  return Flow::kNext;
-}
+#if PY_VERSION_HEX < 0x030C0000
+Flow LoadMethodByName(FrameEvaluator& f, int arg) { return LoadMethod(f, f.Name(arg)); }
+#endif
 
-Flow KwNames(FrameEvaluator& f, int arg) {
-  f.kwnames = f.Constant(arg);
-  return Flow::kNext;
-}
-
+// Before 3.13 the keyword names are in a register that KW_NAMES sets; the stack holds a method and its receiver, or
+// null and the callable. From 3.13 on it holds the callable and a receiver or null.
 Flow Call(FrameEvaluator& f, int arg) {
   PyObject* kwnames = std::exchange(f.kwnames, nullptr);
-  const bool is_method = f.Peek(arg + 2) != nullptr;
-  const int total = arg + (is_method ? 1 : 0);
-  const Py_ssize_t keywords = kwnames != nullptr ? PyTuple_GET_SIZE(kwnames) : 0;
-  PyObject* result = f.recorder.Call(f.Peek(total + 1), f.sp - total, total - keywords, kwnames);
-  f.Drop(arg + 2);
-  return f.PushResult(result);
+  if (kMinor >= 13) {
+    const int total = arg + (f.Peek(arg + 1) != nullptr ? 1 : 0);
+    return CallWithStack(f, f.Peek(arg + 2), total, kwnames, arg + 2);
+  }
+  const int total = arg + (f.Peek(arg + 2) != nullptr ? 1 : 0);
+  return CallWithStack(f, f.Peek(total + 1), total, kwnames, arg + 2);
 }
 
 // f(*args, **kwargs) with the keywords spread behind the positional arguments, as vectorcall wants them.
@@ -77,8 +81,9 @@ PyObject* CallSpread(FrameEvaluator& f, PyObject* callable, PyObject* args, PyOb
 Flow CallFunctionEx(FrameEvaluator& f, int arg) {
   PyRef kwargs = (arg & 1) != 0 ? f.Pop() : PyRef();
   PyRef args = f.Pop();
+  if (kMinor >= 13) f.Pop();  // the null above the callable
   PyRef callable = f.Pop();
-  f.Pop();  // the NULL below the callable
+  if (kMinor < 13) f.Pop();  // the null below the callable
   if (kwargs) {
     if (f.recorder.PrepareForC(kwargs.get()) < 0) return Flow::kError;
     // A copy: the dict may change while the call reads it.
@@ -101,6 +106,8 @@ Flow MakeFunction(FrameEvaluator& f, int arg) {
   PyRef function = PyRef::Steal(PyFunction_New(code.get(), f.globals));
   if (!function) return Flow::kError;
   auto* object = reinterpret_cast<PyFunctionObject*>(function.get());
+  // From 3.13 on the operand is not used: SET_FUNCTION_ATTRIBUTE follows.
+  if (kMinor >= 13) arg = 0;
   if (arg & 0x08) object->func_closure = f.Pop().release();
   if (arg & 0x04) object->func_annotations = f.Pop().release();
   if (arg & 0x02) object->func_kwdefaults = f.Pop().release();
@@ -128,8 +135,9 @@ constexpr OpcodeRow kRows[] = {
     {LOAD_ATTR, LoadAttr},
     {STORE_ATTR, StoreAttr},
     {DELETE_ATTR, DeleteAttr},
-    {LOAD_METHOD, LoadMethod},
-    {KW_NAMES, KwNames},
+#if PY_VERSION_HEX < 0x030C0000
+    {LOAD_METHOD, LoadMethodByName},
+#endif
     {CALL, Call},
     {CALL_FUNCTION_EX, CallFunctionEx},
     {MAKE_FUNCTION, MakeFunction},
@@ -139,6 +147,13 @@ constexpr OpcodeRow kRows[] = {
 };
 
 }  // namespace
+
+Flow CallWithStack(FrameEvaluator& f, PyObject* callable, int total, PyObject* kwnames, int drop) {
+  const Py_ssize_t keywords = kwnames != nullptr ? PyTuple_GET_SIZE(kwnames) : 0;
+  PyObject* result = f.recorder.Call(callable, f.sp - total, total - keywords, kwnames);
+  f.Drop(drop);
+  return f.PushResult(result);
+}
 
 absl::Span<const OpcodeRow> CallOpcodes() { return kRows; }
 

@@ -1,9 +1,7 @@
 // Opcodes that compute and steer: operators, comparisons, subscripts, jumps, iteration and generators.
 #include <opcode.h>
 
-#include "graph/capture/frame_evaluator_v3_11.h"
-
-extern "C" int _PyGen_FetchStopIterationValue(PyObject** value);  // Objects/genobject.c, 3.11
+#include "graph/capture/frame_evaluator.h"
 
 namespace framejit {
 namespace {
@@ -20,10 +18,18 @@ Flow BinaryOp(FrameEvaluator& f, int arg) {
   return f.PushResult(f.recorder.Binary(arg, left.get(), right.get()));
 }
 
+// The operand of COMPARE_OP: the operator above `kCompareShift` bits of hints; from 3.13 on one of them asks for a
+// bool.
+constexpr int kCompareShift = kMinor >= 13 ? 5 : kMinor == 12 ? 4 : 0;
+constexpr int kCompareToBool = kMinor >= 13 ? 16 : 0;
+
 Flow CompareOp(FrameEvaluator& f, int arg) {
   PyRef right = f.Pop();
   PyRef left = f.Pop();
-  return f.PushResult(f.recorder.RichCompare(left.get(), right.get(), arg));
+  PyRef result = PyRef::Steal(f.recorder.RichCompare(left.get(), right.get(), arg >> kCompareShift));
+  if (!result || (arg & kCompareToBool) == 0) return f.PushResult(result.release());
+  const int truth = f.recorder.IsTrue(result.get());
+  return truth < 0 ? Flow::kError : f.PushResult(Py_NewRef(truth != 0 ? Py_True : Py_False));
 }
 
 // `outcome` is 0 or 1, or -1 for an error.
@@ -86,34 +92,6 @@ Flow JumpBackward(FrameEvaluator& f, int arg) {
   return Flow::kNext;
 }
 
-template <bool wanted, int direction>
-Flow PopJumpIfBool(FrameEvaluator& f, int arg) {
-  PyRef condition = f.Pop();
-  int truth = f.recorder.IsTrue(condition.get());
-  if (truth < 0) return Flow::kError;
-  if ((truth != 0) == wanted) f.Jump(direction * arg);
-  return Flow::kNext;
-}
-
-template <bool wanted, int direction>
-Flow PopJumpIfNone(FrameEvaluator& f, int arg) {
-  PyRef value = f.Pop();
-  if ((value.get() == Py_None) == wanted) f.Jump(direction * arg);
-  return Flow::kNext;
-}
-
-template <bool wanted>
-Flow JumpIfOrPop(FrameEvaluator& f, int arg) {
-  int truth = f.recorder.IsTrue(f.Top());
-  if (truth < 0) return Flow::kError;
-  if ((truth != 0) == wanted) {
-    f.Jump(arg);
-  } else {
-    f.Pop();
-  }
-  return Flow::kNext;
-}
-
 // --- iteration -------------------------------------------------------------------------------------------------------
 
 Flow GetIter(FrameEvaluator& f, int) {
@@ -136,7 +114,8 @@ Flow ForIter(FrameEvaluator& f, int arg) {
     PyErr_Clear();
   }
   f.Pop();
-  f.Jump(arg);
+  // The target cleans up what 3.12 and 3.13 left on the stack in an instrumented loop: END_FOR, and POP_TOP behind it.
+  f.Jump(arg + (kMinor >= 13 ? 2 : kMinor == 12 ? 1 : 0));
   return Flow::kNext;
 }
 
@@ -158,19 +137,16 @@ Flow Send(FrameEvaluator& f, int arg) {
   }
   if (status == PYGEN_ERROR) return Flow::kError;
   if (status == PYGEN_NEXT) return f.PushResult(result);
-  f.Pop();
+  if (kMinor < 12) f.Pop();  // later END_SEND drops the receiver
   f.Push(result);
   f.Jump(arg);
   return Flow::kNext;
 }
 
-Flow ReturnValue(FrameEvaluator& f, int) {
-  f.result = f.Pop();
-  return Flow::kReturn;
-}
+// CPython pops the value.
+Flow Leave(FrameEvaluator&, int) { return Flow::kLeave; }
 
 constexpr OpcodeRow kRows[] = {
-    {UNARY_POSITIVE, Unary<UnaryOperator::kPositive>},
     {UNARY_NEGATIVE, Unary<UnaryOperator::kNegative>},
     {UNARY_INVERT, Unary<UnaryOperator::kInvert>},
     {UNARY_NOT, Unary<UnaryOperator::kNot>},
@@ -187,21 +163,15 @@ constexpr OpcodeRow kRows[] = {
     {JUMP_FORWARD, JumpForward},
     {JUMP_BACKWARD, JumpBackward},
     {JUMP_BACKWARD_NO_INTERRUPT, JumpBackward},
-    {POP_JUMP_FORWARD_IF_FALSE, PopJumpIfBool<false, 1>},
-    {POP_JUMP_FORWARD_IF_TRUE, PopJumpIfBool<true, 1>},
-    {POP_JUMP_BACKWARD_IF_FALSE, PopJumpIfBool<false, -1>},
-    {POP_JUMP_BACKWARD_IF_TRUE, PopJumpIfBool<true, -1>},
-    {POP_JUMP_FORWARD_IF_NONE, PopJumpIfNone<true, 1>},
-    {POP_JUMP_FORWARD_IF_NOT_NONE, PopJumpIfNone<false, 1>},
-    {POP_JUMP_BACKWARD_IF_NONE, PopJumpIfNone<true, -1>},
-    {POP_JUMP_BACKWARD_IF_NOT_NONE, PopJumpIfNone<false, -1>},
-    {JUMP_IF_FALSE_OR_POP, JumpIfOrPop<false>},
-    {JUMP_IF_TRUE_OR_POP, JumpIfOrPop<true>},
     {GET_ITER, GetIter},
     {GET_YIELD_FROM_ITER, GetYieldFromIter},
     {FOR_ITER, ForIter},
     {SEND, Send},
-    {RETURN_VALUE, ReturnValue},
+    {RETURN_VALUE, Leave},
+    {YIELD_VALUE, Leave},
+#if PY_VERSION_HEX >= 0x030C0000
+    {RETURN_CONST, Leave},
+#endif
 };
 
 }  // namespace

@@ -1,12 +1,10 @@
 // Opcodes that build, extend and take apart containers and strings. What they build is local to the recording.
 #include <opcode.h>
 
-#include "graph/capture/frame_evaluator_v3_11.h"
-
-extern "C" int _PyDict_MergeEx(PyObject* dict, PyObject* other, int override_mode);  // Objects/dictobject.c, 3.11
+#include "graph/capture/frame_evaluator.h"
+#include "graph/capture/unread.h"
 
 namespace framejit {
-namespace {
 
 Flow PushLocal(FrameEvaluator& f, PyObject* object) {
   if (object == nullptr) return Flow::kError;
@@ -14,6 +12,8 @@ Flow PushLocal(FrameEvaluator& f, PyObject* object) {
   f.Push(object);
   return Flow::kNext;
 }
+
+namespace {
 
 Flow BuildTuple(FrameEvaluator& f, int arg) {
   PyObject* tuple = PyTuple_New(arg);
@@ -78,12 +78,6 @@ Flow BuildSlice(FrameEvaluator& f, int arg) {
   return f.PushResult(PySlice_New(start.get(), stop.get(), step.get()));
 }
 
-Flow FormatValue(FrameEvaluator& f, int arg) {
-  PyRef spec = (arg & 4) != 0 ? f.Pop() : PyRef();
-  PyRef value = f.Pop();
-  return f.PushResult(f.recorder.Format(value.get(), arg & 3, spec.get()));
-}
-
 Flow ListAppend(FrameEvaluator& f, int arg) {
   PyRef value = f.Pop();
   return PyList_Append(f.Peek(arg), value.get()) != 0 ? Flow::kError : Flow::kNext;
@@ -136,11 +130,6 @@ Flow MergeInto(FrameEvaluator& f, int arg, int override_mode) {
 Flow DictUpdate(FrameEvaluator& f, int arg) { return MergeInto(f, arg, 1); }
 Flow DictMerge(FrameEvaluator& f, int arg) { return MergeInto(f, arg, 2); }
 
-Flow ListToTuple(FrameEvaluator& f, int) {
-  PyRef list = f.Pop();
-  return PushLocal(f, PyList_AsTuple(list.get()));
-}
-
 // The items of a sequence for unpacking, as a tuple or a list. Of an iterator no more than `limit` are taken (all where
 // it is negative), as CPython does: it may be endless.
 PyRef UnpackItems(FrameEvaluator& f, PyObject* sequence, Py_ssize_t limit) {
@@ -162,6 +151,13 @@ PyRef UnpackItems(FrameEvaluator& f, PyObject* sequence, Py_ssize_t limit) {
 }
 
 Flow UnpackSequence(FrameEvaluator& f, int arg) {
+  if (IsUnread(f.Top())) {
+    PyRef unread = f.Pop();
+    const int unpacked = f.recorder.UnpackUnread(unread.get(), arg, &f.sp);
+    if (unpacked != 0) return unpacked < 0 ? Flow::kError : Flow::kNext;
+    f.Push(unread.release());
+    if (f.recorder.Read(&f.Top()) != 0) return Flow::kError;
+  }
   PyRef sequence = f.Pop();
   PyRef items = UnpackItems(f, sequence.get(), arg + 1);
   if (!items) return Flow::kError;
@@ -209,7 +205,6 @@ constexpr OpcodeRow kRows[] = {
     {BUILD_CONST_KEY_MAP, BuildConstKeyMap},
     {BUILD_STRING, BuildString},
     {BUILD_SLICE, BuildSlice},
-    {FORMAT_VALUE, FormatValue},
     {LIST_APPEND, ListAppend},
     {SET_ADD, SetAdd},
     {MAP_ADD, MapAdd},
@@ -217,7 +212,6 @@ constexpr OpcodeRow kRows[] = {
     {SET_UPDATE, SetUpdate},
     {DICT_UPDATE, DictUpdate},
     {DICT_MERGE, DictMerge},
-    {LIST_TO_TUPLE, ListToTuple},
     {UNPACK_SEQUENCE, UnpackSequence},
     {UNPACK_EX, UnpackEx},
 };

@@ -1,10 +1,10 @@
 // Opcodes of the match statement that look into their subject. Mirrors match_class, match_class_attr and match_keys of
-// CPython 3.11's Python/ceval.c over the recorder's protocol functions.
+// CPython's Python/ceval.c over the recorder's protocol functions.
 #include <opcode.h>
 
 #include <initializer_list>
 
-#include "graph/capture/frame_evaluator_v3_11.h"
+#include "graph/capture/frame_evaluator.h"
 
 namespace framejit {
 namespace {

@@ -1,9 +1,23 @@
 // Opcodes that move values: stack, fast locals, cells, globals and names of class bodies.
 #include <opcode.h>
 
-#include "graph/capture/frame_evaluator_v3_11.h"
+#include "graph/capture/frame_evaluator.h"
 
 namespace framejit {
+
+Flow RaiseUnboundLocal(FrameEvaluator& f, int index) {
+  PyErr_Format(PyExc_UnboundLocalError, "cannot access local variable '%U' where it is not associated with a value",
+               f.LocalName(index));
+  return Flow::kError;
+}
+
+Flow LoadFast(FrameEvaluator& f, int arg) {
+  PyObject* value = f.locals[arg];
+  if (value == nullptr) return RaiseUnboundLocal(f, arg);
+  f.Push(Py_NewRef(value));
+  return Flow::kNext;
+}
+
 namespace {
 
 Flow Nop(FrameEvaluator&, int) { return Flow::kNext; }
@@ -33,27 +47,7 @@ Flow LoadConst(FrameEvaluator& f, int arg) {
   return Flow::kNext;
 }
 
-Flow RaiseUnboundLocal(FrameEvaluator& f, int index) {
-  PyErr_Format(PyExc_UnboundLocalError, "cannot access local variable '%U' where it is not associated with a value",
-               f.LocalName(index));
-  return Flow::kError;
-}
-
-Flow LoadFast(FrameEvaluator& f, int arg) {
-  if (!f.live->unread.empty() && f.recorder.ReadSlot(*f.live, arg) != 0) return Flow::kError;
-  PyObject* value = f.locals[arg];
-  if (value == nullptr) return RaiseUnboundLocal(f, arg);
-  f.Push(Py_NewRef(value));
-  return Flow::kNext;
-}
-
-// What was carried into the slot is gone unread.
-void ForgetSlot(FrameEvaluator& f, int slot) {
-  if (!f.live->unread.empty()) f.live->unread[static_cast<size_t>(slot)] = kNoSource;
-}
-
 Flow StoreFast(FrameEvaluator& f, int arg) {
-  ForgetSlot(f, arg);
   PyRef old = PyRef::Steal(f.locals[arg]);
   f.locals[arg] = f.Pop().release();
   return Flow::kNext;
@@ -61,7 +55,6 @@ Flow StoreFast(FrameEvaluator& f, int arg) {
 
 Flow DeleteFast(FrameEvaluator& f, int arg) {
   if (f.locals[arg] == nullptr) return RaiseUnboundLocal(f, arg);
-  ForgetSlot(f, arg);
   PyRef old = PyRef::Steal(std::exchange(f.locals[arg], nullptr));
   return Flow::kNext;
 }
@@ -84,8 +77,6 @@ Flow CopyFreeVars(FrameEvaluator& f, int arg) {
   return Flow::kNext;
 }
 
-Flow LoadClosure(FrameEvaluator& f, int arg) { return LoadFast(f, arg); }
-
 Flow RaiseUnboundCell(FrameEvaluator& f, int index) {
   if (index < ClosureStart(f)) return RaiseUnboundLocal(f, index);
   PyErr_Format(PyExc_NameError,
@@ -94,11 +85,15 @@ Flow RaiseUnboundCell(FrameEvaluator& f, int index) {
   return Flow::kError;
 }
 
+}  // namespace
+
 Flow LoadDeref(FrameEvaluator& f, int arg) {
   PyObject* value = f.recorder.LoadCell(f.locals[arg], f.function, arg - ClosureStart(f));
   if (value == nullptr && !PyErr_Occurred() && !f.recorder.broken()) return RaiseUnboundCell(f, arg);
   return f.PushResult(value);
 }
+
+namespace {
 
 Flow StoreDeref(FrameEvaluator& f, int arg) {
   PyRef value = f.Pop();
@@ -118,8 +113,11 @@ Flow DeleteDeref(FrameEvaluator& f, int arg) {
 Flow LoadGlobal(FrameEvaluator& f, int arg) {
   PyObject* value = f.recorder.LoadGlobal(f.globals, f.builtins, f.Name(arg >> 1));
   if (value == nullptr) return Flow::kError;
-  if (arg & 1) f.Push(nullptr);
-  f.Push(value);
+  if ((arg & 1) != 0) {
+    f.PushCallable(value, nullptr);
+  } else {
+    f.Push(value);
+  }
   return Flow::kNext;
 }
 
@@ -158,14 +156,6 @@ Flow DeleteName(FrameEvaluator& f, int arg) {
   return Flow::kError;
 }
 
-Flow LoadClassDeref(FrameEvaluator& f, int arg) {
-  if (!HasPlainNamespace(f)) return f.BreakAt(BreakCode::kUnsupportedOpcode, "class body with a special namespace");
-  PyObject* value = PyDict_GetItemWithError(f.frame_locals, f.LocalName(arg));
-  if (value != nullptr) return f.PushResult(Py_NewRef(value));
-  if (PyErr_Occurred()) return Flow::kError;
-  return LoadDeref(f, arg);
-}
-
 Flow SetupAnnotations(FrameEvaluator& f, int) {
   if (!HasPlainNamespace(f)) return f.BreakAt(BreakCode::kUnsupportedOpcode, "class body with a special namespace");
   PyRef name = PyRef::Steal(PyUnicode_InternFromString("__annotations__"));
@@ -177,7 +167,9 @@ Flow SetupAnnotations(FrameEvaluator& f, int) {
 constexpr OpcodeRow kRows[] = {
     {NOP, Nop},
     {RESUME, Nop},
+#if PY_VERSION_HEX < 0x030C0000
     {PRECALL, Nop},
+#endif
     {POP_TOP, PopTop},
     {PUSH_NULL, PushNull},
     {COPY, Copy},
@@ -188,7 +180,9 @@ constexpr OpcodeRow kRows[] = {
     {DELETE_FAST, DeleteFast},
     {MAKE_CELL, MakeCell},
     {COPY_FREE_VARS, CopyFreeVars},
-    {LOAD_CLOSURE, LoadClosure},
+#if PY_VERSION_HEX < 0x030D0000
+    {LOAD_CLOSURE, LoadFast},
+#endif
     {LOAD_DEREF, LoadDeref},
     {STORE_DEREF, StoreDeref},
     {DELETE_DEREF, DeleteDeref},
@@ -198,7 +192,6 @@ constexpr OpcodeRow kRows[] = {
     {LOAD_NAME, LoadName},
     {STORE_NAME, StoreName},
     {DELETE_NAME, DeleteName},
-    {LOAD_CLASSDEREF, LoadClassDeref},
     {SETUP_ANNOTATIONS, SetupAnnotations},
 };
 

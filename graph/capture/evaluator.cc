@@ -1,9 +1,15 @@
-// The evaluator's loop for CPython 3.11: dispatch, exceptions, entering and leaving a frame. Mirrors
-// _PyEval_EvalFrameDefault of Python/ceval.c, 3.11. The opcodes are in evaluator_v3_11_*.cc.
+// The evaluator's loop: dispatch, exceptions, entering and leaving a frame. Mirrors _PyEval_EvalFrameDefault of
+// Python/ceval.c (3.11 to 3.13). The opcodes are in evaluator_*.cc.
+//
+// The instruction that leaves the frame with a value is executed by CPython itself, so that suspending a generator and,
+// from 3.12 on, freeing the frame are its own doing.
+#include "graph/capture/evaluator.h"
+
 #include <Python.h>
 #include <frameobject.h>
 #include <opcode.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 
@@ -11,20 +17,16 @@
 #include "base/log.h"
 #include "bytecode/exception_table.h"
 #include "bytecode/print.h"
-#include "graph/capture/evaluator.h"
-#include "graph/capture/frame_evaluator_v3_11.h"
-
-#if PY_VERSION_HEX < 0x030B0000 || PY_VERSION_HEX >= 0x030C0000
-#error "this evaluator is for CPython 3.11"
-#endif
+#include "graph/capture/frame_evaluator.h"
+#include "graph/capture/unread.h"
 
 namespace framejit {
 namespace {
 
 std::array<OpcodeHandler, 256> BuildHandlers() {
   std::array<OpcodeHandler, 256> handlers{};
-  for (auto group :
-       {StackOpcodes(), ContainerOpcodes(), ControlOpcodes(), CallOpcodes(), ExceptionOpcodes(), MatchOpcodes()}) {
+  for (auto group : {StackOpcodes(), ContainerOpcodes(), ControlOpcodes(), CallOpcodes(), ExceptionOpcodes(),
+                     MatchOpcodes(), VersionOpcodes()}) {
     for (const OpcodeRow& row : group) handlers[row.opcode] = row.handler;
   }
   return handlers;
@@ -32,7 +34,7 @@ std::array<OpcodeHandler, 256> BuildHandlers() {
 
 FrameEvaluator MakeEvaluator(RecorderState& recorder, PyThreadState* thread, FrameView frame) {
   PyCodeObject* code = frame.code();
-  const auto* first = reinterpret_cast<const uint16_t*>(_PyCode_CODE(code));
+  const auto* first = reinterpret_cast<const ShimCodeUnit*>(code->co_code_adaptive);
   const int start = frame.next_offset();
   return FrameEvaluator{
       .recorder = recorder,
@@ -56,8 +58,7 @@ FrameEvaluator MakeEvaluator(RecorderState& recorder, PyThreadState* thread, Fra
 
 // Once for each frame: a generator's comes back each time it is resumed, first behind RETURN_GENERATOR.
 void LogBytecode(const FrameEvaluator& f) {
-  if (!LogEnabled(LogArtifact::k_bytecode)) return;
-  if (!f.runs_own_code) return;
+  if (!LogEnabled(LogArtifact::k_bytecode) || f.resumed()) return;
   if (f.next != f.first && kShimDeopt[f.next[-1] & 0xff] != RETURN_GENERATOR) return;
   absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(f.code);
   const char* name = PyUnicode_AsUTF8(f.code->co_qualname);
@@ -66,10 +67,15 @@ void LogBytecode(const FrameEvaluator& f) {
                                             decoded.ok() ? PrintCode(*decoded, f.code) : decoded.status().message()));
 }
 
-// Yields to the generator's caller, which looks at the state that is set here.
-void Suspend(FrameEvaluator& f) {
-  f.result = f.Pop();
-  f.frame.set_suspended();
+// The operands of the instruction, where it looks at them.
+bool ReadOperands(FrameEvaluator& f, Opcode opcode, int arg) {
+  if (OnlyMoves(opcode)) return true;
+  const int operands =
+      std::max(StackEffectOf(opcode, arg, /*taken=*/false).pops, StackEffectOf(opcode, arg, /*taken=*/true).pops);
+  for (int n = 1; n <= operands && f.sp - n >= f.stack_base; ++n) {
+    if (f.Peek(n) != nullptr && IsUnread(f.Peek(n)) && f.recorder.Read(&f.Peek(n)) != 0) return false;
+  }
+  return true;
 }
 
 // Executes the instruction at `next`. EXTENDED_ARG prefixes belong to the instruction behind them.
@@ -84,17 +90,30 @@ Flow Step(FrameEvaluator& f, const std::array<OpcodeHandler, 256>& handlers) {
   } while (opcode == EXTENDED_ARG);
   f.SetLastInstruction(f.offset);
   if (!f.recorder.BeginInstruction(f.offset)) return Flow::kError;
-  if (opcode == YIELD_VALUE) {
-    Suspend(f);
-    return Flow::kReturn;
-  }
   OpcodeHandler handler = handlers[opcode];
   if (handler == nullptr) {
     PyRef name = PyRef::Steal(PyUnicode_FromFormat("opcode %d", opcode));
     return f.BreakAt(BreakCode::kUnsupportedOpcode, name ? PyUnicode_AsUTF8(name.get()) : "");
   }
   f.next += kShimCaches[opcode];
+  if (f.resumed() && !ReadOperands(f, static_cast<Opcode>(opcode), static_cast<int>(arg))) return Flow::kError;
   return handler(f, static_cast<int>(arg));
+}
+
+// The last instruction: returns what it hands to the caller. A resumed frame has one of its own for that.
+PyObject* LeaveWithValue(FrameEvaluator& f) {
+  const Opcode last = static_cast<Opcode>(kShimDeopt[f.first[f.offset] & 0xff]);
+  if (f.resumed() && InfoOf(last).name == "RETURN_CONST") f.Push(Py_NewRef(f.Constant(f.first[f.offset] >> 8)));
+  f.frame.set_stacktop(static_cast<int>(f.sp - f.frame.localsplus()));
+  f.frame.set_next_offset(f.resumed() ? f.entered->return_offset : f.offset);
+  return ShimEvalDefault(f.thread, f.frame.get(), 0);
+}
+
+PyObject* LeaveWithError(FrameEvaluator& f) {
+  f.frame.set_stacktop(static_cast<int>(f.sp - f.frame.localsplus()));
+  // The first instruction of what enters a frame in the middle has no handler either.
+  const int offset = f.recorder.broken() ? 0 : f.resumed() ? 1 : f.offset + 1;
+  return ShimLeaveWithError(f.thread, f.frame.get(), offset);
 }
 
 void AddTraceback(FrameEvaluator& f) {
@@ -113,7 +132,7 @@ bool Unwind(FrameEvaluator& f) {
   }
   f.Drop(static_cast<int>(f.sp - f.stack_base) - handler->depth);
   if (handler->push_lasti) {
-    PyObject* lasti = PyLong_FromLong(f.runs_own_code ? f.frame.lasti() : f.offset);
+    PyObject* lasti = PyLong_FromLong(f.resumed() ? f.offset : f.frame.lasti());
     if (lasti == nullptr) {
       f.recorder.Break(BreakCode::kInternalError, "out of memory");
       f.Drop(static_cast<int>(f.sp - f.stack_base));
@@ -135,17 +154,20 @@ bool Unwind(FrameEvaluator& f) {
 }
 
 // A frame of a function that ResumeTable made: its only argument is a state, its code is a detour into the user's.
-// Returns the state.
-PyRef GoOnInUserCode(FrameEvaluator& f, const ResumePoint& point) {
+// Returns the state, or nothing for any other frame.
+PyRef GoOnInUserCode(FrameEvaluator& f) {
+  f.entered = f.recorder.ResumedCodeOf(f.code);
+  if (!f.resumed()) return {};
   PyRef state = PyRef::Steal(std::exchange(f.locals[0], nullptr));
-  f.locals += f.code->co_nlocalsplus - point.code->co_nlocalsplus;
-  f.code = point.code;
-  f.first = reinterpret_cast<const uint16_t*>(_PyCode_CODE(point.code));
-  f.runs_own_code = false;
+  PyCodeObject* code = f.entered->point->code;
+  f.locals += f.code->co_nlocalsplus - code->co_nlocalsplus;
+  f.code = code;
+  f.first = reinterpret_cast<const ShimCodeUnit*>(code->co_code_adaptive);
   return state;
 }
 
-Flow EnterResumed(FrameEvaluator& f, const ResumePoint& point, PyRef state) {
+Flow EnterResumed(FrameEvaluator& f, PyRef state) {
+  const ResumePoint& point = *f.entered->point;
   const CodeAnalysis& analysis = *f.recorder.Analyze(point.code);
   f.next = f.first + analysis.decoded[point.target].start;
   f.offset = analysis.decoded[point.waits() ? point.call : point.target].offset;
@@ -154,46 +176,47 @@ Flow EnterResumed(FrameEvaluator& f, const ResumePoint& point, PyRef state) {
   return point.waits() ? f.PushResult(f.recorder.CallInner(point, state.get())) : Flow::kNext;
 }
 
-}  // namespace
-
-PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFrame* shim_frame, int throwflag) {
+// Executes instructions up to the one that leaves the frame; false: the frame is left with an exception or a break.
+bool RunInstructions(FrameEvaluator& f, int throwflag, PyRef state) {
   static const std::array<OpcodeHandler, 256> handlers = BuildHandlers();
-  // The user's own recursion limit, met earlier than in the interpreter because C frames count while recording.
-  if (Py_EnterRecursiveCall("")) {
-    recorder.Break(BreakCode::kTooDeep, "recursion limit");
-    return nullptr;
-  }
-  FrameView frame(shim_frame);
-  FrameEvaluator f = MakeEvaluator(recorder, thread, frame);
-  const ResumePoint* point = recorder.ResumePointOf(f.code);
-  PyRef state = point != nullptr ? GoOnInUserCode(f, *point) : PyRef();
-  LiveFrame live{.code = f.code,
-                 .globals = f.globals,
-                 .locals = f.locals,
-                 .stack_base = f.stack_base,
-                 .stack_top = &f.sp,
-                 .unread = {}};
-  f.live = &live;
-  frame.set_stacktop(-1);
-  FrameEntry entry(thread, frame);
-  recorder.PushFrame(&live);
-  LogBytecode(f);
+  FrameEntry entry(f.thread, f.frame);
   // generator.throw(): the exception is set already and belongs to the instruction the generator stands at.
   Flow flow = throwflag ? Flow::kError : Flow::kNext;
-  if (point != nullptr) flow = EnterResumed(f, *point, std::move(state));
-  while (flow != Flow::kReturn) {
+  if (f.resumed()) flow = EnterResumed(f, std::move(state));
+  while (flow != Flow::kLeave) {
     if (flow == Flow::kNext) {
       flow = Step(f, handlers);
       continue;
     }
-    if (flow == Flow::kError && !recorder.broken()) AddTraceback(f);
-    if (!Unwind(f)) break;
+    if (flow == Flow::kError && !f.recorder.broken()) AddTraceback(f);
+    if (!Unwind(f)) return false;
     flow = Flow::kNext;
   }
-  frame.set_stacktop(static_cast<int>(f.sp - frame.localsplus()));
+  return true;
+}
+
+}  // namespace
+
+PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFrame* shim_frame, int throwflag) {
+  // The user's own recursion limit, met earlier than in the interpreter because C frames count while recording.
+  if (Py_EnterRecursiveCall("")) {
+    recorder.Break(BreakCode::kTooDeep, "recursion limit");
+    return ShimLeaveWithError(thread, shim_frame, 0);
+  }
+  FrameView frame(shim_frame);
+  FrameEvaluator f = MakeEvaluator(recorder, thread, frame);
+  PyRef state = GoOnInUserCode(f);
+  LiveFrame live{
+      .code = f.code, .globals = f.globals, .locals = f.locals, .stack_base = f.stack_base, .stack_top = &f.sp};
+  f.live = &live;
+  frame.set_stacktop(-1);
+  recorder.PushFrame(&live);
+  LogBytecode(f);
+  const bool has_value = RunInstructions(f, throwflag, std::move(state));
   recorder.PopFrame();
+  PyObject* result = has_value ? LeaveWithValue(f) : LeaveWithError(f);
   Py_LeaveRecursiveCall();
-  return f.result.release();
+  return result;
 }
 
 }  // namespace framejit

@@ -1,10 +1,11 @@
-// The evaluator of CPython 3.11 bytecode: its machine state, shared by the opcode groups. Private to graph/capture.
+// The evaluator of CPython bytecode: its machine state, shared by the opcode groups. Private to graph/capture.
 //
 // An opcode handler pops its operands into owning references, so that an early return releases them, and pushes what it
 // made. Everything that could touch an outside object goes through RecorderState. Stack effects, jumps and exception
-// handling mirror Python/ceval.c of CPython 3.11.
-#ifndef FRAMEJIT_GRAPH_CAPTURE_FRAME_EVALUATOR_V3_11_H_
-#define FRAMEJIT_GRAPH_CAPTURE_FRAME_EVALUATOR_V3_11_H_
+// handling mirror Python/ceval.c (3.11) and Python/bytecodes.c (3.12, 3.13). Opcodes that all three minors have are in
+// one place, with what differs beside them; those that some minor lacks are in evaluator_versions.cc.
+#ifndef FRAMEJIT_GRAPH_CAPTURE_FRAME_EVALUATOR_H_
+#define FRAMEJIT_GRAPH_CAPTURE_FRAME_EVALUATOR_H_
 
 #include <Python.h>
 
@@ -13,15 +14,18 @@
 #include "absl/types/span.h"
 #include "frame_eval/cpython/frame_view.h"
 #include "frame_eval/cpython/py_ref.h"
+#include "frame_eval/cpython/shim.h"
 #include "graph/capture/recorder_state.h"
 
 namespace framejit {
+
+inline constexpr int kMinor = PY_MINOR_VERSION;
 
 enum class Flow : uint8_t {
   kNext,    // go on at `next`
   kError,   // an exception (or a break) happened at this instruction
   kUnwind,  // an exception is raised again: its traceback already has this frame
-  kReturn,  // leave the frame with `result`
+  kLeave,   // the instruction leaves the frame: CPython executes it
 };
 
 struct FrameEvaluator {
@@ -37,15 +41,16 @@ struct FrameEvaluator {
   PyObject** locals;       // fast locals, cells and free variables
   PyObject** stack_base;
   PyObject** sp;
-  _Py_CODEUNIT** instruction_slot;  // where tracebacks and f_lineno look
+  ShimCodeUnit** instruction_slot;  // where tracebacks and f_lineno look
   const uint16_t* first;            // code units
   const uint16_t* next;             // the next instruction
   int offset = 0;                   // of the instruction being executed, in code units
   PyObject* kwnames = nullptr;      // set by KW_NAMES for the CALL that follows; borrowed from the constants
-  // False for a frame that was entered in the middle: `code` is the user's, the frame's is what enters there.
-  bool runs_own_code = true;
-  PyRef result;
 
+  // Of a frame that was entered in the middle: `code` is the user's, the frame's own is what enters there.
+  const ResumedCode* entered = nullptr;
+
+  bool resumed() const { return entered != nullptr; }
   void Push(PyObject* stolen) { *sp++ = stolen; }
   PyRef Pop() { return PyRef::Steal(*--sp); }
   PyObject*& Top() { return sp[-1]; }
@@ -65,9 +70,16 @@ struct FrameEvaluator {
     Push(value);
     return Flow::kNext;
   }
+  // Pushes (stolen) what a call finds: a function and the receiver of a method, or a callable and null for the
+  // receiver.
+  void PushCallable(PyObject* callable, PyObject* receiver) {
+    const bool null_below = kMinor < 13 && receiver == nullptr;
+    Push(null_below ? nullptr : callable);
+    Push(null_below ? callable : receiver);
+  }
   // What f_lasti and the next traceback entry say.
   void SetLastInstruction(int unit) {
-    if (runs_own_code) *instruction_slot = const_cast<_Py_CODEUNIT*>(first) + unit;
+    if (!resumed()) *instruction_slot = const_cast<ShimCodeUnit*>(first) + unit;
   }
   // An opcode, or a use of one, that is not captured.
   Flow BreakAt(BreakCode break_code, const char* detail) {
@@ -83,13 +95,24 @@ struct OpcodeRow {
 };
 
 // The opcode groups. Together they hold every opcode that is captured.
-absl::Span<const OpcodeRow> StackOpcodes();      // evaluator_v3_11_stack.cc: stack, locals, cells, names
-absl::Span<const OpcodeRow> ContainerOpcodes();  // evaluator_v3_11_containers.cc: build, extend, unpack, format
-absl::Span<const OpcodeRow> ControlOpcodes();    // evaluator_v3_11_control.cc: operators, jumps, iteration, generators
-absl::Span<const OpcodeRow> CallOpcodes();       // evaluator_v3_11_calls.cc: calls, functions, attributes, imports
-absl::Span<const OpcodeRow> ExceptionOpcodes();  // evaluator_v3_11_exceptions.cc: raise, handlers, with
-absl::Span<const OpcodeRow> MatchOpcodes();      // evaluator_v3_11_match.cc: class and mapping patterns
+absl::Span<const OpcodeRow> StackOpcodes();      // evaluator_stack.cc: stack, locals, cells, names
+absl::Span<const OpcodeRow> ContainerOpcodes();  // evaluator_containers.cc: build, extend, unpack, format
+absl::Span<const OpcodeRow> ControlOpcodes();    // evaluator_control.cc: operators, jumps, iteration, generators
+absl::Span<const OpcodeRow> CallOpcodes();       // evaluator_calls.cc: calls, functions, attributes, imports
+absl::Span<const OpcodeRow> ExceptionOpcodes();  // evaluator_exceptions.cc: raise, handlers, with
+absl::Span<const OpcodeRow> MatchOpcodes();      // evaluator_match.cc: class and mapping patterns
+absl::Span<const OpcodeRow> VersionOpcodes();    // evaluator_versions.cc: what not every minor has
+
+// Handlers that opcodes of several groups share.
+Flow LoadFast(FrameEvaluator& f, int arg);
+Flow LoadDeref(FrameEvaluator& f, int arg);
+Flow RaiseUnboundLocal(FrameEvaluator& f, int index);
+// Pushes a container that the frame has made (stolen; null means failure).
+Flow PushLocal(FrameEvaluator& f, PyObject* object);
+// Calls `callable` with `total` arguments on top of the stack, those named by `kwnames` (or null) last, and replaces
+// the topmost `drop` values by the result.
+Flow CallWithStack(FrameEvaluator& f, PyObject* callable, int total, PyObject* kwnames, int drop);
 
 }  // namespace framejit
 
-#endif  // FRAMEJIT_GRAPH_CAPTURE_FRAME_EVALUATOR_V3_11_H_
+#endif  // FRAMEJIT_GRAPH_CAPTURE_FRAME_EVALUATOR_H_

@@ -1,0 +1,132 @@
+"""How many graphs breaks cost: an inner break splits the trace once, a loop does not record each iteration."""
+
+import torch
+from framejit_testing import counting, vector
+
+import framejit
+
+X = vector(seed=2)
+
+
+@framejit.disable
+def outside():
+    pass
+
+
+def explained(function, *args):
+    with torch.no_grad():
+        report = framejit.explain(function)(*args)
+    return report.graph_count, report.break_count
+
+
+def one_break(x):
+    y = x.sin() + 1
+    outside()
+    return y.cos() * 2
+
+
+def test_one_break_makes_two_graphs():
+    assert explained(one_break, X) == (2, 1)
+
+
+def test_an_inner_break_makes_two_graphs():
+    def inner(x):
+        y = x.sin()
+        outside()
+        return y.cos()
+
+    def middle(x):
+        return inner(x + 1) * 2
+
+    def outer(x):
+        return middle(x * 3).exp()
+
+    assert explained(outer, X) == (2, 1)
+
+
+class Layered(torch.nn.Module):
+    """Twelve layers, with a break behind the sixth."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(12))
+
+    def forward(self, x):
+        for position, layer in enumerate(self.layers):
+            x = torch.relu(layer(x))
+            if position == 5:
+                outside()
+        return x
+
+
+def test_a_break_in_the_middle_of_a_model_makes_two_graphs():
+    torch.manual_seed(0)
+    model = Layered()
+    assert explained(model, X) == (2, 1)
+
+
+def test_a_loop_with_a_break_is_recorded_a_fixed_number_of_times():
+    def accumulate(batches):
+        total = torch.zeros(4)
+        for position, batch in enumerate(batches):
+            total = total * 0.5 + batch
+            print(position, end="")
+        return total
+
+    counts = []
+    for length in (6, 24):
+        batches = [X + k for k in range(length)]
+        compiled, backend = counting(accumulate)
+        with torch.no_grad():
+            for _ in range(2):
+                torch.testing.assert_close(compiled(batches), accumulate(batches))
+        counts.append(backend.count)
+    assert counts[0] == counts[1]
+
+
+def test_each_branch_has_its_own_graph():
+    def choose(x):
+        y = x * 2
+        if y.sum() > 0:
+            return y + 1
+        return y - 1
+
+    compiled, backend = counting(choose)
+    with torch.no_grad():
+        for x in (X.abs(), -X.abs(), X.abs(), -X.abs()):
+            assert torch.equal(compiled(x), choose(x))
+    assert backend.count == 3
+
+
+def test_a_value_that_is_only_carried_along_is_not_guarded():
+    def scaled(x, factor):
+        y = x * 2
+        outside()
+        print(factor, end="")
+        return y + 1
+
+    compiled, backend = counting(scaled)
+    with torch.no_grad():
+        for factor in range(4):
+            assert torch.equal(compiled(X, factor), scaled(X, factor))
+    recorded = backend.count
+    with torch.no_grad():
+        compiled(X, 17)
+    assert backend.count == recorded + 1  # the argument itself is guarded at the entry
+
+
+def test_traceback_behind_a_break_is_eagers():
+    def fails(x):
+        y = x.sin()
+        outside()
+        return [] + y
+
+    def outer(x):
+        z = fails(x + 1)
+        return z * 2
+
+    from framejit_testing import assert_same_outcome, run
+
+    compiled = framejit.compile(outer)
+    for _ in range(3):
+        assert_same_outcome(run(compiled, (X,), {}), run(outer, (X,), {}))
