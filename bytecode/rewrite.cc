@@ -157,19 +157,20 @@ class Rewriter {
   const Original& original_;
   CodeWriter writer_;
   int shift_;
-  std::vector<PyRef> hooks_;         // by instruction; null: no re-entry point
-  Label entries_;                    // by instruction, and the end: where jumps to it go, the stub if it has one
-  Label instructions_;               // by instruction: itself
-  std::vector<Label> plain_exits_;   // by depth
+  std::vector<PyRef> hooks_;        // by instruction; null: no re-entry point
+  Label entries_;                   // by instruction, and the end: where jumps to it go, the stub if it has one
+  Label instructions_;              // by instruction: itself
+  std::vector<Label> plain_exits_;  // by depth
   std::vector<RestoringExit> restoring_exits_;
 };
 
 // Layout: COPY_FREE_VARS must come first, CPython looks for it there. The MAKE_CELLs are never run, the state has the
-// cells; CPython takes a cell variable's value out of its cell for locals() only if it finds a MAKE_CELL in front of the
-// instruction that is running. Nothing before RESUME belongs to a frame that tracebacks and tools see; RESUME looks for
-// signals, so that it runs when the frame is complete, as part of the instruction it leads to.
+// cells; CPython takes a cell variable's value out of its cell for locals() only if it finds a MAKE_CELL in front of
+// the instruction that is running. Nothing before RESUME belongs to a frame that tracebacks and tools see; RESUME looks
+// for signals, so that it runs when the frame is complete, as part of the instruction it leads to.
 void Rewriter::EmitPrologue(const EnterAt& enter) {
-  if (original_.code->co_nfreevars > 0 && enter.closure) writer_.Emit(Opcode::k_COPY_FREE_VARS, original_.code->co_nfreevars);
+  if (original_.code->co_nfreevars > 0 && enter.closure)
+    writer_.Emit(Opcode::k_COPY_FREE_VARS, original_.code->co_nfreevars);
   EmitMadeCells();
   const std::vector<int> saved = original_.reentries->SavedAt(enter.target);
   const int origin = enter.inner_call ? enter.call : enter.target;
@@ -183,6 +184,11 @@ void Rewriter::EmitPrologue(const EnterAt& enter) {
     LoadState(callable + 1);
   }
   EmitLocals(enter);
+  if (enter.unpacked) {
+    writer_.LoadConstant(WrapReentryHook(enter.unpacked));
+    writer_.Emit(Opcode::k_UNARY_INVERT);
+    writer_.Emit(Opcode::k_POP_TOP);
+  }
   const Label begin = writer_.NewLabel();
   const Label end = writer_.NewLabel();
   writer_.Bind(begin);
@@ -295,8 +301,7 @@ void Rewriter::EmitStub(int index) {
   writer_.LoadConstant(WrapReentryHook(hooks_[index]));
   writer_.Emit(Opcode::k_UNARY_INVERT);
   writer_.Emit(Opcode::k_COPY, 1);
-  writer_.EmitJump(JumpIfNotNone(),
-                   ExitAt(original_.reentries->DepthAt(index), original_.reentries->SavedAt(index)));
+  writer_.EmitJump(JumpIfNotNone(), ExitAt(original_.reentries->DepthAt(index), original_.reentries->SavedAt(index)));
   writer_.Emit(Opcode::k_POP_TOP);
 }
 

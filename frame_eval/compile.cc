@@ -155,6 +155,10 @@ class Compilation {
   }
 
   absl::StatusOr<std::shared_ptr<Backend>> ChooseBackend() {
+    if (recording_->graph.nodes.empty() && (recording_->resume || trace_->report.is_segment)) {
+      trace_->report.backend = "interp";  // a piece of the function in which no operator runs
+      return FindBackend("interp");
+    }
     absl::StatusOr<std::shared_ptr<Backend>> chosen = ResolveBackend(options_);
     if (!chosen.ok()) return chosen.status();
     trace_->report.backend = options_.backend_name == "auto" ? "cpu" : options_.backend_name;

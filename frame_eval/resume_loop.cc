@@ -19,6 +19,7 @@ struct ReentryObject {
 
 PyTypeObject* reentry_type = nullptr;
 PyObject* marker = nullptr;
+PyObject* unpacked = nullptr;
 thread_local ResumeLoop* current_loop = nullptr;
 
 PyObject* CallReentry(PyObject* self, PyObject* const*, size_t, PyObject*) {
@@ -27,6 +28,13 @@ PyObject* CallReentry(PyObject* self, PyObject* const*, size_t, PyObject*) {
   if (loop == nullptr || loop->table() != hook->table || !loop->Leave(*hook->reentry)) Py_RETURN_NONE;
   return Py_NewRef(marker);
 }
+
+PyObject* CallUnpacked(PyObject*, PyObject*) {
+  if (ResumeLoop* loop = ResumeLoop::Current(); loop != nullptr) loop->Unpacked();
+  Py_RETURN_NONE;
+}
+
+PyMethodDef unpacked_definition = {"unpacked", CallUnpacked, METH_NOARGS, nullptr};
 
 void DeallocateReentry(PyObject* self) {
   delete reinterpret_cast<ReentryObject*>(self)->reentry;
@@ -64,18 +72,24 @@ PyRef NewReentry(const ResumeTable* table, Reentry reentry) {
   return PyRef::Steal(reinterpret_cast<PyObject*>(hook));
 }
 
-// Iterators that a recording can take apart, of which nobody else has a reference.
-bool IsOwnedIterator(PyObject* object) { return Py_REFCNT(object) == 1 && IsPlainIterator(object); }
+// Iterators that a recording can take apart, of which nobody has a reference but the frame and the state it was entered
+// with (null: let go of).
+bool IsOwnedIterator(PyObject* object, PyObject* state) {
+  Py_ssize_t holders = 1;
+  for (Py_ssize_t i = 0; state != nullptr && i < PyTuple_GET_SIZE(state); ++i)
+    holders += PyTuple_GET_ITEM(state, i) == object ? 1 : 0;
+  return Py_REFCNT(object) == holders && IsPlainIterator(object);
+}
 
-// The state of a frame that waits, with another inner frame.
-PyRef WithInner(PyObject* state, PyObject* function, PyObject* inner_state) {
-  const Py_ssize_t size = PyTuple_GET_SIZE(state);
-  PyRef copy = PyRef::Steal(PyTuple_New(size));
-  for (Py_ssize_t i = 0; copy && i < size; ++i) {
-    PyObject* item = i == size - 1 ? inner_state : i == size - 2 ? function : PyTuple_GET_ITEM(state, i);
-    PyTuple_SET_ITEM(copy.get(), i, Py_NewRef(item));
-  }
-  return copy;
+// The state of a frame that waits: what it holds itself, and its inner frame.
+PyRef WithInner(PyObject* own, PyObject* function, PyObject* inner_state) {
+  const Py_ssize_t size = PyTuple_GET_SIZE(own);
+  PyRef state = PyRef::Steal(PyTuple_New(size + 2));
+  if (!state) return state;
+  for (Py_ssize_t i = 0; i < size; ++i) PyTuple_SET_ITEM(state.get(), i, Py_NewRef(PyTuple_GET_ITEM(own, i)));
+  PyTuple_SET_ITEM(state.get(), size, Py_NewRef(function));
+  PyTuple_SET_ITEM(state.get(), size + 1, Py_NewRef(inner_state));
+  return state;
 }
 
 PyCodeObject* CodeOf(const PyRef& function) {
@@ -87,14 +101,16 @@ PyCodeObject* CodeOf(const PyRef& function) {
 bool InitializeResumeLoop() {
   reentry_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&reentry_spec));
   marker = PyObject_CallNoArgs(reinterpret_cast<PyObject*>(&PyBaseObject_Type));
-  return reentry_type != nullptr && marker != nullptr;
+  unpacked = PyCFunction_New(&unpacked_definition, nullptr);
+  return reentry_type != nullptr && marker != nullptr && unpacked != nullptr;
 }
 
 std::shared_ptr<ResumeTable> NewResumeTable() {
   // The hooks name the table without holding it: it holds them.
   auto place = std::make_shared<const ResumeTable*>(nullptr);
-  auto table = std::make_shared<ResumeTable>(
-      [place](Reentry reentry) { return NewReentry(*place, std::move(reentry)); }, PyRef::Borrow(marker));
+  auto table =
+      std::make_shared<ResumeTable>([place](Reentry reentry) { return NewReentry(*place, std::move(reentry)); },
+                                    PyRef::Borrow(marker), PyRef::Borrow(unpacked));
   *place = table.get();
   return table;
 }
@@ -113,7 +129,9 @@ ResumeLoop::~ResumeLoop() { current_loop = previous_; }
 PyObject* ResumeLoop::Run(PyRef function, PyRef state) {
   for (;;) {
     SetLevels(function, state);
-    PyObject* argument = state.get();
+    // The frame has a reference of its own; ours goes in Unpacked.
+    state_ = std::move(state);
+    PyObject* argument = state_.get();
     PyObject* result = PyObject_Vectorcall(function.get(), &argument, 1, nullptr);
     if (result != marker) return result;
     Py_DECREF(result);
@@ -127,14 +145,21 @@ PyObject* ResumeLoop::Run(PyRef function, PyRef state) {
   }
 }
 
+// Objects live no longer than in the interpreter. Where frames wait, those have what their states hold.
+void ResumeLoop::Unpacked() {
+  if (levels_.empty()) return;
+  PyRef whole = std::move(state_);
+  PyRef innermost = std::move(levels_.back().state);
+}
+
 void ResumeLoop::SetLevels(PyRef function, PyRef state) {
   std::vector<Level> old = std::move(levels_);
   levels_.clear();
   for (;;) {
     const ResumedCode* code = table_->Find(CodeOf(function));
-    levels_.push_back({function, state});
-    if (code == nullptr || !code->point->waits()) return;
+    if (code == nullptr || !code->point->waits()) return levels_.push_back({function, state});
     const Py_ssize_t size = PyTuple_GET_SIZE(state.get());
+    levels_.push_back({function, PyRef::Steal(PyTuple_GetSlice(state.get(), 0, size - 2))});
     function = PyRef::Borrow(PyTuple_GET_ITEM(state.get(), size - 2));
     state = PyRef::Borrow(PyTuple_GET_ITEM(state.get(), size - 1));
   }
@@ -149,7 +174,8 @@ int ResumeLoop::CurrentLevel(ShimFrame* frame) const {
   return level;
 }
 
-bool ResumeLoop::Capture(const Reentry& reentry, ShimFrame* running, ResumePoint* point, PyRef* state) const {
+bool ResumeLoop::Capture(const Reentry& reentry, ShimFrame* running, PyObject* entered_with, ResumePoint* point,
+                         PyRef* state) const {
   FrameView frame(running);
   std::vector<PyObject*> items;
   point->code = reentry.code;
@@ -163,9 +189,9 @@ bool ResumeLoop::Capture(const Reentry& reentry, ShimFrame* running, ResumePoint
   }
   for (int i = 0; i < reentry.depth; ++i) {
     PyObject* value = frame.stack_base()[i];
-    point->stack.push_back(value == nullptr         ? StackItem::kNull
-                           : IsOwnedIterator(value) ? StackItem::kIterator
-                                                    : StackItem::kValue);
+    point->stack.push_back(value == nullptr                       ? StackItem::kNull
+                           : IsOwnedIterator(value, entered_with) ? StackItem::kIterator
+                                                                  : StackItem::kValue);
     if (value != nullptr) items.push_back(value);
   }
   *state = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(items.size())));
@@ -185,12 +211,14 @@ bool ResumeLoop::Leave(const Reentry& reentry) {
   ResumePoint point;
   PyRef state;
   absl::StatusOr<PyObject*> made = absl::InternalError("");
-  if (Capture(reentry, frame, &point, &state)) made = table_->FunctionFor(point);
+  if (Capture(reentry, frame, levels_[static_cast<size_t>(level)].state.get(), &point, &state))
+    made = table_->FunctionFor(point);
   if (!made.ok()) return PyErr_Clear(), false;
   PyRef function = PyRef::Borrow(*made);
   std::vector<PyObject*> functions{function.get()};
   for (int outer = level - 1; outer >= 0 && state; --outer) {
     const Level& waiting = levels_[static_cast<size_t>(outer)];
+    if (!waiting.state) return PyErr_Clear(), false;
     state = WithInner(waiting.state.get(), function.get(), state.get());
     function = waiting.function;
     functions.push_back(function.get());

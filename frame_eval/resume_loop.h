@@ -36,6 +36,8 @@ class ResumeLoop {
   // A re-entry hook was called by a running frame: whether the frames are to be left for a segment. No exception is
   // set.
   bool Leave(const Reentry& reentry);
+  // The innermost frame has taken its state over.
+  void Unpacked();
   const ResumeTable* table() const { return table_.get(); }
   // The loop of this thread that runs the innermost resumed frames, or null.
   static ResumeLoop* Current();
@@ -43,11 +45,12 @@ class ResumeLoop {
  private:
   struct Level {
     PyRef function;
-    PyRef state;
+    PyRef state;  // without the inner frame; null when it was let go of
   };
   void SetLevels(PyRef function, PyRef state);
   int CurrentLevel(ShimFrame* frame) const;
-  bool Capture(const Reentry& reentry, ShimFrame* frame, ResumePoint* point, PyRef* state) const;
+  bool Capture(const Reentry& reentry, ShimFrame* frame, PyObject* entered_with, ResumePoint* point,
+               PyRef* state) const;
 
   PyObject* root_;
   std::shared_ptr<ResumeTable> table_;
@@ -55,6 +58,7 @@ class ResumeLoop {
   ShimFrame* base_frame_;        // below the frames of this loop; compared, never used
   PyObject* handled_exception_;  // likewise
   std::vector<Level> levels_;    // the frames as they were entered, outermost first
+  PyRef state_;                  // that the frames are being entered with
   PyRef pending_segment_;        // an entry, and its argument
   PyRef pending_state_;
 };

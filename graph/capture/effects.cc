@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "frame_eval/guards/tensor_memory.h"
+#include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -200,6 +201,7 @@ void RecorderState::Impl::CollectOutputs() {
 }
 
 std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {
+  RecordingHook::Arm(false);
   PyRef owned = PyRef::Steal(result);
   const bool in_the_middle = std::exchange(stopped, false);
   if (in_the_middle) PyErr_Clear();  // what unwound the frames
@@ -215,6 +217,33 @@ std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {
   }
   PyErr_Clear();
   RestoreTorchState();
+  std::unique_ptr<Recording> done = Result();
+  recording = std::make_unique<Recording>();
+  owned = {};
+  Drop();
+  return done;
+}
+
+// What the recording made dies while the hook still sees frames: generators that are closed now must not run their
+// `finally` natively.
+void RecorderState::Impl::Drop() {
+  stopped = true;
+  const bool armed = RecordingHook::Arm(true);
+  left.clear();
+  recipe_of.clear();
+  recipe_objects.clear();
+  graph_outputs.clear();
+  writes.clear();
+  cell_values.clear();
+  native_attributes.clear();
+  shadows.clear();
+  known.clear();
+  kept_alive.clear();
+  RecordingHook::Arm(armed);
+  PyErr_Clear();
+}
+
+std::unique_ptr<Recording> RecorderState::Impl::Result() {
   if (broken()) {
     recording->exit_plan = {};
     recording->torch_graph = {};

@@ -70,8 +70,9 @@ void LogBytecode(const FrameEvaluator& f) {
 // The operands of the instruction, where it looks at them.
 bool ReadOperands(FrameEvaluator& f, Opcode opcode, int arg) {
   if (OnlyMoves(opcode)) return true;
-  const int operands =
+  int operands =
       std::max(StackEffectOf(opcode, arg, /*taken=*/false).pops, StackEffectOf(opcode, arg, /*taken=*/true).pops);
+  if (LooksDeeper(opcode)) operands = static_cast<int>(f.sp - f.stack_base);
   for (int n = 1; n <= operands && f.sp - n >= f.stack_base; ++n) {
     if (f.Peek(n) != nullptr && IsUnread(f.Peek(n)) && f.recorder.Read(&f.Peek(n)) != 0) return false;
   }

@@ -55,6 +55,10 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
     recipes[static_cast<size_t>(id)].source = shadow->source;
     return id;
   }
+  if (PyFunction_Check(object)) {
+    Provenance* provenance = FindKnown(object);
+    if (provenance != nullptr && !provenance->pinned) return SourceRecipe(provenance->source);
+  }
   if (IsSharedTuple(object) ||
       (PyFunction_Check(object) ? !local_functions.contains(object) : PyType_Check(object) || PyModule_Check(object))) {
     const RecipeId id = NewRecipe(object, RecipeKind::kConstant);

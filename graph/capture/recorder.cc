@@ -78,10 +78,9 @@ bool SpellCall(const RecordRequest& request, EntryCall* call) {
   return !PyErr_Occurred();
 }
 
-PyObject* RunEntryFrame(RecorderState& state, const RecordRequest& request) {
+PyObject* RunEntryFrame(const RecordRequest& request) {
   EntryCall call;
   if (!SpellCall(request, &call)) return nullptr;
-  RecordingHook hook(state, request.function);
   return PyObject_Vectorcall(request.function, call.args.data(), static_cast<size_t>(call.positional),
                              call.kwnames.get());
 }
@@ -106,7 +105,8 @@ std::unique_ptr<Recording> Record(const RecordRequest& request, Timings* timings
   try {
     RecorderState state(request);
     CurrentRecorderScope scope(&state);
-    PyObject* result = RunEntryFrame(state, request);
+    RecordingHook hook(state, request.function);
+    PyObject* result = RunEntryFrame(request);
     recording = state.Finish(result);
   } catch (const std::exception& error) {
     recording = std::make_unique<Recording>();

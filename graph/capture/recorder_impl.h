@@ -293,6 +293,8 @@ struct RecorderState::Impl {
 
   // --- the end (effects.cc, recipes.cc) ------------------------------------------------------------------------------
   std::unique_ptr<Recording> Finish(PyObject* result);
+  std::unique_ptr<Recording> Result();
+  void Drop();
   void BuildEffects();
   void DictEffects(const Shadow& shadow);
   void InstanceEffects(const Shadow& shadow);

@@ -130,6 +130,7 @@ absl::StatusOr<PyRef> ResumeTable::MakeFunction(const ResumePoint& point) {
   enter.inner_call = point.waits();
   enter.call = point.call;
   enter.marker = marker_;
+  if (!point.waits()) enter.unpacked = unpacked_;
   // A frame that waited goes over as soon as the inner one has returned; any other after its next instruction.
   std::vector<int> reentries{point.target};
   if (!point.waits()) reentries = analysis->reentries->LegalAfter(analysis->EndOfCall(point.target));

@@ -100,8 +100,9 @@ class ResumeTable {
   // Makes the callable of a re-entry.
   using HookFactory = std::function<PyRef(Reentry)>;
 
-  // `marker`: what a hook returns when its frame is to be left.
-  ResumeTable(HookFactory hooks, PyRef marker) : hooks_(std::move(hooks)), marker_(std::move(marker)) {}
+  // `marker`: what a hook returns when its frame is to be left. `unpacked`: called when a frame has taken over a state.
+  ResumeTable(HookFactory hooks, PyRef marker, PyRef unpacked)
+      : hooks_(std::move(hooks)), marker_(std::move(marker)), unpacked_(std::move(unpacked)) {}
 
   // Borrowed; made on first use.
   absl::StatusOr<PyObject*> FunctionFor(const ResumePoint& point);
@@ -117,6 +118,7 @@ class ResumeTable {
 
   HookFactory hooks_;
   PyRef marker_;
+  PyRef unpacked_;
   absl::flat_hash_map<PyCodeObject*, std::unique_ptr<CodeAnalysis>> analyses_;
   absl::node_hash_map<ResumePoint, PyRef> functions_;
   absl::flat_hash_map<PyCodeObject*, ResumedCode> codes_;  // made here

@@ -187,7 +187,19 @@ PyObject* RecorderState::Impl::CallInner(const ResumePoint& point, PyObject* sta
 
 int RecorderState::Impl::Read(PyObject** place) {
   PyRef unread = PyRef::Borrow(*place);
-  PyObject* lifted = Lift(Py_NewRef(UnreadValue(unread.get())), UnreadSource(unread.get()));
+  PyObject* value = UnreadValue(unread.get());
+  const SourceId source = UnreadSource(unread.get());
+  PyObject* lifted = nullptr;
+  if (PyFunction_Check(value) && reinterpret_cast<PyFunctionObject*>(value)->func_closure != nullptr &&
+      FindKnown(value) == nullptr) {
+    // Made by the frames that were left, so another one on each call: what counts is its code; its cells have sources.
+    AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(&PyFunction_Type));
+    AddGuard(GuardKind::kFunctionCode, source, PyFunction_GET_CODE(value));
+    Remember(value, value, source, false);
+    lifted = Py_NewRef(value);
+  } else {
+    lifted = Lift(Py_NewRef(value), source);
+  }
   if (lifted == nullptr) return -1;
   Py_SETREF(*place, lifted);
   return 0;

@@ -4,6 +4,8 @@
 #include <optional>
 #include <string_view>
 
+#include "absl/types/span.h"
+
 namespace framejit {
 namespace {
 
@@ -28,17 +30,32 @@ PyTypeObject MakeType() {
 // Lives as long as a frame that is being recorded; no cycle goes through one.
 PyTypeObject unread_type = MakeType();
 
-std::array<bool, 256> FindMoves() {
-  // UNPACK_SEQUENCE sees to its operand itself.
-  static constexpr std::string_view kMoves[] = {
-      "POP_TOP",      "COPY",    "SWAP",   "STORE_FAST",      "STORE_FAST_STORE_FAST", "STORE_FAST_LOAD_FAST",
-      "RETURN_VALUE", "END_FOR", "RESUME", "UNPACK_SEQUENCE",
-  };
-  std::array<bool, 256> moves{};
-  for (std::string_view name : kMoves) {
-    if (std::optional<Opcode> opcode = FindOpcode(name)) moves[static_cast<uint8_t>(*opcode)] = true;
+// What an opcode looks at: nothing, since it only moves its operands or sees to them itself; or values below them.
+constexpr std::string_view kMoves[] = {
+    "POP_TOP",
+    "COPY",
+    "SWAP",
+    "STORE_FAST",
+    "STORE_FAST_STORE_FAST",
+    "STORE_FAST_LOAD_FAST",
+    "RETURN_VALUE",
+    "END_FOR",
+    "RESUME",
+    "UNPACK_SEQUENCE",
+    "PRECALL",
+    "KW_NAMES",
+};
+constexpr std::string_view kLooksDeeper[] = {
+    "LIST_APPEND", "SET_ADD",    "MAP_ADD",        "LIST_EXTEND",   "SET_UPDATE",  "DICT_UPDATE",       "DICT_MERGE",
+    "GET_LEN",     "MATCH_KEYS", "MATCH_SEQUENCE", "MATCH_MAPPING", "IMPORT_FROM", "WITH_EXCEPT_START", "RERAISE",
+};
+
+std::array<bool, 256> Find(absl::Span<const std::string_view> names) {
+  std::array<bool, 256> found{};
+  for (std::string_view name : names) {
+    if (std::optional<Opcode> opcode = FindOpcode(name)) found[static_cast<uint8_t>(*opcode)] = true;
   }
-  return moves;
+  return found;
 }
 
 }  // namespace
@@ -57,8 +74,13 @@ PyObject* UnreadValue(PyObject* unread) { return reinterpret_cast<Unread*>(unrea
 SourceId UnreadSource(PyObject* unread) { return reinterpret_cast<Unread*>(unread)->source; }
 
 bool OnlyMoves(Opcode opcode) {
-  static const std::array<bool, 256> moves = FindMoves();
+  static const std::array<bool, 256> moves = Find(kMoves);
   return moves[static_cast<uint8_t>(opcode)];
+}
+
+bool LooksDeeper(Opcode opcode) {
+  static const std::array<bool, 256> deeper = Find(kLooksDeeper);
+  return deeper[static_cast<uint8_t>(opcode)];
 }
 
 }  // namespace framejit

@@ -20,6 +20,8 @@ SourceId UnreadSource(PyObject* unread);
 
 // Whether the instruction moves its operands without looking at them.
 bool OnlyMoves(Opcode opcode);
+// Whether it looks at values below those that it takes off the stack.
+bool LooksDeeper(Opcode opcode);
 
 }  // namespace framejit
 
