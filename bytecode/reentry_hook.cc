@@ -4,8 +4,7 @@ namespace framejit {
 namespace {
 
 struct ReentryHook {
-  PyObject_HEAD
-  PyObject* hook;
+  PyObject_HEAD PyObject* hook;
 };
 
 PyObject* Invert(PyObject* self) { return PyObject_CallNoArgs(reinterpret_cast<ReentryHook*>(self)->hook); }

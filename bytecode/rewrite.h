@@ -29,10 +29,10 @@ struct ReentryPoint {
   PyRef hook;
 };
 
-// The state in which the frame is when it comes to `target`. Instructions are indices of the decoded original, slots are
-// localsplus slots of the original (locals, cells and free variables alike).
+// The state in which the frame is when it comes to `target`. Instructions are indices of the decoded original, slots
+// are localsplus slots of the original (locals, cells and free variables alike).
 struct EnterAt {
-  int target = -1;  // Reentries::IsLegal
+  int target = -1;  // Reentries::CanEnter
   // The slots that have a value; for a cell slot that is the cell object. All others start unbound, but free variables
   // come from the closure of the function that is made from the code, if it has one.
   std::vector<int> locals;
@@ -41,9 +41,9 @@ struct EnterAt {
   std::vector<bool> stack;
 
   // The frame is one below a call that is still to be made: `stack` is what is left when the operands of the
-  // instruction `call` are gone. The prologue calls a callable with an argument there, as if `call` did: same line, same
-  // handlers. When the result is `marker` the frame returns it at once. Else the frame goes on at `target`, the result
-  // on top of the stack (unless dropped), through the re-entry point there if there is one.
+  // instruction `call` are gone. The prologue calls a callable with an argument there, as if `call` did: same line,
+  // same handlers. When the result is `marker` the frame returns it at once. Else the frame goes on at `target`, the
+  // result on top of the stack (unless dropped), through the re-entry point there if there is one.
   bool inner_call = false;
   int call = -1;
   bool drop_result = false;

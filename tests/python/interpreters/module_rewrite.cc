@@ -1,4 +1,5 @@
-// framejit_check, the part about encoding and rewriting. A re-entry hook made here shows its frame to a Python callable.
+// framejit_check, the part about encoding and rewriting. A re-entry hook made here shows its frame to a Python
+// callable.
 #include <string>
 #include <utility>
 #include <vector>
@@ -40,7 +41,7 @@ PyObject* ReentryFacts(PyObject*, PyObject* object) {
   PyRef list = PyRef::Steal(PyList_New(0));
   for (int i = 0; list && i < decoded->size(); ++i) {
     PyRef saved = PyRef::Steal(PyList_New(0));
-    if (reentries->IsLegal(i)) {
+    if (reentries->CanEnter(i)) {
       for (int position : reentries->SavedAt(i)) {
         if (!saved || !AppendNew(saved.get(), PyLong_FromLong(position))) return nullptr;
       }
