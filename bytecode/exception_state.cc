@@ -27,8 +27,10 @@ std::optional<std::vector<int>> ExceptionStates::SavedAt(int index) const {
   const Entry& entry = before_[index];
   if (entry.known != Known::kOne) return std::nullopt;
   std::vector<int> positions;
-  for (int i = 0; i < static_cast<int>(entry.state.size()); ++i) {
-    if (entry.state[i] != kOrdinary) positions.push_back(i);
+  for (auto saved = entry.state.begin(); saved != entry.state.end(); ++saved) {
+    if (*saved == kOrdinary) continue;
+    if (std::find(entry.state.begin(), saved, *saved) != saved) return std::nullopt;
+    positions.push_back(static_cast<int>(saved - entry.state.begin()));
   }
   return positions;
 }

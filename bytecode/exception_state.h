@@ -20,7 +20,8 @@ class ExceptionStates {
   explicit ExceptionStates(const DecodedCode& code);
 
   // Stack positions, bottom first, of the exceptions saved by the handlers that the instruction is in, outermost first.
-  // Nothing where control never comes or the state is not the same on all paths.
+  // Nothing where control never comes, the state is not the same on all paths, or a saved exception is there twice
+  // (which is so only between the COPY and the POP_EXCEPT of clean-up code).
   std::optional<std::vector<int>> SavedAt(int index) const;
   // Whether an exception may be raised just before the instruction and go where the instruction's go: to a handler that
   // expects this state and keeps all of its saved exceptions, or out of the frame where there are none. Not so where

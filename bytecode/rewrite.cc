@@ -178,7 +178,8 @@ class Rewriter {
 // for signals, so that it runs when the frame is complete, as part of the instruction it leads to; not where nothing
 // may be raised.
 void Rewriter::EmitPrologue(const EnterAt& enter) {
-  if (original_.code->co_nfreevars > 0 && enter.closure) writer_.Emit(Opcode::k_COPY_FREE_VARS, original_.code->co_nfreevars);
+  if (original_.code->co_nfreevars > 0 && enter.closure)
+    writer_.Emit(Opcode::k_COPY_FREE_VARS, original_.code->co_nfreevars);
   EmitMadeCells();
   const std::vector<int> saved = original_.reentries->SavedAt(enter.target);
   const int origin = enter.inner_call ? enter.call : enter.target;

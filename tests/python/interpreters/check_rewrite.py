@@ -1,6 +1,6 @@
 """Leaving and entering frames in the middle: programs are stopped by a re-entry hook at every legal instruction, and
-continued from the state it saw in an enter-at code object; result, exception, traceback and side effects must be those of
-the plain run. Run by test_interpreters.py."""
+continued from the state it saw in an enter-at code object; result, exception, traceback and side effects must be those
+of the plain run. Run by test_interpreters.py."""
 
 import dis
 import gc
@@ -9,7 +9,6 @@ import traceback
 import types
 
 import framejit_check
-
 import rewrite_programs
 from rewrite_programs import PROGRAMS, Log
 

@@ -4,7 +4,6 @@ test_interpreters.py."""
 import sys
 
 import framejit_check
-
 from check_rewrite import function_of
 from rewrite_programs import PROGRAMS, Log
 

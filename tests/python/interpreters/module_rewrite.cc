@@ -6,6 +6,7 @@
 
 #include "bytecode/decode.h"
 #include "bytecode/encode.h"
+#include "bytecode/parse.h"
 #include "bytecode/reentry.h"
 #include "bytecode/rewrite.h"
 #include "frame_eval/cpython/frame_view.h"
@@ -29,6 +30,11 @@ PyObject* RoundTrip(PyObject*, PyObject* object) {
   absl::StatusOr<Assembly> assembly = Disassemble(*decoded, AsCode(object));
   if (!assembly.ok()) return RaiseStatus(assembly.status());
   return Result(BuildCode(*assembly, AsCode(object), CodeHeader::Of(AsCode(object))));
+}
+
+PyObject* Parse(PyObject*, PyObject* text) {
+  const char* utf8 = PyUnicode_AsUTF8(text);
+  return utf8 != nullptr ? Result(ParseCode(utf8)) : nullptr;
 }
 
 // By instruction: (name of the refusal, depth, saved positions).
@@ -187,6 +193,7 @@ PyObject* SetNull(PyObject*, PyObject* object) {
 
 PyMethodDef kRewriteMethods[] = {
     {"round_trip", RoundTrip, METH_O, "the code object, decoded and encoded again"},
+    {"parse_code", Parse, METH_O, "the code object of a printed form"},
     {"reentry_facts", ReentryFacts, METH_O, "[(refusal, depth, [saved position])] by instruction"},
     {"successors", SuccessorsOf, METH_O, "[([successor], [first legal re-entry])] by instruction"},
     {"with_reentries", WithReentries, METH_VARARGS, "(code, targets or None: all, callable or None) -> code"},

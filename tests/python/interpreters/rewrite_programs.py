@@ -284,7 +284,7 @@ def deleted(log):
         b = a
         del a
         try:
-            log(a)
+            log(a)  # noqa: F821
         except UnboundLocalError as error:
             log(str(error))
         a = b
