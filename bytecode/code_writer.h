@@ -42,8 +42,8 @@ class CodeWriter {
   // Exception regions, in order; the labels may be bound later.
   void AddHandler(Label begin, Label end, Label target, int depth, bool push_lasti);
 
-  // Once. Internal, with no Python exception left, when a label is not bound, this minor lacks an opcode that was named,
-  // or CPython failed.
+  // Once. Internal, with no Python exception left, when a label is not bound, this minor lacks an opcode that was
+  // named, or CPython failed.
   struct Finished {
     Assembly assembly;
     PyRef consts;

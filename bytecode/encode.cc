@@ -57,7 +57,8 @@ class Assembler {
       const AssemblyInstruction& instruction = At(i);
       const OpcodeInfo& info = InfoOf(instruction.opcode);
       if (info.name.empty() || info.operand == OperandKind::kExtended) return Malformed(i, "no opcode to assemble");
-      if (IsJump(info.operand) && !IsIndex(instruction.target)) return Malformed(i, "the jump target is no instruction");
+      if (IsJump(info.operand) && !IsIndex(instruction.target))
+        return Malformed(i, "the jump target is no instruction");
       if (instruction.oparg < 0) return Malformed(i, "the oparg is negative");
       if (instruction.prefixes < 0 || instruction.prefixes > kMaxPrefixes) return Malformed(i, "prefixes");
     }
@@ -124,8 +125,8 @@ class Assembler {
     std::vector<ExceptionEntry> entries;
     for (const AssemblyHandler& handler : assembly_.handlers) {
       if (handler.begin == handler.end) continue;
-      entries.push_back({starts_[handler.begin], starts_[handler.end], starts_[handler.target], handler.depth,
-                         handler.push_lasti});
+      entries.push_back(
+          {starts_[handler.begin], starts_[handler.end], starts_[handler.target], handler.depth, handler.push_lasti});
     }
     return entries;
   }

@@ -8,6 +8,10 @@ namespace {
 
 constexpr int kOrdinary = -1;
 
+size_t SavedCount(const std::vector<int>& state) {
+  return state.size() - std::count(state.begin(), state.end(), kOrdinary);
+}
+
 }  // namespace
 
 ExceptionStates::ExceptionStates(const DecodedCode& code) : code_(code), before_(code.size()) {
@@ -23,8 +27,10 @@ std::optional<std::vector<int>> ExceptionStates::SavedAt(int index) const {
   const Entry& entry = before_[index];
   if (entry.known != Known::kOne) return std::nullopt;
   std::vector<int> positions;
-  for (int i = 0; i < static_cast<int>(entry.state.size()); ++i) {
-    if (entry.state[i] != kOrdinary) positions.push_back(i);
+  for (auto saved = entry.state.begin(); saved != entry.state.end(); ++saved) {
+    if (*saved == kOrdinary) continue;
+    if (std::find(entry.state.begin(), saved, *saved) != saved) return std::nullopt;
+    positions.push_back(static_cast<int>(saved - entry.state.begin()));
   }
   return positions;
 }
@@ -33,16 +39,17 @@ bool ExceptionStates::FitsHandler(int index) const {
   const Entry& entry = before_[index];
   if (entry.known != Known::kOne) return false;
   const ExceptionEntry* handler = code_.HandlerOf(code_[index]);
-  if (handler == nullptr) return true;
+  if (handler == nullptr) return SavedCount(entry.state) == 0;
   const Entry& at_handler = before_[code_.IndexStarting(handler->target)];
-  return at_handler.known == Known::kOne && at_handler.state == AtHandler(*handler, entry.state);
+  const State kept = AtHandler(*handler, entry.state);
+  return at_handler.known == Known::kOne && at_handler.state == kept && SavedCount(entry.state) == SavedCount(kept);
 }
 
 // Never, then one state, then conflict: three steps at most for each instruction, so the analysis ends.
 void ExceptionStates::Reach(int index, const Entry& entry) {
   Entry& before = before_[index];
-  if (before.known == Known::kConflict || (before.known == Known::kOne && entry.known == Known::kOne &&
-                                           before.state == entry.state)) {
+  if (before.known == Known::kConflict ||
+      (before.known == Known::kOne && entry.known == Known::kOne && before.state == entry.state)) {
     return;
   }
   if (before.known == Known::kNever) {

@@ -1,6 +1,6 @@
 // Where on the value stack a frame keeps the exceptions that were being handled before it began to handle one
-// (PUSH_EXC_INFO saves sys.exc_info()'s exception there, POP_EXCEPT puts it back). Who enters a frame in the middle must
-// build that state, who leaves it there must undo it.
+// (PUSH_EXC_INFO saves sys.exc_info()'s exception there, POP_EXCEPT puts it back). Who enters a frame in the middle
+// must build that state, who leaves it there must undo it.
 //
 // Forward data flow over decoded code: each stack value is traced to the PUSH_EXC_INFO that pushed it, through SWAP and
 // COPY. An instruction that paths reach with different states has none.
@@ -20,10 +20,12 @@ class ExceptionStates {
   explicit ExceptionStates(const DecodedCode& code);
 
   // Stack positions, bottom first, of the exceptions saved by the handlers that the instruction is in, outermost first.
-  // Nothing where control never comes or the state is not the same on all paths.
+  // Nothing where control never comes, the state is not the same on all paths, or a saved exception is there twice
+  // (which is so only between the COPY and the POP_EXCEPT of clean-up code).
   std::optional<std::vector<int>> SavedAt(int index) const;
-  // Whether an exception raised just before the instruction may go to the instruction's handler: its state, cut to what
-  // the handler keeps, is the one the handler expects.
+  // Whether an exception may be raised just before the instruction and go where the instruction's go: to a handler that
+  // expects this state and keeps all of its saved exceptions, or out of the frame where there are none. Not so where
+  // the compiler knew that nothing is raised: in the code around POP_EXCEPT.
   bool FitsHandler(int index) const;
 
  private:

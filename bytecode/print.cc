@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "frame_eval/cpython/py_ref.h"
+#include "frame_eval/cpython/shim.h"
 
 namespace framejit {
 namespace {
@@ -47,6 +48,7 @@ class Printer {
     NameLabels();
     absl::StrAppendFormat(&out_, "code %s, %s:%d: %d slots, stack %d\n", Text(code_->co_qualname),
                           Text(code_->co_filename), code_->co_firstlineno, code_->co_nlocalsplus, code_->co_stacksize);
+    PrintSlots();
     for (int i = 0; i < decoded_.size(); ++i) PrintInstruction(i);
     for (const ExceptionEntry& entry : decoded_.exception_table()) {
       absl::StrAppendFormat(&out_, "handler %d..%d -> %s depth %d%s\n", entry.start * kCodeUnitBytes,
@@ -68,12 +70,24 @@ class Printer {
 
   std::string Label(int index) const { return absl::StrCat("L", labels_.at(index)); }
 
+  void PrintSlots() {
+    for (int slot = 0; slot < code_->co_nlocalsplus; ++slot) {
+      const int kind = ShimLocalKind(code_, slot);
+      const char* name = (kind & kShimFree) != 0    ? " (free)"
+                         : (kind & kShimCell) == 0  ? ""
+                         : (kind & kShimLocal) != 0 ? " (local cell)"
+                                                    : " (cell)";
+      absl::StrAppend(&out_, slot == 0 ? "  slots " : ", ", Slot(slot), name);
+    }
+    if (code_->co_nlocalsplus > 0) out_ += '\n';
+  }
+
   void PrintInstruction(int index) {
     const Instruction& instruction = decoded_[index];
     if (labels_.contains(index)) absl::StrAppend(&out_, Label(index), ":\n");
     const int line = LineOf(code_, instruction);
-    if (line != line_ && line >= 0) absl::StrAppend(&out_, "  line ", line, "\n");
-    if (line >= 0) line_ = line;
+    if (line != line_) absl::StrAppend(&out_, line < 0 ? "  no line" : absl::StrCat("  line ", line), "\n");
+    line_ = line;
     absl::StrAppendFormat(&out_, "  %5d %s", instruction.offset * kCodeUnitBytes, std::string(instruction.info().name));
     const std::string operand = Operand(instruction);
     if (!operand.empty()) absl::StrAppend(&out_, " ", operand);

@@ -1,5 +1,6 @@
-// The textual form of decoded code: one line for each instruction with what its operand names, labels for targets, then
-// the exception table. For FRAMEJIT_LOG=bytecode and for tests. Offsets are in bytes, as dis and f_lasti count.
+// The textual form of decoded code: the variables, one line for each instruction with what its operand names, labels
+// for targets, then the exception table; bytecode/parse.h reads it back. For FRAMEJIT_LOG=bytecode and for tests.
+// Offsets are in bytes, as dis and f_lasti count.
 #ifndef FRAMEJIT_BYTECODE_PRINT_H_
 #define FRAMEJIT_BYTECODE_PRINT_H_
 

@@ -52,7 +52,12 @@ absl::StatusOr<Reentries> Reentries::Analyze(const DecodedCode& code) {
 }
 
 Reentries::Reentries(const DecodedCode& code, StackDepths depths)
-    : code_(code), depths_(std::move(depths)), exceptions_(code), in_send_(code.size(), false) {
+    : code_(code),
+      depths_(std::move(depths)),
+      exceptions_(code),
+      in_send_(code.size(), false),
+      starts_handler_(code.size(), false) {
+  for (const ExceptionEntry& entry : code.exception_table()) starts_handler_[code.IndexStarting(entry.target)] = true;
   for (int i = 0; i < code.size(); ++i) {
     if (resume_ < 0 && Is(code[i], "RESUME")) resume_ = i;
     if (Is(code[i], "SEND")) std::fill(in_send_.begin() + i, in_send_.begin() + code[i].target, true);
@@ -69,14 +74,10 @@ ReentryRefusal Reentries::Judge(int index) const {
   if (Is(code_[index], "END_FOR") || IsBehindEndFor(code_, index)) return ReentryRefusal::kEndFor;
   if (in_send_[index]) return ReentryRefusal::kSend;
   if (previous.info().flow == ControlFlow::kYield) return ReentryRefusal::kAfterYield;
-  if (IsHandlerStart(index)) return ReentryRefusal::kHandler;
-  if (!exceptions_.FitsHandler(index)) return ReentryRefusal::kExceptionState;
+  if (starts_handler_[index]) return ReentryRefusal::kHandler;
+  if (!exceptions_.SavedAt(index)) return ReentryRefusal::kUnknownExceptions;
+  if (!exceptions_.FitsHandler(index)) return ReentryRefusal::kUncovered;
   return ReentryRefusal::kNone;
-}
-
-bool Reentries::IsHandlerStart(int index) const {
-  return std::any_of(code_.exception_table().begin(), code_.exception_table().end(),
-                     [&](const ExceptionEntry& entry) { return code_.IndexStarting(entry.target) == index; });
 }
 
 std::vector<int> Reentries::Legal() const {

@@ -28,7 +28,10 @@ class Reentries {
   // InvalidArgument when the stack depths of the code do not fit together.
   static absl::StatusOr<Reentries> Analyze(const DecodedCode& code);
 
+  // Whether a re-entry point may stand before the instruction.
   bool IsLegal(int index) const { return refusals_[index] == ReentryRefusal::kNone; }
+  // Whether enter-at may go on at the instruction. A bit more: nothing can be raised between entering and it.
+  bool CanEnter(int index) const { return IsLegal(index) || refusals_[index] == ReentryRefusal::kUncovered; }
   ReentryRefusal Refusal(int index) const { return refusals_[index]; }
   // The indices at which a re-entry point is legal.
   std::vector<int> Legal() const;
@@ -36,19 +39,19 @@ class Reentries {
   std::vector<int> LegalAfter(int index) const;
   // Stack depth before the instruction, -1 where control never comes.
   int DepthAt(int index) const { return depths_.before[index]; }
-  // As ExceptionStates::SavedAt. Requires IsLegal(index).
+  // As ExceptionStates::SavedAt. Requires CanEnter(index).
   std::vector<int> SavedAt(int index) const { return *exceptions_.SavedAt(index); }
 
  private:
   Reentries(const DecodedCode& code, StackDepths depths);
   ReentryRefusal Judge(int index) const;
-  bool IsHandlerStart(int index) const;
 
   const DecodedCode& code_;
   StackDepths depths_;
   ExceptionStates exceptions_;
-  int resume_ = -1;                // the RESUME that ends the prefix
-  std::vector<bool> in_send_;      // by instruction: inside a SEND loop
+  int resume_ = -1;                   // the RESUME that ends the prefix
+  std::vector<bool> in_send_;         // by instruction: inside a SEND loop
+  std::vector<bool> starts_handler_;  // by instruction
   std::vector<ReentryRefusal> refusals_;
 };
 

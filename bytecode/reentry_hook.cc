@@ -4,8 +4,7 @@ namespace framejit {
 namespace {
 
 struct ReentryHook {
-  PyObject_HEAD
-  PyObject* hook;
+  PyObject_HEAD PyObject* hook;
 };
 
 PyObject* Invert(PyObject* self) { return PyObject_CallNoArgs(reinterpret_cast<ReentryHook*>(self)->hook); }
@@ -15,6 +14,9 @@ void Dealloc(PyObject* self) {
   Py_TYPE(self)->tp_free(self);
 }
 
+// Without its address, for printed code.
+PyObject* Repr(PyObject*) { return PyUnicode_FromString("<re-entry hook>"); }
+
 PyNumberMethods number_methods = {.nb_invert = Invert};
 
 PyTypeObject MakeHookType() {
@@ -22,6 +24,7 @@ PyTypeObject MakeHookType() {
   type.tp_name = "framejit.reentry_hook";
   type.tp_basicsize = sizeof(ReentryHook);
   type.tp_dealloc = Dealloc;
+  type.tp_repr = Repr;
   type.tp_as_number = &number_methods;
   type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION;
   return type;

@@ -19,7 +19,10 @@ using Label = CodeWriter::Label;
 
 constexpr int kGeneratorFlags = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE;
 constexpr const char* kLeadingLocal = ".framejit";  // no identifier: no program has such a variable
-constexpr int kStateSlot = 0;                       // the argument's
+// Operands of RESUME: the second, for frames that were waiting for another, does not look for signals.
+constexpr int kResumeAtStart = 0;
+constexpr int kResumeWithoutSignals = 2;
+constexpr int kStateSlot = 0;  // the argument's
 constexpr int kPairMask = 15;
 constexpr int kPairShift = 4;
 
@@ -98,11 +101,16 @@ struct Original {
   }
 };
 
-absl::Status CheckLegal(const Original& original, int target) {
-  if (target < 0 || target >= original.decoded.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("no instruction has index ", target));
-  }
-  if (original.reentries->IsLegal(target)) return absl::OkStatus();
+absl::Status CheckIndex(const Original& original, int index) {
+  if (index >= 0 && index < original.decoded.size()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("no instruction has index ", index));
+}
+
+absl::Status CheckTarget(const Original& original, int target, bool has_stub) {
+  absl::Status status = CheckIndex(original, target);
+  if (!status.ok()) return status;
+  const Reentries& reentries = *original.reentries;
+  if (has_stub ? reentries.IsLegal(target) : reentries.CanEnter(target)) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("cannot enter at instruction ", target, ": ",
                    std::string(ReentryRefusalReason(original.reentries->Refusal(target)))));
@@ -167,7 +175,8 @@ class Rewriter {
 // Layout: COPY_FREE_VARS must come first, CPython looks for it there. The MAKE_CELLs are never run, the state has the
 // cells; CPython takes a cell variable's value out of its cell for locals() only if it finds a MAKE_CELL in front of
 // the instruction that is running. Nothing before RESUME belongs to a frame that tracebacks and tools see; RESUME looks
-// for signals, so that it runs when the frame is complete, as part of the instruction it leads to.
+// for signals, so that it runs when the frame is complete, as part of the instruction it leads to; not where nothing
+// may be raised.
 void Rewriter::EmitPrologue(const EnterAt& enter) {
   if (original_.code->co_nfreevars > 0 && enter.closure)
     writer_.Emit(Opcode::k_COPY_FREE_VARS, original_.code->co_nfreevars);
@@ -193,7 +202,8 @@ void Rewriter::EmitPrologue(const EnterAt& enter) {
   const Label end = writer_.NewLabel();
   writer_.Bind(begin);
   writer_.SetSpan(SpanAt(origin));
-  writer_.Emit(Opcode::k_RESUME, 0);
+  const bool may_raise = enter.inner_call || original_.reentries->IsLegal(enter.target);
+  writer_.Emit(Opcode::k_RESUME, may_raise ? kResumeAtStart : kResumeWithoutSignals);
   if (enter.inner_call) EmitInnerCall(enter, saved);
   writer_.Bind(end);
   writer_.EmitJump(Opcode::k_JUMP_FORWARD, (enter.inner_call ? entries_ : instructions_) + enter.target);
@@ -370,7 +380,7 @@ absl::StatusOr<PyRef> Rewriter::Build(CodeHeader header) {
 
 absl::Status CheckPoints(const Original& original, const std::vector<ReentryPoint>& points) {
   for (const ReentryPoint& point : points) {
-    absl::Status status = CheckLegal(original, point.target);
+    absl::Status status = CheckTarget(original, point.target, /*has_stub=*/true);
     if (!status.ok()) return status;
     if (!point.hook) return absl::InvalidArgumentError("a re-entry point without a hook");
   }
@@ -403,15 +413,12 @@ absl::Status CheckEnterAt(const Original& original, const EnterAt& enter) {
   const int flags = original.code->co_flags;
   if ((flags & kGeneratorFlags) != 0) return absl::InvalidArgumentError("a generator's frame cannot be entered");
   if ((flags & CO_OPTIMIZED) == 0) return absl::InvalidArgumentError("the code is no function's");
-  absl::Status status = CheckLegal(original, enter.target);
+  absl::Status status = CheckTarget(original, enter.target, /*has_stub=*/false);
   if (status.ok()) status = CheckPoints(original, enter.reentries);
   if (status.ok()) status = CheckState(original, enter);
   if (!status.ok() || !enter.inner_call) return status;
   if (!enter.marker) return absl::InvalidArgumentError("an inner call without a marker");
-  if (enter.call < 0 || enter.call >= original.decoded.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("no instruction has index ", enter.call));
-  }
-  return absl::OkStatus();
+  return CheckIndex(original, enter.call);
 }
 
 }  // namespace
@@ -435,7 +442,7 @@ absl::StatusOr<PyRef> MakeEnterAt(PyCodeObject* code, const EnterAt& enter) {
 absl::StatusOr<bool> StateHasException(PyCodeObject* code, int target) {
   Original original{code};
   absl::Status status = original.Read();
-  if (status.ok()) status = CheckLegal(original, target);
+  if (status.ok()) status = CheckTarget(original, target, /*has_stub=*/false);
   if (!status.ok()) return status;
   return !original.reentries->SavedAt(target).empty();
 }

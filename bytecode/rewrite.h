@@ -32,7 +32,7 @@ struct ReentryPoint {
 // The state in which the frame is when it comes to `target`. Instructions are indices of the decoded original, slots
 // are localsplus slots of the original (locals, cells and free variables alike).
 struct EnterAt {
-  int target = -1;  // Reentries::IsLegal
+  int target = -1;  // Reentries::CanEnter
   // The slots that have a value; for a cell slot that is the cell object. All others start unbound, but free variables
   // come from the closure of the function that is made from the code, if it has one.
   std::vector<int> locals;

@@ -1,5 +1,6 @@
 #!/bin/sh
 # Builds and tests what needs no torch (bytecode, frame access, kernels) for each supported interpreter on the machine.
+# FRAMEJIT_LONG_TESTS=1: with all modules of CPython's own tests that check_identity.py lists, not some.
 # usage: test_interpreters.sh JOBS
 set -eu
 jobs=$1
@@ -15,7 +16,7 @@ for minor in 11 12 13; do
   [ -n "$python" ] || continue
   build=build/python3.$minor
   cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DFRAMEJIT_BUILD_TESTS=ON -DFRAMEJIT_WITH_TORCH=OFF \
-    -DPython3_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" >/dev/null
+    -DFRAMEJIT_BUILD_CHECK=ON -DPython3_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" >/dev/null
   cmake --build "$build" --parallel "$jobs" >/dev/null
   echo "framejit: testing with $("$python" -V)"
   ctest --test-dir "$build" --output-on-failure --no-tests=error --parallel "$jobs"

@@ -12,6 +12,7 @@ std::string Printed(const TestCode& code) { return PrintCode(code.Decode(), code
 // The same on every minor.
 constexpr const char* kPlain =
     "code f, <string>:1: 2 slots, stack 1\n"
+    "  slots a, b\n"
     "  line 1\n"
     "      0 NOP\n"
     "      2 LOAD_CONST 1 (7)\n"

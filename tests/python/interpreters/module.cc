@@ -106,7 +106,7 @@ PyObject* ExceptionTable(PyObject*, PyObject* object) {
   PyRef list = PyRef::Steal(PyList_New(0));
   for (const ExceptionEntry& entry : code->exception_table()) {
     if (!list || !AppendNew(list.get(), Py_BuildValue("(iiiii)", entry.start, entry.end, entry.target, entry.depth,
-                                                   int{entry.push_lasti}))) {
+                                                      int{entry.push_lasti}))) {
       return nullptr;
     }
   }

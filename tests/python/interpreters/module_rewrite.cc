@@ -1,10 +1,12 @@
-// framejit_check, the part about encoding and rewriting. A re-entry hook made here shows its frame to a Python callable.
+// framejit_check, the part about encoding and rewriting. A re-entry hook made here shows its frame to a Python
+// callable.
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bytecode/decode.h"
 #include "bytecode/encode.h"
+#include "bytecode/parse.h"
 #include "bytecode/reentry.h"
 #include "bytecode/rewrite.h"
 #include "frame_eval/cpython/frame_view.h"
@@ -30,6 +32,11 @@ PyObject* RoundTrip(PyObject*, PyObject* object) {
   return Result(BuildCode(*assembly, AsCode(object), CodeHeader::Of(AsCode(object))));
 }
 
+PyObject* Parse(PyObject*, PyObject* text) {
+  const char* utf8 = PyUnicode_AsUTF8(text);
+  return utf8 != nullptr ? Result(ParseCode(utf8)) : nullptr;
+}
+
 // By instruction: (name of the refusal, depth, saved positions).
 PyObject* ReentryFacts(PyObject*, PyObject* object) {
   if (!CheckIsCode(object)) return nullptr;
@@ -40,7 +47,7 @@ PyObject* ReentryFacts(PyObject*, PyObject* object) {
   PyRef list = PyRef::Steal(PyList_New(0));
   for (int i = 0; list && i < decoded->size(); ++i) {
     PyRef saved = PyRef::Steal(PyList_New(0));
-    if (reentries->IsLegal(i)) {
+    if (reentries->CanEnter(i)) {
       for (int position : reentries->SavedAt(i)) {
         if (!saved || !AppendNew(saved.get(), PyLong_FromLong(position))) return nullptr;
       }
@@ -186,6 +193,7 @@ PyObject* SetNull(PyObject*, PyObject* object) {
 
 PyMethodDef kRewriteMethods[] = {
     {"round_trip", RoundTrip, METH_O, "the code object, decoded and encoded again"},
+    {"parse_code", Parse, METH_O, "the code object of a printed form"},
     {"reentry_facts", ReentryFacts, METH_O, "[(refusal, depth, [saved position])] by instruction"},
     {"successors", SuccessorsOf, METH_O, "[([successor], [first legal re-entry])] by instruction"},
     {"with_reentries", WithReentries, METH_VARARGS, "(code, targets or None: all, callable or None) -> code"},

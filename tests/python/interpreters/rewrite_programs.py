@@ -133,29 +133,72 @@ def reraised(log):
     return f
 
 
-@program()
-def returns_in_handlers(log):
-    def f():
-        def g(k):
-            for i in range(3):
-                try:
-                    if k == 0:
-                        return "try"
-                    raise KeyError(k)
-                except KeyError:
-                    if k == 1:
-                        return "except"
-                    if k == 2:
-                        continue
-                    if k == 3:
-                        break
-                finally:
-                    log("finally", k, i, repr(sys.exception()))
-                    if k == 4:
-                        return "finally"
-            return "end"
+@program(0)
+@program(1)
+@program(2)
+@program(3)
+@program(4)
+@program(5)
+def leaves_handlers(log):
+    def f(k):
+        for i in range(3):
+            try:
+                if k == 0:
+                    return "try"
+                raise KeyError(k)
+            except KeyError:
+                if k == 1:
+                    return "except"
+                if k == 2:
+                    continue
+                if k == 3:
+                    break
+            finally:
+                log("finally", k, i, repr(sys.exception()))
+                if k == 4:
+                    return "finally"
+        return "end"
 
-        return [g(k) for k in range(6)]
+    return f
+
+
+@program()
+def raises_in_finally(log):
+    def f():
+        with Manager(log, "outer", True):
+            try:
+                raise KeyError("first")
+            finally:
+                log("finally", repr(sys.exception()))
+                with Manager(log, "inner"):
+                    log("in with", repr(sys.exception()))
+                log(int("not a number"))
+
+    return f
+
+
+@program()
+def cell_arguments(log):
+    def f(a=1, *, b=2):
+        def g():
+            nonlocal a
+            a += b
+            return a, [x + a for x in range(2)], [[lambda: (x, y, a) for y in range(2)][0]() for x in range(2)]
+
+        return g(), g(), a
+
+    return f
+
+
+@program()
+def nested_function(log):
+    x, y = 1, [2]
+
+    def f():
+        nonlocal x
+        for y[0] in range(2):
+            x += log(x, y)
+        return x, y
 
     return f
 
@@ -241,7 +284,7 @@ def deleted(log):
         b = a
         del a
         try:
-            log(a)
+            log(a)  # noqa: F821
         except UnboundLocalError as error:
             log(str(error))
         a = b
@@ -427,11 +470,12 @@ def exception_groups(log):
     return f
 
 
-def many_variables():
+@program(3)
+def many_variables(log):
     """Enough locals, constants and instructions for EXTENDED_ARG in slots, constants and jumps."""
-    lines = ["def make(log):", "    def f(n):", "        for i in range(n):"]
-    lines += [f"            v{k} = log(i, {k + 1000}) if i else {k + 1000}" for k in range(300)]
-    lines += ["            if i == 1:", "                continue", "        return v0, v299, v17", "    return f"]
-    namespace = {}
-    exec("\n".join(lines), namespace)
-    return namespace["make"]
+    lines = ["def f(n):", "    for i in range(n):"]
+    lines += [f"        v{k} = log(i, {k + 1000}) if i and {k} % 50 == 0 else {k + 1000}" for k in range(300)]
+    lines += ["        if i == 1:", "            continue", "    return v0, v299, v17"]
+    namespace = {"log": log}
+    exec(compile("\n".join(lines), __file__, "exec"), namespace)
+    return namespace["f"]

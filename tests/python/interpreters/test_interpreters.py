@@ -19,7 +19,8 @@ import pytest
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 MINORS = (11, 12, 13)
-CHECKS = ("check_opcodes.py", "check_stdlib.py", "check_encode.py", "check_rewrite.py", "check_hook.py", "check_objects.py")
+CHECKS = ("check_opcodes.py", "check_stdlib.py", "check_encode.py", "check_rewrite.py", "check_rewrite_events.py")
+CHECKS += ("check_identity.py", "check_hook.py", "check_objects.py")
 FACTS = (
     "import sys, sysconfig, os; headers = sysconfig.get_path('include') + '/Python.h'; "
     "print(sys.version_info[1], os.path.exists(headers), sys.executable)"
@@ -85,9 +86,9 @@ def test_check(minor, check):
         pytest.skip(f"no CPython 3.{minor} with headers here")
     # -E -s: nothing of the environment but the module; the scripts must not find torch or pytest.
     code = (
-        f"import sys, runpy; sys.path.insert(0, {str(module_folder(minor))!r}); "
+        f"import sys, runpy; sys.path[:0] = {[str(module_folder(minor)), str(HERE)]!r}; "
         f"runpy.run_path({str(HERE / check)!r}, run_name='__main__')"
     )
-    done = subprocess.run([INTERPRETERS[minor], "-E", "-s", "-c", code], capture_output=True, text=True, timeout=600)
+    done = subprocess.run([INTERPRETERS[minor], "-E", "-s", "-c", code], capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stdout + done.stderr
     print(done.stdout, end="")
