@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -181,6 +182,8 @@ Flow EnterResumed(FrameEvaluator& f, PyRef state) {
 bool RunInstructions(FrameEvaluator& f, int throwflag, PyRef state) {
   static const std::array<OpcodeHandler, 256> handlers = BuildHandlers();
   FrameEntry entry(f.thread, f.frame);
+  PyObject** handled_slot = ShimHandledExceptionSlot(f.thread);
+  PyRef handled = PyRef::Borrow(*handled_slot);
   // generator.throw(): the exception is set already and belongs to the instruction the generator stands at.
   Flow flow = throwflag ? Flow::kError : Flow::kNext;
   if (f.resumed()) flow = EnterResumed(f, std::move(state));
@@ -190,7 +193,11 @@ bool RunInstructions(FrameEvaluator& f, int throwflag, PyRef state) {
       continue;
     }
     if (flow == Flow::kError && !f.recorder.broken()) AddTraceback(f);
-    if (!Unwind(f)) return false;
+    if (!Unwind(f)) {
+      // A break inside an `except` block: no POP_EXCEPT will follow.
+      if (f.recorder.broken()) Py_XDECREF(std::exchange(*handled_slot, handled.release()));
+      return false;
+    }
     flow = Flow::kNext;
   }
   return true;

@@ -3,9 +3,13 @@ itself are recorded or leave the frame to the interpreter, with eager's result e
 
 PYTEST_DONT_REWRITE: the assert statements in here are subjects, and stay as they are written."""
 
+import sys
+
 import pytest
 import torch
 from framejit_testing import Cases, check, vector
+
+import framejit
 
 X = vector(seed=1)
 raising = Cases()
@@ -259,3 +263,64 @@ def test_exception_only_for_some_arguments():
 
     check(f, X, 1)
     check(f, X, 3, graphs=0)
+
+
+def test_break_in_a_handler_ends_it():
+    """The exception that was handled where the recording broke is gone: it is neither current nor anybody's context."""
+
+    def f(x):
+        try:
+            raise KeyError("first")
+        except KeyError:
+            framejit.graph_break()
+        try:
+            raise ValueError("second")
+        except ValueError as error:
+            return x + 1, error.__context__ is None
+
+    for _ in range(2):
+        result, alone = framejit.compile(f)(X)
+        assert alone and torch.equal(result, X + 1)
+        assert sys.exc_info() == (None, None, None)
+
+
+def thrown_into(x):
+    def inner():
+        try:
+            yield x
+        except ValueError as error:
+            yield x * 2
+            return x * len(str(error))
+
+    def outer():
+        result = yield from inner()
+        yield result + 1
+
+    generator = outer()
+    parts = [next(generator), generator.throw(ValueError("abc")), next(generator)]
+    return torch.stack(parts)
+
+
+def stops_inside_a_generator(x):
+    def generate():
+        yield x
+        next(iter(()))
+        yield x
+
+    try:
+        return list(generate())
+    except RuntimeError as error:
+        return x, str(error), type(error.__cause__)
+
+
+def comprehension_that_raises(x):
+    i = 5
+    try:
+        return [x / (1 // i) for i in (1, 0)]
+    except ZeroDivisionError:
+        return x * i  # the variable of the comprehension is another one
+
+
+@pytest.mark.parametrize("function", [thrown_into, stops_inside_a_generator, comprehension_that_raises])
+def test_generators_and_comprehensions(function):
+    check(function, X)
