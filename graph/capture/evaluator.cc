@@ -71,9 +71,13 @@ void LogBytecode(const FrameEvaluator& f) {
 // The operands of the instruction, where it looks at them.
 bool ReadOperands(FrameEvaluator& f, Opcode opcode, int arg) {
   if (OnlyMoves(opcode)) return true;
-  int operands =
+  const int operands =
       std::max(StackEffectOf(opcode, arg, /*taken=*/false).pops, StackEffectOf(opcode, arg, /*taken=*/true).pops);
-  if (LooksDeeper(opcode)) operands = static_cast<int>(f.sp - f.stack_base);
+  // A write to a container that the state holds would need an effect; the interpreter does it.
+  if (const int place = PlaceOfBuilt(opcode, arg); place > 0 && IsUnread(f.Peek(place))) {
+    f.recorder.Break(BreakCode::kUnsupportedEffect, "a container that was being built at a break");
+    return false;
+  }
   for (int n = 1; n <= operands && f.sp - n >= f.stack_base; ++n) {
     if (f.Peek(n) != nullptr && IsUnread(f.Peek(n)) && f.recorder.Read(&f.Peek(n)) != 0) return false;
   }

@@ -120,7 +120,7 @@ absl::StatusOr<PyObject*> ResumeTable::FunctionFor(const ResumePoint& point) {
 absl::StatusOr<PyRef> ResumeTable::MakeFunction(const ResumePoint& point) {
   const CodeAnalysis* analysis = Analyze(point.code);
   if (analysis == nullptr) return absl::InvalidArgumentError("code that cannot be analysed");
-  if (!analysis->reentries->IsLegal(point.target) || !analysis->reentries->SavedAt(point.target).empty())
+  if (!analysis->reentries->CanEnter(point.target) || !analysis->reentries->SavedAt(point.target).empty())
     return absl::InvalidArgumentError("the frame cannot be entered here");
   EnterAt enter;
   enter.target = point.target;

@@ -189,9 +189,12 @@ int RecorderState::Impl::Read(PyObject** place) {
   PyRef unread = PyRef::Borrow(*place);
   PyObject* value = UnreadValue(unread.get());
   const SourceId source = UnreadSource(unread.get());
+  Provenance* provenance = FindKnown(value);
   PyObject* lifted = nullptr;
-  if (PyFunction_Check(value) && reinterpret_cast<PyFunctionObject*>(value)->func_closure != nullptr &&
-      FindKnown(value) == nullptr) {
+  if (PyFunction_Check(value) && provenance != nullptr && !provenance->pinned) {
+    lifted = Py_NewRef(value);  // as below, earlier
+  } else if (PyFunction_Check(value) && provenance == nullptr &&
+             reinterpret_cast<PyFunctionObject*>(value)->func_closure != nullptr) {
     // Made by the frames that were left, so another one on each call: what counts is its code; its cells have sources.
     AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(&PyFunction_Type));
     AddGuard(GuardKind::kFunctionCode, source, PyFunction_GET_CODE(value));

@@ -30,7 +30,7 @@ PyTypeObject MakeType() {
 // Lives as long as a frame that is being recorded; no cycle goes through one.
 PyTypeObject unread_type = MakeType();
 
-// What an opcode looks at: nothing, since it only moves its operands or sees to them itself; or values below them.
+// UNPACK_SEQUENCE sees to its operand itself.
 constexpr std::string_view kMoves[] = {
     "POP_TOP",
     "COPY",
@@ -45,9 +45,9 @@ constexpr std::string_view kMoves[] = {
     "PRECALL",
     "KW_NAMES",
 };
-constexpr std::string_view kLooksDeeper[] = {
-    "LIST_APPEND", "SET_ADD",    "MAP_ADD",        "LIST_EXTEND",   "SET_UPDATE",  "DICT_UPDATE",       "DICT_MERGE",
-    "GET_LEN",     "MATCH_KEYS", "MATCH_SEQUENCE", "MATCH_MAPPING", "IMPORT_FROM", "WITH_EXCEPT_START", "RERAISE",
+// Comprehensions and displays.
+constexpr std::string_view kBuilds[] = {
+    "LIST_APPEND", "SET_ADD", "MAP_ADD", "LIST_EXTEND", "SET_UPDATE", "DICT_UPDATE", "DICT_MERGE",
 };
 
 std::array<bool, 256> Find(absl::Span<const std::string_view> names) {
@@ -78,9 +78,10 @@ bool OnlyMoves(Opcode opcode) {
   return moves[static_cast<uint8_t>(opcode)];
 }
 
-bool LooksDeeper(Opcode opcode) {
-  static const std::array<bool, 256> deeper = Find(kLooksDeeper);
-  return deeper[static_cast<uint8_t>(opcode)];
+int PlaceOfBuilt(Opcode opcode, int oparg) {
+  static const std::array<bool, 256> builds = Find(kBuilds);
+  if (!builds[static_cast<uint8_t>(opcode)]) return 0;
+  return oparg + (InfoOf(opcode).name == "MAP_ADD" ? 2 : 1);
 }
 
 }  // namespace framejit

@@ -20,8 +20,9 @@ SourceId UnreadSource(PyObject* unread);
 
 // Whether the instruction moves its operands without looking at them.
 bool OnlyMoves(Opcode opcode);
-// Whether it looks at values below those that it takes off the stack.
-bool LooksDeeper(Opcode opcode);
+// Where the container is that the instruction adds its operands to, counted from the top of the stack; 0: it adds to
+// none.
+int PlaceOfBuilt(Opcode opcode, int oparg);
 
 }  // namespace framejit
 

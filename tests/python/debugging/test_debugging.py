@@ -155,7 +155,7 @@ def test_explain_of_a_captured_function():
 
 def test_explain_of_a_break():
     report = framejit.explain(bad)(X)
-    assert report.graph_count == 0 and report.break_count == 1
+    assert report.graph_count == 1 and report.break_count == 1
     found = report.breaks[0]
     assert found.code == "DataDependent"
     assert found.stack[-1] == (__file__, bad.__code__.co_firstlineno + 2, "bad")

@@ -267,7 +267,7 @@ def test_written_result_is_the_returned_tensor():
 
 
 def test_thrown_away_recording_leaves_no_trace():
-    """The function writes, then does what cannot be recorded: each write happens once, by the interpreter."""
+    """The function writes, then does what cannot be recorded: each write happens once, whoever makes it."""
     items, table, thing = [], {}, SimpleNamespace(n=0)
     tensor = torch.zeros(4)
 
@@ -285,7 +285,7 @@ def test_thrown_away_recording_leaves_no_trace():
         assert torch.equal(compiled(X), X + call)
         assert len(items) == 2 * call and len(table) == call and thing.n == call
         assert torch.equal(tensor, torch.full((4,), float(call)))
-    assert backend.count == 0
+    assert backend.count > 0
 
 
 def test_failing_backend_leaves_no_trace():
