@@ -61,7 +61,9 @@ struct EnterAt {
 // A code object with one positional argument, a tuple: the values of `locals` in that order; the values of the stack,
 // bottom first (NULLs have none); if StateHasException, the exception being handled (sys.exc_info()); with inner_call
 // the callable and its argument. Stack values that saved an outer handled exception are given like all others (of the
-// outermost one it does not matter which: the frame saves what is handled when it starts).
+// outermost one it does not matter which: the frame saves what is handled when it starts). So are the offsets that
+// handlers keep for RERAISE, though they are offsets of other code: CPython takes from them only which line the frame
+// object of a frame that was left shows.
 //
 // InvalidArgument when the code is a generator's, a module's or a class body's, or the state does not fit the code;
 // Internal when CPython failed. No Python exception is left.
