@@ -5,8 +5,8 @@
 // returns None the frame goes on with the instruction; anything else the frame returns at once, releasing its stack and
 // putting back the exception that was handled when it started.
 //     LOAD_CONST hook; UNARY_INVERT; COPY 1; POP_JUMP_IF_NOT_NONE exit; POP_TOP; <instruction>
-// The hook is called through __invert__ of a wrapper and not through CALL, so that tools see no call; those that look at
-// single instructions or branches (f_trace_opcodes, INSTRUCTION and BRANCH events) do see the stub. A stub has the
+// The hook is called through __invert__ of a wrapper and not through CALL, so that tools see no call; those that look
+// at single instructions or branches (f_trace_opcodes, INSTRUCTION and BRANCH events) do see the stub. A stub has the
 // source position of its instruction: with none of its own, it would end the line, and tools would see the line begin
 // again behind it. The position also serves the hook's own exceptions, which go where the instruction's go.
 //
