@@ -35,7 +35,10 @@ std::string Constant(PyCodeObject* code, int index) {
   }
   PyRef repr = PyRef::Steal(PyObject_Repr(constant));
   std::string text = Text(repr.get());
-  return text.size() <= kMaxConstant ? text : text.substr(0, kMaxConstant) + "...";
+  if (text.size() <= kMaxConstant) return text;
+  size_t end = kMaxConstant;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // never inside a UTF-8 character
+  return text.substr(0, end) + "...";
 }
 
 std::string Comparison(int op) { return op >= 0 && op < kComparisonCount ? kComparisons[op] : "?"; }

@@ -5,7 +5,8 @@
 // returns None the frame goes on with the instruction; anything else the frame returns at once, releasing its stack and
 // putting back the exception that was handled when it started.
 //     LOAD_CONST hook; UNARY_INVERT; COPY 1; POP_JUMP_IF_NOT_NONE exit; POP_TOP; <instruction>
-// The hook is called through __invert__ of a wrapper and not through CALL, so that tools see no call. A stub has the
+// The hook is called through __invert__ of a wrapper and not through CALL, so that tools see no call; those that look
+// at single instructions or branches (f_trace_opcodes, INSTRUCTION and BRANCH events) do see the stub. A stub has the
 // source position of its instruction: with none of its own, it would end the line, and tools would see the line begin
 // again behind it. The position also serves the hook's own exceptions, which go where the instruction's go.
 //
@@ -60,7 +61,9 @@ struct EnterAt {
 // A code object with one positional argument, a tuple: the values of `locals` in that order; the values of the stack,
 // bottom first (NULLs have none); if StateHasException, the exception being handled (sys.exc_info()); with inner_call
 // the callable and its argument. Stack values that saved an outer handled exception are given like all others (of the
-// outermost one it does not matter which: the frame saves what is handled when it starts).
+// outermost one it does not matter which: the frame saves what is handled when it starts). So are the offsets that
+// handlers keep for RERAISE, though they are offsets of other code: CPython takes from them only which line the frame
+// object of a frame that was left shows.
 //
 // InvalidArgument when the code is a generator's, a module's or a class body's, or the state does not fit the code;
 // Internal when CPython failed. No Python exception is left.

@@ -56,6 +56,15 @@ TEST(PrintTest, NestedCodeAndLongConstants) {
   EXPECT_EQ(text.find(" at 0x"), std::string::npos);
 }
 
+TEST(PrintTest, CutsLongConstantsBetweenCharacters) {
+  // A quote, 58 bytes, then a character of two: a cut at 60 bytes would go through it.
+  const std::string text =
+      Printed(FunctionCode("def f(): return 'x' + chr(0x7f) + '" + std::string(58, 'x') + "\u00e9\u00e9'"));
+  PyRef decoded = PyRef::Steal(PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())));
+  EXPECT_TRUE(decoded) << text;
+  PyErr_Clear();
+}
+
 TEST(PrintTest, ShowsWhatIsOutOfRangeAsUnknown) {
   ExpectContains(Printed(ReplacedCode("def f(): return 1",
                                       "co_consts=(), co_code=bytes([op['LOAD_CONST'], 9, "

@@ -28,9 +28,10 @@ def check_round_trip(code):
 
 
 def check_text(code):
-    """Printed and parsed again, unless the text leaves something out (long constants, names that are none)."""
+    """Printed and parsed again, unless the text leaves something out (long constants, names that are none) or is
+    another each time (sets)."""
     text = framejit_check.print_code(code)
-    if "...)" in text or "(?" in text or not text.isascii():
+    if "...)" in text or "(?" in text or "frozenset(" in text or not text.isascii():
         return False
     again = framejit_check.parse_code(text)
     assert framejit_check.print_code(again) == text, code

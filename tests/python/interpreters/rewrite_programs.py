@@ -278,6 +278,21 @@ def closures(log):
 
 
 @program()
+def only_cells(log):
+    """No plain local, so that rewriting adds one in front of the others."""
+    x, y = 1, 2
+
+    def f():
+        a = log("a")
+        b = log("b")
+        both = lambda: (a, b, x, y, log(a))
+        a += 1
+        return both(), (lambda: (x, y, b, both))()[:3], [lambda: (x, a)][0]()
+
+    return f
+
+
+@program()
 def deleted(log):
     def f():
         a = 1
