@@ -153,7 +153,7 @@ PyObject* ShimInstanceDict(PyObject* object);
 // The instance dict, made now if need be. New reference; null with an exception when the object cannot have one.
 PyObject* ShimMaterializeInstanceDict(PyObject* object);
 
-// --- exported by CPython, but not declared in the headers of every minor ----------------------------------------------
+// --- exported by CPython, but not declared in the headers of every minor ---------------------------------------------
 // dict(other) into `dict`: override_mode 0 keeps, 1 replaces, 2 raises KeyError on keys that are there.
 int _PyDict_MergeEx(PyObject* dict, PyObject* other, int override_mode);
 int _PySet_NextEntry(PyObject* set, Py_ssize_t* position, PyObject** key, Py_hash_t* hash);

@@ -46,8 +46,9 @@ PyRef PartsFromReduce(PyObject* iterator) {
   PyObject* arguments = PyTuple_GET_ITEM(reduced.get(), 1);
   if (!IsOverSequence(Py_TYPE(iterator))) return PyRef::Borrow(arguments);
   if (!PyTuple_Check(arguments) || PyTuple_GET_SIZE(arguments) != 1) return {};
-  // Of an exhausted iterator there is no position; its container is an empty one.
-  const bool has_position = PyTuple_GET_SIZE(reduced.get()) > 2;
+  // Of an exhausted iterator there is no position; its container is an empty one. The container of a range iterator is,
+  // from 3.12 on, the range that is left.
+  const bool has_position = PyTuple_GET_SIZE(reduced.get()) > 2 && PyTuple_GET_ITEM(reduced.get(), 2) != Py_None;
   PyRef position = has_position ? PyRef::Borrow(PyTuple_GET_ITEM(reduced.get(), 2)) : PyRef::Steal(PyLong_FromLong(0));
   return position ? PyRef::Steal(PyTuple_Pack(2, PyTuple_GET_ITEM(arguments, 0), position.get())) : PyRef();
 }
