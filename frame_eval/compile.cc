@@ -73,12 +73,13 @@ absl::StatusOr<Graph> Lower(const Graph& recorded, Timings* timings) {
 class Compilation {
  public:
   Compilation(const CallState& state, const CompileOptions& options, std::vector<std::string> argument_names,
-              std::shared_ptr<ResumeTable> resumes, bool advance_iterators)
+              std::shared_ptr<ResumeTable> resumes, bool advance_iterators, const VaryingItems* varying)
       : state_(state),
         options_(options),
         argument_names_(std::move(argument_names)),
         resumes_(std::move(resumes)),
         advance_iterators_(advance_iterators),
+        varying_(varying),
         name_(FunctionName(state.function)) {}
 
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
@@ -115,6 +116,7 @@ class Compilation {
     request.max_depth = options_.max_depth;
     if (!options_.fullgraph) request.resumes = resumes_;
     request.advance_iterators = advance_iterators_;
+    request.varying = varying_;
     recording_ = Record(request, timings());
     if (!recording_->graph_break.has_value() ||
         BreakCodeClass(recording_->graph_break->code) != BreakClass::unsupported)
@@ -249,6 +251,7 @@ class Compilation {
   std::vector<std::string> argument_names_;
   std::shared_ptr<ResumeTable> resumes_;
   bool advance_iterators_;
+  const VaryingItems* varying_;
   std::string name_;
   bool in_order_ = false;
   std::shared_ptr<Trace> trace_;
@@ -264,10 +267,12 @@ absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& op
 
 absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
                                                    std::vector<std::string> argument_names,
-                                                   std::shared_ptr<ResumeTable> resumes, bool advance_iterators) {
+                                                   std::shared_ptr<ResumeTable> resumes, bool advance_iterators,
+                                                   const VaryingItems* varying) {
   absl::StatusOr<std::shared_ptr<Trace>> trace = absl::InternalError("");
   try {
-    trace = Compilation(state, options, std::move(argument_names), std::move(resumes), advance_iterators).Run();
+    trace =
+        Compilation(state, options, std::move(argument_names), std::move(resumes), advance_iterators, varying).Run();
   } catch (const std::exception& error) {
     trace = absl::InternalError(error.what());
   }

@@ -27,11 +27,12 @@ absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& op
 
 // The trace of this call; it may be one that runs the frame in the interpreter. An error is internal: its guards could
 // not be built, or no longer hold. Requires the GIL; leaves no Python exception set.
-// `resumes` takes the functions that go on behind a break; null: a break gives up the frame. `advance_iterators`: as in
-// RecordRequest.
+// `resumes` takes the functions that go on behind a break; null: a break gives up the frame. `advance_iterators`
+// and `varying` are as in RecordRequest.
 absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
                                                    std::vector<std::string> argument_names,
-                                                   std::shared_ptr<ResumeTable> resumes, bool advance_iterators);
+                                                   std::shared_ptr<ResumeTable> resumes, bool advance_iterators,
+                                                   const VaryingItems* varying);
 
 }  // namespace framejit
 

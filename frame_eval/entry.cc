@@ -27,7 +27,9 @@ struct EntryState {
   ArgumentBinder binder;
   std::vector<std::shared_ptr<Trace>> traces;  // most recently used first
   int recordings = 0;
-  int missed = 0;  // calls that no trace covered after the last recording
+  bool is_segment = false;
+  VaryingItems varying;  // of a segment
+  int missed = 0;        // calls that no trace covered after the last recording
   bool warned = false;
   std::shared_ptr<ResumeTable> resumes = NewResumeTable();
   std::vector<std::pair<std::vector<PyObject*>, PyRef>> segments;  // of a root, in order of their making
@@ -151,10 +153,11 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
   ++state.recordings;
   state.missed = 0;
   LogRecompile(entry, call_state);
+  if (state.is_segment) state.varying.Note(call_state.slots[0]);
   // A segment inside a loop that comes back at another position: the next recording leaves the iterator alone.
   const bool advance_iterators = state.recordings == 1;
   absl::StatusOr<std::shared_ptr<Trace>> trace =
-      CompileCall(call_state, state.options, state.binder.Names(), state.resumes, advance_iterators);
+      CompileCall(call_state, state.options, state.binder.Names(), state.resumes, advance_iterators, &state.varying);
   if (!trace.ok()) {
     LogWarning(absl::StrCat(EntryName(entry), " runs in the interpreter: ", trace.status().message()));
     if (!state.options.fullgraph) return {};
@@ -357,6 +360,7 @@ PyRef SegmentOf(PyObject* root, const std::vector<PyObject*>& functions) {
   PyRef segment = PyRef::Steal(NewEntry(functions.back(), state.options));
   if (!segment) return PyErr_Clear(), PyRef();
   AsEntry(segment.get())->state->resumes = state.resumes;
+  AsEntry(segment.get())->state->is_segment = true;
   state.segments.emplace_back(functions, segment);
   return segment;
 }

@@ -41,6 +41,8 @@ struct RecordRequest {
   // Whether iterators that only a state holds may be taken apart, so that loops over them are recorded. The recording
   // then holds for that position in the loop alone.
   bool advance_iterators = true;
+  // What in the state must not be guarded by value: the recording ends before the instruction that would. May be null.
+  const VaryingItems* varying = nullptr;
   // Ends the recording before this instruction.
   std::optional<StopPoint> stop;
 };

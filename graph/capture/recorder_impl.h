@@ -107,6 +107,7 @@ struct RecorderState::Impl {
   int EnterResumed(const ResumePoint& point, PyObject* state, LiveFrame& frame);
   PyObject* CallInner(const ResumePoint& point, PyObject* state);
   int Read(PyObject** place);
+  VaryingItems::Path PathInState(SourceId source) const;
   int UnpackUnread(PyObject* unread, int size, PyObject*** stack_top);
   SourceId StateSource(PyObject* state);
   // A frame that the recording left in the middle, outermost first.

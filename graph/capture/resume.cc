@@ -90,6 +90,46 @@ int CodeAnalysis::DepthWithoutOperands(int index) const {
   return reentries->DepthAt(index) - StackEffectOf(instruction.opcode, instruction.oparg, /*taken=*/false).pops;
 }
 
+namespace {
+
+// How many changes make a value a varying one: a mode that is one of two or three is worth a recording each.
+constexpr int kManyChanges = 2;
+constexpr size_t kMaxNesting = 8;
+
+bool IsNumberOrText(PyObject* object) {
+  return PyLong_CheckExact(object) || PyFloat_CheckExact(object) || PyUnicode_CheckExact(object) ||
+         PyComplex_CheckExact(object);
+}
+
+}  // namespace
+
+void VaryingItems::Note(PyObject* state) {
+  Path path;
+  NoteItems(state, path);
+}
+
+void VaryingItems::NoteItems(PyObject* tuple, Path& path) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); ++i) {
+    PyObject* value = PyTuple_GET_ITEM(tuple, i);
+    path.push_back(static_cast<int>(i));
+    if (PyTuple_CheckExact(value) && path.size() < kMaxNesting) {
+      NoteItems(value, path);
+    } else if (IsNumberOrText(value)) {
+      Item& item = items_[path];
+      const bool same = !item.last || (Py_TYPE(item.last.get()) == Py_TYPE(value) &&
+                                       PyObject_RichCompareBool(item.last.get(), value, Py_EQ) == 1);
+      if (!same) ++item.changes;
+      item.last = PyRef::Borrow(value);
+    }
+    path.pop_back();
+  }
+}
+
+bool VaryingItems::Contains(const Path& path) const {
+  auto row = items_.find(path);
+  return row != items_.end() && row->second.changes >= kManyChanges;
+}
+
 const CodeAnalysis* ResumeTable::Analyze(PyCodeObject* code) {
   auto [row, inserted] = analyses_.try_emplace(code, nullptr);
   if (!inserted) return row->second.get();

@@ -88,6 +88,26 @@ struct ResumedCode {
   int return_offset;  // code units: a RETURN_VALUE
 };
 
+// Which numbers and texts of a segment's states differ from recording to recording, so that a recording for each value
+// would never end. Items are named by their positions in nested tuples.
+class VaryingItems {
+ public:
+  using Path = std::vector<int>;
+
+  // Of the state that is recorded next.
+  void Note(PyObject* state);
+  bool Contains(const Path& path) const;
+
+ private:
+  struct Item {
+    PyRef last;
+    int changes = 0;
+  };
+  void NoteItems(PyObject* tuple, Path& path);
+
+  absl::flat_hash_map<Path, Item> items_;
+};
+
 // super() without arguments reads the first local and the cell of __class__, which no instruction says: these slots, in
 // code that has such a cell.
 std::vector<int> SlotsOfSuper(PyCodeObject* code);

@@ -185,6 +185,16 @@ PyObject* RecorderState::Impl::CallInner(const ResumePoint& point, PyObject* sta
   return Call(function, {inner});
 }
 
+// Positions in nested tuples; empty for what is not an item of the state.
+VaryingItems::Path RecorderState::Impl::PathInState(SourceId source) const {
+  VaryingItems::Path path;
+  const Source* row = &recording->sources[source];
+  for (; row->kind == SourceKind::kTupleItem; row = &recording->sources[row->parent]) path.push_back(row->index);
+  if (row->kind != SourceKind::kArgument) path.clear();
+  std::reverse(path.begin(), path.end());
+  return path;
+}
+
 int RecorderState::Impl::Read(PyObject** place) {
   PyRef unread = PyRef::Borrow(*place);
   PyObject* value = UnreadValue(unread.get());
@@ -200,6 +210,8 @@ int RecorderState::Impl::Read(PyObject** place) {
     AddGuard(GuardKind::kFunctionCode, source, PyFunction_GET_CODE(value));
     Remember(value, value, source, false);
     lifted = Py_NewRef(value);
+  } else if (IsPrimitive(value) && request.varying != nullptr && request.varying->Contains(PathInState(source))) {
+    Break(BreakCode::kVaryingValue, Py_TYPE(value)->tp_name);
   } else {
     lifted = Lift(Py_NewRef(value), source);
   }

@@ -27,7 +27,9 @@ class GuardProgramTest : public ::testing::Test {
     return sources_.Intern(SourceKind::kDictItem, dict, name.get());
   }
   SourceId InstanceDict(SourceId object) { return sources_.Intern(SourceKind::kInstanceDict, object); }
-  SourceId Child(SourceKind kind, SourceId parent, int index = -1) { return sources_.Intern(kind, parent, nullptr, index); }
+  SourceId Child(SourceKind kind, SourceId parent, int index = -1) {
+    return sources_.Intern(kind, parent, nullptr, index);
+  }
 
   void Add(GuardKind kind, SourceId source, PyRef payload = PyRef(), int64_t number = 0, SourceId other = kNoSource) {
     guards_.Add(Guard{kind, source, std::move(payload), number, other});
@@ -155,7 +157,8 @@ TEST_F(GuardProgramTest, FunctionParts) {
       "v\n"
       "  return f, set\nf, set_cell = make()\ndef other(x, y=10, *, z=20): pass\ncode = f.__code__");
   SourceId function = sources_.Intern(SourceKind::kFunction, kNoSource);
-  Add(GuardKind::kConstantIs, Child(SourceKind::kCellContents, Child(SourceKind::kCell, function, 0)), python_.Eval("1"));
+  Add(GuardKind::kConstantIs, Child(SourceKind::kCellContents, Child(SourceKind::kCell, function, 0)),
+      python_.Eval("1"));
   Add(GuardKind::kConstantIs, Child(SourceKind::kDefault, function, 0), python_.Eval("10"));
   PyRef z = python_.Eval("'z'");
   Add(GuardKind::kConstantIs, sources_.Intern(SourceKind::kKwDefault, function, z.get()), python_.Eval("20"));

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Builds, tests and benchmarks on a machine with a GPU and no network: it has Python, torch, a compiler, cmake, ninja,
+# pybind11, pytest and transformers; asmjit, abseil and GoogleTest come as Debian packages in .debs (git-ignored, see
+# docs/development.md). One call does everything; logs go to $OUT.
+# usage: tools/device.sh [build] [test] [bench]      (default: all)
+set -u
+out=${OUT:-build/device-logs}
+what=${*:-build test bench}
+debs=/tmp/framejit-debs
+lib=$debs/usr/lib/x86_64-linux-gnu
+mkdir -p "$out" $debs
+for deb in .debs/*.deb; do dpkg -x "$deb" $debs; done
+export LD_LIBRARY_PATH="$lib" LIBRARY_PATH="$lib" CPLUS_INCLUDE_PATH="$debs/usr/include" PYTHONPATH="$PWD"
+export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+status=0
+
+case $what in *build*)
+  cmake -S . -B build/device -G Ninja -DCMAKE_BUILD_TYPE=Release -DFRAMEJIT_BUILD_TESTS=OFF \
+    -DCMAKE_PREFIX_PATH=$debs/usr -DCMAKE_LIBRARY_ARCHITECTURE=x86_64-linux-gnu \
+    -DPython3_EXECUTABLE="$(command -v python3)" >"$out/build.log" 2>&1 &&
+    cmake --build build/device --parallel --target framejit_extension >>"$out/build.log" 2>&1 &&
+    cmake --install build/device --component python --prefix . >>"$out/build.log" 2>&1 || { tail -30 "$out/build.log"; exit 1; }
+esac
+case $what in *test*)
+  timeout 400 python3 -m pytest -q -x --maxfail=25 tests/python --ignore tests/python/demo --ignore tests/python/interpreters \
+    >"$out/pytest.log" 2>&1 || status=1
+  grep -E '^(FAILED|ERROR|E  )|passed|failed|Fatal' "$out/pytest.log" | cut -c1-220 | tail -40
+esac
+case $what in *bench*)
+  for script in call_overhead first_call kernels models; do
+    timeout 300 python3 -m benchmarks.$script --check >"$out/$script.log" 2>&1
+    code=$?
+    echo "benchmarks.$script --check: exit $code"
+    tail -40 "$out/$script.log" | cut -c1-200
+    [ $code -eq 0 ] || status=1
+  done
+esac
+exit $status
