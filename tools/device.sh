@@ -1,11 +1,10 @@
 #!/bin/sh
 # Builds, tests and benchmarks on a machine with a GPU and no network: it has Python, torch, a compiler, cmake, ninja,
-# pybind11, pytest and transformers; asmjit, abseil and GoogleTest come as Debian packages in .debs (git-ignored, see
-# docs/development.md). One call does everything; logs go to $OUT.
-# usage: tools/device.sh [build] [test] [bench]      (default: all)
+# pybind11, pytest and transformers; asmjit, abseil and GoogleTest come as Debian packages in .debs (git-ignored). One call does everything; logs go to $OUT.
+# usage: tools/device.sh [build] [test] [bench] [asan]      (default: all)
 set -u
 out=${OUT:-build/device-logs}
-what=${*:-build test bench}
+what=${*:-build test bench asan}
 debs=/tmp/framejit-debs
 lib=$debs/usr/lib/x86_64-linux-gnu
 mkdir -p "$out" $debs
@@ -14,10 +13,13 @@ export LD_LIBRARY_PATH="$lib" LIBRARY_PATH="$lib" CPLUS_INCLUDE_PATH="$debs/usr/
 export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 status=0
 
+configure() {
+  cmake -S . -B "$1" -G Ninja -DCMAKE_PREFIX_PATH=$debs/usr -DCMAKE_LIBRARY_ARCHITECTURE=x86_64-linux-gnu \
+    -DPython3_EXECUTABLE="$(command -v python3)" $2
+}
+
 case $what in *build*)
-  cmake -S . -B build/device -G Ninja -DCMAKE_BUILD_TYPE=Release -DFRAMEJIT_BUILD_TESTS=OFF \
-    -DCMAKE_PREFIX_PATH=$debs/usr -DCMAKE_LIBRARY_ARCHITECTURE=x86_64-linux-gnu \
-    -DPython3_EXECUTABLE="$(command -v python3)" >"$out/build.log" 2>&1 &&
+  configure build/device "-DCMAKE_BUILD_TYPE=Release -DFRAMEJIT_BUILD_TESTS=OFF" >"$out/build.log" 2>&1 &&
     cmake --build build/device --parallel --target framejit_extension >>"$out/build.log" 2>&1 &&
     cmake --install build/device --component python --prefix . >>"$out/build.log" 2>&1 || { tail -30 "$out/build.log"; exit 1; }
 esac
@@ -34,5 +36,12 @@ case $what in *bench*)
     tail -40 "$out/$script.log" | cut -c1-200
     [ $code -eq 0 ] || status=1
   done
+esac
+case $what in *asan*)
+  configure build/device-asan "--preset asan -B build/device-asan" >"$out/asan-build.log" 2>&1 &&
+    cmake --build build/device-asan --parallel >>"$out/asan-build.log" 2>&1 || { tail -30 "$out/asan-build.log"; exit 1; }
+  ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+    timeout 400 ctest --test-dir build/device-asan --output-on-failure --parallel 8 >"$out/asan.log" 2>&1 || status=1
+  grep -E 'Test +#|tests passed|ERROR: AddressSanitizer|runtime error|^FAILED|Error' "$out/asan.log" | cut -c1-200 | tail -40
 esac
 exit $status

@@ -259,7 +259,13 @@ PyObject* RecorderState::Impl::LiftIterator(PyObject* iterator, SourceId source)
   for (Py_ssize_t i = 0; lifted && i < size; ++i) {
     PyObject* part = PyTuple_GET_ITEM(parts.get(), i);
     const SourceId place = Intern(SourceKind::kTupleItem, whole, nullptr, static_cast<int32_t>(i));
-    PyObject* item = PyIter_Check(part) ? LiftIterator(part, place) : Lift(Py_NewRef(part), place);
+    PyObject* item = nullptr;
+    if (PyRange_Check(part)) {  // made anew on each fetch, so its value is what counts
+      AddGuard(GuardKind::kConstantIs, place, part);
+      item = Py_NewRef(part);
+    } else {
+      item = PyIter_Check(part) ? LiftIterator(part, place) : Lift(Py_NewRef(part), place);
+    }
     if (item == nullptr || Prepare(item) != 0) return Py_XDECREF(item), nullptr;
     PyTuple_SET_ITEM(lifted.get(), i, item);
   }

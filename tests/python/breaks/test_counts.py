@@ -84,6 +84,20 @@ def test_a_loop_with_a_break_is_recorded_a_fixed_number_of_times():
     assert counts[0] == counts[1]
 
 
+def test_the_rest_of_a_range_is_guarded():
+    def powers(x, limits):
+        y = x
+        for k in range(limits["n"]):
+            y = y * 2 + k
+            outside()
+        return y + 1
+
+    compiled, _ = counting(powers)
+    with torch.no_grad():
+        for n in (3, 5, 2, 4, 3, 0, 1):
+            assert torch.equal(compiled(X, {"n": n}), powers(X, {"n": n})), n
+
+
 def test_each_branch_has_its_own_graph():
     def choose(x):
         y = x * 2
