@@ -139,9 +139,9 @@ PyObject* ResumeLoop::Run(PyRef function, PyRef state) {
     state = std::move(pending_state_);
     EntryStep step = RunSegment(segment.get(), state.get());
     if (step.kind == EntryStep::Kind::kReturned) return step.result.release();
-    function =
-        step.kind == EntryStep::Kind::kResume ? std::move(step.function) : PyRef::Borrow(EntryFunction(segment.get()));
-    if (step.kind == EntryStep::Kind::kResume) state = std::move(step.result);
+    stays_native_ = step.kind == EntryStep::Kind::kNative;
+    function = stays_native_ ? PyRef::Borrow(EntryFunction(segment.get())) : std::move(step.function);
+    if (!stays_native_) state = std::move(step.result);
   }
 }
 
@@ -205,7 +205,7 @@ bool ResumeLoop::Leave(const Reentry& reentry) {
   PyThreadState* thread = PyThreadState_Get();
   ShimFrame* frame = ShimThreadFrame(thread);
   // In an exception handler the exception is the frame's; it stays where it is.
-  if (MustRunNatively(reentry.code) || HandledException() != handled_exception_) return false;
+  if (stays_native_ || MustRunNatively(reentry.code) || HandledException() != handled_exception_) return false;
   const int level = CurrentLevel(frame);
   if (level < 0 || static_cast<size_t>(level) >= levels_.size()) return false;
   ResumePoint point;

@@ -61,6 +61,7 @@ class ResumeLoop {
   PyRef state_;                  // that the frames are being entered with
   PyRef pending_segment_;        // an entry, and its argument
   PyRef pending_state_;
+  bool stays_native_ = false;  // something could not be recorded: the rest of the call runs in the interpreter
 };
 
 }  // namespace framejit

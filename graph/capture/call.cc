@@ -297,6 +297,9 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
       return CallPure(call);
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
   }
+  // Of an outside object that was never lifted: nobody would see what the method does to it.
+  if (FindKnown(call.callable) != nullptr && !IsPrimitive(self))
+    return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable) + " of an object from outside");
   // A bound method: back to the descriptor it came from, which may be an override's base.
   PyObject* mro = Py_TYPE(self)->tp_mro;
   PyRef unicode = PyRef::Steal(PyUnicode_FromStringAndSize(name.data(), static_cast<Py_ssize_t>(name.size())));

@@ -1,6 +1,7 @@
 #include "graph/capture/resume.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
@@ -63,6 +64,11 @@ absl::StatusOr<std::unique_ptr<CodeAnalysis>> CodeAnalysis::Of(PyCodeObject* sou
 }
 
 std::vector<int> CodeAnalysis::LiveSlots(int index) const {
+  if (LooksAtFrames()) {
+    std::vector<int> all(static_cast<size_t>(code->co_nlocalsplus));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
   std::vector<int> slots = liveness->SlotsLiveBefore(index);
   for (int slot : SlotsOfSuper(code)) {
     if (std::find(slots.begin(), slots.end(), slot) == slots.end()) slots.push_back(slot);
@@ -78,6 +84,18 @@ int CodeAnalysis::StartOfCall(int index) const {
 int CodeAnalysis::EndOfCall(int index) const {
   while (PreparesCall(decoded[index])) ++index;
   return index;
+}
+
+bool CodeAnalysis::LooksAtFrames() const {
+  static constexpr const char* kNames[] = {"locals",         "vars",           "dir",   "eval",      "exec",
+                                           "_getframe",      "currentframe",   "stack", "set_trace", "breakpoint",
+                                           "current_frames", "_current_frames"};
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); ++i) {
+    for (const char* name : kNames) {
+      if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(code->co_names, i), name) == 0) return true;
+    }
+  }
+  return false;
 }
 
 bool CodeAnalysis::IsCall(int index) const {
@@ -174,6 +192,7 @@ absl::StatusOr<PyRef> ResumeTable::MakeFunction(const ResumePoint& point) {
   // A frame that waited goes over as soon as the inner one has returned; any other after its next instruction.
   std::vector<int> reentries{point.target};
   if (!point.waits()) reentries = analysis->reentries->LegalAfter(analysis->EndOfCall(point.target));
+  if (analysis->LooksAtFrames()) reentries.clear();
   for (int target : reentries) {
     Reentry reentry{.code = point.code,
                     .globals = point.globals,

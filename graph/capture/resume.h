@@ -66,6 +66,9 @@ struct CodeAnalysis {
   int StartOfCall(int index) const;
   // The call itself, of an instruction that begins one.
   int EndOfCall(int index) const;
+  // Whether the code may look at its own frame (locals(), eval, sys._getframe, a debugger): then all its variables are
+  // carried, and it is not left again.
+  bool LooksAtFrames() const;
   // Whether the instruction is a plain call, whose result is pushed when the called frame returns.
   bool IsCall(int index) const;
   // Depth of the stack when its operands are gone and its result is not there yet.

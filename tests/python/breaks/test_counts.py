@@ -146,3 +146,32 @@ def test_traceback_behind_a_break_is_eagers():
     compiled = framejit.compile(outer)
     for _ in range(3):
         assert_same_outcome(run(compiled, (X,), {}), run(outer, (X,), {}))
+
+
+def test_code_that_looks_at_its_frame_sees_all_variables():
+    def looks(x):
+        unused = 3
+        y = x + 1
+        outside()
+        return sorted(locals()), eval("unused + 1"), y
+
+    compiled = framejit.compile(looks)
+    for _ in range(3):
+        assert_same_outcome(run(compiled, (X,), {}), run(looks, (X,), {}))
+
+
+def test_a_bound_method_from_outside_acts_once():
+    seen = []
+    callbacks = [seen.append]
+
+    def notes(x):
+        y = x * 2
+        for callback in callbacks:
+            callback(len(seen))
+        outside()
+        return y + 1
+
+    compiled = framejit.compile(notes)
+    for call in range(4):
+        assert torch.equal(compiled(X), X * 2 + 1)
+        assert seen == list(range(call + 1))
