@@ -24,7 +24,7 @@ case $what in *build*)
     cmake --install build/device --component python --prefix . >>"$out/build.log" 2>&1 || { tail -30 "$out/build.log"; exit 1; }
 esac
 case $what in *test*)
-  timeout 400 python3 -m pytest -q -x --maxfail=25 tests/python --ignore tests/python/demo --ignore tests/python/interpreters \
+  timeout 330 python3 -m pytest -q --maxfail=25 -o faulthandler_timeout=60 tests/python --ignore tests/python/demo --ignore tests/python/interpreters \
     >"$out/pytest.log" 2>&1 || status=1
   grep -E '^(FAILED|ERROR|E  )|passed|failed|Fatal' "$out/pytest.log" | cut -c1-220 | tail -40
 esac
@@ -41,7 +41,7 @@ case $what in *asan*)
   configure build/device-asan "--preset asan -B build/device-asan" >"$out/asan-build.log" 2>&1 &&
     cmake --build build/device-asan --parallel >>"$out/asan-build.log" 2>&1 || { tail -30 "$out/asan-build.log"; exit 1; }
   ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-    timeout 400 ctest --test-dir build/device-asan --output-on-failure --parallel 8 >"$out/asan.log" 2>&1 || status=1
+    timeout 200 ctest --test-dir build/device-asan --output-on-failure --parallel 8 >"$out/asan.log" 2>&1 || status=1
   grep -E 'Test +#|tests passed|ERROR: AddressSanitizer|runtime error|^FAILED|Error' "$out/asan.log" | cut -c1-200 | tail -40
 esac
 exit $status

@@ -298,7 +298,9 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
   }
   // Of an outside object that was never lifted: nobody would see what the method does to it.
-  if (FindKnown(call.callable) != nullptr && !IsPrimitive(self))
+  const bool is_immutable = IsPrimitive(self) || PyFrozenSet_CheckExact(self) || PyTuple_CheckExact(self) ||
+                            PyRange_Check(self) || PyCode_Check(self);
+  if (FindKnown(call.callable) != nullptr && !is_immutable)
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable) + " of an object from outside");
   // A bound method: back to the descriptor it came from, which may be an override's base.
   PyObject* mro = Py_TYPE(self)->tp_mro;

@@ -2,8 +2,6 @@
 // in which Value(i) stands for a tensor. Not part of the product.
 #include <torch/csrc/utils/pybind.h>
 
-#include <chrono>
-
 #include "graph/capture/break.h"
 #include "graph/fx_export.h"
 #include "graph/parse.h"
@@ -121,15 +119,6 @@ std::string RunPasses(const std::string& text, const std::vector<std::string>& n
   return PrintGraph(graph);
 }
 
-double TimePipeline(const std::string& text) {
-  Graph graph = ParseOrRaise(text);
-  auto start = std::chrono::steady_clock::now();
-  absl::Status status = RunPipeline(graph, nullptr);
-  std::chrono::duration<double, std::micro> elapsed = std::chrono::steady_clock::now() - start;
-  if (!status.ok()) throw std::runtime_error(std::string(status.message()));
-  return elapsed.count();
-}
-
 std::vector<std::string> PassNames() {
   std::vector<std::string> names;
   for (const Pass& pass : Passes()) names.push_back(pass.name);
@@ -157,7 +146,6 @@ PYBIND11_MODULE(framejit_graph_testing, module) {
   });
   module.def("pass_names", &PassNames);
   module.def("run_passes", &RunPasses);
-  module.def("time_pipeline", &TimePipeline);
   module.def(
       "export_aten",
       [](const std::string& text, bool values) {
