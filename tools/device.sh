@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds, tests and benchmarks on a machine with a GPU and no network: it has Python, torch, a compiler, cmake, ninja,
-# pybind11, pytest and transformers; asmjit, abseil and GoogleTest come as Debian packages in .debs (git-ignored). One call does everything; logs go to $OUT.
+# pybind11, pytest and transformers; asmjit, abseil and GoogleTest come as Debian packages in .debs (git-ignored).
+# One call does everything; logs go to $OUT.
 # usage: tools/device.sh [build] [test] [bench] [asan]      (default: all)
 set -u
 out=${OUT:-build/device-logs}

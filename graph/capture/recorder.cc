@@ -25,21 +25,6 @@ class PausedCollector {
   int was_enabled_;
 };
 
-// sys.exc_info(): a frame that is given up in an exception handler does not put it back.
-class SavedHandledException {
- public:
-  SavedHandledException() : value_(PyRef::Borrow(*Slot())) {}
-  ~SavedHandledException() {
-    if (*Slot() != value_.get()) Py_XSETREF(*Slot(), value_.release());
-  }
-  SavedHandledException(const SavedHandledException&) = delete;
-  SavedHandledException& operator=(const SavedHandledException&) = delete;
-
- private:
-  static PyObject** Slot() { return ShimHandledExceptionSlot(PyThreadState_Get()); }
-  PyRef value_;
-};
-
 struct EntryCall {
   std::vector<PyObject*> args;  // borrowed; keyword values last
   Py_ssize_t positional = 0;
@@ -100,7 +85,6 @@ bool IsRecording() { return current_recorder != nullptr; }
 std::unique_ptr<Recording> Record(const RecordRequest& request, Timings* timings) {
   ScopedTiming timing(timings, "record");
   PausedCollector paused;
-  SavedHandledException handled;
   std::unique_ptr<Recording> recording;
   try {
     RecorderState state(request);

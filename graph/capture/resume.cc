@@ -163,15 +163,19 @@ const ResumedCode* ResumeTable::Find(PyCodeObject* code) const {
 }
 
 absl::StatusOr<PyObject*> ResumeTable::FunctionFor(const ResumePoint& point) {
-  if (auto row = functions_.find(point); row != functions_.end()) return row->second.get();
-  kept_alive_.push_back(PyRef::Borrow(point.globals));
-  absl::StatusOr<PyRef> function = MakeFunction(point);
-  if (!function.ok()) return function.status();
-  auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function->get()));
-  const int return_offset = OffsetOfReturn(code);
-  if (return_offset < 0) return absl::InvalidArgumentError("code without a RETURN_VALUE");
-  auto row = functions_.emplace(point, *std::move(function)).first;
-  codes_[code] = {&row->first, return_offset};
+  // A point that no function can be made for keeps null, so that a hook in a loop does not try again.
+  auto [row, inserted] = functions_.try_emplace(point);
+  if (inserted) {
+    kept_alive_.push_back(PyRef::Borrow(point.globals));
+    absl::StatusOr<PyRef> function = MakeFunction(point);
+    if (!function.ok()) return function.status();
+    auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function->get()));
+    const int return_offset = OffsetOfReturn(code);
+    if (return_offset < 0) return absl::InvalidArgumentError("code without a RETURN_VALUE");
+    codes_[code] = {&row->first, return_offset};
+    row->second = *std::move(function);
+  }
+  if (!row->second) return absl::InvalidArgumentError("the frame cannot be entered here");
   return row->second.get();
 }
 
