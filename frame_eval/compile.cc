@@ -7,12 +7,16 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "backends/training/training.h"
 #include "base/log.h"
+#include "frame_eval/autograd_graph.h"
 #include "frame_eval/written_inputs.h"
+#include "graph/autograd/partition.h"
 #include "graph/fake/fake_session.h"
 #include "graph/fx_export.h"
 #include "graph/passes/pipeline.h"
 #include "graph/print.h"
+#include "graph/verify.h"
 
 namespace framejit {
 namespace {
@@ -68,6 +72,23 @@ absl::StatusOr<Graph> Lower(const Graph& recorded, Timings* timings) {
   if (!functional.ok()) return functional.status();
   if (absl::Status status = RunPipeline(*functional, timings); !status.ok()) return status;
   return functional;
+}
+
+// Forward and backward apart; the forward has been through the passes.
+absl::StatusOr<Partition> Split(JointGraph joint, Timings* timings) {
+  {
+    ScopedTiming timing(timings, "functionalize");
+    absl::StatusOr<Graph> functional = Functionalize(std::move(joint.graph));
+    if (!functional.ok()) return functional.status();
+    joint.graph = *std::move(functional);
+  }
+  ScopedTiming timing(timings, "partition");
+  if (absl::Status status = Verify(joint.graph); !status.ok()) return status;
+  absl::StatusOr<Partition> partition = MakePartition(std::move(joint));
+  if (!partition.ok()) return partition.status();
+  if (absl::Status status = RunPipeline(partition->forward, timings); !status.ok()) return status;
+  if (absl::Status status = Verify(partition->forward); !status.ok()) return status;
+  return partition;
 }
 
 class Compilation {
@@ -167,11 +188,49 @@ class Compilation {
     if (!(*chosen)->wants_functional_graph()) return chosen;
     if (!recording_->needs_autograd)
       return recording_->inputs_overlap ? CallsInOrder("inputs that share memory are written") : chosen;
+    if (recording_->joint == nullptr) return TorchAutograd(recording_->no_joint);
+    return chosen;
+  }
+
+  // For a graph whose backward is not compiled: the torch-level graph.
+  absl::StatusOr<std::shared_ptr<Backend>> TorchAutograd(const std::string& reason) {
     LogLazily(LogArtifact::k_graph, [&] {
-      return absl::StrCat(name_, ": a result requires grad, so the torch-level graph runs under torch's autograd");
+      return absl::StrCat(name_, ": a result requires grad, and the torch-level graph runs under torch's autograd: ",
+                          reason);
     });
     trace_->report.backend = "eager";
+    recording_->joint = nullptr;
     return FindBackend("eager");
+  }
+
+  // True where the trace has its graph now; false where torch's autograd has to differentiate the call.
+  absl::StatusOr<bool> CompileWithBackward(std::shared_ptr<Backend>& backend) {
+    absl::StatusOr<Partition> partition = Split(std::move(*recording_->joint), timings());
+    if (absl::IsUnimplemented(partition.status())) {
+      absl::StatusOr<std::shared_ptr<Backend>> eager = TorchAutograd(std::string(partition.status().message()));
+      if (!eager.ok()) return eager.status();
+      backend = *std::move(eager);
+      return false;
+    }
+    if (!partition.ok()) return partition.status();
+    TraceReport& report = trace_->report;
+    report.lowered = partition->forward;
+    LogLazily(LogArtifact::k_aten, [&] {
+      return absl::StrCat("ATen graph of the forward of ", name_, " after the passes:\n",
+                          PrintGraph(report.lowered, LogPrintOptions()));
+    });
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
+    ScopedTiming timing(timings(), "backend");
+    absl::StatusOr<std::unique_ptr<CompiledGraph>> graph =
+        CompileTraining({.name = name_,
+                         .partition = *std::move(partition),
+                         .backend = backend,
+                         .random = trace_->random,
+                         .make_autograd_graph = MakeAutogradGraphLater(report.recorded, report.torch_graph)});
+    if (!graph.ok()) return graph.status();
+    trace_->graph = *std::move(graph);
+    report.has_backward = true;
+    return true;
   }
 
   // For a graph that has no functional form: its calls run as they were recorded.
@@ -195,6 +254,11 @@ class Compilation {
     LogLazily(LogArtifact::k_aten, [&] {
       return absl::StrCat("ATen graph of ", name_, ":\n", PrintGraph(report.recorded, LogPrintOptions()));
     });
+    if ((*backend)->wants_functional_graph() && recording_->joint != nullptr) {
+      absl::StatusOr<bool> done = CompileWithBackward(*backend);
+      if (!done.ok()) return done.status();
+      if (*done) return absl::OkStatus();
+    }
     CompileRequest request;
     request.graph = &report.recorded;
     request.torch_graph = &report.torch_graph;

@@ -110,6 +110,7 @@ py::dict TraceDict(const Trace& trace) {
   row["fallback"] = report.fallback_reason;
   row["backend"] = report.backend;
   row["captured"] = trace.graph != nullptr;
+  row["has_backward"] = report.has_backward;
   row["description"] = trace.graph == nullptr ? "" : trace.graph->Describe();
   row["guards"] = trace.guards->ToString();
   row["warm_checks"] = trace.guards->WarmCheckCount();

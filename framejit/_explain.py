@@ -40,6 +40,7 @@ class GraphReport:
     """One trace: from the start of the function or, for a segment, from behind a break, to a break or the end.
 
     captured: False where nothing of it is compiled: it runs in the interpreter.
+    has_backward: gradients are computed by compiled graphs, and not by torch's autograd over the torch-level graph.
     graph_break: why it ends before the end of the function; None where it does not.
     """
 
@@ -48,6 +49,7 @@ class GraphReport:
     graph_break: Break | None
     fallback: str
     backend: str
+    has_backward: bool
     description: str
     aten: str
     lowered: str
@@ -144,6 +146,7 @@ def reports(extension: ModuleType, entry: Any) -> list[GraphReport]:
                 graph_break=None if row["break"] is None else Break(**row["break"]),
                 fallback=row["fallback"],
                 backend=row["backend"],
+                has_backward=row["has_backward"],
                 description=row["description"],
                 aten=row["aten"],
                 lowered=row["lowered"],

@@ -329,7 +329,7 @@ using RuleMap = absl::flat_hash_map<std::string, const EmitRule*>;
 const RuleMap& Rules() {
   static const RuleMap* rules = [] {
     auto* map = new RuleMap;
-    for (auto part : {PointwiseRules(), ActivationRules(), RowRules()}) {
+    for (auto part : {PointwiseRules(), ActivationRules(), RowRules(), GradientRules()}) {
       for (const NamedRule& named : part) map->emplace(named.name, &named.rule);
     }
     return map;

@@ -30,6 +30,7 @@ struct NamedRule {
 c10::ArrayRef<NamedRule> PointwiseRules();   // emitter_pointwise.cc
 c10::ArrayRef<NamedRule> ActivationRules();  // emitter_activations.cc
 c10::ArrayRef<NamedRule> RowRules();         // emitter_rows.cc
+c10::ArrayRef<NamedRule> GradientRules();    // emitter_gradients.cc
 
 }  // namespace framejit::cpu
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "frame_eval/guards/tensor_memory.h"
+#include "graph/autograd/record_backward.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
 
@@ -15,6 +16,24 @@ bool Mutates(const Graph& graph) {
     if (MutatesArguments(node.op)) return true;
   }
   return false;
+}
+
+absl::flat_hash_set<int32_t> WrittenStorages(const Graph& graph) {
+  absl::flat_hash_set<int32_t> written;
+  for (const Node& node : graph.nodes) {
+    const auto& arguments = node.op.schema().arguments();
+    for (size_t i = 0; i < node.operands.size(); ++i) {
+      const c10::AliasInfo* alias = arguments[i].alias_info();
+      if (alias == nullptr || !alias->isWrite()) continue;
+      const Operand& operand = node.operands[i];
+      if (operand.kind == Operand::Kind::kValue && operand.value != kNoValue)
+        written.insert(graph.meta(operand.value).storage);
+      for (ValueId id : operand.values) {
+        if (id != kNoValue) written.insert(graph.meta(id).storage);
+      }
+    }
+  }
+  return written;
 }
 
 // The keys of a dict in its own order, without user code.
@@ -174,9 +193,11 @@ bool RecorderState::Impl::InputsShareMemory() const {
 
 // An input that is written and requires grad carries the gradient's history out of the call.
 bool RecorderState::Impl::WritesUnderAutograd() const {
+  const absl::flat_hash_set<int32_t> written = WrittenStorages(FakeSession::Current()->graph());
   for (const auto& [object, provenance] : known) {
     PyObject* fake = provenance.lifted.get();
     if (object != provenance.real.get() || !IsTensor(fake) || !IsFakeTensor(fake)) continue;
+    if (!written.contains(FakeSession::MetaOf(TensorOf(fake)).storage)) continue;
     const bool required = TensorOf(object).requires_grad();
     if (TensorOf(fake).requires_grad() && (entry_state.grad_mode || !required)) return true;
   }
@@ -193,11 +214,29 @@ void RecorderState::Impl::CollectOutputs() {
     recording->torch_graph.outputs.push_back(id);
     recording->needs_autograd |= tensor.requires_grad();
   }
-  if (!Mutates(graph)) return;
-  recording->needs_autograd |= WritesUnderAutograd();
-  if (recording->inputs.size() < 2) return;
-  recording->inputs_overlap = InputsShareMemory();
-  if (!recording->inputs_overlap) AddGuard(GuardKind::kNoOverlap, kNoSource);
+  const bool mutates = Mutates(graph);
+  const bool writes_under_autograd = mutates && WritesUnderAutograd();
+  if (mutates && recording->inputs.size() > 1) {
+    recording->inputs_overlap = InputsShareMemory();
+    if (!recording->inputs_overlap) AddGuard(GuardKind::kNoOverlap, kNoSource);
+  }
+  recording->needs_autograd |= writes_under_autograd;
+  if (writes_under_autograd) recording->no_joint = "an input is written under autograd";
+  if (recording->inputs_overlap) recording->no_joint = "inputs that share memory are written";
+  if (!recording->needs_autograd || !recording->no_joint.empty()) return;
+  std::vector<at::Tensor> inputs, outputs;
+  for (const auto& [object, provenance] : known) {
+    PyObject* fake = provenance.lifted.get();
+    if (object != provenance.real.get() || !IsTensor(fake) || !IsFakeTensor(fake)) continue;
+    if (TensorOf(fake).requires_grad()) inputs.push_back(TensorOf(fake));
+  }
+  for (const PyRef& output : graph_outputs) outputs.push_back(TensorOf(output.get()));
+  absl::StatusOr<std::unique_ptr<JointGraph>> joint = RecordBackward(session, inputs, outputs);
+  if (joint.ok()) {
+    recording->joint = *std::move(joint);
+  } else {
+    recording->no_joint = std::string(joint.status().message());
+  }
 }
 
 std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {

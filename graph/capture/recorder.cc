@@ -1,6 +1,8 @@
 // Record(): one recording from the entry frame's arguments to its graph, guards and exit plan.
 #include "graph/capture/recorder.h"
 
+#include <ATen/SavedTensorHooks.h>
+
 #include <exception>
 
 #include "graph/capture/evaluator.h"
@@ -23,6 +25,18 @@ class PausedCollector {
 
  private:
   int was_enabled_;
+};
+
+// The user's hooks on saved tensors are not for fakes.
+class PausedSavedTensorHooks {
+ public:
+  PausedSavedTensorHooks() : were_paused_(at::SavedTensorDefaultHooks::set_tracing(true)) {}
+  ~PausedSavedTensorHooks() { at::SavedTensorDefaultHooks::set_tracing(were_paused_); }
+  PausedSavedTensorHooks(const PausedSavedTensorHooks&) = delete;
+  PausedSavedTensorHooks& operator=(const PausedSavedTensorHooks&) = delete;
+
+ private:
+  bool were_paused_;
 };
 
 struct EntryCall {
@@ -85,6 +99,7 @@ bool IsRecording() { return current_recorder != nullptr; }
 std::unique_ptr<Recording> Record(const RecordRequest& request, Timings* timings) {
   ScopedTiming timing(timings, "record");
   PausedCollector paused;
+  PausedSavedTensorHooks unhooked;
   std::unique_ptr<Recording> recording;
   try {
     RecorderState state(request);

@@ -15,6 +15,7 @@
 #include "base/timing.h"
 #include "frame_eval/guards/guard.h"
 #include "frame_eval/guards/source.h"
+#include "graph/autograd/joint_graph.h"
 #include "graph/capture/break.h"
 #include "graph/capture/recipe.h"
 #include "graph/capture/resume.h"
@@ -63,7 +64,7 @@ struct Recording {
   Graph graph;                   // ATen level, as recorded (in-place operators included)
   TorchGraph torch_graph;
   ExitPlan exit_plan;
-  bool needs_autograd = false;  // a result of the graph requires grad: run the torch-level graph under autograd
+  bool needs_autograd = false;  // a result of the graph requires grad, or an input is written under autograd
   // Inputs share memory and some are written: only the recorded order of the calls is right, for these inputs and for
   // others.
   bool inputs_overlap = false;
@@ -74,6 +75,10 @@ struct Recording {
   // on.
   PyRef resume;
   RecordStats stats;
+  // With needs_autograd: the graph with its backward. Null where that cannot be recorded, for the reason given: the
+  // torch-level graph then runs under autograd.
+  std::unique_ptr<JointGraph> joint;
+  std::string no_joint;
 };
 
 // Requires the GIL. Installs the evaluation hook for this thread while it runs. Never leaves a Python exception set and

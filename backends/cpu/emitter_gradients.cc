@@ -1,0 +1,142 @@
+// The derivatives that autograd has operators of their own for: activations, losses and softmax, with the formulas of
+// ATen's CPU kernels (aten/src/ATen/native/cpu). Operand 0 is the incoming gradient.
+#include <ATen/core/Reduction.h>
+
+#include <cmath>
+
+#include "backends/cpu/emitter_rules.h"
+
+namespace framejit::cpu {
+namespace {
+
+using loop::Op;
+using loop::ValueId;
+
+// Emission of a floating derivative: the gradient and the value beside it in the compute type, rounded once at the end.
+struct Derivative {
+  Derivative(Emitter& emitter, size_t value_operand) : e(emitter), type(emitter.out()) {
+    ok = c10::isFloatingType(type);
+    gradient = ok ? e.As(0, type) : e.Fail();
+    x = ok ? e.As(value_operand, type) : e.Fail();
+  }
+  ValueId Number(double value) { return ok ? e.Number(value, type) : e.Fail(); }
+  ValueId Operand(size_t i) { return ok ? e.NumberOperand(i, type) : e.Fail(); }
+  ValueId Bin(Op op, ValueId a, ValueId b) { return ok ? e.b().Binary(op, a, b) : a; }
+  ValueId Mul(ValueId a, ValueId b) { return Bin(Op::kMul, a, b); }
+  ValueId Add(ValueId a, ValueId b) { return Bin(Op::kAdd, a, b); }
+  ValueId Sub(ValueId a, ValueId b) { return Bin(Op::kSub, a, b); }
+  ValueId Un(Op op, ValueId a) { return ok ? e.b().Unary(op, a) : a; }
+  ValueId Select(ValueId c, ValueId a, ValueId b) { return ok ? e.b().Select(c, a, b) : a; }
+
+  Emitter& e;
+  at::ScalarType type;
+  bool ok = false;
+  ValueId gradient;
+  ValueId x;
+};
+
+EmitResults Threshold(Emitter& e) {
+  Derivative d(e, 1);
+  return {d.Select(d.Bin(Op::kLe, d.x, d.Operand(2)), d.Number(0), d.gradient)};
+}
+
+EmitResults Tanh(Emitter& e) {
+  Derivative d(e, 1);
+  return {d.Mul(d.gradient, d.Sub(d.Number(1), d.Mul(d.x, d.x)))};
+}
+
+EmitResults Sigmoid(Emitter& e) {
+  Derivative d(e, 1);
+  return {d.Mul(d.Mul(d.gradient, d.Sub(d.Number(1), d.x)), d.x)};
+}
+
+EmitResults TanhGelu(Derivative& d) {
+  constexpr double kBeta = M_SQRT2 * M_2_SQRTPI * 0.5, kKappa = 0.044715;
+  ValueId square = d.Mul(d.x, d.x), cube = d.Mul(square, d.x);
+  ValueId inner = d.Mul(d.Number(kBeta), d.Add(d.x, d.Mul(d.Number(kKappa), cube)));
+  ValueId tanh = d.Un(Op::kTanh, inner);
+  ValueId left = d.Mul(d.Number(0.5), d.x), right = d.Add(d.Number(1), tanh);
+  ValueId tanh_slope = d.Sub(d.Number(1), d.Mul(tanh, tanh));
+  ValueId inner_slope = d.Mul(d.Number(kBeta), d.Add(d.Number(1), d.Mul(d.Number(3 * kKappa), square)));
+  ValueId right_slope = d.Mul(d.Mul(left, tanh_slope), inner_slope);
+  return {d.Mul(d.gradient, d.Add(d.Mul(d.Number(0.5), right), right_slope))};
+}
+
+EmitResults Gelu(Emitter& e) {
+  Derivative d(e, 1);
+  if (!d.ok) return {d.x};
+  if (e.constant(2).toStringRef() == "tanh") return TanhGelu(d);
+  ValueId erf = d.Un(Op::kErf, d.Mul(d.x, d.Number(M_SQRT1_2)));
+  ValueId cumulative = d.Mul(d.Number(0.5), d.Add(d.Number(1), erf));
+  ValueId bell = d.Un(Op::kExp, d.Mul(d.Mul(d.x, d.x), d.Number(-0.5)));
+  ValueId density = d.Mul(d.Number(M_2_SQRTPI * M_SQRT1_2 * 0.5), bell);
+  return {d.Mul(d.gradient, d.Add(cumulative, d.Mul(d.x, density)))};
+}
+
+EmitResults Silu(Emitter& e) {
+  Derivative d(e, 1);
+  ValueId sigmoid = d.Bin(Op::kDiv, d.Number(1), d.Add(d.Number(1), d.Un(Op::kExp, d.Un(Op::kNeg, d.x))));
+  ValueId slope = d.Add(d.Number(1), d.Mul(d.x, d.Sub(d.Number(1), sigmoid)));
+  return {d.Mul(d.Mul(d.gradient, sigmoid), slope)};
+}
+
+EmitResults LeakyRelu(Emitter& e) {
+  Derivative d(e, 1);
+  return {d.Select(d.Bin(Op::kGt, d.x, d.Number(0)), d.gradient, d.Mul(d.gradient, d.Operand(2)))};
+}
+
+EmitResults Hardtanh(Emitter& e) {
+  Derivative d(e, 1);
+  if (!d.ok) return {d.x};
+  ValueId outside = e.b().Binary(Op::kOr, d.Bin(Op::kLe, d.x, d.Operand(2)), d.Bin(Op::kGe, d.x, d.Operand(3)));
+  return {d.Select(outside, d.Number(0), d.gradient)};
+}
+
+// mse_loss_backward(gradient, x, target, reduction)
+EmitResults MeanSquare(Emitter& e) {
+  Derivative d(e, 1);
+  if (!d.ok || d.type == at::ScalarType::Half || d.type == at::ScalarType::BFloat16) return {e.Fail()};
+  const bool mean = e.constant(3).toInt() == at::Reduction::Mean;
+  const double norm = mean ? 2.0 / static_cast<double>(e.out_meta().numel()) : 2.0;
+  ValueId difference = d.Sub(d.x, e.As(2, d.type));
+  return {d.Mul(d.Mul(d.Number(norm), difference), d.gradient)};
+}
+
+// _softmax_backward_data(gradient, y, dim, input_dtype); the same for log_softmax.
+bool KeepsType(Emitter& e) { return c10::isFloatingType(e.out()) && e.operand_meta(0).dtype == e.out(); }
+
+EmitResults Softmax(Emitter& e) {
+  if (!KeepsType(e)) return {e.Fail()};
+  ValueId gradient = e.As(0, e.out()), y = e.As(1, e.out());
+  ValueId sum = e.b().Reduce(Op::kReduceSum, e.b().Binary(Op::kMul, gradient, y));
+  return {e.b().Binary(Op::kMul, e.b().Binary(Op::kSub, gradient, sum), y)};
+}
+
+EmitResults LogSoftmax(Emitter& e) {
+  if (!KeepsType(e)) return {e.Fail()};
+  ValueId gradient = e.As(0, e.out()), y = e.As(1, e.out());
+  ValueId sum = e.b().Reduce(Op::kReduceSum, gradient);
+  return {e.b().Binary(Op::kSub, gradient, e.b().Binary(Op::kMul, e.b().Unary(Op::kExp, y), sum))};
+}
+
+constexpr EmitRule P(EmitResults (*emit)(Emitter&)) { return {NodeKind::kPointwise, emit}; }
+constexpr EmitRule Row(EmitResults (*emit)(Emitter&), int dims_operand) { return {NodeKind::kRow, emit, dims_operand}; }
+
+const NamedRule kRules[] = {
+    {"aten::threshold_backward", P(Threshold)},
+    {"aten::tanh_backward", P(Tanh)},
+    {"aten::sigmoid_backward", P(Sigmoid)},
+    {"aten::gelu_backward", P(Gelu)},
+    {"aten::silu_backward", P(Silu)},
+    {"aten::leaky_relu_backward", P(LeakyRelu)},
+    {"aten::hardtanh_backward", P(Hardtanh)},
+    {"aten::mse_loss_backward", P(MeanSquare)},
+    {"aten::_softmax_backward_data", Row(Softmax, 2)},
+    {"aten::_log_softmax_backward_data", Row(LogSoftmax, 2)},
+};
+
+}  // namespace
+
+c10::ArrayRef<NamedRule> GradientRules() { return kRules; }
+
+}  // namespace framejit::cpu

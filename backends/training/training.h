@@ -1,0 +1,36 @@
+// Training: a forward graph that runs with the call, and a node of torch's autograd that runs compiled backward graphs.
+// Owns how the two meet autograd (saved variables, versions, gradients that are absent); what they compute is decided in
+// graph/autograd, and how, by the backend.
+#ifndef FRAMEJIT_BACKENDS_TRAINING_TRAINING_H_
+#define FRAMEJIT_BACKENDS_TRAINING_TRAINING_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "backends/backend.h"
+#include "graph/autograd/partition.h"
+
+namespace framejit {
+
+// Makes the graph that torch's own autograd differentiates; it runs with the GIL. What the function holds may die in
+// any thread, with or without the GIL.
+using AutogradGraphMaker = std::function<absl::StatusOr<std::unique_ptr<CompiledGraph>>()>;
+
+struct TrainingRequest {
+  std::string name;         // of the function, for the log
+  Partition partition;      // its forward has been through the passes
+  std::shared_ptr<Backend> backend;
+  bool random = false;      // the forward draws random numbers
+  AutogradGraphMaker make_autograd_graph;
+};
+
+// Compiles the forward; a backward is compiled when it is first run. A backward that is itself differentiated runs the
+// autograd graph. Run raises, before anything has happened, where only eager does what the program can see: under
+// anomaly detection, default saved-tensor hooks and forward-mode gradients.
+absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileTraining(TrainingRequest request);
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_BACKENDS_TRAINING_TRAINING_H_

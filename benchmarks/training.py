@@ -1,0 +1,171 @@
+"""Training steps in steady state: forward, loss, backward and SGD with eager's forward and backward, framejit's and
+torch.compile's, in alternating rounds, a fresh process each. The optimizer runs in eager for all three.
+
+Targets: no step slower than eager's (3 % noise band); the small MLP's forward and backward at least twice as fast.
+usage: python -m benchmarks.training [--check] [--quick] [--models NAME,...] [--no-inductor]
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from benchmarks import common
+from benchmarks.models_zoo import MODELS, SEED
+
+NAMES = ("mlp", "bert-base", "gpt2", "llama-60m", "vit-s", "resnet18")
+
+
+class Mlp(nn.Module):
+    """The overhead case: batch 32, width 64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class ClassificationLoss(nn.Module):
+    """A model of the zoo with a linear head on its first output, and the mean cross entropy of that."""
+
+    def __init__(self, model: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, targets: Tensor, **inputs: Tensor) -> Tensor:
+        output = self.model(**inputs)
+        hidden = output if isinstance(output, Tensor) else output[0]
+        logits = self.head(hidden).flatten(0, -2)
+        return F.cross_entropy(logits, targets.flatten())
+
+
+def build(name: str, small: bool) -> nn.Module:
+    """The model in train mode with its loss; its forward takes what `batch` gives."""
+    if name == "mlp":
+        torch.manual_seed(SEED)
+        return ClassificationLoss(Mlp(), 64, 10)
+    model = MODELS[name].build(small).train()
+    with torch.no_grad():
+        output = model.eval()(**MODELS[name].inputs(small, 0, 0))
+    hidden = output if isinstance(output, Tensor) else output[0]
+    torch.manual_seed(SEED)
+    return ClassificationLoss(model, hidden.shape[-1], 10).train()
+
+
+def batch(name: str, small: bool, seed: int) -> dict[str, Tensor]:
+    """The keyword arguments of one step."""
+    generator = torch.Generator().manual_seed(SEED + seed)
+    if name == "mlp":
+        inputs = {"x": torch.randn(32, 64, generator=generator)}
+        shape = (32,)
+    else:
+        inputs = MODELS[name].inputs(small, seed, 0)
+        first = next(iter(inputs.values()))
+        if name == "resnet18":
+            shape = (first.shape[0],)
+        elif name == "vit-s":
+            patch = 8 if small else 16
+            shape = (first.shape[0], 1 + (first.shape[-1] // patch) ** 2)
+        else:
+            shape = first.shape
+    return {"targets": torch.randint(0, 10, shape, generator=generator), **inputs}
+
+
+def stepper(loss: Callable[..., Tensor], module: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, foreach=True)
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        value = loss(**inputs)
+        value.backward()
+        optimizer.step()
+        return value.detach()
+
+    return step
+
+
+def forward_backward(loss: Callable[..., Tensor], module: nn.Module, inputs: dict[str, Tensor]) -> Callable[[], Tensor]:
+    parameters = list(module.parameters())
+
+    def run() -> Tensor:
+        value = loss(**inputs)
+        torch.autograd.grad(value, parameters, allow_unused=True)
+        return value.detach()
+
+    return run
+
+
+def child(name: str, small: bool, inductor: bool, threads: int, rounds: int) -> None:
+    """Prints the times of a step and of its forward and backward alone, and of the first step, as JSON."""
+    import framejit
+
+    torch.set_num_threads(threads)
+    common.warm_imports()
+    inputs = batch(name, small, 0)
+    module = build(name, small)
+    makers = {"eager": lambda: module, "framejit": lambda: framejit.compile(module)}
+    if inductor:
+        makers["inductor"] = lambda: torch.compile(module)
+    results: dict[str, dict[str, float]] = {"first": {}}
+    steps, halves = {}, {}
+    for key, make in makers.items():
+        loss = make()
+        steps[key] = stepper(loss, module, inputs)
+        halves[key] = forward_backward(loss, module, inputs)
+        start = time.perf_counter()
+        steps[key]()
+        results["first"][key] = time.perf_counter() - start
+        for _ in range(2):
+            steps[key]()
+            halves[key]()
+    calls = 20 if name == "mlp" else 1
+    results["step"] = common.minimum_seconds(steps, rounds, calls)
+    results["half"] = common.minimum_seconds(halves, rounds, calls)
+    print(json.dumps(results))
+
+
+def main() -> int:
+    parser = common.parser(__doc__)
+    parser.add_argument("--models", default=",".join(NAMES), help=f"comma-separated, of {', '.join(NAMES)}")
+    parser.add_argument("--no-inductor", action="store_true", help="leave torch.compile out (its compilation is slow)")
+    arguments = parser.parse_args()
+    if arguments.child is not None:
+        name, size, inductor = arguments.child
+        child(name, size == "small", inductor == "inductor", arguments.threads, arguments.rounds)
+        return 0
+    rounds = arguments.rounds or (3 if arguments.quick else 20)
+    print(common.environment_line(arguments.threads))
+    targets = common.Targets()
+    rows = []
+    for name in arguments.models.split(","):
+        size = "small" if arguments.quick else "full"
+        inductor = "none" if arguments.no_inductor else "inductor"
+        options = (f"--threads={arguments.threads}", f"--rounds={rounds}")
+        found = common.in_fresh_process("benchmarks.training", name, size, inductor, *options)
+        for what in ("step", "half"):
+            best = found[what]
+            row = [f"{name}, {'step' if what == 'step' else 'forward and backward'}"]
+            row += [common.milliseconds(best[k]) if k in best else "-" for k in ("eager", "framejit", "inductor")]
+            row.append(f"{best['eager'] / best['framejit']:.2f}x")
+            row.append(f"{best['eager'] / best['inductor']:.2f}x" if "inductor" in best else "-")
+            first = found["first"]
+            row += [common.milliseconds(first[k]) if k in first else "-" for k in ("framejit", "inductor")]
+            rows.append(row)
+            targets.at_most(f"{row[0]}, framejit/eager", best["framejit"] / best["eager"], 1)
+        if name == "mlp":
+            targets.at_least("mlp, forward and backward, eager/framejit", best["eager"] / best["framejit"], 2)
+    header = ["milliseconds", "eager", "framejit", "inductor", "framejit speed", "inductor speed", "first step framejit"]
+    header.append("first step inductor")
+    common.print_table(header, rows)
+    return targets.finish(arguments.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

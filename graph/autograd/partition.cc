@@ -1,0 +1,387 @@
+#include "graph/autograd/partition.h"
+
+#include <algorithm>
+#include <string_view>
+#include <utility>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/str_cat.h"
+#include "graph/passes/analysis.h"
+#include "graph/passes/operator_table.h"
+
+namespace framejit {
+namespace {
+
+bool IsRecomputed(const Node& node) {
+  static const auto* table = new OperatorTable<bool>{
+#define RECOMPUTED(name) {name, true},
+#include "graph/autograd/recomputed.def"
+#undef RECOMPUTED
+  };
+  return table->Find(node.op) != nullptr;
+}
+
+bool IsPointwise(const Node& node) { return node.op.hasTag(at::Tag::pointwise); }
+
+bool IsTrainingBatchNorm(const Node& node, std::string_view name, size_t training) {
+  return node.op.schema().name() == name && node.operands[training].constant.toBool();
+}
+
+// Batch normalization in training mode is handed the running statistics and does not read them: what it gives does not
+// depend on them, and its backward is not to keep them.
+constexpr size_t kStatistics[] = {3, 4};
+
+bool IgnoresStatistics(const Node& node) {
+  return IsTrainingBatchNorm(node, "aten::_native_batch_norm_legit_functional", 5) ||
+         IsTrainingBatchNorm(node, "aten::native_batch_norm_backward", 7);
+}
+
+// Every result is another look at the memory of the first operand.
+bool IsView(const Graph& graph, const Node& node) {
+  if (node.operands.empty() || node.operands[0].kind != Operand::Kind::kValue || HasEffect(node)) return false;
+  const ValueId base = node.operands[0].value;
+  if (base == kNoValue || graph.meta(base).storage < 0) return false;
+  return std::all_of(node.outputs.begin(), node.outputs.end(), [&](ValueId id) {
+    return id != kNoValue && graph.meta(id).storage == graph.meta(base).storage;
+  });
+}
+
+class Partitioner {
+ public:
+  explicit Partitioner(Partition& partition) : partition_(partition), graph_(partition.joint.graph) {}
+
+  absl::Status Run() {
+    Prepare();
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) ClassifyNode(i);
+    if (absl::Status status = CheckWrites(); !status.ok()) return status;
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      if (!in_backward_[i]) continue;
+      ForEachOperandValue(graph_.nodes[i], [&](ValueId& id) { Need(id, IsPointwise(graph_.nodes[i])); });
+    }
+    for (size_t i = joint().output_count; i < graph_.outputs.size(); ++i) {
+      const ValueId id = graph_.outputs[i];
+      if (origin_[id] == Origin::kConstant) return absl::UnimplementedError("a gradient is a constant");
+      Need(id, false);
+    }
+    if (absl::Status status = Choose(); !status.ok()) return status;
+    MakeForward();
+    FindUsers();
+    return absl::OkStatus();
+  }
+
+ private:
+  enum class Origin : uint8_t { kNode, kInput, kTangent, kConstant };
+
+  JointGraph& joint() { return partition_.joint; }
+
+  void Prepare() {
+    const size_t count = graph_.values.size();
+    for (TensorMeta& meta : graph_.values) meta.requires_grad = false;
+    origin_.assign(count, Origin::kNode);
+    position_.assign(count, -1);
+    output_.assign(count, -1);
+    producer_.assign(count, -1);
+    needed_.assign(count, false);
+    only_pointwise_.assign(count, true);
+    partition_.depends_on_tangent.assign(count, false);
+    partition_.is_saved.assign(count, false);
+    in_backward_.assign(graph_.nodes.size(), false);
+    for (size_t i = 0; i < graph_.inputs.size(); ++i) {
+      const bool tangent = i >= joint().input_count;
+      origin_[graph_.inputs[i]] = tangent ? Origin::kTangent : Origin::kInput;
+      position_[graph_.inputs[i]] = static_cast<int32_t>(i);
+      if (tangent) partition_.depends_on_tangent[graph_.inputs[i]] = true;
+    }
+    for (const GraphConstant& constant : graph_.constants) origin_[constant.id] = Origin::kConstant;
+    for (size_t i = joint().output_count; i-- > 0;) output_[graph_.outputs[i]] = static_cast<int32_t>(i);
+  }
+
+  void ClassifyNode(size_t index) {
+    Node& node = graph_.nodes[index];
+    if (IgnoresStatistics(node) && node.op.schema().name() == "aten::native_batch_norm_backward") {
+      for (size_t operand : kStatistics) node.operands[operand] = Operand::Value(kNoValue);
+    }
+    bool depends = false;
+    ForEachOperandValue(node, [&](ValueId& id) { depends = depends || partition_.depends_on_tangent[id]; });
+    in_backward_[index] = depends;
+    for (ValueId id : node.outputs) {
+      if (id == kNoValue) continue;
+      producer_[id] = static_cast<int32_t>(index);
+      partition_.depends_on_tangent[id] = depends;
+    }
+  }
+
+  // What the forward writes must not matter to anything but what is written: it is gone when the backward runs.
+  absl::Status CheckWrites() {
+    std::vector<bool> touched(graph_.values.size(), false);
+    absl::flat_hash_map<int32_t, bool> storages;
+    for (const InputMutation& mutation : graph_.mutations) {
+      if (partition_.depends_on_tangent[mutation.value]) return absl::UnimplementedError("the backward writes an input");
+      touched[mutation.input] = true;
+      storages[graph_.meta(mutation.input).storage] = true;
+      partition_.written_inputs.push_back(position_[mutation.input]);
+    }
+    std::sort(partition_.written_inputs.begin(), partition_.written_inputs.end());
+    if (graph_.mutations.empty()) return absl::OkStatus();
+    for (const Node& node : graph_.nodes) {
+      bool reads = false;
+      for (size_t i = 0; i < node.operands.size(); ++i) {
+        if (IgnoresStatistics(node) && (i == kStatistics[0] || i == kStatistics[1])) continue;
+        const Operand& operand = node.operands[i];
+        if (operand.kind == Operand::Kind::kValue && operand.value != kNoValue) reads = reads || touched[operand.value];
+        for (ValueId id : operand.values) reads = reads || (id != kNoValue && touched[id]);
+      }
+      for (ValueId id : node.outputs) {
+        if (id != kNoValue) touched[id] = reads;
+      }
+    }
+    for (size_t i = 0; i < graph_.outputs.size(); ++i) {
+      const bool in_written = storages.contains(graph_.meta(graph_.outputs[i]).storage);
+      if (touched[graph_.outputs[i]] || in_written) {
+        return absl::UnimplementedError("a result or a gradient depends on an input that is written");
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // A value that the backward reads. Views are made again over what they look at.
+  void Need(ValueId id, bool by_pointwise) {
+    if (partition_.depends_on_tangent[id] || origin_[id] == Origin::kConstant) return;
+    if (needed_[id] && (by_pointwise || !only_pointwise_[id])) return;
+    needed_[id] = true;
+    only_pointwise_[id] = only_pointwise_[id] && by_pointwise;
+    if (!IsMadeAgain(id)) return;
+    const bool fuses = IsView(graph_, ProducerOf(id)) ? by_pointwise : IsPointwise(ProducerOf(id));
+    ForEachOperandValue(ProducerOf(id), [&](ValueId& operand) { Need(operand, fuses); });
+  }
+
+  Node& ProducerOf(ValueId id) { return graph_.nodes[producer_[id]]; }
+
+  // What the engine computed of values of the forward alone, views, and what is made of nothing.
+  bool IsMadeAgain(ValueId id) {
+    if (producer_[id] < 0) return false;
+    const Node& node = ProducerOf(id);
+    if (HasEffect(node)) return false;
+    if (node.torch_call == kBackwardCall || IsView(graph_, node)) return true;
+    if (MayRaiseOnData(node)) return false;
+    bool any = false;
+    ForEachOperandValue(ProducerOf(id), [&](ValueId&) { any = true; });
+    return !any;
+  }
+
+  // Save or recompute, in the order of the program: operands are decided before what is made of them.
+  absl::Status Choose() {
+    std::vector<bool> available(graph_.values.size(), false);  // to the backward, without saving more
+    for (const GraphConstant& constant : graph_.constants) available[constant.id] = true;
+    for (ValueId id : graph_.inputs) {
+      if (origin_[id] != Origin::kInput || !needed_[id]) continue;
+      available[id] = true;
+      Save(id, SavedValue::Kind::kInput, position_[id]);
+    }
+    for (const Node& node : graph_.nodes) {
+      for (ValueId id : node.outputs) {
+        if (id == kNoValue || partition_.depends_on_tangent[id]) continue;
+        if (IsMadeAgain(id)) {
+          available[id] = true;
+          ForEachOperandValue(ProducerOf(id), [&](ValueId& operand) { available[id] = available[id] && available[operand]; });
+        }
+        if (!needed_[id] || IsMadeAgain(id)) continue;
+        available[id] = true;
+        if (output_[id] < 0 && only_pointwise_[id] && CanRecompute(node, available)) continue;
+        Save(id, output_[id] >= 0 ? SavedValue::Kind::kOutput : SavedValue::Kind::kIntermediate, output_[id]);
+      }
+    }
+    for (const SavedValue& saved : partition_.saved) {
+      for (const InputMutation& mutation : graph_.mutations) {
+        if (graph_.meta(saved.value).storage == graph_.meta(mutation.input).storage) {
+          return absl::UnimplementedError("the backward reads an input that is written");
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  bool CanRecompute(const Node& node, const std::vector<bool>& available) const {
+    if (node.outputs.size() != 1 || !IsRecomputed(node)) return false;
+    bool all = true;
+    ForEachOperandValue(node, [&](const ValueId& id) { all = all && available[id]; });
+    return all;
+  }
+
+  void Save(ValueId id, SavedValue::Kind kind, int32_t index) {
+    partition_.is_saved[id] = true;
+    partition_.saved.push_back(SavedValue{.kind = kind, .value = id, .index = index});
+  }
+
+  void MakeForward() {
+    Graph& forward = partition_.forward;
+    forward.values = graph_.values;
+    forward.inputs.assign(graph_.inputs.begin(), graph_.inputs.begin() + static_cast<std::ptrdiff_t>(joint().input_count));
+    forward.constants = graph_.constants;
+    forward.mutations = graph_.mutations;
+    forward.locations = graph_.locations;
+    forward.outputs.assign(graph_.outputs.begin(),
+                           graph_.outputs.begin() + static_cast<std::ptrdiff_t>(joint().output_count));
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      if (!in_backward_[i]) forward.nodes.push_back(graph_.nodes[i]);
+    }
+    for (SavedValue& saved : partition_.saved) {
+      if (saved.kind != SavedValue::Kind::kIntermediate) continue;
+      for (size_t i = 0; i < joint().output_count; ++i) {
+        if (graph_.meta(graph_.outputs[i]).storage == graph_.meta(saved.value).storage) {
+          saved.shares_output = static_cast<int32_t>(i);
+        }
+      }
+      saved.index = static_cast<int32_t>(forward.outputs.size());
+      forward.outputs.push_back(saved.value);
+    }
+  }
+
+  void FindUsers() {
+    const std::vector<bool> all(joint().differentiable_inputs.size(), true);
+    const bool single = joint().sections.size() == 1;
+    for (size_t section = single ? 0 : 1; section < joint().sections.size(); ++section) {
+      for (int32_t index : ExtractBackward(partition_, section, all).saved) {
+        partition_.saved[static_cast<size_t>(index)].used_by |= joint().sections[section].tangents;
+      }
+    }
+  }
+
+  Partition& partition_;
+  Graph& graph_;
+  std::vector<Origin> origin_;     // by value
+  std::vector<int32_t> position_;  // by value: in Graph::inputs
+  std::vector<int32_t> output_;    // by value: in Graph::outputs, the call's
+  std::vector<int32_t> producer_;  // by value: the node's index
+  std::vector<bool> needed_;       // by value: the backward reads it
+  std::vector<bool> only_pointwise_;  // by value: all of the backward that reads it is pointwise
+  std::vector<bool> in_backward_;     // by node
+};
+
+// Walks from the gradients to what the forward left.
+class Extractor {
+ public:
+  Extractor(const Partition& partition, size_t section, const std::vector<bool>& wanted)
+      : partition_(partition), source_(partition.joint.graph), section_(partition.joint.sections[section]) {
+    made_.assign(source_.values.size(), false);
+    producer_.assign(source_.values.size(), -1);
+    for (size_t i = 0; i < source_.nodes.size(); ++i) {
+      for (ValueId id : source_.nodes[i].outputs) {
+        if (id != kNoValue) producer_[id] = static_cast<int32_t>(i);
+      }
+    }
+    TakeGradients(wanted);
+  }
+
+  BackwardGraph Run() {
+    result_.graph.values = source_.values;
+    result_.graph.locations = source_.locations;
+    used_.assign(source_.values.size(), false);
+    const std::vector<bool> live = LiveNodes();
+    for (size_t i = 0; i < source_.nodes.size(); ++i) {
+      if (live[i] && DependsOnTangent(source_.nodes[i])) Emit(i);
+    }
+    for (ValueId id : result_.graph.outputs) Provide(id);
+    TakeInputs();
+    FindCopies();
+    return std::move(result_);
+  }
+
+ private:
+  void TakeGradients(const std::vector<bool>& wanted) {
+    for (size_t i = 0; i < section_.gradients.size(); ++i) {
+      const bool given = wanted[i] && section_.gradients[i] >= 0;
+      result_.gradients.push_back(given ? static_cast<int32_t>(result_.graph.outputs.size()) : -1);
+      if (given) result_.graph.outputs.push_back(source_.outputs[static_cast<size_t>(section_.gradients[i])]);
+    }
+  }
+
+  bool DependsOnTangent(const Node& node) const {
+    return std::any_of(node.outputs.begin(), node.outputs.end(),
+                       [&](ValueId id) { return id != kNoValue && partition_.depends_on_tangent[id]; });
+  }
+
+  // What the gradients need, up to saved values.
+  std::vector<bool> LiveNodes() const {
+    std::vector<bool> values(source_.values.size(), false), nodes(source_.nodes.size(), false);
+    for (ValueId id : result_.graph.outputs) values[id] = true;
+    for (size_t i = source_.nodes.size(); i-- > 0;) {
+      const Node& node = source_.nodes[i];
+      nodes[i] = std::any_of(node.outputs.begin(), node.outputs.end(), [&](ValueId id) {
+        return id != kNoValue && values[id] && !partition_.is_saved[id];
+      });
+      if (nodes[i]) ForEachOperandValue(node, [&](const ValueId& id) { values[id] = true; });
+    }
+    return nodes;
+  }
+
+  // A recomputed value is computed right before what first reads it.
+  void Provide(ValueId id) {
+    if (used_[id]) return;
+    used_[id] = true;
+    if (partition_.is_saved[id] || producer_[id] < 0) return;
+    Emit(static_cast<size_t>(producer_[id]));
+  }
+
+  void Emit(size_t index) {
+    const Node& node = source_.nodes[index];
+    for (ValueId id : node.outputs) {
+      if (id == kNoValue) continue;
+      if (made_[id]) return;
+    }
+    for (ValueId id : node.outputs) {
+      if (id != kNoValue) made_[id] = used_[id] = true;
+    }
+    ForEachOperandValue(node, [&](const ValueId& id) { Provide(id); });
+    result_.graph.nodes.push_back(node);
+  }
+
+  void TakeInputs() {
+    for (size_t i = 0; i < partition_.saved.size(); ++i) {
+      if (!used_[partition_.saved[i].value]) continue;
+      result_.saved.push_back(static_cast<int32_t>(i));
+      result_.graph.inputs.push_back(partition_.saved[i].value);
+    }
+    for (size_t i = partition_.joint.input_count; i < source_.inputs.size(); ++i) {
+      if (!used_[source_.inputs[i]]) continue;
+      result_.tangents.push_back(static_cast<int32_t>(i - partition_.joint.input_count));
+      result_.graph.inputs.push_back(source_.inputs[i]);
+    }
+    for (const GraphConstant& constant : source_.constants) {
+      if (used_[constant.id]) result_.graph.constants.push_back(constant);
+    }
+  }
+
+  void FindCopies() {
+    absl::flat_hash_map<int32_t, ValueId> holders;
+    for (size_t i = 0; i < result_.saved.size(); ++i) {
+      holders.emplace(source_.meta(result_.graph.inputs[i]).storage, kNoValue);
+    }
+    for (ValueId id : result_.graph.outputs) {
+      const auto [row, first] = holders.emplace(source_.meta(id).storage, id);
+      result_.copied.push_back(!first && row->second != id);
+    }
+  }
+
+  const Partition& partition_;
+  const Graph& source_;
+  const BackwardSection& section_;
+  BackwardGraph result_;
+  std::vector<int32_t> producer_;  // by value
+  std::vector<bool> made_, used_;  // by value
+};
+
+}  // namespace
+
+absl::StatusOr<Partition> MakePartition(JointGraph joint) {
+  Partition partition;
+  partition.joint = std::move(joint);
+  if (absl::Status status = Partitioner(partition).Run(); !status.ok()) return status;
+  return partition;
+}
+
+BackwardGraph ExtractBackward(const Partition& partition, size_t section, const std::vector<bool>& wanted) {
+  return Extractor(partition, section, wanted).Run();
+}
+
+}  // namespace framejit

@@ -1,0 +1,60 @@
+// Taking a joint graph apart: the forward that runs with the call, what it saves, and the backward graphs that run
+// later. Knows nothing of torch's autograd nodes (backends/training) and of how graphs are compiled.
+#ifndef FRAMEJIT_GRAPH_AUTOGRAD_PARTITION_H_
+#define FRAMEJIT_GRAPH_AUTOGRAD_PARTITION_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "graph/autograd/joint_graph.h"
+#include "graph/graph.h"
+
+namespace framejit {
+
+// A tensor that the forward leaves for the backward.
+struct SavedValue {
+  enum class Kind : uint8_t {
+    kInput,         // the call's input number `index`
+    kOutput,        // the call's output number `index`
+    kIntermediate,  // output number `index` of the forward graph, behind those of the call
+  };
+  Kind kind = Kind::kIntermediate;
+  ValueId value = kNoValue;
+  int32_t index = -1;
+  // kIntermediate: an output of the call in whose memory it lies, so that a write to the one is a write to the other;
+  // -1: none.
+  int32_t shares_output = -1;
+  OutputMask used_by = 0;  // by the backward of which differentiable outputs, each alone
+};
+
+struct BackwardGraph {
+  Graph graph;                   // inputs: saved values, then tangents
+  std::vector<int32_t> saved;    // the first inputs: indices into Partition::saved
+  std::vector<int32_t> tangents;  // the other inputs: indices into JointGraph::differentiable_outputs
+  // One per JointGraph::differentiable_inputs: the position of its gradient in Graph::outputs; -1 where there is none.
+  std::vector<int32_t> gradients;
+  // By position in Graph::outputs: it lies in the memory of an earlier gradient or of a saved tensor, so that the caller
+  // must get a copy.
+  std::vector<bool> copied;
+};
+
+struct Partition {
+  JointGraph joint;  // functional
+  Graph forward;     // outputs: the call's, then the saved intermediates
+  std::vector<SavedValue> saved;
+  // Inputs that the forward writes and no gradient depends on; positions, ascending.
+  std::vector<int32_t> written_inputs;
+  std::vector<bool> depends_on_tangent;  // by value of the joint graph
+  std::vector<bool> is_saved;            // by value of the joint graph
+};
+
+// `joint.graph` is functional. Unimplemented says why torch's own autograd has to differentiate the call.
+absl::StatusOr<Partition> MakePartition(JointGraph joint);
+
+// The backward of section number `section`, for those differentiable inputs that `wanted` says.
+BackwardGraph ExtractBackward(const Partition& partition, size_t section, const std::vector<bool>& wanted);
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_GRAPH_AUTOGRAD_PARTITION_H_

@@ -1,0 +1,245 @@
+#include "graph/autograd/record_backward.h"
+
+#include <ATen/ops/empty_strided.h>
+#include <torch/csrc/Exceptions.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
+#include <torch/csrc/autograd/python_cpp_function.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <exception>
+#include <string_view>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "frame_eval/cpython/py_ref.h"
+
+namespace framejit {
+namespace {
+
+using torch::autograd::Node;
+using torch::autograd::variable_list;
+using NodeSet = absl::flat_hash_set<Node*>;
+
+// The nodes that a backward of `output` runs.
+NodeSet Reachable(const at::Tensor& output) {
+  NodeSet seen;
+  std::vector<Node*> open{output.grad_fn().get()};
+  while (!open.empty()) {
+    Node* node = open.back();
+    open.pop_back();
+    if (node == nullptr || !seen.insert(node).second) continue;
+    for (const torch::autograd::Edge& edge : node->next_edges()) open.push_back(edge.function.get());
+  }
+  return seen;
+}
+
+// Why the formulas of a node are not all that runs; empty where they are.
+std::string Unrecordable(Node& node) {
+  // Functions written in Python are named so; those of torch end in a number.
+  if (absl::EndsWith(node.name(), "Backward")) return absl::StrCat("the custom autograd Function ", node.name());
+  const bool hooked = !node.pre_hooks().empty() || !node.post_hooks().empty() || !node.tensor_pre_hooks().empty() ||
+                      !node.retains_grad_hooks().empty() || node.tensor_post_acc_grad_hooks() != nullptr;
+  return hooked ? absl::StrCat("a hook on ", node.name()) : "";
+}
+
+bool HoldsTensor(PyObject* value) {
+  if (THPVariable_Check(value)) return true;
+  if (!PyTuple_Check(value) && !PyList_Check(value)) return false;
+  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value); ++i) {
+    if (HoldsTensor(PySequence_Fast_GET_ITEM(value, i))) return true;
+  }
+  return false;
+}
+
+// Whether a node has saved tensors, which it frees once it has run: its Python attributes _saved_* show them. What
+// cannot be read counts as saved.
+bool SavesTensors(Node& node) {
+  if (dynamic_cast<torch::autograd::AccumulateGrad*>(&node) != nullptr) return false;
+  PyRef object = PyRef::Steal(torch::autograd::functionToPyObject(node.getptr()));
+  PyRef names = PyRef::Steal(object ? PyObject_Dir(reinterpret_cast<PyObject*>(Py_TYPE(object.get()))) : nullptr);
+  bool known = static_cast<bool>(names);
+  bool saves = false;
+  for (Py_ssize_t i = 0; known && i < PyList_GET_SIZE(names.get()); ++i) {
+    const char* name = PyUnicode_AsUTF8(PyList_GET_ITEM(names.get(), i));
+    known = name != nullptr;
+    if (!known || std::string_view(name).rfind("_saved_", 0) != 0) continue;
+    PyRef value = PyRef::Steal(PyObject_GetAttr(object.get(), PyList_GET_ITEM(names.get(), i)));
+    known = static_cast<bool>(value);
+    saves |= known && HoldsTensor(value.get());
+  }
+  PyErr_Clear();
+  const bool generated = object && std::string_view(Py_TYPE(object.get())->tp_name).find("Backward") != std::string::npos;
+  return saves || !known || !generated;
+}
+
+class ReleasedGil {
+ public:
+  ReleasedGil() : state_(PyEval_SaveThread()) {}
+  ~ReleasedGil() { PyEval_RestoreThread(state_); }
+  ReleasedGil(const ReleasedGil&) = delete;
+  ReleasedGil& operator=(const ReleasedGil&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+class BackwardRecorder {
+ public:
+  BackwardRecorder(FakeSession& session, const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs)
+      : session_(session), graph_(session.graph()), all_inputs_(inputs), all_outputs_(outputs) {}
+
+  absl::StatusOr<std::unique_ptr<JointGraph>> Run() {
+    if (absl::Status status = FindEnds(); !status.ok()) return status;
+    if (absl::Status status = JudgeNodes(); !status.ok()) return status;
+    for (const at::Tensor& output : outputs_) {
+      absl::StatusOr<at::Tensor> tangent = MakeTangent(output);
+      if (!tangent.ok()) return tangent.status();
+      tangents_.push_back(*std::move(tangent));
+    }
+    const OutputMask all = (OutputMask{1} << outputs_.size()) - 1;
+    if (absl::Status status = AddSection(all); !status.ok()) return status;
+    for (size_t i = 0; outputs_.size() > 1 && i < outputs_.size(); ++i) {
+      if (absl::Status status = AddSection(OutputMask{1} << i); !status.ok()) return status;
+    }
+    joint_->graph = graph_;
+    return std::move(joint_);
+  }
+
+ private:
+  absl::Status FindEnds() {
+    joint_->input_count = graph_.inputs.size();
+    joint_->output_count = graph_.outputs.size();
+    absl::flat_hash_map<ValueId, const at::Tensor*> fakes;
+    for (const at::Tensor& input : all_inputs_) fakes.emplace(session_.ValueOf(input), &input);
+    absl::flat_hash_map<int32_t, int> held;  // by storage: by how many inputs and outputs
+    for (size_t i = 0; i < graph_.inputs.size(); ++i) {
+      const TensorMeta& meta = graph_.meta(graph_.inputs[i]);
+      if (!meta.device.is_cpu()) return absl::UnimplementedError("an input is not on the CPU");
+      ++held[meta.storage];
+      auto row = fakes.find(graph_.inputs[i]);
+      if (row == fakes.end()) continue;
+      joint_->differentiable_inputs.push_back(static_cast<int32_t>(i));
+      inputs_.push_back(*row->second);
+    }
+    for (ValueId id : graph_.outputs) ++held[graph_.meta(id).storage];
+    for (size_t i = 0; i < all_outputs_.size(); ++i) {
+      const at::Tensor& output = all_outputs_[i];
+      if (!output.requires_grad()) continue;
+      const TensorMeta& meta = graph_.meta(graph_.outputs[i]);
+      if (output.grad_fn() == nullptr) return absl::UnimplementedError("a result is a leaf that requires grad");
+      if (!meta.device.is_cpu()) return absl::UnimplementedError("a result is not on the CPU");
+      if (held[meta.storage] > 1) {
+        return absl::UnimplementedError("a result that requires grad shares memory with an input or another result");
+      }
+      joint_->differentiable_outputs.push_back(static_cast<int32_t>(i));
+      outputs_.push_back(output);
+    }
+    if (outputs_.empty()) return absl::UnimplementedError("no result requires grad");
+    if (outputs_.size() > kMaxDifferentiableOutputs) {
+      return absl::UnimplementedError(absl::StrCat(outputs_.size(), " results require grad"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status JudgeNodes() {
+    if (torch::autograd::AnomalyMode::is_enabled()) return absl::UnimplementedError("anomaly detection is on");
+    std::vector<NodeSet> reachable;
+    for (const at::Tensor& output : outputs_) reachable.push_back(Reachable(output));
+    for (const NodeSet& nodes : reachable) {
+      for (Node* node : nodes) {
+        if (std::string why = Unrecordable(*node); !why.empty()) return absl::UnimplementedError(why);
+      }
+    }
+    FindFrees(reachable);
+    return absl::OkStatus();
+  }
+
+  void FindFrees(const std::vector<NodeSet>& reachable) {
+    for (const NodeSet& nodes : reachable) {
+      OutputMask& frees = joint_->frees.emplace_back(0);
+      for (Node* node : nodes) {
+        OutputMask sharing = 0;
+        for (size_t j = 0; j < reachable.size(); ++j) sharing |= OutputMask{reachable[j].contains(node)} << j;
+        if ((sharing & ~frees) != 0 && SavesTensors(*node)) frees |= sharing;
+      }
+    }
+  }
+
+  // The gradient of an output: its layout where that has one element per address, else a contiguous one.
+  absl::StatusOr<at::Tensor> MakeTangent(const at::Tensor& output) {
+    const bool same_layout = output.is_non_overlapping_and_dense();
+    {
+      FakeSession::Pause pause;
+      const auto options = at::TensorOptions().dtype(output.scalar_type()).device(at::kCPU);
+      examples_.push_back(same_layout ? at::empty_strided(output.sizes(), output.strides(), options)
+                                      : at::empty(output.sizes(), options));
+    }
+    return session_.MakeInput(examples_.back());
+  }
+
+  absl::Status AddSection(OutputMask mask) {
+    variable_list outputs, tangents;
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      if ((mask >> i & 1) == 0) continue;
+      outputs.push_back(outputs_[i]);
+      tangents.push_back(tangents_[i]);
+    }
+    variable_list gradients;
+    if (!inputs_.empty()) {
+      ReleasedGil released;
+      // Autocast does not reach into a backward that is started outside of it.
+      c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+      gradients = torch::autograd::grad(outputs, inputs_, tangents, /*retain_graph=*/true, /*create_graph=*/false,
+                                        /*allow_unused=*/true);
+    }
+    if (session_.failure().has_value()) return absl::UnimplementedError(session_.failure()->detail);
+    BackwardSection& section = joint_->sections.emplace_back();
+    section.tangents = mask;
+    for (const at::Tensor& gradient : gradients) {
+      section.gradients.push_back(gradient.defined() ? static_cast<int32_t>(graph_.outputs.size()) : -1);
+      if (!gradient.defined()) continue;
+      const ValueId id = session_.ValueOf(gradient);
+      if (id == kNoValue) return absl::UnimplementedError("a gradient is a constant");
+      graph_.outputs.push_back(id);
+    }
+    return absl::OkStatus();
+  }
+
+  FakeSession& session_;
+  Graph& graph_;
+  const std::vector<at::Tensor>& all_inputs_;
+  const std::vector<at::Tensor>& all_outputs_;
+  std::unique_ptr<JointGraph> joint_ = std::make_unique<JointGraph>();
+  std::vector<at::Tensor> inputs_, outputs_;  // the differentiable ones
+  std::vector<at::Tensor> tangents_;
+  std::vector<at::Tensor> examples_;  // alive, so that no two have one address
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<JointGraph>> RecordBackward(FakeSession& session, const std::vector<at::Tensor>& inputs,
+                                                           const std::vector<at::Tensor>& outputs) {
+  Graph forward = session.graph();
+  session.SetPosition(-1, kBackwardCall);
+  absl::StatusOr<std::unique_ptr<JointGraph>> joint = absl::InternalError("");
+  try {
+    joint = BackwardRecorder(session, inputs, outputs).Run();
+  } catch (const python_error&) {
+    joint = absl::UnimplementedError("a formula of the backward raised in Python");
+  } catch (const std::exception& error) {
+    const std::string_view message = error.what();
+    joint = absl::UnimplementedError(
+        absl::StrCat("the backward cannot be recorded: ", std::string(message.substr(0, message.find('\n')))));
+  }
+  PyErr_Clear();
+  session.graph() = std::move(forward);
+  return joint;
+}
+
+}  // namespace framejit

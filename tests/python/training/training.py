@@ -1,0 +1,59 @@
+"""Comparing training with eager: outputs, gradients of inputs and parameters, buffers, and how the call was compiled."""
+
+import copy
+
+import torch
+from framejit_testing import TOLERANCE, assert_same, leaves
+from torch import Tensor
+
+import framejit
+
+
+def reports(compiled) -> list:
+    """What became of the calls of a compiled function or module, one report per trace."""
+    return framejit._explain.reports(framejit._C, framejit._entry_of(compiled))
+
+
+def weights_of(result) -> list[Tensor]:
+    """One fixed gradient for each result that requires grad."""
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(t.shape, generator=generator).to(t.dtype) for t in leaves(result) if t.requires_grad]
+
+
+def backward(result) -> None:
+    outputs = [t for t in leaves(result) if t.requires_grad]
+    torch.autograd.backward(outputs, weights_of(result))
+
+
+def state_of(target, args) -> dict:
+    """What a training step changes: gradients of the arguments and of the module, and the module's buffers."""
+    state = {f"gradient of argument {i}": t.grad for i, t in enumerate(leaves(args))}
+    if isinstance(target, torch.nn.Module):
+        state |= {f"gradient of {name}": p.grad for name, p in target.named_parameters()}
+        state |= {f"buffer {name}": b for name, b in target.named_buffers()}
+    return state
+
+
+def step(callee, target, args):
+    """One call and its backward, from the same random state."""
+    torch.manual_seed(3)
+    result = callee(*args)
+    backward(result)
+    return result, state_of(target, args)
+
+
+def check(target, *args, steps: int = 3, native: bool = True, tolerance: float = TOLERANCE, backend="auto") -> None:
+    """Compares `steps` calls, each with its backward accumulated into the gradients, with eager's.
+
+    native: whether forward and backward must be graphs of our own, one trace for all calls.
+    """
+    own, own_args = copy.deepcopy((target, args))
+    compiled = framejit.compile(own, backend=backend)
+    for number in range(steps):
+        expected = step(target, target, args)
+        actual = step(compiled, own, own_args)
+        assert_same(actual, expected, f"step {number}", tolerance)
+    found = reports(compiled)
+    assert len(found) == 1, f"{len(found)} recordings: {[(r.backend, r.graph_break) for r in found]}"
+    assert found[0].graph_break is None and found[0].captured, found[0].graph_break or found[0].fallback
+    assert found[0].has_backward == native, f"backend {found[0].backend}"
