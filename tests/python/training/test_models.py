@@ -1,5 +1,11 @@
 """Models in train mode: twenty steps of SGD from one seed have eager's losses; one recording, one forward and one
-backward graph."""
+backward graph.
+
+The interp backend runs eager's operators, so its losses are eager's to the bit, but for Llama's, whose silu the passes
+take apart. Kernels of our own round otherwise; the
+learning rate they are tested with is one at which eager forgets such a difference: at 0.01 with momentum, eager from
+weights changed in their last bit is a percent off after twenty steps.
+"""
 
 import copy
 
@@ -14,8 +20,8 @@ from benchmarks.training import NAMES, batch, build
 STEPS = 20
 
 
-def losses(module, loss, name: str) -> list[float]:
-    optimizer = torch.optim.SGD(module.parameters(), lr=1e-2, momentum=0.9)
+def losses(module, loss, name: str, rate: float, momentum: float) -> list[float]:
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate, momentum=momentum)
     torch.manual_seed(11)
     values = []
     for number in range(STEPS):
@@ -27,14 +33,28 @@ def losses(module, loss, name: str) -> list[float]:
     return values
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_losses(name):
+def compare(name: str, backend: str, rate: float, momentum: float, tolerance: float) -> None:
     module = build(name, small=True)
     own = copy.deepcopy(module)
-    compiled = framejit.compile(own)
-    expected, actual = losses(module, module, name), losses(own, compiled, name)
+    compiled = framejit.compile(own, backend=backend)
+    expected = losses(module, module, name, rate, momentum)
+    actual = losses(own, compiled, name, rate, momentum)
     for number, (a, e) in enumerate(zip(actual, expected, strict=True)):
-        assert abs(a - e) <= TOLERANCE * abs(e), f"step {number}: {a} instead of {e}"
+        assert abs(a - e) <= tolerance * abs(e), f"step {number}: {a} instead of {e}"
+    assert expected[0] != expected[-1]
     found = reports(compiled)
     assert len(found) == 1 and found[0].has_backward, found[0].graph_break or found[0].backend
     assert found[0].description.count("backward:") == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses(name):
+    compare(name, "auto", 1e-3, 0.0, TOLERANCE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_of_the_oracle(name):
+    if name == "llama-60m":
+        compare(name, "interp", 1e-3, 0.0, TOLERANCE)
+    else:
+        compare(name, "interp", 1e-2, 0.9, 0.0)

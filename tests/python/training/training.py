@@ -1,6 +1,7 @@
 """Comparing training with eager: outputs, gradients of inputs and parameters, buffers, and how the call was compiled."""
 
 import copy
+import types
 
 import torch
 from framejit_testing import TOLERANCE, assert_same, leaves
@@ -15,9 +16,10 @@ def reports(compiled) -> list:
 
 
 def weights_of(result) -> list[Tensor]:
-    """One fixed gradient for each result that requires grad."""
+    """One fixed gradient in the layout of each result that requires grad."""
     generator = torch.Generator().manual_seed(7)
-    return [torch.randn(t.shape, generator=generator).to(t.dtype) for t in leaves(result) if t.requires_grad]
+    outputs = [t for t in leaves(result) if t.requires_grad]
+    return [torch.empty_like(t).copy_(torch.randn(t.shape, generator=generator)).detach() for t in outputs]
 
 
 def backward(result) -> None:
@@ -47,6 +49,9 @@ def check(target, *args, steps: int = 3, native: bool = True, tolerance: float =
 
     native: whether forward and backward must be graphs of our own, one trace for all calls.
     """
+    if not isinstance(target, (types.FunctionType, torch.nn.Module)):
+        builtin = target
+        target = lambda *args: builtin(*args)  # noqa: E731
     own, own_args = copy.deepcopy((target, args))
     compiled = framejit.compile(own, backend=backend)
     for number in range(steps):
