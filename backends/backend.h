@@ -30,8 +30,10 @@ class CompiledGraph {
   virtual ~CompiledGraph() = default;
   // Fills `outputs` in Graph::outputs order and then applies Graph::mutations, after the last operator that may raise.
   // Raises what torch raises (c10::Error, python_error); nothing the caller can see has then been written.
-  // Called with the GIL held; an implementation may release it while it runs.
+  // Torch-level graphs are called with the GIL held; others with or without it, and may release it while they run.
   virtual void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) = 0;
+  // As Run, but an input's memory may be freed as soon as nothing in the graph reads it any more.
+  virtual void RunReleasing(std::vector<at::Tensor> inputs, std::vector<at::Tensor>& outputs) { Run(inputs, outputs); }
   // What explain() shows: kernels, library calls, arena size, one line each.
   virtual std::string Describe() const = 0;
 };

@@ -161,7 +161,15 @@ def main() -> int:
             targets.at_most(f"{row[0]}, framejit/eager", best["framejit"] / best["eager"], 1)
         if name == "mlp":
             targets.at_least("mlp, forward and backward, eager/framejit", best["eager"] / best["framejit"], 2)
-    header = ["milliseconds", "eager", "framejit", "inductor", "framejit speed", "inductor speed", "first step framejit"]
+    header = [
+        "milliseconds",
+        "eager",
+        "framejit",
+        "inductor",
+        "framejit speed",
+        "inductor speed",
+        "first step framejit",
+    ]
     header.append("first step inductor")
     common.print_table(header, rows)
     return targets.finish(arguments.check)

@@ -1,5 +1,5 @@
-// The torch-level graph of a recording as torch's own autograd runs it: call by call, with the inputs it writes put back
-// where it raises.
+// The torch-level graph of a recording as torch's own autograd runs it: call by call, with the inputs it writes put
+// back where it raises.
 #ifndef FRAMEJIT_FRAME_EVAL_AUTOGRAD_GRAPH_H_
 #define FRAMEJIT_FRAME_EVAL_AUTOGRAD_GRAPH_H_
 

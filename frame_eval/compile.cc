@@ -195,8 +195,8 @@ class Compilation {
   // For a graph whose backward is not compiled: the torch-level graph.
   absl::StatusOr<std::shared_ptr<Backend>> TorchAutograd(const std::string& reason) {
     LogLazily(LogArtifact::k_graph, [&] {
-      return absl::StrCat(name_, ": a result requires grad, and the torch-level graph runs under torch's autograd: ",
-                          reason);
+      return absl::StrCat(name_,
+                          ": a result requires grad, and the torch-level graph runs under torch's autograd: ", reason);
     });
     trace_->report.backend = "eager";
     recording_->joint = nullptr;

@@ -27,8 +27,8 @@ struct TraceReport {
   std::string fallback_reason;  // why a graph that was captured is not run; empty otherwise
   std::string backend;
   bool has_backward = false;  // the graph is differentiated by a compiled backward, and not by torch's autograd
-  Graph recorded;  // as recorded
-  Graph lowered;   // functional and optimised; empty where the torch-level graph runs
+  Graph recorded;             // as recorded
+  Graph lowered;              // functional and optimised; empty where the torch-level graph runs
   TorchGraph torch_graph;
   RecordStats stats;
   Timings timings;

@@ -88,8 +88,9 @@ EmitResults LeakyRelu(Emitter& e) {
 EmitResults Hardtanh(Emitter& e) {
   Derivative d(e, 1);
   if (!d.ok) return {d.x};
-  ValueId outside = e.b().Binary(Op::kOr, d.Bin(Op::kLe, d.x, d.Operand(2)), d.Bin(Op::kGe, d.x, d.Operand(3)));
-  return {d.Select(outside, d.Number(0), d.gradient)};
+  // NaN is not inside.
+  ValueId inside = e.b().Binary(Op::kAnd, d.Bin(Op::kGt, d.x, d.Operand(2)), d.Bin(Op::kLt, d.x, d.Operand(3)));
+  return {d.Select(inside, d.gradient, d.Number(0))};
 }
 
 // mse_loss_backward(gradient, x, target, reduction)

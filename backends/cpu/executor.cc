@@ -69,7 +69,53 @@ class ReleasedGil {
   PyThreadState* state_ = nullptr;
 };
 
+// Calls visit(input) for every input that a step reads.
+class InputReads {
+ public:
+  explicit InputReads(const Plan& plan) : of_base_(static_cast<size_t>(plan.base_count), -1) {
+    for (auto [input, base] : plan.input_bases) of_base_[static_cast<size_t>(base)] = input;
+  }
+
+  template <typename Visit>
+  void ForEach(const Step& step, Visit visit) const {
+    auto ref = [&](TensorRef tensor) {
+      if (tensor.kind == TensorRef::Kind::kInput) visit(tensor.index);
+    };
+    if (const auto* kernel = std::get_if<KernelStep>(&step.action)) {
+      for (const PointerRef& buffer : kernel->buffers) {
+        if (int32_t input = of_base_[static_cast<size_t>(buffer.base)]; input >= 0) visit(input);
+      }
+    } else if (const auto* alias = std::get_if<AliasStep>(&step.action)) {
+      ref(alias->from);
+    } else if (const auto* library = std::get_if<LibraryStep>(&step.action)) {
+      for (const auto& operand : library->operands) {
+        for (TensorRef tensor : operand) ref(tensor);
+      }
+      ref(library->out);
+    }
+  }
+
+ private:
+  std::vector<int32_t> of_base_;
+};
+
 }  // namespace
+
+CpuGraph::CpuGraph(std::unique_ptr<const Plan> plan) : plan_(std::move(plan)), last_read_(plan_->steps.size()) {
+  std::vector<bool> read(plan_->graph.inputs.size(), false);
+  auto keep = [&](TensorRef tensor) {
+    if (tensor.kind == TensorRef::Kind::kInput) read[static_cast<size_t>(tensor.index)] = true;
+  };
+  for (TensorRef output : plan_->outputs) keep(output);
+  for (const PlannedMutation& mutation : plan_->mutations) keep(mutation.input), keep(mutation.value);
+  const InputReads reads(*plan_);
+  for (size_t i = plan_->steps.size(); i-- > 0;) {
+    reads.ForEach(plan_->steps[i], [&](int32_t input) {
+      if (!read[static_cast<size_t>(input)]) last_read_[i].push_back(input);
+      read[static_cast<size_t>(input)] = true;
+    });
+  }
+}
 
 std::unique_ptr<Frame> CpuGraph::TakeFrame() {
   std::unique_ptr<Frame> frame(idle_frame_.exchange(nullptr, std::memory_order_acquire));
@@ -84,6 +130,14 @@ void CpuGraph::ReturnFrame(std::unique_ptr<Frame> frame) {
 }
 
 void CpuGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) {
+  Run(inputs, nullptr, outputs);
+}
+
+void CpuGraph::RunReleasing(std::vector<at::Tensor> inputs, std::vector<at::Tensor>& outputs) {
+  Run(inputs, &inputs, outputs);
+}
+
+void CpuGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>* owned, std::vector<at::Tensor>& outputs) {
   const Plan& plan = *plan_;
   TORCH_CHECK(inputs.size() == plan.graph.inputs.size(), "cpu: ", plan.graph.inputs.size(), " inputs expected, ",
               inputs.size(), " given");
@@ -104,16 +158,19 @@ void CpuGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& ou
     ReleasedGil gil(plan.nanoseconds > kReleaseGilNanoseconds);
     std::optional<RecordedLevelGuard> level;
     if (plan.calls_library || !plan.mutations.empty()) level.emplace();
-    RunSteps(call);
+    RunSteps(call, owned);
     Finish(call, outputs);
   }
   if (frame != nullptr) ReturnFrame(std::move(frame));
 }
 
-void CpuGraph::RunSteps(CallState& call) const {
-  for (const Step& step : plan_->steps) {
+void CpuGraph::RunSteps(CallState& call, std::vector<at::Tensor>* owned) const {
+  for (size_t i = 0; i < plan_->steps.size(); ++i) {
+    const Step& step = plan_->steps[i];
     std::visit([&](const auto& action) { Do(action, call); }, step.action);
     for (int32_t local : step.released) call.locals[local].reset();
+    if (owned == nullptr) continue;
+    for (int32_t input : last_read_[i]) (*owned)[static_cast<size_t>(input)].reset();
   }
 }
 

@@ -15,19 +15,23 @@ namespace framejit::cpu {
 
 class CpuGraph : public CompiledGraph {
  public:
-  explicit CpuGraph(std::unique_ptr<const Plan> plan) : plan_(std::move(plan)) {}
+  explicit CpuGraph(std::unique_ptr<const Plan> plan);
   ~CpuGraph() override { delete idle_frame_.load(); }
 
   void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override;
+  void RunReleasing(std::vector<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override;
   std::string Describe() const override { return plan_->description; }
 
  private:
-  void RunSteps(CallState& call) const;
+  // `owned`: the inputs, to be let go of; may be null.
+  void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>* owned, std::vector<at::Tensor>& outputs);
+  void RunSteps(CallState& call, std::vector<at::Tensor>* owned) const;
   void Finish(CallState& call, std::vector<at::Tensor>& outputs) const;
   std::unique_ptr<Frame> TakeFrame();
   void ReturnFrame(std::unique_ptr<Frame> frame);
 
   const std::unique_ptr<const Plan> plan_;
+  std::vector<std::vector<int32_t>> last_read_;  // by step: inputs that nothing reads after it
   // The frame the last call left for the next; calls that find none make their own.
   std::atomic<Frame*> idle_frame_{nullptr};
 };

@@ -1,8 +1,8 @@
 #include "backends/training/backward_node.h"
 
+#include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/graph_task.h>
@@ -22,14 +22,16 @@ using torch::autograd::variable_list;
 // ones.
 bool IsPlain(const at::Tensor& tensor) {
   static const c10::DispatchKeySet plain =
-      c10::DispatchKeySet(c10::DispatchKey::CPU) | c10::getAutogradRelatedKeySetFromBackend(c10::BackendComponent::CPUBit) |
+      c10::DispatchKeySet(c10::DispatchKey::CPU) |
+      c10::getAutogradRelatedKeySetFromBackend(c10::BackendComponent::CPUBit) |
       c10::getAutocastRelatedKeySetFromBackend(c10::BackendComponent::CPUBit) |
       c10::DispatchKeySet({c10::DispatchKey::ADInplaceOrView, c10::DispatchKey::Conjugate, c10::DispatchKey::Negative,
                            c10::DispatchKey::ZeroTensor});
-  return (tensor.key_set() - plain).empty() && tensor.has_storage();
+  return (tensor.key_set().raw_repr() & ~plain.raw_repr()) == 0 && tensor.has_storage();
 }
 
-// The gradient in the layout that the backward was compiled for.
+// The tensor in the layout that the backward was compiled for: gradients come in any, and an operator of the forward
+// may have given its result another one than was recorded.
 at::Tensor InLayout(const at::Tensor& tensor, const TensorMeta& meta) {
   bool same = tensor.scalar_type() == meta.dtype && !tensor.is_conj() && !tensor.is_neg() && !tensor._is_zerotensor();
   for (size_t i = 0; same && i < meta.sizes.size(); ++i) {
@@ -146,23 +148,26 @@ std::vector<at::Tensor> BackwardNode::SectionInputs(const BackwardVariant& varia
                                                     bool by_operator) {
   std::vector<at::Tensor> inputs;
   inputs.reserve(variant.plan.graph.inputs.size());
-  for (int32_t index : variant.plan.saved) inputs.push_back(saved_[static_cast<size_t>(index)].unpack(getptr()));
-  for (int32_t index : variant.plan.tangents) {
-    const at::Tensor& tangent = tangents[static_cast<size_t>(index)];
+  auto add = [&](const at::Tensor& tensor) {
     const TensorMeta& meta = variant.plan.graph.meta(variant.plan.graph.inputs[inputs.size()]);
-    inputs.push_back(by_operator ? tangent : InLayout(tangent, meta));
-  }
+    inputs.push_back(by_operator ? tensor : InLayout(tensor, meta));
+  };
+  for (int32_t index : variant.plan.saved) add(saved_[static_cast<size_t>(index)].unpack(getptr()));
+  for (int32_t index : variant.plan.tangents) add(tangents[static_cast<size_t>(index)]);
   return inputs;
 }
 
-BackwardNode::Variables BackwardNode::RunSection(size_t section, const Variables& tangents, bool release) {
+// With `release`, what only this section needs dies while it runs.
+BackwardNode::Variables BackwardNode::RunSection(size_t section, Variables& tangents, bool release) {
   bool by_operator = false;
   for (const at::Tensor& tangent : tangents) by_operator |= tangent.defined() && !IsPlain(tangent);
   const BackwardVariant& variant = program_->Backward(section, WantedGradients(), by_operator);
-  std::vector<at::Tensor> outputs;
-  {
-    std::vector<at::Tensor> inputs = SectionInputs(variant, tangents, by_operator);
-    if (release) Free(program_->joint().sections[section].tangents);
+  std::vector<at::Tensor> inputs = SectionInputs(variant, tangents, by_operator), outputs;
+  if (release) {
+    Free(program_->joint().sections[section].tangents);
+    tangents.clear();
+    variant.graph->RunReleasing(std::move(inputs), outputs);
+  } else {
     variant.graph->Run(inputs, outputs);
   }
   Variables gradients(variant.plan.gradients.size());
@@ -207,9 +212,12 @@ BackwardNode::Variables BackwardNode::AutogradInputs() const {
   }
   for (size_t i = 0; i < inputs.size(); ++i) {
     const bool changed = !written[i] && !inputs[i].is_inference() && inputs[i]._version() != versions_[i];
-    TORCH_CHECK(!changed, "one of the variables needed for gradient computation has been modified by an inplace "
-                "operation: [", inputs[i].toString(), " ", inputs[i].sizes(), "] is at version ", inputs[i]._version(),
-                "; expected version ", versions_[i], " instead. A backward that is itself differentiated computes the "
+    TORCH_CHECK(!changed,
+                "one of the variables needed for gradient computation has been modified by an inplace "
+                "operation: [",
+                inputs[i].toString(), " ", inputs[i].sizes(), "] is at version ", inputs[i]._version(),
+                "; expected version ", versions_[i],
+                " instead. A backward that is itself differentiated computes the "
                 "compiled function again and needs all of its inputs.");
   }
   for (int32_t position : partition.joint.differentiable_inputs) {

@@ -31,7 +31,7 @@ class BackwardNode : public torch::autograd::Node {
  private:
   using Variables = torch::autograd::variable_list;
 
-  Variables RunSection(size_t section, const Variables& tangents, bool release);
+  Variables RunSection(size_t section, Variables& tangents, bool release);
   std::vector<at::Tensor> SectionInputs(const BackwardVariant& variant, const Variables& tangents, bool by_operator);
   std::vector<bool> WantedGradients();
   void CheckNotFreed(OutputMask given) const;

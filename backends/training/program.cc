@@ -11,10 +11,14 @@ namespace framejit {
 
 const BackwardVariant& TrainingProgram::Backward(size_t section, std::vector<bool> wanted, bool by_operator) {
   Key key{section, by_operator, std::move(wanted)};
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (auto row = backwards_.find(key); row != backwards_.end()) return *row->second;
+  }
+  // Without the lock: the log takes the GIL, whose owner may want the lock. Of two threads the first one's stays.
+  std::unique_ptr<BackwardVariant> variant = Compile(key);
   std::lock_guard<std::mutex> lock(mutex_);
-  std::unique_ptr<BackwardVariant>& variant = backwards_[key];
-  if (variant == nullptr) variant = Compile(key);
-  return *variant;
+  return *backwards_.try_emplace(std::move(key), std::move(variant)).first->second;
 }
 
 // The passes and the backend only make a backward faster: where they fail, its operators run as they were recorded.
@@ -26,8 +30,12 @@ std::unique_ptr<BackwardVariant> TrainingProgram::Compile(const Key& key) const 
   if (!key.by_operator) {
     absl::Status status = RunPipeline(variant->plan.graph, nullptr);
     if (status.ok()) status = Verify(variant->plan.graph);
-    absl::StatusOr<std::unique_ptr<CompiledGraph>> graph = status;
-    if (status.ok()) graph = request_.backend->Compile(request);
+    absl::StatusOr<std::unique_ptr<CompiledGraph>> graph = absl::InternalError("");
+    if (status.ok()) {
+      graph = request_.backend->Compile(request);
+    } else {
+      graph = status;
+    }
     if (LogEnabled(LogArtifact::k_aten)) {
       PrintOptions options;
       options.max_constant_elements = 16;
@@ -38,8 +46,8 @@ std::unique_ptr<BackwardVariant> TrainingProgram::Compile(const Key& key) const 
       variant->graph = *std::move(graph);
       return variant;
     }
-    LogWarning(absl::StrCat("the backward of ", request_.name, " runs operator by operator: ",
-                            std::string(graph.status().message())));
+    LogWarning(absl::StrCat("the backward of ", request_.name,
+                            " runs operator by operator: ", std::string(graph.status().message())));
     variant->plan = ExtractBackward(request_.partition, key.section, key.wanted);
   }
   absl::StatusOr<std::unique_ptr<CompiledGraph>> graph = MakeInterpBackend()->Compile(request);
@@ -62,11 +70,6 @@ std::string TrainingProgram::Describe() {
   std::string text;
   for (const auto& [key, variant] : backwards_) absl::StrAppend(&text, "backward:\n", variant->graph->Describe());
   return text;
-}
-
-size_t TrainingProgram::backward_count() {
-  std::lock_guard<std::mutex> lock(mutex_);
-  return backwards_.size();
 }
 
 }  // namespace framejit

@@ -28,14 +28,13 @@ class TrainingProgram {
   const JointGraph& joint() const { return request_.partition.joint; }
   bool random() const { return request_.random; }
 
-  // `by_operator`: every call goes through the dispatcher, for gradients that are no plain tensors. Compiles at the
-  // first use.
+  // `wanted`: of the differentiable inputs. `by_operator`: every call goes through the dispatcher, for gradients that
+  // are no plain tensors. Compiles at the first use.
   const BackwardVariant& Backward(size_t section, std::vector<bool> wanted, bool by_operator);
   // What runs under torch's own autograd. Requires the GIL. Raises c10::Error where it cannot be made.
   CompiledGraph& AutogradGraph();
   // The backward graphs compiled so far, for explain().
   std::string Describe();
-  size_t backward_count();
 
  private:
   struct Key {

@@ -35,7 +35,8 @@ class TrainingGraph : public CompiledGraph {
       : program_(std::move(program)), forward_(std::move(forward)) {}
 
   void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override {
-    TORCH_CHECK(!NeedsEager(), "anomaly detection, default hooks on saved tensors or forward-mode gradients are active");
+    TORCH_CHECK(!NeedsEager(),
+                "anomaly detection, default hooks on saved tensors or forward-mode gradients are active");
     at::Tensor generator_state;
     if (program_->random()) generator_state = GeneratorState();
     forward_->Run(inputs, outputs);
@@ -54,8 +55,8 @@ class TrainingGraph : public CompiledGraph {
  private:
   // Without the base that it is a view of: nobody sees that.
   static void Detach(at::Tensor& output) {
-    output = at::Tensor(output.unsafeGetTensorImpl()->shallow_copy_and_detach(
-        c10::VariableVersion(0), /*allow_tensor_metadata_change=*/true));
+    output = at::Tensor(output.unsafeGetTensorImpl()->shallow_copy_and_detach(c10::VariableVersion(0),
+                                                                              /*allow_tensor_metadata_change=*/true));
   }
 
   const std::shared_ptr<TrainingProgram> program_;

@@ -1,6 +1,6 @@
 // Training: a forward graph that runs with the call, and a node of torch's autograd that runs compiled backward graphs.
-// Owns how the two meet autograd (saved variables, versions, gradients that are absent); what they compute is decided in
-// graph/autograd, and how, by the backend.
+// Owns how the two meet autograd (saved variables, versions, gradients that are absent); what they compute is decided
+// in graph/autograd, and how, by the backend.
 #ifndef FRAMEJIT_BACKENDS_TRAINING_TRAINING_H_
 #define FRAMEJIT_BACKENDS_TRAINING_TRAINING_H_
 
@@ -19,10 +19,10 @@ namespace framejit {
 using AutogradGraphMaker = std::function<absl::StatusOr<std::unique_ptr<CompiledGraph>>()>;
 
 struct TrainingRequest {
-  std::string name;         // of the function, for the log
-  Partition partition;      // its forward has been through the passes
+  std::string name;     // of the function, for the log
+  Partition partition;  // its forward has been through the passes
   std::shared_ptr<Backend> backend;
-  bool random = false;      // the forward draws random numbers
+  bool random = false;  // the forward draws random numbers
   AutogradGraphMaker make_autograd_graph;
 };
 

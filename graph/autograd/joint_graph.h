@@ -1,5 +1,5 @@
-// JointGraph: what a call computes and what its backward computes, in one ATen graph. Data only; record_backward.h makes
-// one, partition.h takes it apart.
+// JointGraph: what a call computes and what its backward computes, in one ATen graph. Data only; record_backward.h
+// makes one, partition.h takes it apart.
 #ifndef FRAMEJIT_GRAPH_AUTOGRAD_JOINT_GRAPH_H_
 #define FRAMEJIT_GRAPH_AUTOGRAD_JOINT_GRAPH_H_
 
@@ -28,8 +28,8 @@ struct BackwardSection {
 struct JointGraph {
   // Inputs: the call's, then one tangent per differentiable output. Outputs: the call's, then the gradients.
   Graph graph;
-  size_t input_count = 0;   // the call's
-  size_t output_count = 0;  // the call's
+  size_t input_count = 0;                       // the call's
+  size_t output_count = 0;                      // the call's
   std::vector<int32_t> differentiable_inputs;   // positions in Graph::inputs: those that require grad
   std::vector<int32_t> differentiable_outputs;  // positions in Graph::outputs
   // The backward of all differentiable outputs first; where there are several, then that of each one alone.

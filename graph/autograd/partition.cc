@@ -41,9 +41,8 @@ bool IsView(const Graph& graph, const Node& node) {
   if (node.operands.empty() || node.operands[0].kind != Operand::Kind::kValue || HasEffect(node)) return false;
   const ValueId base = node.operands[0].value;
   if (base == kNoValue || graph.meta(base).storage < 0) return false;
-  return std::all_of(node.outputs.begin(), node.outputs.end(), [&](ValueId id) {
-    return id != kNoValue && graph.meta(id).storage == graph.meta(base).storage;
-  });
+  return std::all_of(node.outputs.begin(), node.outputs.end(),
+                     [&](ValueId id) { return id != kNoValue && graph.meta(id).storage == graph.meta(base).storage; });
 }
 
 class Partitioner {
@@ -116,7 +115,8 @@ class Partitioner {
     std::vector<bool> touched(graph_.values.size(), false);
     absl::flat_hash_map<int32_t, bool> storages;
     for (const InputMutation& mutation : graph_.mutations) {
-      if (partition_.depends_on_tangent[mutation.value]) return absl::UnimplementedError("the backward writes an input");
+      if (partition_.depends_on_tangent[mutation.value])
+        return absl::UnimplementedError("the backward writes an input");
       touched[mutation.input] = true;
       storages[graph_.meta(mutation.input).storage] = true;
       partition_.written_inputs.push_back(position_[mutation.input]);
@@ -183,7 +183,8 @@ class Partitioner {
         if (id == kNoValue || partition_.depends_on_tangent[id]) continue;
         if (IsMadeAgain(id)) {
           available[id] = true;
-          ForEachOperandValue(ProducerOf(id), [&](ValueId& operand) { available[id] = available[id] && available[operand]; });
+          ForEachOperandValue(ProducerOf(id),
+                              [&](ValueId& operand) { available[id] = available[id] && available[operand]; });
         }
         if (!needed_[id] || IsMadeAgain(id)) continue;
         available[id] = true;
@@ -216,7 +217,8 @@ class Partitioner {
   void MakeForward() {
     Graph& forward = partition_.forward;
     forward.values = graph_.values;
-    forward.inputs.assign(graph_.inputs.begin(), graph_.inputs.begin() + static_cast<std::ptrdiff_t>(joint().input_count));
+    forward.inputs.assign(graph_.inputs.begin(),
+                          graph_.inputs.begin() + static_cast<std::ptrdiff_t>(joint().input_count));
     forward.constants = graph_.constants;
     forward.mutations = graph_.mutations;
     forward.locations = graph_.locations;
@@ -249,11 +251,11 @@ class Partitioner {
 
   Partition& partition_;
   Graph& graph_;
-  std::vector<Origin> origin_;     // by value
-  std::vector<int32_t> position_;  // by value: in Graph::inputs
-  std::vector<int32_t> output_;    // by value: in Graph::outputs, the call's
-  std::vector<int32_t> producer_;  // by value: the node's index
-  std::vector<bool> needed_;       // by value: the backward reads it
+  std::vector<Origin> origin_;        // by value
+  std::vector<int32_t> position_;     // by value: in Graph::inputs
+  std::vector<int32_t> output_;       // by value: in Graph::outputs, the call's
+  std::vector<int32_t> producer_;     // by value: the node's index
+  std::vector<bool> needed_;          // by value: the backward reads it
   std::vector<bool> only_pointwise_;  // by value: all of the backward that reads it is pointwise
   std::vector<bool> in_backward_;     // by node
 };
@@ -307,9 +309,8 @@ class Extractor {
     for (ValueId id : result_.graph.outputs) values[id] = true;
     for (size_t i = source_.nodes.size(); i-- > 0;) {
       const Node& node = source_.nodes[i];
-      nodes[i] = std::any_of(node.outputs.begin(), node.outputs.end(), [&](ValueId id) {
-        return id != kNoValue && values[id] && !partition_.is_saved[id];
-      });
+      nodes[i] = std::any_of(node.outputs.begin(), node.outputs.end(),
+                             [&](ValueId id) { return id != kNoValue && values[id] && !partition_.is_saved[id]; });
       if (nodes[i]) ForEachOperandValue(node, [&](const ValueId& id) { values[id] = true; });
     }
     return nodes;

@@ -29,13 +29,13 @@ struct SavedValue {
 };
 
 struct BackwardGraph {
-  Graph graph;                   // inputs: saved values, then tangents
-  std::vector<int32_t> saved;    // the first inputs: indices into Partition::saved
+  Graph graph;                    // inputs: saved values, then tangents
+  std::vector<int32_t> saved;     // the first inputs: indices into Partition::saved
   std::vector<int32_t> tangents;  // the other inputs: indices into JointGraph::differentiable_outputs
   // One per JointGraph::differentiable_inputs: the position of its gradient in Graph::outputs; -1 where there is none.
   std::vector<int32_t> gradients;
-  // By position in Graph::outputs: it lies in the memory of an earlier gradient or of a saved tensor, so that the caller
-  // must get a copy.
+  // By position in Graph::outputs: it lies in the memory of an earlier gradient or of a saved tensor, so that the
+  // caller must get a copy.
   std::vector<bool> copied;
 };
 

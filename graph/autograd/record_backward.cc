@@ -74,7 +74,8 @@ bool SavesTensors(Node& node) {
     saves |= known && HoldsTensor(value.get());
   }
   PyErr_Clear();
-  const bool generated = object && std::string_view(Py_TYPE(object.get())->tp_name).find("Backward") != std::string::npos;
+  const bool generated =
+      object && std::string_view(Py_TYPE(object.get())->tp_name).find("Backward") != std::string::npos;
   return saves || !known || !generated;
 }
 

@@ -15,9 +15,9 @@
 namespace framejit {
 
 // `session` has recorded a forward whose Graph::outputs are set; `inputs` are the fakes of its inputs that require
-// grad, `outputs` those of all its outputs. The session's graph is as before afterwards, whatever happens. Unimplemented
-// says why torch's own autograd has to differentiate the call. Requires the GIL, which it gives up while the engine
-// runs.
+// grad, `outputs` those of all its outputs. The session's graph is as before afterwards, whatever happens.
+// Unimplemented says why torch's own autograd has to differentiate the call. Requires the GIL, which it gives up while
+// the engine runs.
 absl::StatusOr<std::unique_ptr<JointGraph>> RecordBackward(FakeSession& session, const std::vector<at::Tensor>& inputs,
                                                            const std::vector<at::Tensor>& outputs);
 

@@ -115,9 +115,32 @@ void BatchNormFunctional(MetaCall& call) {
               NewContiguous({saved}, types.statistics), std::move(mean), std::move(var));
 }
 
+// native_batch_norm_backward(grad_out, input, weight, running_mean, running_var, save_mean, save_invstd, train, eps,
+// output_mask)
+void BatchNormBackward(MetaCall& call) {
+  const at::Tensor& input = call.tensor(1);
+  const auto mask = call[9].toBoolList();
+  const at::ScalarType dtype = call.has(2) ? call.tensor(2).scalar_type() : input.scalar_type();
+  at::Tensor grad_input, grad_weight, grad_bias;
+  if (mask[0]) grad_input = NewIn(input.sizes(), input.scalar_type(), SuggestedFormat(input));
+  if (mask[1]) grad_weight = NewContiguous({input.size(1)}, dtype);
+  if (mask[2]) grad_bias = NewContiguous({input.size(1)}, dtype);
+  call.Return(std::move(grad_input), std::move(grad_weight), std::move(grad_bias));
+}
+
 c10::DimVector Broadcast(c10::DimVector values, size_t rank) {
   if (values.size() == 1) values.resize(rank, values[0]);
   return values;
+}
+
+at::MemoryFormat ConvolutionFormat(const at::Tensor& input, const at::Tensor& weight) {
+  at::MemoryFormat format = at::MemoryFormat::Contiguous;
+  for (const at::Tensor* tensor : {&input, &weight}) {
+    if (weight.dim() >= 4 && SuggestedFormat(*tensor) != at::MemoryFormat::Contiguous) {
+      format = SuggestedFormat(*tensor);
+    }
+  }
+  return format;
 }
 
 // convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
@@ -139,11 +162,19 @@ void Convolution(MetaCall& call) {
       transposed ? at::native::conv_input_size(input.sizes(), weight.sizes(), padding, extra, stride, dilation, groups)
                  : at::native::conv_output_size(input.sizes(), weight.sizes(), padding, stride, dilation);
   for (int64_t size : sizes) TORCH_CHECK(size >= 0, "Calculated output size is too small for input ", input.sizes());
-  at::MemoryFormat format = at::MemoryFormat::Contiguous;
-  for (const at::Tensor* tensor : {&input, &weight}) {
-    if (rank >= 2 && SuggestedFormat(*tensor) != at::MemoryFormat::Contiguous) format = SuggestedFormat(*tensor);
-  }
-  call.Return(NewIn(sizes, input.scalar_type(), format));
+  call.Return(NewIn(sizes, input.scalar_type(), ConvolutionFormat(input, weight)));
+}
+
+// convolution_backward(grad_output, input, weight, bias_sizes, stride, padding, dilation, transposed, output_padding,
+// groups, output_mask)
+void ConvolutionBackward(MetaCall& call) {
+  const at::Tensor &input = call.tensor(1), &weight = call.tensor(2);
+  const auto mask = call[10].toBoolList();
+  at::Tensor grad_input, grad_weight, grad_bias;
+  if (mask[0]) grad_input = NewIn(input.sizes(), input.scalar_type(), ConvolutionFormat(input, weight));
+  if (mask[1]) grad_weight = NewIn(weight.sizes(), weight.scalar_type(), ConvolutionFormat(input, weight));
+  if (mask[2]) grad_bias = NewContiguous(call.integers(3), weight.scalar_type());
+  call.Return(std::move(grad_input), std::move(grad_weight), std::move(grad_bias));
 }
 
 // _adaptive_avg_pool2d(self, output_size)
@@ -182,7 +213,9 @@ const std::vector<OwnMetaRow>& NeuralMetas() {
       {"aten::_native_batch_norm_legit.no_stats", BatchNormNoStatistics},
       {"aten::_native_batch_norm_legit_no_training", BatchNormInference},
       {"aten::_native_batch_norm_legit_functional", BatchNormFunctional},
+      {"aten::native_batch_norm_backward", BatchNormBackward},
       {"aten::convolution", Convolution},
+      {"aten::convolution_backward", ConvolutionBackward},
       {"aten::_adaptive_avg_pool2d", AdaptiveAvgPool2d},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", FlashAttention},
   };

@@ -1,4 +1,4 @@
-"""Comparing training with eager: outputs, gradients of inputs and parameters, buffers, and how the call was compiled."""
+"""Comparing training with eager: outputs, gradients of inputs and parameters, buffers, and how a call was compiled."""
 
 import copy
 import types
