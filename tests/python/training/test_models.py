@@ -58,3 +58,24 @@ def test_losses_of_the_oracle(name):
         compare(name, "interp", 1e-3, 0.0, TOLERANCE)
     else:
         compare(name, "interp", 1e-2, 0.9, 0.0)
+
+
+def test_language_model_with_labels():
+    """Its output has the loss and the logits, which get no gradient; the model breaks where it chooses its loss."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=100, n_positions=64, bos_token_id=0,
+                                     eos_token_id=0)  # fmt: skip
+    module = transformers.GPT2LMHeadModel(config).train()
+    own = copy.deepcopy(module)
+    compiled = framejit.compile(own)
+    tokens = torch.randint(0, 100, (2, 16))
+    for number in range(3):
+        for callee in (module, compiled):
+            torch.manual_seed(number)
+            callee(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+    for (name, p), q in zip(module.named_parameters(), own.parameters(), strict=True):
+        difference = (p.grad - q.grad).abs().max().item()
+        assert difference <= TOLERANCE * p.grad.abs().max().item(), f"{name}: {difference}"
+    assert all(report.has_backward for report in reports(compiled))
