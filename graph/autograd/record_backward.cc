@@ -124,7 +124,10 @@ class BackwardRecorder {
       if (!meta.device.is_cpu()) return absl::UnimplementedError("an input is not on the CPU");
       ++held[meta.storage];
       auto row = fakes.find(graph_.inputs[i]);
-      if (row == fakes.end()) continue;
+      if (row == fakes.end()) {
+        if (meta.requires_grad) return absl::UnimplementedError("an input that requires grad is replaced");
+        continue;
+      }
       joint_->differentiable_inputs.push_back(static_cast<int32_t>(i));
       inputs_.push_back(*row->second);
     }
