@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from framejit_testing import assert_same, vector
 from torch import nn
-from training import check, reports
+from training_testing import check, reports
 
 import framejit
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from framejit_testing import vector
-from training import reports
+from training_testing import reports
 
 import framejit
 

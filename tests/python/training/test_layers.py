@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from framejit_testing import vector
 from torch import nn
-from training import check
+from training_testing import check
 
 
 def x(*shape: int, seed: int = 1) -> torch.Tensor:

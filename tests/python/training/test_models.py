@@ -12,7 +12,7 @@ import copy
 import pytest
 import torch
 from framejit_testing import TOLERANCE
-from training import reports
+from training_testing import reports
 
 import framejit
 from benchmarks.training import NAMES, batch, build

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-from training import reports
+from training_testing import reports
 
 import framejit
 
