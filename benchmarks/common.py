@@ -26,13 +26,17 @@ CHILD_ENVIRONMENT = {
 
 
 def minimum_seconds(candidates: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
-    """The least time of one call per candidate. Rounds alternate between candidates, so that drift hits all alike."""
+    """The least time of one call per candidate. Rounds alternate between candidates, so that drift hits all alike, and
+    each begins with another one: who follows a candidate that returns much memory to the system has its pages to fault
+    in again, which must not always be the same."""
     best = dict.fromkeys(candidates, float("inf"))
+    order = list(candidates.items())
     gc.collect()
     gc.disable()
     try:
-        for _ in range(rounds):
-            for name, function in candidates.items():
+        for start_with in range(rounds):
+            turn = start_with % len(order)
+            for name, function in order[turn:] + order[:turn]:
                 start = time.perf_counter()
                 for _ in range(calls):
                     function()
