@@ -132,12 +132,20 @@ PyObject* ResumeLoop::Run(PyRef function, PyRef state) {
     // The frame has a reference of its own; ours goes in Unpacked.
     state_ = std::move(state);
     PyObject* argument = state_.get();
-    PyObject* result = PyObject_Vectorcall(function.get(), &argument, 1, nullptr);
+    PyObject* result = nullptr;
+    {
+      ScopedFrameHandler entering(nullptr);
+      Armed armed(InnerEntriesOf(root_), CodeOf(function));
+      armed_ = &armed;
+      result = PyObject_Vectorcall(function.get(), &argument, 1, nullptr);
+      armed_ = nullptr;
+    }
     if (result != marker) return result;
     Py_DECREF(result);
     PyRef segment = std::move(pending_segment_);
     state = std::move(pending_state_);
-    EntryStep step = RunSegment(segment.get(), state.get());
+    PyObject* slot = state.get();
+    EntryStep step = RunEntry(segment.get(), CallState{EntryFunction(segment.get()), absl::MakeConstSpan(&slot, 1)});
     if (step.kind == EntryStep::Kind::kReturned) return step.result.release();
     stays_native_ = step.kind == EntryStep::Kind::kNative;
     function = stays_native_ ? PyRef::Borrow(EntryFunction(segment.get())) : std::move(step.function);
@@ -150,6 +158,8 @@ void ResumeLoop::Unpacked() {
   if (levels_.empty()) return;
   PyRef whole = std::move(state_);
   PyRef innermost = std::move(levels_.back().state);
+  // Not before: with the hook installed, a frame that calls another keeps what it hands over until that one returns.
+  armed_->Begin(/*is_next=*/false);
 }
 
 void ResumeLoop::SetLevels(PyRef function, PyRef state) {

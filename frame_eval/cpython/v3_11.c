@@ -22,12 +22,20 @@
 #define FRAME_IP(f) ((f)->prev_instr)
 #define FRAME_IP_BIAS 1
 #define NEW_CODE PyCode_NewWithPosOnlyArgs
+#define NEW_CODE_EXTRA _PyEval_RequestCodeExtraIndex
+#define GET_CODE_EXTRA _PyCode_GetExtra
+#define SET_CODE_EXTRA _PyCode_SetExtra
 
 static ShimFrame* ThreadFrame(PyThreadState* thread) { return thread->cframe->current_frame; }
 
 static int IsTraced(PyThreadState* thread, PyCodeObject* code) {
   (void)code;
   return thread->cframe->use_tracing != 0;
+}
+
+int ShimIsInstrumented(PyCodeObject* code) {
+  (void)code;
+  return 0;
 }
 
 static PyObject* PassThrough(ShimEvaluator previous, PyThreadState* thread, ShimFrame* frame, int throwflag) {
@@ -82,6 +90,11 @@ void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry) {
 PyObject* ShimLeaveWithError(PyThreadState* thread, ShimFrame* frame, int next_offset) {
   (void)thread, (void)frame, (void)next_offset;
   return NULL;
+}
+
+PyObject* ShimLeaveWithResult(PyThreadState* thread, ShimFrame* frame, PyObject* result) {
+  (void)thread, (void)frame;
+  return result;
 }
 
 #include "frame_eval/cpython/shim_common.inc"

@@ -22,6 +22,9 @@
 #define FRAME_IP(f) ((f)->instr_ptr)
 #define FRAME_IP_BIAS 0
 #define NEW_CODE PyUnstable_Code_NewWithPosOnlyArgs
+#define NEW_CODE_EXTRA PyUnstable_Eval_RequestCodeExtraIndex
+#define GET_CODE_EXTRA PyUnstable_Code_GetExtra
+#define SET_CODE_EXTRA PyUnstable_Code_SetExtra
 
 static ShimFrame* ThreadFrame(PyThreadState* thread) { return thread->current_frame; }
 

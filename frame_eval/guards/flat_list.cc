@@ -62,7 +62,7 @@ void FlatList::Rebuild(const GuardTree& tree, const CallState& state, const Guar
   tensors_.clear();
   seen_.clear();
   function_ = state.function;
-  AddArguments(tree);
+  AddArguments(tree, state);
   AddAmbient(tree);
   for (size_t i = 0; i < count; ++i) {
     if (!is_fresh_[i]) AddNode(tree, objects, static_cast<int32_t>(i));
@@ -81,17 +81,20 @@ void FlatList::Rebuild(const GuardTree& tree, const CallState& state, const Guar
 }
 
 // Arguments are new objects on each call, so their subtrees are walked, but for arguments that carry much state (self),
-// which are compared.
-void FlatList::AddArguments(const GuardTree& tree) {
+// which are compared. A function that varies is like an argument; its address may be another function's by now.
+void FlatList::AddArguments(const GuardTree& tree, const CallState& state) {
   size_t count = tree.nodes.size();
   std::vector<int32_t> root(count, -1);
   std::vector<size_t> subtree(count, 0);
   std::vector<bool> has_instance(count, false);
+  auto is_root = [&](SourceKind kind) {
+    return kind == SourceKind::kArgument || (kind == SourceKind::kFunction && state.function_varies);
+  };
   for (size_t i = 0; i < count; ++i) {
     const GuardNode& node = tree.nodes[i];
-    root[i] = node.parent >= 0                            ? root[static_cast<size_t>(node.parent)]
-              : node.source.kind == SourceKind::kArgument ? static_cast<int32_t>(i)
-                                                          : -1;
+    root[i] = node.parent >= 0            ? root[static_cast<size_t>(node.parent)]
+              : is_root(node.source.kind) ? static_cast<int32_t>(i)
+                                          : -1;
     if (root[i] < 0) continue;
     ++subtree[static_cast<size_t>(root[i])];
     if (node.source.kind == SourceKind::kInstanceDict) has_instance[static_cast<size_t>(root[i])] = true;
@@ -99,7 +102,8 @@ void FlatList::AddArguments(const GuardTree& tree) {
   for (size_t i = 0; i < count; ++i) {
     if (root[i] < 0) continue;
     size_t argument = static_cast<size_t>(root[i]);
-    bool walk = !has_instance[argument] || (walk_argument_[argument] && subtree[argument] <= kMaxWalkedSubtree);
+    bool walk = !has_instance[argument] || (walk_argument_[argument] && subtree[argument] <= kMaxWalkedSubtree) ||
+                tree.nodes[argument].source.kind == SourceKind::kFunction;
     is_fresh_[i] = dynamic_[i] = walk;
     if (walk) fresh_.push_back(static_cast<int32_t>(i));
     if (!walk && argument == i) pinned_.push_back(static_cast<int32_t>(i));
@@ -346,7 +350,7 @@ void FlatList::OnMismatch(size_t entry) {
 
 FlatList::Outcome FlatList::Check(const GuardTree& tree, const CallState& state, GuardObjects& objects,
                                   std::vector<PyRef>& owned) {
-  if (state.function != function_) return Outcome::kMismatch;
+  if (state.function != function_ && !state.function_varies) return Outcome::kMismatch;
   for (int32_t index : fresh_) {
     size_t i = static_cast<size_t>(index);
     const GuardNode& node = tree.nodes[i];
