@@ -148,6 +148,15 @@ uint64_t ShimDictVersion(PyObject* dict);
 unsigned int ShimTypeVersion(PyTypeObject* type);
 // The same without assigning.
 unsigned int ShimTypeCurrentVersion(PyTypeObject* type);
+// Changes reported by CPython, from 3.12 on. The functions that make a watcher return its id; -1 where there is none.
+// `changed` must not raise. The watcher of dicts says that a watched dict will change, or is `gone`; the one of types
+// that a watched type which has a version changes.
+int ShimNewDictWatcher(void (*changed)(PyObject* dict, int gone));
+int ShimNewTypeWatcher(void (*changed)(PyObject* type));
+// 0, or -1 with an exception. Watching what is watched already is no error.
+int ShimWatchDict(int id, PyObject* dict);
+int ShimUnwatchDict(int id, PyObject* dict);  // not while a change of it is reported
+int ShimWatchType(int id, PyObject* type);
 // The attribute of `type` along its MRO; null without an exception when absent. `name` is an exact str.
 PyObject* ShimTypeLookup(PyTypeObject* type, PyObject* name);
 // The dict of the type's own attributes (tp_dict is no longer it for builtin types from 3.12 on). New reference; may be

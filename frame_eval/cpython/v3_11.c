@@ -38,6 +38,21 @@ int ShimIsInstrumented(PyCodeObject* code) {
   return 0;
 }
 
+int ShimNewDictWatcher(void (*changed)(PyObject* dict, int gone)) {
+  (void)changed;
+  return -1;
+}
+int ShimNewTypeWatcher(void (*changed)(PyObject* type)) {
+  (void)changed;
+  return -1;
+}
+int ShimWatchDict(int id, PyObject* dict) {
+  (void)id, (void)dict;
+  return 0;
+}
+int ShimUnwatchDict(int id, PyObject* dict) { return ShimWatchDict(id, dict); }
+int ShimWatchType(int id, PyObject* type) { return ShimWatchDict(id, type); }
+
 static PyObject* PassThrough(ShimEvaluator previous, PyThreadState* thread, ShimFrame* frame, int throwflag) {
   return previous(thread, frame, throwflag);
 }

@@ -57,6 +57,7 @@ void FlatList::Rebuild(const GuardTree& tree, const CallState& state, const Guar
   dynamic_.assign(count, false);
   is_fresh_.assign(count, false);
   for (auto* list : {&fresh_, &pinned_, &owners_, &pairs_, &dynamic_nodes_, &fresh_tensors_}) list->clear();
+  watches_.Clear();
   entries_.clear();
   volatile_dicts_.clear();
   tensors_.clear();
@@ -114,8 +115,17 @@ void FlatList::AddAmbient(const GuardTree& tree) {
   for (const GuardCheck& check : tree.ambient) {
     auto* type = reinterpret_cast<PyTypeObject*>(check.payload.get());
     if (PyObject** word = check.payload.liveness_word()) AddWord(word, Word(type), -1);
-    AddWord32(&type->tp_version_tag, static_cast<uint32_t>(check.number), -1);
+    AddType(type, static_cast<uint32_t>(check.number), -1);
   }
+}
+
+void FlatList::AddType(PyTypeObject* type, uint32_t version, int32_t owner) {
+  const void* tag = &type->tp_version_tag;
+  if (seen_.contains(reinterpret_cast<uintptr_t>(tag))) return;
+  if (watches_.WatchType(type, owner))
+    seen_.insert(reinterpret_cast<uintptr_t>(tag));
+  else
+    AddWord32(tag, version, owner);
 }
 
 void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32_t index) {
@@ -153,7 +163,7 @@ void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32
       auto* type = reinterpret_cast<PyTypeObject*>(parent_object);
       refetch = type->tp_version_tag == 0;
       stable_[i] = !refetch;
-      if (!refetch) AddWord32(&type->tp_version_tag, type->tp_version_tag, index);
+      if (!refetch) AddType(type, type->tp_version_tag, index);
       break;
     }
     case SourceKind::kGlobals:
@@ -227,7 +237,7 @@ void FlatList::AddDict(const GuardTree& tree, const GuardObjects& objects, int32
   const uint64_t* version = ShimDictVersionSlot(dict);
   if (version == nullptr) is_volatile_[i] = true;
   if (!is_volatile_[i]) {
-    AddWord(version, *version, index);
+    if (!watches_.WatchDict(dict, index)) AddWord(version, *version, index);
     // The order of an OrderedDict can change without its version; its length and items cannot. Every module has several
     // of them (its hooks), guarded by length alone.
     if (PyODict_Check(dict) && ChecksKeyOrder(tree, tree.nodes[i])) AddOperation(Operation::kRecheck, index, index);
@@ -366,6 +376,10 @@ FlatList::Outcome FlatList::Check(const GuardTree& tree, const CallState& state,
       return Outcome::kMismatch;
     }
     if (!tree.NodeHolds(index, object)) return Outcome::kFail;
+  }
+  if (watches_.tripped()) {
+    if (watches_.tripped_by() >= 0) is_volatile_[static_cast<size_t>(watches_.tripped_by())] = true;
+    return Outcome::kMismatch;
   }
   const Entry* entries = entries_.data();
   for (size_t i = 0, count = entries_.size(); i < count; ++i) {

@@ -9,6 +9,8 @@
 // argument), so the object there is fetched, compared and checked on each call. Entries are ordered parents first: an
 // address is read only once its owner is known alive.
 //
+// Where CPython reports changes (3.12 on), unchanged dicts and types are one flag for all of them (watches.h).
+//
 // Dicts that change often (a globals dict, an instance that counts its calls) are *volatile*: when the version differs,
 // their guarded keys are looked up again, and the list stays. A dict becomes volatile at its first mismatch.
 #ifndef FRAMEJIT_FRAME_EVAL_GUARDS_FLAT_LIST_H_
@@ -19,6 +21,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "frame_eval/guards/guard_tree.h"
+#include "frame_eval/guards/watches.h"
 
 namespace framejit {
 
@@ -71,11 +74,13 @@ class FlatList {
   void AddDict(const GuardTree& tree, const GuardObjects& objects, int32_t node);
   void AddAmbient(const GuardTree& tree);
   void AddTensors(const GuardTree& tree, const GuardObjects& objects);
+  void AddType(PyTypeObject* type, uint32_t version, int32_t owner);
   void AddWord(const void* address, uint64_t expected, int32_t owner);
   void AddWord32(const void* address, uint32_t expected, int32_t owner);
   void AddOperation(Operation operation, int32_t operand, int32_t owner);
   bool NeedsDictVersion(const GuardTree& tree, int32_t node) const;
 
+  WatchSet watches_;             // dicts and types that are not among the entries
   std::vector<int32_t> fresh_;   // argument subtrees that are walked on each call
   std::vector<int32_t> pinned_;  // arguments that must be the same object
   std::vector<Entry> entries_;
