@@ -109,6 +109,10 @@ class Targets:
         if not value * NOISE >= limit:
             self.missed.append(f"{what}: {value:.4g}, at least {limit:.4g}")
 
+    def exactly(self, what: str, value: int, expected: int) -> None:
+        if value != expected:
+            self.missed.append(f"{what}: {value}, not {expected}")
+
     def finish(self, check: bool) -> int:
         for line in self.missed:
             print(f"MISSED  {line}")

@@ -12,6 +12,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "frame_eval/argument_binder.h"
+#include "frame_eval/cpython/monitoring.h"
+#include "frame_eval/cpython/recursion.h"
 #include "frame_eval/cpython/shim.h"
 #include "frame_eval/resume_loop.h"
 #include "graph/capture/recorder.h"
@@ -68,7 +70,10 @@ struct Call {
   size_t nargsf;
   PyObject* kwnames;
 
-  PyObject* Native() const { return PyObject_Vectorcall(entry->function, args, nargsf, kwnames); }
+  PyObject* Native() const {
+    PythonCallFromC scope;
+    return scope.allowed() ? PyObject_Vectorcall(entry->function, args, nargsf, kwnames) : nullptr;
+  }
 };
 
 EntryStep RunTrace(Trace& trace) {
@@ -188,7 +193,10 @@ EntryStep Step(EntryObject* entry, const CallState& call_state) {
   if (CurrentFrameHandler() != nullptr) unarmed.emplace(nullptr);
   EntryState& state = *entry->state;
   std::shared_ptr<Trace> trace = FindTrace(state, call_state);
-  if (trace == nullptr) return RecordAndRun(entry, call_state);
+  if (trace == nullptr) {
+    // A tool may look at functions that would be recorded: only what is compiled already is used beside one.
+    return ShimToolInUse() ? EntryStep() : RecordAndRun(entry, call_state);
+  }
   if (BreaksFullGraph(state, *trace)) return RaiseGraphBreak(trace->report);
   return RunTrace(*trace);
 }

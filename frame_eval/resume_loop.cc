@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "frame_eval/cpython/frame_view.h"
+#include "frame_eval/cpython/recursion.h"
 #include "frame_eval/entry.h"
 #include "frame_eval/guards/iterators.h"
 
@@ -16,6 +17,9 @@ struct ReentryObject {
   Reentry* reentry;
   const ResumeTable* table;  // compared, never used
 };
+
+// Frames that wait for one another when one is left. Behind it the program recurses, and each depth would be a segment.
+constexpr size_t kMaxLevels = 100;
 
 PyTypeObject* reentry_type = nullptr;
 PyObject* marker = nullptr;
@@ -92,6 +96,11 @@ PyRef WithInner(PyObject* own, PyObject* function, PyObject* inner_state) {
   return state;
 }
 
+PyObject* CallFromC(PyObject* function, PyObject* argument) {
+  PythonCallFromC scope;
+  return scope.allowed() ? PyObject_Vectorcall(function, &argument, 1, nullptr) : nullptr;
+}
+
 PyCodeObject* CodeOf(const PyRef& function) {
   return reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function.get()));
 }
@@ -137,7 +146,7 @@ PyObject* ResumeLoop::Run(PyRef function, PyRef state) {
       ScopedFrameHandler entering(nullptr);
       Armed armed(InnerEntriesOf(root_), CodeOf(function));
       armed_ = &armed;
-      result = PyObject_Vectorcall(function.get(), &argument, 1, nullptr);
+      result = CallFromC(function.get(), argument);
       armed_ = nullptr;
     }
     if (result != marker) return result;
@@ -216,6 +225,7 @@ bool ResumeLoop::Leave(const Reentry& reentry) {
   ShimFrame* frame = ShimThreadFrame(thread);
   // In an exception handler the exception is the frame's; it stays where it is.
   if (stays_native_ || MustRunNatively(reentry.code) || HandledException() != handled_exception_) return false;
+  if (levels_.size() > kMaxLevels) return false;
   const int level = CurrentLevel(frame);
   if (level < 0 || static_cast<size_t>(level) >= levels_.size()) return false;
   ResumePoint point;

@@ -11,6 +11,7 @@
 #include "internal/pycore_object.h"
 #include "internal/pycore_opcode.h"
 
+#include "frame_eval/cpython/monitoring.h"
 #include "frame_eval/cpython/shim.h"
 
 #if PY_MINOR_VERSION != 11
@@ -52,6 +53,16 @@ int ShimWatchDict(int id, PyObject* dict) {
 }
 int ShimUnwatchDict(int id, PyObject* dict) { return ShimWatchDict(id, dict); }
 int ShimWatchType(int id, PyObject* type) { return ShimWatchDict(id, type); }
+
+int ShimToolInUse(void) { return 0; }
+int ShimIsMonitored(PyCodeObject* code) {
+  (void)code;
+  return 0;
+}
+void* const* ShimMonitoringSlot(PyCodeObject* code) {
+  (void)code;
+  return NULL;
+}
 
 static PyObject* PassThrough(ShimEvaluator previous, PyThreadState* thread, ShimFrame* frame, int throwflag) {
   return previous(thread, frame, throwflag);

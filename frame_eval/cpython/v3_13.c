@@ -11,6 +11,7 @@
 #include "internal/pycore_object.h"
 #include "internal/pycore_opcode_metadata.h"
 
+#include "frame_eval/cpython/monitoring.h"
 #include "frame_eval/cpython/shim.h"
 
 #if PY_MINOR_VERSION != 13

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "frame_eval/cpython/monitoring.h"
 #include "frame_eval/cpython/shim.h"
 
 namespace framejit {
@@ -266,6 +267,11 @@ void FlatList::AddStableChecks(const GuardTree& tree, const GuardObjects& object
         break;
       case GuardKind::kFunctionCode:
         AddWord(&reinterpret_cast<PyFunctionObject*>(object)->func_code, Word(check.identity), index);
+        // What a tool asked for stays where it is when it is asked for no longer.
+        if (void* const* slot = ShimMonitoringSlot(reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(object)))) {
+          if (*slot != nullptr) AddOperation(Operation::kRecheck, index, index);
+          if (*slot == nullptr) AddWord(slot, 0, index);
+        }
         break;
       case GuardKind::kSetEquals:
         AddOperation(Operation::kRecheck, index, index);

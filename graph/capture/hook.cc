@@ -4,6 +4,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "frame_eval/cpython/evaluator_hook.h"
 #include "frame_eval/cpython/frame_view.h"
+#include "frame_eval/cpython/recursion.h"
 #include "graph/capture/evaluator.h"
 
 namespace framejit {
@@ -74,7 +75,7 @@ PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int
     return CreateGenerator(hook, thread, frame);
   }
   ++recorder.stats.frames;
-  if (hook.depth >= hook.max_depth) return Fail(hook, thread, frame, BreakCode::kTooDeep, "");
+  if (hook.depth >= hook.max_depth || CStackIsLow()) return Fail(hook, thread, frame, BreakCode::kTooDeep, "");
   ++hook.depth;
   PyObject* result = EvaluateFrame(recorder, thread, frame.get(), throwflag);
   --hook.depth;
