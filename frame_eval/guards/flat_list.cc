@@ -64,7 +64,7 @@ void FlatList::Rebuild(const GuardTree& tree, const CallState& state, const Guar
   tensors_.clear();
   seen_.clear();
   function_ = state.function;
-  AddArguments(tree, state);
+  AddArguments(tree, state, objects);
   AddAmbient(tree);
   for (size_t i = 0; i < count; ++i) {
     if (!is_fresh_[i]) AddNode(tree, objects, static_cast<int32_t>(i));
@@ -83,21 +83,24 @@ void FlatList::Rebuild(const GuardTree& tree, const CallState& state, const Guar
 }
 
 // Arguments are new objects on each call, so their subtrees are walked, but for arguments that carry much state (self),
-// which are compared. A function that varies is like an argument; its address may be another function's by now.
-void FlatList::AddArguments(const GuardTree& tree, const CallState& state) {
+// which are compared. A function that varies is like an argument; its address may be another function's by now. A tuple
+// that is an argument (the state of frames that were left is one) is walked, and its items are like arguments.
+void FlatList::AddArguments(const GuardTree& tree, const CallState& state, const GuardObjects& objects) {
   size_t count = tree.nodes.size();
   std::vector<int32_t> root(count, -1);
   std::vector<size_t> subtree(count, 0);
   std::vector<bool> has_instance(count, false);
-  auto is_root = [&](SourceKind kind) {
-    return kind == SourceKind::kArgument || (kind == SourceKind::kFunction && state.function_varies);
+  std::vector<bool> is_carrier(count, false);
+  auto is_root = [&](const GuardNode& node) {
+    if (node.parent >= 0) return static_cast<bool>(is_carrier[static_cast<size_t>(node.parent)]);
+    return node.source.kind == SourceKind::kArgument ||
+           (node.source.kind == SourceKind::kFunction && state.function_varies);
   };
   for (size_t i = 0; i < count; ++i) {
     const GuardNode& node = tree.nodes[i];
-    root[i] = node.parent >= 0            ? root[static_cast<size_t>(node.parent)]
-              : is_root(node.source.kind) ? static_cast<int32_t>(i)
-                                          : -1;
+    root[i] = is_root(node) ? static_cast<int32_t>(i) : node.parent >= 0 ? root[static_cast<size_t>(node.parent)] : -1;
     if (root[i] < 0) continue;
+    is_carrier[i] = root[i] == static_cast<int32_t>(i) && objects[i] != nullptr && PyTuple_CheckExact(objects[i]);
     ++subtree[static_cast<size_t>(root[i])];
     if (node.source.kind == SourceKind::kInstanceDict) has_instance[static_cast<size_t>(root[i])] = true;
   }
@@ -174,7 +177,7 @@ void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32
     case SourceKind::kMethodSelf:
     case SourceKind::kMethodFunction:
       stable_[i] = parent_stable;
-      refetch = !parent_stable;
+      refetch = !parent_stable && !std::binary_search(pinned_.begin(), pinned_.end(), index);
       break;
     case SourceKind::kAttribute:
     case SourceKind::kListItem:
@@ -376,7 +379,9 @@ FlatList::Outcome FlatList::Check(const GuardTree& tree, const CallState& state,
   }
   for (int32_t index : pinned_) {
     size_t i = static_cast<size_t>(index);
-    PyObject* object = Fetch(tree.nodes[i].source, nullptr, state, owned);
+    const int32_t parent = tree.nodes[i].parent;  // a tuple that was fetched above
+    PyObject* object =
+        Fetch(tree.nodes[i].source, parent < 0 ? nullptr : objects[static_cast<size_t>(parent)], state, owned);
     if (object != objects[i]) {
       walk_argument_[i] = true;
       return Outcome::kMismatch;

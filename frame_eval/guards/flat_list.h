@@ -68,7 +68,7 @@ class FlatList {
   bool OverlapUnchanged(const GuardTree& tree, const GuardObjects& objects) const;
   void OnMismatch(size_t entry);
 
-  void AddArguments(const GuardTree& tree, const CallState& state);
+  void AddArguments(const GuardTree& tree, const CallState& state, const GuardObjects& objects);
   void AddNode(const GuardTree& tree, const GuardObjects& objects, int32_t node);
   void AddStableChecks(const GuardTree& tree, const GuardObjects& objects, int32_t node);
   void AddDict(const GuardTree& tree, const GuardObjects& objects, int32_t node);
