@@ -70,11 +70,18 @@ bool IsCapturedFile(PyObject* filename) {
   return best == nullptr || best->captured;
 }
 
+// What torch calls in place of an operator.
+bool IsTorchOverride(PyCodeObject* code) {
+  return PyUnicode_CompareWithASCIIString(code->co_name, "__torch_function__") == 0 ||
+         PyUnicode_CompareWithASCIIString(code->co_name, "__torch_dispatch__") == 0;
+}
+
 // A plain function's, not a generator's, a class body's or a piece of one that a break left.
 bool IsCapturable(PyCodeObject* code) {
   constexpr int kSuspends = CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE;
   constexpr int kFunction = CO_OPTIMIZED | CO_NEWLOCALS;
   if ((code->co_flags & kSuspends) != 0 || (code->co_flags & kFunction) != kFunction) return false;
+  if (IsTorchOverride(code)) return false;
   const ResumeLoop* loop = ResumeLoop::Current();
   return (loop == nullptr || loop->table()->Find(code) == nullptr) && IsCapturedFile(code->co_filename);
 }
@@ -201,7 +208,7 @@ PyObject* Handle(PyThreadState* thread, ShimFrame* raw, int throwflag) {
   PyRef alive = PyRef::Borrow(reinterpret_cast<PyObject*>(code));
   const int64_t captured = armed.captured;
   if (armed.depth >= kMaxDepth || record->runs_unarmed()) {
-    ScopedFrameHandler unarmed(nullptr);
+    Unarmed unarmed;
     return PassThrough(thread, raw, throwflag);
   }
   ++armed.depth;
@@ -222,20 +229,27 @@ void InnerEntries::Clear() {
   for (PyObject* entry : std::exchange(entries, {})) Py_DECREF(entry);
 }
 
+Unarmed::Unarmed() : handler_(SetFrameHandler(nullptr)), inner_(armed.inner), region_(armed.region) {}
+
+Unarmed::~Unarmed() {
+  const bool same_region = armed.region == region_;
+  armed.inner = same_region ? inner_ : armed.region;
+  SetFrameHandler(same_region ? handler_ : armed.region != nullptr ? &Handle : nullptr);
+}
+
 void Armed::Begin(bool is_next) {
-  CodeRecord* record = inner_ == nullptr || active_ ? nullptr : RecordOf(code_);
+  CodeRecord* record = inner_ == nullptr || before_.has_value() ? nullptr : RecordOf(code_);
   if (record == nullptr || record->runs_unarmed()) return;
-  active_ = true;
-  previous_inner_ = std::exchange(armed.inner, inner_);
+  before_.emplace();
+  armed.inner = inner_;
   captured_ = armed.captured;
-  previous_handler_ = SetFrameHandler(&Handle);
+  SetFrameHandler(&Handle);
   armed.own_code = is_next ? code_ : nullptr;
 }
 
 Armed::~Armed() {
-  if (!active_) return;
-  SetFrameHandler(previous_handler_);
-  armed.inner = previous_inner_;
+  if (!before_.has_value()) return;
+  before_.reset();
   if (CodeRecord* record = RecordOf(code_); record != nullptr) record->Note(armed.captured != captured_);
 }
 

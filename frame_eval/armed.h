@@ -6,6 +6,7 @@
 
 #include <Python.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,21 @@ struct InnerEntries {
   void Clear();
 };
 
+// Disarms this thread for the time that the object lives. A region that was begun or ended meanwhile stays so, here and
+// for Armed.
+class Unarmed {
+ public:
+  Unarmed();
+  ~Unarmed();
+  Unarmed(const Unarmed&) = delete;
+  Unarmed& operator=(const Unarmed&) = delete;
+
+ private:
+  FrameHandler handler_;
+  InnerEntries* inner_;
+  InnerEntries* region_;
+};
+
 // Arms this thread for the time that the object lives, from Begin on. Code in whose extent nothing was captured the
 // last times is run without.
 class Armed {
@@ -45,9 +61,7 @@ class Armed {
  private:
   InnerEntries* inner_;
   PyCodeObject* code_;
-  bool active_ = false;
-  FrameHandler previous_handler_ = nullptr;
-  InnerEntries* previous_inner_ = nullptr;
+  std::optional<Unarmed> before_;  // what to go back to
   int64_t captured_ = 0;
 };
 

@@ -277,7 +277,9 @@ absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const
     trace =
         Compilation(state, options, std::move(argument_names), std::move(resumes), advance_iterators, varying).Run();
   } catch (const std::exception& error) {
-    trace = absl::InternalError(error.what());
+    std::string what = error.what();
+    if (what.empty()) what = "a Python exception was raised while it was compiled";
+    trace = absl::InternalError(what);
   }
   if (PyErr_Occurred() != nullptr) PyErr_Clear();
   return trace;

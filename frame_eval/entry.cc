@@ -15,6 +15,7 @@
 #include "frame_eval/cpython/monitoring.h"
 #include "frame_eval/cpython/recursion.h"
 #include "frame_eval/cpython/shim.h"
+#include "frame_eval/guards/torch_state.h"
 #include "frame_eval/resume_loop.h"
 #include "graph/capture/recorder.h"
 
@@ -189,8 +190,8 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
 
 EntryStep Step(EntryObject* entry, const CallState& call_state) {
   // What recording, backends and effects run is not the program's.
-  std::optional<ScopedFrameHandler> unarmed;
-  if (CurrentFrameHandler() != nullptr) unarmed.emplace(nullptr);
+  std::optional<Unarmed> unarmed;
+  if (CurrentFrameHandler() != nullptr) unarmed.emplace();
   EntryState& state = *entry->state;
   std::shared_ptr<Trace> trace = FindTrace(state, call_state);
   if (trace == nullptr) {
@@ -377,7 +378,7 @@ bool IsEntry(PyObject* object) { return Py_TYPE(object) == entry_type; }
 
 bool MustRunNatively(PyCodeObject* code) {
   return disable_depth != 0 || !enabled.load(std::memory_order_relaxed) || IsRecording() ||
-         ShimIsTraced(PyThreadState_Get(), code);
+         ShimIsTraced(PyThreadState_Get(), code) || UserModesActive();
 }
 
 PyRef SegmentOf(PyObject* root, const std::vector<PyObject*>& functions) {

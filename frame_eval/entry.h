@@ -38,7 +38,7 @@ PyObject* Resume(PyObject* entry, PyRef function, PyRef state);
 bool EntryGaveUp(PyObject* entry);
 // For what runs natively on behalf of the entry; borrowed. Null where nothing is to be captured there.
 InnerEntries* InnerEntriesOf(PyObject* entry);
-// Whether this thread must leave calls of the code to the interpreter now (disabled, recording, traced).
+// Whether this thread must leave calls of the code to the interpreter now (disabled, recording, traced, under a mode).
 bool MustRunNatively(PyCodeObject* code);
 
 // A new entry for a Python function; null with an exception set.

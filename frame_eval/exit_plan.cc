@@ -270,7 +270,11 @@ class ExitProgram::Builder {
         &PyFunction_SetDefaults,
         [](PyObject* f, PyObject* value) { return PyObject_SetAttrString(f, "__kwdefaults__", value); },
         &PyFunction_SetClosure,
-        &PyFunction_SetAnnotations,
+        // As MAKE_FUNCTION sets them: a tuple of names and values, of which CPython makes a dict when it is asked for.
+        [](PyObject* f, PyObject* value) {
+          Py_XSETREF(reinterpret_cast<PyFunctionObject*>(f)->func_annotations, Py_NewRef(value));
+          return 0;
+        },
         [](PyObject* f, PyObject* value) { return PyObject_SetAttrString(f, "__dict__", value); },
     };
     for (size_t i = 0; i < std::size(kSetters) && i + 1 < recipe.children.size(); ++i) {

@@ -143,7 +143,7 @@ PyObject* ResumeLoop::Run(PyRef function, PyRef state) {
     PyObject* argument = state_.get();
     PyObject* result = nullptr;
     {
-      ScopedFrameHandler entering(nullptr);
+      Unarmed entering;
       Armed armed(InnerEntriesOf(root_), CodeOf(function));
       armed_ = &armed;
       result = CallFromC(function.get(), argument);

@@ -17,18 +17,6 @@ using FrameHandler = ShimEvaluator;
 FrameHandler SetFrameHandler(FrameHandler handler);
 FrameHandler CurrentFrameHandler();
 
-// A handler for the time that this object lives.
-class ScopedFrameHandler {
- public:
-  explicit ScopedFrameHandler(FrameHandler handler) : previous_(SetFrameHandler(handler)) {}
-  ~ScopedFrameHandler() { SetFrameHandler(previous_); }
-  ScopedFrameHandler(const ScopedFrameHandler&) = delete;
-  ScopedFrameHandler& operator=(const ScopedFrameHandler&) = delete;
-
- private:
-  FrameHandler previous_;
-};
-
 // For a handler that leaves the frame to whoever evaluated frames before us: another tool, or CPython.
 PyObject* PassThrough(PyThreadState* thread, ShimFrame* frame, int throwflag);
 

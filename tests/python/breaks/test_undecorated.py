@@ -101,6 +101,24 @@ def test_enable_is_a_function_too():
     assert len(graphs) == 1
 
 
+def begin(backend):
+    framejit.enable(backend=backend)
+
+
+def test_regions_begin_and_end_in_functions_that_run_unarmed():
+    backend, graphs = compiled_calls()
+    with torch.no_grad():
+        for _ in range(40):  # by then, begin and Enable's own methods are known to capture nothing
+            begin(backend)
+            assert torch.equal(scale(X, 1.5), (X * 1.5).sin() + 1)
+            framejit.enable(False)
+            assert torch.equal(total(X), scale(X, 2.0).sum())
+            with framejit.enable(backend=backend), framejit.enable(False):
+                scale(X, 2.5)
+            assert all(value > 0 for value in [1, 2, 3])
+    assert len(graphs) == 1
+
+
 def test_another_thread_is_not_armed():
     backend, graphs = compiled_calls()
     with torch.no_grad(), framejit.enable(backend=backend):
