@@ -223,6 +223,8 @@ bool ResumeLoop::Capture(const Reentry& reentry, ShimFrame* running, PyObject* e
 bool ResumeLoop::Leave(const Reentry& reentry) {
   PyThreadState* thread = PyThreadState_Get();
   ShimFrame* frame = ShimThreadFrame(thread);
+  // A tool started in the frame: with an evaluator installed, its Python calls would have the events of C calls.
+  if (ShimIsTraced(thread, reentry.code)) SetFrameHandler(nullptr);
   // In an exception handler the exception is the frame's; it stays where it is.
   if (stays_native_ || MustRunNatively(reentry.code) || HandledException() != handled_exception_) return false;
   if (levels_.size() > kMaxLevels) return false;

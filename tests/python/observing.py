@@ -112,6 +112,7 @@ class Monitor:
     def start(self):
         monitoring = sys.monitoring
         monitoring.use_tool_id(self.TOOL, "test")
+        monitoring.restart_events()  # what an earlier tool did not want to see any more
         for kind in self.kinds:
             monitoring.register_callback(self.TOOL, getattr(monitoring.events, kind), self._callback(kind))
         events = sum({getattr(monitoring.events, kind) for kind in self.kinds})
