@@ -7,10 +7,6 @@
 namespace framejit {
 namespace {
 
-bool IsEntry(PyTypeObject* type) {
-  return std::string_view(type->tp_name).starts_with("framejit") && type->tp_call != nullptr;
-}
-
 bool HasFlag(PyObject* function, PyObject* name) {
   PyObject* dict = reinterpret_cast<PyFunctionObject*>(function)->func_dict;
   return dict != nullptr && PyDict_GetItemWithError(dict, name) != nullptr;
@@ -72,6 +68,10 @@ bool IsTorchFunction(PyObject* self) {
 }
 
 }  // namespace
+
+bool IsEntryType(PyTypeObject* type) {
+  return std::string_view(type->tp_name).starts_with("framejit") && type->tp_call != nullptr;
+}
 
 std::string QualifiedName(PyObject* callable) {
   PyRef qualname = PyRef::Steal(PyObject_GetAttrString(callable, "__qualname__"));
@@ -236,11 +236,11 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
     return CallTorch(TorchCall::Kind::kFunction, object, call);
   }
   PyObject* method = ShimTypeLookup(type, n.call);
-  if (method != nullptr && (PyFunction_Check(method) || IsEntry(Py_TYPE(method)))) {
+  if (method != nullptr && (PyFunction_Check(method) || IsEntryType(Py_TYPE(method)))) {
     tail_call = tail;
     return CallWithSelf(method, object, args, nargs, kwnames);
   }
-  if (IsEntry(type)) {
+  if (IsEntryType(type)) {
     PyRef wrapped = PyRef::Steal(PyObject_GetAttr(object, n.wrapped));
     tail_call = tail;
     return wrapped ? Call(wrapped.get(), args, nargs, kwnames) : nullptr;

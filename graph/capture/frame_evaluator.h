@@ -42,7 +42,8 @@ struct FrameEvaluator {
   PyObject** stack_base;
   PyObject** sp;
   ShimCodeUnit** instruction_slot;  // where tracebacks and f_lineno look
-  const uint16_t* first;            // code units
+  const uint16_t* own_first;        // code units of the frame's own code
+  const uint16_t* first;            // of `code`
   const uint16_t* next;             // the next instruction
   int offset = 0;                   // of the instruction being executed, in code units
   PyObject* kwnames = nullptr;      // set by KW_NAMES for the CALL that follows; borrowed from the constants
@@ -77,9 +78,21 @@ struct FrameEvaluator {
     Push(null_below ? nullptr : callable);
     Push(null_below ? callable : receiver);
   }
-  // What f_lasti and the next traceback entry say.
+  // What a name was found to be (stolen; null means failure): for a call, or as a value.
+  Flow PushFound(PyObject* value, bool to_be_called) {
+    if (value == nullptr) return Flow::kError;
+    if (to_be_called) {
+      PushCallable(value, nullptr);
+    } else {
+      Push(value);
+    }
+    return Flow::kNext;
+  }
+  // What f_lasti and the next traceback entry say. Of a frame that was entered in the middle, `first` is not the
+  // frame's own code.
   void SetLastInstruction(int unit) {
-    if (!resumed()) *instruction_slot = const_cast<ShimCodeUnit*>(first) + unit;
+    if (resumed()) unit = entered->offsets[static_cast<size_t>(unit)];
+    *instruction_slot = const_cast<ShimCodeUnit*>(own_first) + unit;
   }
   // An opcode, or a use of one, that is not captured.
   Flow BreakAt(BreakCode break_code, const char* detail) {

@@ -29,10 +29,6 @@ PyObject* NoAttribute(PyObject* object, PyObject* name) {
   return nullptr;
 }
 
-bool IsEntry(PyObject* object) {
-  return std::string_view(Py_TYPE(object)->tp_name).starts_with("framejit") && Py_TYPE(object)->tp_call != nullptr;
-}
-
 }  // namespace
 
 PyObject* RecorderState::Impl::GetAttr(PyObject* object, PyObject* name) {
@@ -156,7 +152,7 @@ PyObject* RecorderState::Impl::Bind(PyObject* descriptor, PyObject* object, PyTy
     return Lift(Py_NewRef(descriptor), source, true);
   }
   if (kind->tp_descr_get == nullptr) return Lift(Py_NewRef(descriptor), source, true);
-  if (object != nullptr && IsEntry(descriptor)) return PyMethod_New(descriptor, object);
+  if (object != nullptr && IsEntryType(Py_TYPE(descriptor))) return PyMethod_New(descriptor, object);
   if (kind == &PyStaticMethod_Type) {
     PyRef inner = PyRef::Steal(kind->tp_descr_get(descriptor, object, owner));
     if (inner && (IsCodeLike(inner.get()) || IsPrimitive(inner.get()))) return Lift(inner.release(), source, true);
