@@ -58,6 +58,11 @@ PyObject* MetaclassMethod(PyObject* callable) {
   return nullptr;
 }
 
+// Exceptions that have no fields but BaseException's.
+bool IsPlainException(PyTypeObject* type) {
+  return NativeBase(type)->tp_basicsize == static_cast<Py_ssize_t>(sizeof(PyBaseExceptionObject));
+}
+
 bool IsTorchFunction(PyObject* self) {
   if (self == nullptr) return false;
   if (self == reinterpret_cast<PyObject*>(Names().variable_functions)) return true;
@@ -463,6 +468,16 @@ int RecorderState::Impl::PrepareArguments(const NativeCall& call) {
                       std::string("an iterator from outside is used: ") + Py_TYPE(argument)->tp_name);
     }
     PyTypeObject* type = Py_TYPE(argument);
+    if (PyExceptionInstance_Check(argument)) {
+      // Of one from outside C code may read what BaseException has: constants, which are guarded.
+      if (!IsOutside(argument)) continue;
+      PyRef name = PyRef::Steal(PyUnicode_InternFromString("args"));
+      PyRef args = PyRef::Steal(name && IsPlainException(type) ? GetAttr(argument, name.get()) : nullptr);
+      if (broken() || PyErr_Occurred()) return -1;
+      if (args && args.get() == reinterpret_cast<PyBaseExceptionObject*>(argument)->args && IsConstant(args.get()))
+        continue;
+      return BreakInt(BreakCode::kUnsupportedObject, std::string("the content of a ") + type->tp_name);
+    }
     if (!IsPrimitive(argument) && !IsCodeLike(argument) && !IsTensor(argument) && IsOutside(argument) &&
         FindShadow(argument) == nullptr && !PyTuple_Check(argument) && !IsPythonClass(type) && type != &PyRange_Type &&
         type != Names().device && !PyFrozenSet_CheckExact(argument) && type != &PyMethod_Type &&

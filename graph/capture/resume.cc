@@ -143,8 +143,10 @@ int CodeAnalysis::DepthWithoutOperands(int index) const {
 
 namespace {
 
-// How many changes make a value a varying one: a mode that is one of two or three is worth a recording each.
+// How many changes make a value a varying one: a mode that is one of two or three is worth a recording each, but a float
+// is hardly ever one.
 constexpr int kManyChanges = 2;
+constexpr int kManyChangesOfFloat = 1;
 constexpr size_t kMaxNesting = 8;
 
 bool IsNumberOrText(PyObject* object) {
@@ -178,7 +180,10 @@ void VaryingItems::NoteItems(PyObject* tuple, Path& path) {
 
 bool VaryingItems::Contains(const Path& path) const {
   auto row = items_.find(path);
-  return row != items_.end() && row->second.changes >= kManyChanges;
+  if (row == items_.end()) return false;
+  PyObject* last = row->second.last.get();
+  const bool is_float = PyFloat_CheckExact(last) || PyComplex_CheckExact(last);
+  return row->second.changes >= (is_float ? kManyChangesOfFloat : kManyChanges);
 }
 
 const CodeAnalysis* ResumeTable::Analyze(PyCodeObject* code) {

@@ -25,6 +25,18 @@ bool MayMakeObjects(std::string_view opcode) {
   return opcode.starts_with("CALL") || opcode == "GET_ITER" || opcode == "FOR_ITER" || opcode == "BEFORE_WITH";
 }
 
+// Whether one of the frames has the function's code among its constants.
+bool IsMadeBy(const std::vector<LiveFrame*>& frames, PyObject* function) {
+  PyObject* code = PyFunction_GET_CODE(function);
+  return std::any_of(frames.begin(), frames.end(), [&](const LiveFrame* frame) {
+    PyObject* consts = frame->code->co_consts;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(consts); ++i) {
+      if (PyTuple_GET_ITEM(consts, i) == code) return true;
+    }
+    return false;
+  });
+}
+
 }  // namespace
 
 bool RecorderState::Impl::BeginInstruction(int offset, int64_t number) {
@@ -333,7 +345,7 @@ int RecorderState::Impl::Read(PyObject** place) {
   if (PyFunction_Check(value) && provenance != nullptr && !provenance->pinned) {
     lifted = Py_NewRef(value);  // as below, earlier
   } else if (PyFunction_Check(value) && provenance == nullptr &&
-             reinterpret_cast<PyFunctionObject*>(value)->func_closure != nullptr) {
+             (reinterpret_cast<PyFunctionObject*>(value)->func_closure != nullptr || IsMadeBy(frames, value))) {
     // Made by the frames that were left, so another one on each call: what counts is its code; its cells have sources.
     AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(&PyFunction_Type));
     AddGuard(GuardKind::kFunctionCode, source, PyFunction_GET_CODE(value));

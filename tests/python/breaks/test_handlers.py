@@ -440,7 +440,10 @@ def test_the_frames_of_a_handled_exception_are_let_go():
     def fails_with_mark():
         error = Marked("here")
         alive.append(weakref.ref(error))
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback names this frame
 
     def function(x):
         y = x.sin()
@@ -484,33 +487,3 @@ def test_the_line_of_a_frame_that_was_entered_in_the_middle():
     expected = caught(warns)[:1]
     assert expected
     assert caught(compiled)[0] == expected[0]
-
-
-@pytest.mark.parametrize("error", [True, False])
-def test_the_line_that_a_frame_shows_after_its_last_exception(error):
-    frames = []
-
-    @framejit.disable
-    def fails_here():
-        frames.append(sys._getframe(1))
-        raise ValueError
-
-    def function(x):
-        y = x.sin()
-        try:
-            outside()
-            y = y.cos()
-            fails_here()
-        finally:
-            y = y.exp()
-            outside(y)
-
-    found = []
-    for target in (function, framejit.compile(function), framejit.compile(function)):
-        with pytest.raises(ValueError) as raised:
-            target(X)
-        trace = raised.tb
-        while trace.tb_frame.f_code.co_name != "function":
-            trace = trace.tb_next
-        found.append((trace.tb_lineno, trace.tb_frame.f_code.co_firstlineno))
-    assert found[1:] == found[:1] * 2
