@@ -143,8 +143,8 @@ int CodeAnalysis::DepthWithoutOperands(int index) const {
 
 namespace {
 
-// How many changes make a value a varying one: a mode that is one of two or three is worth a recording each, but a float
-// is hardly ever one.
+// How many changes make a value a varying one: a mode that is one of two or three is worth a recording each, but a
+// float is hardly ever one.
 constexpr int kManyChanges = 2;
 constexpr int kManyChangesOfFloat = 1;
 constexpr size_t kMaxNesting = 8;
