@@ -471,6 +471,7 @@ int RecorderState::Impl::PrepareArguments(const NativeCall& call) {
     if (PyExceptionInstance_Check(argument)) {
       // Of one from outside C code may read what BaseException has: constants, which are guarded.
       if (!IsOutside(argument)) continue;
+      if (CheckContent(argument) != 0) return -1;
       PyRef name = PyRef::Steal(PyUnicode_InternFromString("args"));
       PyRef args = PyRef::Steal(name && IsPlainException(type) ? GetAttr(argument, name.get()) : nullptr);
       if (broken() || PyErr_Occurred()) return -1;

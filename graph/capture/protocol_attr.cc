@@ -24,6 +24,13 @@ PyObject* PythonOverride(PyTypeObject* type, PyObject* name) {
   return found != nullptr && PyFunction_Check(found) ? found : nullptr;
 }
 
+bool IsLinkOfExceptions(PyObject* name) {
+  return PyUnicode_CompareWithASCIIString(name, "__traceback__") == 0 ||
+         PyUnicode_CompareWithASCIIString(name, "__context__") == 0 ||
+         PyUnicode_CompareWithASCIIString(name, "__cause__") == 0 ||
+         PyUnicode_CompareWithASCIIString(name, "__suppress_context__") == 0;
+}
+
 PyObject* NoAttribute(PyObject* object, PyObject* name) {
   PyErr_Format(PyExc_AttributeError, "'%.50s' object has no attribute '%U'", Py_TYPE(object)->tp_name, name);
   return nullptr;
@@ -76,6 +83,7 @@ PyObject* RecorderState::Impl::GenericGetAttr(PyObject* object, PyObject* name, 
   if (HasInstanceDict(type)) {
     PyObject* value = nullptr;
     if (IsOutside(object)) {
+      if (PyExceptionInstance_Check(object) && !descriptor && CheckContent(object) != 0) return nullptr;
       Shadow* dict = InstanceDict(object);
       if (dict == nullptr) return nullptr;
       value = ShadowDictGet(*dict, name);
@@ -127,6 +135,7 @@ PyObject* RecorderState::Impl::BindNative(PyObject* descriptor, PyObject* object
   auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   const SourceId source = SourceOf(object);
   if (source == kNoSource) return Scan(get(descriptor, object, type));
+  if (PyExceptionInstance_Check(object) && !IsLinkOfExceptions(name) && CheckContent(object) != 0) return nullptr;
   if (auto row = native_attributes.find({object, name}); row != native_attributes.end()) {
     if (!row->second) return NoAttribute(object, name);
     return Py_NewRef(row->second.get());

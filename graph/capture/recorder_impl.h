@@ -121,6 +121,8 @@ struct RecorderState::Impl {
   PyObject* CallInner(const ResumePoint& point, PyObject* state);
   int Read(PyObject** place);
   VaryingItems::Path PathInState(SourceId source) const;
+  // Before something is read of an exception: 0, or -1 with a break where it says something else on each call.
+  int CheckContent(PyObject* exception);
   int UnpackUnread(PyObject* unread, int size, PyObject*** stack_top);
   SourceId StateSource(PyObject* state);
   bool stopped = false;

@@ -144,14 +144,23 @@ int CodeAnalysis::DepthWithoutOperands(int index) const {
 namespace {
 
 // How many changes make a value a varying one: a mode that is one of two or three is worth a recording each, but a
-// float is hardly ever one.
+// float or what an exception says is hardly ever one.
 constexpr int kManyChanges = 2;
-constexpr int kManyChangesOfFloat = 1;
+constexpr int kManyChangesOfOthers = 1;
 constexpr size_t kMaxNesting = 8;
 
 bool IsNumberOrText(PyObject* object) {
   return PyLong_CheckExact(object) || PyFloat_CheckExact(object) || PyUnicode_CheckExact(object) ||
          PyComplex_CheckExact(object);
+}
+
+// Of a value or of the items of a tuple.
+bool HasOnlyPlainValues(PyObject* value) {
+  if (!PyTuple_CheckExact(value)) return IsNumberOrText(value) || value == Py_None;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i) {
+    if (!IsNumberOrText(PyTuple_GET_ITEM(value, i))) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -167,23 +176,32 @@ void VaryingItems::NoteItems(PyObject* tuple, Path& path) {
     path.push_back(static_cast<int>(i));
     if (PyTuple_CheckExact(value) && path.size() < kMaxNesting) {
       NoteItems(value, path);
+    } else if (PyExceptionInstance_Check(value)) {
+      path.push_back(kArgs);
+      NoteItem(reinterpret_cast<PyBaseExceptionObject*>(value)->args, path);
+      path.pop_back();
     } else if (IsNumberOrText(value)) {
-      Item& item = items_[path];
-      const bool same = !item.last || (Py_TYPE(item.last.get()) == Py_TYPE(value) &&
-                                       PyObject_RichCompareBool(item.last.get(), value, Py_EQ) == 1);
-      if (!same) ++item.changes;
-      item.last = PyRef::Borrow(value);
+      NoteItem(value, path);
     }
     path.pop_back();
   }
+}
+
+void VaryingItems::NoteItem(PyObject* value, const Path& path) {
+  Item& item = items_[path];
+  const bool same = item.last && Py_TYPE(item.last.get()) == Py_TYPE(value) && HasOnlyPlainValues(value) &&
+                    PyObject_RichCompareBool(item.last.get(), value, Py_EQ) == 1;
+  if (item.last && !same) ++item.changes;
+  // Objects that may be more than numbers and texts are not kept.
+  item.last = PyRef::Borrow(HasOnlyPlainValues(value) ? value : Py_None);
 }
 
 bool VaryingItems::Contains(const Path& path) const {
   auto row = items_.find(path);
   if (row == items_.end()) return false;
   PyObject* last = row->second.last.get();
-  const bool is_float = PyFloat_CheckExact(last) || PyComplex_CheckExact(last);
-  return row->second.changes >= (is_float ? kManyChangesOfFloat : kManyChanges);
+  const bool is_mode = PyLong_CheckExact(last) || PyUnicode_CheckExact(last);
+  return row->second.changes >= (is_mode ? kManyChanges : kManyChangesOfOthers);
 }
 
 const CodeAnalysis* ResumeTable::Analyze(PyCodeObject* code) {

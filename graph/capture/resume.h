@@ -115,6 +115,7 @@ struct ResumedCode {
 class VaryingItems {
  public:
   using Path = std::vector<int>;
+  static constexpr int kArgs = -1;  // behind the position of an exception: its arguments, all together
 
   // Of the state that is recorded next.
   void Note(PyObject* state);
@@ -126,6 +127,7 @@ class VaryingItems {
     int changes = 0;
   };
   void NoteItems(PyObject* tuple, Path& path);
+  void NoteItem(PyObject* value, const Path& path);
 
   absl::flat_hash_map<Path, Item> items_;
 };

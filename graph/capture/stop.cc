@@ -336,6 +336,19 @@ VaryingItems::Path RecorderState::Impl::PathInState(SourceId source) const {
   return path;
 }
 
+int RecorderState::Impl::CheckContent(PyObject* exception) {
+  const SourceId source = SourceOf(exception);
+  auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(request.function));
+  const bool is_segment =
+      request.varying != nullptr && request.resumes != nullptr && request.resumes->Find(code) != nullptr;
+  if (source == kNoSource || !is_segment) return 0;
+  VaryingItems::Path path = PathInState(source);
+  const bool is_item = !path.empty();
+  path.push_back(VaryingItems::kArgs);
+  if (is_item && !request.varying->Contains(path)) return 0;
+  return BreakInt(BreakCode::kVaryingValue, std::string("what a ") + Py_TYPE(exception)->tp_name + " says");
+}
+
 int RecorderState::Impl::Read(PyObject** place) {
   PyRef unread = PyRef::Borrow(*place);
   PyObject* value = UnreadValue(unread.get());
