@@ -85,6 +85,8 @@ class Compilation {
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
     trace_ = std::make_shared<Trace>();
     auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(state_.function));
+    trace_->report.function = name_;
+    trace_->report.is_inner = options_.is_inner;
     trace_->report.is_segment = resumes_->Find(code) != nullptr;
     RecordCall();
     if (absl::Status status = BuildGuards(); !status.ok()) return status;
@@ -158,8 +160,9 @@ class Compilation {
   }
 
   absl::StatusOr<std::shared_ptr<Backend>> ChooseBackend() {
-    if (recording_->graph.nodes.empty() && (recording_->resume || trace_->report.is_segment)) {
-      trace_->report.backend = "interp";  // a piece of the function in which no operator runs
+    const TraceReport& report = trace_->report;
+    if (recording_->graph.nodes.empty() && (recording_->resume || report.is_segment || report.is_inner)) {
+      trace_->report.backend = "interp";  // no operator runs in it
       return FindBackend("interp");
     }
     absl::StatusOr<std::shared_ptr<Backend>> chosen = ResolveBackend(options_);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "frame_eval/cpython/frame_view.h"
+#include "frame_eval/cpython/recursion.h"
 #include "frame_eval/entry.h"
 #include "frame_eval/guards/iterators.h"
 
@@ -17,6 +18,9 @@ struct ReentryObject {
   Reentry* reentry;
   const ResumeTable* table;  // compared, never used
 };
+
+// Frames that wait for one another when one is left. Behind it the program recurses, and each depth would be a segment.
+constexpr size_t kMaxLevels = 100;
 
 PyTypeObject* reentry_type = nullptr;
 PyObject* marker = nullptr;
@@ -93,6 +97,11 @@ PyRef WithInner(PyObject* own, PyObject* function, PyObject* inner_state) {
   return state;
 }
 
+PyObject* CallFromC(PyObject* function, PyObject* argument) {
+  PythonCallFromC scope;
+  return scope.allowed() ? PyObject_Vectorcall(function, &argument, 1, nullptr) : nullptr;
+}
+
 PyCodeObject* CodeOf(const PyRef& function) {
   return reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function.get()));
 }
@@ -148,13 +157,21 @@ PyObject* ResumeLoop::Run(PyRef function, PyRef state) {
     if (!own) return nullptr;
     state_ = std::move(own);
     PyObject* argument = state_.get();
-    PyObject* result = PyObject_Vectorcall(function.get(), &argument, 1, nullptr);
+    PyObject* result = nullptr;
+    {
+      ScopedFrameHandler entering(nullptr);
+      Armed armed(InnerEntriesOf(root_), CodeOf(function));
+      armed_ = &armed;
+      result = CallFromC(function.get(), argument);
+      armed_ = nullptr;
+    }
     if (result != marker) return result;
     Py_DECREF(result);
     ClearFrameObjects();
     PyRef segment = std::move(pending_segment_);
     state = std::move(pending_state_);
-    EntryStep step = RunSegment(segment.get(), state.get());
+    PyObject* slot = state.get();
+    EntryStep step = RunEntry(segment.get(), CallState{EntryFunction(segment.get()), absl::MakeConstSpan(&slot, 1)});
     if (step.kind == EntryStep::Kind::kReturned) return step.result.release();
     stays_native_ = step.kind == EntryStep::Kind::kNative;
     function = stays_native_ ? PyRef::Borrow(EntryFunction(segment.get())) : std::move(step.function);
@@ -167,6 +184,8 @@ void ResumeLoop::Unpacked() {
   if (levels_.empty()) return;
   PyRef whole = std::move(state_);
   PyRef innermost = std::move(levels_.back().state);
+  // Not before: with the hook installed, a frame that calls another keeps what it hands over until that one returns.
+  armed_->Begin(/*is_next=*/false);
 }
 
 // Offsets of instructions that raised, for the code that is entered. Null with an exception set.
@@ -264,6 +283,7 @@ bool ResumeLoop::Leave(const Reentry& reentry) {
   PyThreadState* thread = PyThreadState_Get();
   ShimFrame* frame = ShimThreadFrame(thread);
   if (stays_native_ || MustRunNatively(reentry.code)) return false;
+  if (levels_.size() > kMaxLevels) return false;
   const int level = CurrentLevel(frame);
   if (level < 0 || static_cast<size_t>(level) >= levels_.size() || !HandlesAsEntered(reentry, frame, level))
     return false;

@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "frame_eval/armed.h"
 #include "frame_eval/cpython/py_ref.h"
 #include "frame_eval/cpython/shim.h"
 #include "graph/capture/resume.h"
@@ -62,6 +63,7 @@ class ResumeLoop {
   ShimFrame* base_frame_;        // below the frames of this loop; compared, never used
   PyObject* handled_exception_;  // likewise
   std::vector<Level> levels_;    // the frames as they were entered, outermost first
+  Armed* armed_ = nullptr;       // while they run
   PyRef state_;                  // that the frames are being entered with
   PyRef pending_segment_;        // an entry, and its argument
   PyRef pending_state_;

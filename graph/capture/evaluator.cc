@@ -35,9 +35,8 @@ std::array<OpcodeHandler, 256> BuildHandlers() {
 
 FrameEvaluator MakeEvaluator(RecorderState& recorder, PyThreadState* thread, FrameView frame) {
   PyCodeObject* code = frame.code();
-  const auto* first = reinterpret_cast<const ShimCodeUnit*>(code->co_code_adaptive);
   const int start = frame.next_offset();
-  return FrameEvaluator{
+  FrameEvaluator f{
       .recorder = recorder,
       .live = nullptr,
       .thread = thread,
@@ -51,11 +50,11 @@ FrameEvaluator MakeEvaluator(RecorderState& recorder, PyThreadState* thread, Fra
       .stack_base = frame.stack_base(),
       .sp = frame.localsplus() + frame.stacktop(),
       .instruction_slot = frame.instruction_slot(),
-      .own_first = first,
-      .first = first,
-      .next = first + start,
       .offset = start - 1,
   };
+  f.ReadCode(code);
+  f.next = f.first + start;
+  return f;
 }
 
 // Once for each frame: a generator's comes back each time it is resumed, first behind RETURN_GENERATOR.
@@ -169,8 +168,7 @@ PyRef GoOnInUserCode(FrameEvaluator& f) {
   PyRef state = PyRef::Steal(std::exchange(f.locals[0], nullptr));
   PyCodeObject* code = f.entered->point->code;
   f.locals += f.code->co_nlocalsplus - code->co_nlocalsplus;
-  f.code = code;
-  f.first = reinterpret_cast<const ShimCodeUnit*>(code->co_code_adaptive);
+  f.ReadCode(code);
   return state;
 }
 

@@ -1,6 +1,7 @@
 // Recordings that end or begin in the middle of frames: where one could end after a break, what the frames hold there,
 // and how a frame is set up that goes on from such a state.
 #include <algorithm>
+#include <numeric>
 
 #include "frame_eval/guards/iterators.h"
 #include "graph/capture/recorder_impl.h"
@@ -35,6 +36,17 @@ bool IsMadeBy(const std::vector<LiveFrame*>& frames, PyObject* function) {
     }
     return false;
   });
+}
+
+// Whether the code may hand its callers' frames to somebody who looks at all of their variables.
+bool StartsDebugger(PyCodeObject* code) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); ++i) {
+    PyObject* name = PyTuple_GET_ITEM(code->co_names, i);
+    if (PyUnicode_CompareWithASCIIString(name, "breakpoint") == 0 ||
+        PyUnicode_CompareWithASCIIString(name, "set_trace") == 0)
+      return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -152,7 +164,12 @@ bool RecorderState::Impl::LeaveFrame(size_t depth, PyObject** handled) {
   state.point.target = innermost ? analysis->StartOfCall(index) : index + 1;
   state.point.call = innermost ? -1 : index;
   if (!analysis->reentries->CanEnter(state.point.target)) return false;
-  for (int slot : analysis->LiveSlots(index)) {
+  std::vector<int> slots = analysis->LiveSlots(index);
+  if (std::any_of(frames.begin(), frames.end(), [](const LiveFrame* live) { return StartsDebugger(live->code); })) {
+    slots.resize(static_cast<size_t>(frame.code->co_nlocalsplus));
+    std::iota(slots.begin(), slots.end(), 0);
+  }
+  for (int slot : slots) {
     PyObject* value = frame.locals[slot];
     if (value == nullptr) continue;
     state.point.slots.push_back(slot);
