@@ -243,6 +243,33 @@ def test_graphs_around_a_break_in_except():
     assert graphs_of(raised_by_the_break, X) == 2
 
 
+def test_what_an_exception_says_is_not_recorded_for_each_call():
+    numbers = iter(range(100))
+
+    @framejit.disable
+    def fails_in_another_way():
+        raise ValueError(f"number {next(numbers)}")
+
+    def function(x):
+        y = x.sin()
+        try:
+            fails_in_another_way()
+        except ValueError as error:
+            y = y.cos()
+            text = str(error)
+            y = y.exp()
+        return y, text
+
+    compiled, backend = counting(function)
+    counts = []
+    for number in range(8):
+        y, text = compiled(X)
+        torch.testing.assert_close(y, X.sin().cos().exp())
+        assert text == f"number {number}"
+        counts.append(backend.count)
+    assert counts[3:] == [counts[3]] * 5, counts
+
+
 # --- raised again, chained ------------------------------------------------------------------------------------------
 
 
