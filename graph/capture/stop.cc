@@ -26,6 +26,19 @@ bool MayMakeObjects(std::string_view opcode) {
   return opcode.starts_with("CALL") || opcode == "GET_ITER" || opcode == "FOR_ITER" || opcode == "BEFORE_WITH";
 }
 
+// Whether the value, which lies at `path` in the state, or one in it if it is a tuple, differs from recording to
+// recording.
+bool Varies(const VaryingItems& varying, PyObject* value, VaryingItems::Path path) {
+  if (path.empty()) return false;
+  if (!PyTuple_CheckExact(value)) return IsPrimitive(value) && varying.Contains(path);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i) {
+    path.push_back(static_cast<int>(i));
+    if (Varies(varying, PyTuple_GET_ITEM(value, i), path)) return true;
+    path.pop_back();
+  }
+  return false;
+}
+
 // Whether one of the frames has the function's code among its constants.
 bool IsMadeBy(const std::vector<LiveFrame*>& frames, PyObject* function) {
   PyObject* code = PyFunction_GET_CODE(function);
@@ -381,7 +394,7 @@ int RecorderState::Impl::Read(PyObject** place) {
     AddGuard(GuardKind::kFunctionCode, source, PyFunction_GET_CODE(value));
     Remember(value, value, source, false);
     lifted = Py_NewRef(value);
-  } else if (IsPrimitive(value) && request.varying != nullptr && request.varying->Contains(PathInState(source))) {
+  } else if (request.varying != nullptr && Varies(*request.varying, value, PathInState(source))) {
     Break(BreakCode::kVaryingValue, Py_TYPE(value)->tp_name);
   } else {
     lifted = Lift(Py_NewRef(value), source);
