@@ -91,6 +91,7 @@ class Compilation {
     RecordCall();
     if (absl::Status status = BuildGuards(); !status.ok()) return status;
     trace_->report.stats = recording_->stats;
+    trace_->at_position = recording_->at_position;
     if (recording_->graph_break.has_value()) {
       trace_->report.graph_break = recording_->graph_break;
       LogLazily(LogArtifact::k_breaks, [&] { return trace_->report.graph_break->ToString(); });

@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
@@ -36,6 +37,7 @@ struct EntryState {
   bool warned = false;
   std::shared_ptr<ResumeTable> resumes = NewResumeTable();
   std::vector<std::pair<std::vector<PyObject*>, PyRef>> segments;  // of a root, in order of their making
+  absl::flat_hash_map<std::vector<PyObject*>, size_t> segment_of;  // by functions: its place there
   std::unique_ptr<InnerEntries> inner;
 
   // What a segment is not tried any more after.
@@ -94,7 +96,15 @@ EntryStep RunTrace(Trace& trace) {
   return step;
 }
 
-// The first trace whose guards hold, moved to the front.
+// Traces that hold for one turn of a loop come before those that hold for all, so that each call takes the same ways.
+size_t FirstOfKind(const EntryState& state, bool at_position) {
+  if (at_position) return 0;
+  auto first = std::find_if(state.traces.begin(), state.traces.end(),
+                            [](const std::shared_ptr<Trace>& trace) { return !trace->at_position; });
+  return static_cast<size_t>(first - state.traces.begin());
+}
+
+// The first trace whose guards hold, moved to the front of its kind.
 std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state) {
   auto& traces = state.traces;
   for (size_t i = 0; i < traces.size(); ++i) {
@@ -102,8 +112,9 @@ std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state)
     if (result == GuardResult::kError) PyErr_Clear();
     if (result != GuardResult::kPass) continue;
     std::shared_ptr<Trace> found = traces[i];
-    if (i > 0)
-      std::rotate(traces.begin(), traces.begin() + static_cast<std::ptrdiff_t>(i),
+    const size_t first = FirstOfKind(state, found->at_position);
+    if (i > first)
+      std::rotate(traces.begin() + static_cast<std::ptrdiff_t>(first), traces.begin() + static_cast<std::ptrdiff_t>(i),
                   traces.begin() + static_cast<std::ptrdiff_t>(i) + 1);
     return found;
   }
@@ -183,7 +194,7 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
   }
   std::shared_ptr<Trace> made = *std::move(trace);
   if (IsIdle(state, *made)) made->graph = nullptr;
-  state.traces.insert(state.traces.begin(), made);
+  state.traces.insert(state.traces.begin() + static_cast<std::ptrdiff_t>(FirstOfKind(state, made->at_position)), made);
   if (BreaksFullGraph(state, *made)) return RaiseGraphBreak(made->report);
   return RunTrace(*made);
 }
@@ -244,6 +255,7 @@ void Forget(EntryState& state) {
   std::shared_ptr<ResumeTable> resumes = std::exchange(state.resumes, NewResumeTable());
   state.traces.clear();
   state.segments.clear();
+  state.segment_of.clear();
   if (state.inner != nullptr) state.inner->Clear();
 }
 
@@ -383,13 +395,15 @@ bool MustRunNatively(PyCodeObject* code) {
 
 PyRef SegmentOf(PyObject* root, const std::vector<PyObject*>& functions) {
   EntryState& state = *AsEntry(root)->state;
-  for (const auto& [known, segment] : state.segments) {
-    if (known == functions) return AsEntry(segment.get())->state->gave_up() ? PyRef() : segment;
+  if (auto known = state.segment_of.find(functions); known != state.segment_of.end()) {
+    const PyRef& segment = state.segments[known->second].second;
+    return AsEntry(segment.get())->state->gave_up() ? PyRef() : segment;
   }
   PyRef segment = PyRef::Steal(NewEntry(functions.back(), state.options));
   if (!segment) return PyErr_Clear(), PyRef();
   AsEntry(segment.get())->state->resumes = state.resumes;
   AsEntry(segment.get())->state->is_segment = true;
+  state.segment_of.emplace(functions, state.segments.size());
   state.segments.emplace_back(functions, segment);
   return segment;
 }

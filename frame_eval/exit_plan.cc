@@ -132,6 +132,8 @@ class ExitProgram::Builder {
       }
       case RecipeKind::kCell:
         return MakeCell(recipe, id);
+      case RecipeKind::kException:
+        return MakeException(recipe, id);
       case RecipeKind::kIterator: {
         PyObject* parts = Get(recipe.children[0]);
         return parts == nullptr ? nullptr : MakeIterator(reinterpret_cast<PyTypeObject*>(recipe.object.get()), parts);
@@ -248,6 +250,14 @@ class ExitProgram::Builder {
       if (item == nullptr || !CallDequeMethod(deque, "append", item)) return nullptr;
     }
     return SetAttributes(recipe, deque) ? Py_NewRef(deque) : nullptr;
+  }
+
+  PyObject* MakeException(const Recipe& recipe, RecipeId id) {
+    PyObject* args = Get(recipe.children[0]);
+    auto* type = reinterpret_cast<PyTypeObject*>(recipe.object.get());
+    auto* plain = reinterpret_cast<PyTypeObject*>(PyExc_BaseException);
+    PyObject* exception = args == nullptr ? nullptr : Enter(id, plain->tp_new(type, args, nullptr));
+    return exception != nullptr && SetAttributes(recipe, exception) ? Py_NewRef(exception) : nullptr;
   }
 
   PyObject* MakeCell(const Recipe& recipe, RecipeId id) {

@@ -51,6 +51,7 @@ class Trace {
   std::vector<size_t> written_inputs;
   // Set: the trace ends in the middle of its frames. What Run gives is a state, with which this function goes on.
   PyRef resume;
+  bool at_position = false;  // of an iterator in the state: holds for one turn of a loop
   int64_t hits = 0;
   TraceReport report;
 

@@ -10,7 +10,7 @@
 namespace framejit {
 namespace {
 
-bool Mutates(const Graph& graph) {
+bool WritesInPlace(const Graph& graph) {
   for (const Node& node : graph.nodes) {
     if (MutatesArguments(node.op)) return true;
   }
@@ -193,7 +193,7 @@ void RecorderState::Impl::CollectOutputs() {
     recording->torch_graph.outputs.push_back(id);
     recording->needs_autograd |= tensor.requires_grad();
   }
-  if (!Mutates(graph)) return;
+  if (!WritesInPlace(graph)) return;
   recording->needs_autograd |= WritesUnderAutograd();
   if (recording->inputs.size() < 2) return;
   recording->inputs_overlap = InputsShareMemory();

@@ -73,7 +73,7 @@ bool ReadOperands(FrameEvaluator& f, Opcode opcode, int arg) {
   if (OnlyMoves(opcode)) return true;
   const int operands =
       std::max(StackEffectOf(opcode, arg, /*taken=*/false).pops, StackEffectOf(opcode, arg, /*taken=*/true).pops);
-  // A write to a container that the state holds would need an effect; the interpreter does it.
+  // A write to a set or dict that the state holds would rest on its content; the interpreter does it.
   if (const int place = PlaceOfBuilt(opcode, arg); place > 0 && IsUnread(f.Peek(place))) {
     f.recorder.Break(BreakCode::kUnsupportedEffect, "a container that was being built at a break");
     return false;
@@ -154,6 +154,7 @@ bool Unwind(FrameEvaluator& f) {
   PyException_SetTraceback(value, traceback != nullptr ? traceback : Py_None);
   Py_XDECREF(traceback);
   Py_XDECREF(type);
+  f.recorder.NoteCaught(value);
   f.Push(value);
   f.next = f.first + handler->target;
   return true;
@@ -195,7 +196,10 @@ bool RunInstructions(FrameEvaluator& f, int throwflag, PyRef state) {
       flow = Step(f, handlers);
       continue;
     }
-    if (flow == Flow::kError && !f.recorder.broken()) AddTraceback(f);
+    if (flow == Flow::kError && !f.recorder.broken()) {
+      f.recorder.NoteRaise();
+      AddTraceback(f);
+    }
     if (!Unwind(f)) {
       // A break inside an `except` block: no POP_EXCEPT will follow.
       if (f.recorder.broken()) Py_XDECREF(std::exchange(*handled_slot, handled.release()));

@@ -87,9 +87,25 @@ struct FrameEvaluator {
     Push(null_below ? nullptr : callable);
     Push(null_below ? callable : receiver);
   }
-  // What f_lasti and the next traceback entry say.
+  // What a name was found to be (stolen; null means failure): for a call, or as a value.
+  Flow PushFound(PyObject* value, bool to_be_called) {
+    if (value == nullptr) return Flow::kError;
+    if (to_be_called) {
+      PushCallable(value, nullptr);
+    } else {
+      Push(value);
+    }
+    return Flow::kNext;
+  }
+  // What f_lasti and the next traceback entry say. Of a frame that was entered in the middle, `first` is not the
+  // frame's own code.
   void SetLastInstruction(int unit) {
-    if (!resumed()) *instruction_slot = reinterpret_cast<ShimCodeUnit*>(code->co_code_adaptive) + unit;
+    PyCodeObject* own = code;
+    if (resumed()) {
+      own = frame.code();
+      unit = entered->offsets[static_cast<size_t>(unit)];
+    }
+    *instruction_slot = reinterpret_cast<ShimCodeUnit*>(own->co_code_adaptive) + unit;
   }
   // An opcode, or a use of one, that is not captured.
   Flow BreakAt(BreakCode break_code, const char* detail) {
