@@ -68,14 +68,14 @@ struct NativeCall {
 };
 
 // What the program may change of torch's thread state.
-struct TorchState {
+struct ProgramTorchState {
   bool grad_mode = true;
   bool autocast_cache = true;
   int autocast_nesting = 0;
   bool autocast[2] = {};
   at::ScalarType autocast_dtype[2] = {};
-  bool operator==(const TorchState&) const = default;
-  static TorchState Current();
+  bool operator==(const ProgramTorchState&) const = default;
+  static ProgramTorchState Current();
 };
 
 struct RecorderState::Impl {
@@ -305,7 +305,7 @@ struct RecorderState::Impl {
   void SaveTorchState();
   void RestoreTorchState();
   void AddTorchStateEffects();
-  TorchState entry_state;
+  ProgramTorchState entry_state;
 
   // --- the end (effects.cc, recipes.cc) ------------------------------------------------------------------------------
   std::unique_ptr<Recording> Finish(PyObject* result);
