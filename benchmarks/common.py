@@ -26,13 +26,17 @@ CHILD_ENVIRONMENT = {
 
 
 def minimum_seconds(candidates: dict[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, float]:
-    """The least time of one call per candidate. Rounds alternate between candidates, so that drift hits all alike."""
+    """The least time of one call per candidate. Rounds alternate between candidates, so that drift hits all alike, and
+    each begins with another one: who follows a candidate that returns much memory to the system has its pages to fault
+    in again, which must not always be the same."""
     best = dict.fromkeys(candidates, float("inf"))
+    order = list(candidates.items())
     gc.collect()
     gc.disable()
     try:
-        for _ in range(rounds):
-            for name, function in candidates.items():
+        for start_with in range(rounds):
+            turn = start_with % len(order)
+            for name, function in order[turn:] + order[:turn]:
                 start = time.perf_counter()
                 for _ in range(calls):
                     function()
@@ -104,6 +108,10 @@ class Targets:
     def at_least(self, what: str, value: float, limit: float) -> None:
         if not value * NOISE >= limit:
             self.missed.append(f"{what}: {value:.4g}, at least {limit:.4g}")
+
+    def exactly(self, what: str, value: int, expected: int) -> None:
+        if value != expected:
+            self.missed.append(f"{what}: {value}, not {expected}")
 
     def finish(self, check: bool) -> int:
         for line in self.missed:

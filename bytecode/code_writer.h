@@ -28,6 +28,9 @@ class CodeWriter {
   // The label names the instruction emitted next.
   void Bind(Label label) { positions_[label] = static_cast<int>(assembly_.instructions.size()); }
 
+  // Instructions emitted so far.
+  int size() const { return static_cast<int>(assembly_.instructions.size()); }
+
   // Source of what is emitted from here on.
   void SetSpan(const SourceSpan& span) { span_ = span; }
   void Emit(Opcode opcode, int oparg = 0);

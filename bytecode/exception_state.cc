@@ -7,10 +7,11 @@ namespace framejit {
 namespace {
 
 constexpr int kOrdinary = -1;
+constexpr int kLasti = -2;
 
-size_t SavedCount(const std::vector<int>& state) {
-  return state.size() - std::count(state.begin(), state.end(), kOrdinary);
-}
+bool IsSaved(int value) { return value >= 0; }
+
+auto SavedCount(const std::vector<int>& state) { return std::count_if(state.begin(), state.end(), IsSaved); }
 
 }  // namespace
 
@@ -28,9 +29,18 @@ std::optional<std::vector<int>> ExceptionStates::SavedAt(int index) const {
   if (entry.known != Known::kOne) return std::nullopt;
   std::vector<int> positions;
   for (auto saved = entry.state.begin(); saved != entry.state.end(); ++saved) {
-    if (*saved == kOrdinary) continue;
+    if (!IsSaved(*saved)) continue;
     if (std::find(entry.state.begin(), saved, *saved) != saved) return std::nullopt;
     positions.push_back(static_cast<int>(saved - entry.state.begin()));
+  }
+  return positions;
+}
+
+std::vector<int> ExceptionStates::LastisAt(int index) const {
+  const State& state = before_[index].state;
+  std::vector<int> positions;
+  for (size_t i = 0; i < state.size(); ++i) {
+    if (state[i] == kLasti) positions.push_back(static_cast<int>(i));
   }
   return positions;
 }
@@ -89,7 +99,7 @@ void ExceptionStates::Apply(const Instruction& instruction, int index, bool take
       // Copies of the value that stay on the stack are of no use any more.
       const int saved = state.back();
       state.pop_back();
-      if (saved != kOrdinary) std::replace(state.begin(), state.end(), saved, kOrdinary);
+      if (IsSaved(saved)) std::replace(state.begin(), state.end(), saved, kOrdinary);
       return;
     }
     case Opcode::k_COPY:
@@ -107,7 +117,8 @@ void ExceptionStates::Apply(const Instruction& instruction, int index, bool take
 
 ExceptionStates::State ExceptionStates::AtHandler(const ExceptionEntry& handler, const State& state) {
   State kept(state.begin(), state.begin() + handler.depth);
-  kept.resize(handler.depth + (handler.push_lasti ? 1 : 0) + 1, kOrdinary);
+  if (handler.push_lasti) kept.push_back(kLasti);
+  kept.push_back(kOrdinary);  // the exception
   return kept;
 }
 

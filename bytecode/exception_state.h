@@ -23,13 +23,16 @@ class ExceptionStates {
   // Nothing where control never comes, the state is not the same on all paths, or a saved exception is there twice
   // (which is so only between the COPY and the POP_EXCEPT of clean-up code).
   std::optional<std::vector<int>> SavedAt(int index) const;
+  // Stack positions of the offsets of instructions that raised, which some handlers are given for RERAISE to go by.
+  std::vector<int> LastisAt(int index) const;
   // Whether an exception may be raised just before the instruction and go where the instruction's go: to a handler that
   // expects this state and keeps all of its saved exceptions, or out of the frame where there are none. Not so where
   // the compiler knew that nothing is raised: in the code around POP_EXCEPT.
   bool FitsHandler(int index) const;
 
  private:
-  // For each stack value the instruction that saved it here, -1 for any other value.
+  // For each stack value the instruction that saved it here; kLasti for an offset that a handler was given, kOrdinary
+  // for any other value.
   using State = std::vector<int>;
   enum class Known { kNever, kOne, kConflict };
   struct Entry {

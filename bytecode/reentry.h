@@ -41,6 +41,7 @@ class Reentries {
   int DepthAt(int index) const { return depths_.before[index]; }
   // As ExceptionStates::SavedAt. Requires CanEnter(index).
   std::vector<int> SavedAt(int index) const { return *exceptions_.SavedAt(index); }
+  std::vector<int> LastisAt(int index) const { return exceptions_.LastisAt(index); }
 
  private:
   Reentries(const DecodedCode& code, StackDepths depths);

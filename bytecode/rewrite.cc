@@ -132,6 +132,8 @@ class Rewriter {
   // The original instructions with their stubs, then the ways out.
   void EmitBody();
   absl::StatusOr<PyRef> Build(CodeHeader header);
+  // By instruction of the original: its place among the instructions of the result. After EmitBody.
+  const std::vector<int>& Places() const { return places_; }
 
  private:
   const DecodedCode& decoded() const { return original_.decoded; }
@@ -170,6 +172,7 @@ class Rewriter {
   Label instructions_;              // by instruction: itself
   std::vector<Label> plain_exits_;  // by depth
   std::vector<RestoringExit> restoring_exits_;
+  std::vector<int> places_;
 };
 
 // Layout: COPY_FREE_VARS must come first, CPython looks for it there. The MAKE_CELLs are never run, the state has the
@@ -299,6 +302,7 @@ void Rewriter::EmitBody() {
     writer_.Bind(entries_ + i);
     if (hooks_[i]) EmitStub(i);
     writer_.Bind(instructions_ + i);
+    places_.push_back(writer_.size());
     EmitOriginal(i);
   }
   writer_.Bind(entries_ + decoded().size());
@@ -421,9 +425,19 @@ absl::Status CheckEnterAt(const Original& original, const EnterAt& enter) {
   return CheckIndex(original, enter.call);
 }
 
+// By offset of an instruction in the original: its offset in the code that was made from it.
+absl::StatusOr<std::vector<int>> NewOffsets(const DecodedCode& original, const std::vector<int>& places,
+                                            const PyRef& made) {
+  absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(reinterpret_cast<PyCodeObject*>(made.get()));
+  if (!decoded.ok()) return decoded.status();
+  std::vector<int> offsets(static_cast<size_t>(original.units()), -1);
+  for (int i = 0; i < original.size(); ++i) offsets[original[i].offset] = (*decoded)[places[i]].offset;
+  return offsets;
+}
+
 }  // namespace
 
-absl::StatusOr<PyRef> MakeEnterAt(PyCodeObject* code, const EnterAt& enter) {
+absl::StatusOr<PyRef> MakeEnterAt(PyCodeObject* code, const EnterAt& enter, std::vector<int>* offsets) {
   Original original{code};
   absl::Status status = original.Read();
   if (status.ok()) status = CheckEnterAt(original, enter);
@@ -436,7 +450,12 @@ absl::StatusOr<PyRef> MakeEnterAt(PyCodeObject* code, const EnterAt& enter) {
   header.posonlyargcount = 0;
   header.kwonlyargcount = 0;
   header.flags &= ~(CO_VARARGS | CO_VARKEYWORDS);
-  return rewriter.Build(std::move(header));
+  absl::StatusOr<PyRef> made = rewriter.Build(std::move(header));
+  if (!made.ok() || offsets == nullptr) return made;
+  absl::StatusOr<std::vector<int>> found = NewOffsets(original.decoded, rewriter.Places(), *made);
+  if (!found.ok()) return found.status();
+  *offsets = *std::move(found);
+  return made;
 }
 
 absl::StatusOr<bool> StateHasException(PyCodeObject* code, int target) {

@@ -63,11 +63,12 @@ struct EnterAt {
 // the callable and its argument. Stack values that saved an outer handled exception are given like all others (of the
 // outermost one it does not matter which: the frame saves what is handled when it starts). So are the offsets that
 // handlers keep for RERAISE, though they are offsets of other code: CPython takes from them only which line the frame
-// object of a frame that was left shows.
+// object of a frame that was left shows. `offsets`, if not null, says by the offset of each instruction of the original
+// where it is in the result, and -1 elsewhere.
 //
 // InvalidArgument when the code is a generator's, a module's or a class body's, or the state does not fit the code;
 // Internal when CPython failed. No Python exception is left.
-absl::StatusOr<PyRef> MakeEnterAt(PyCodeObject* code, const EnterAt& enter);
+absl::StatusOr<PyRef> MakeEnterAt(PyCodeObject* code, const EnterAt& enter, std::vector<int>* offsets = nullptr);
 
 // Whether the state at the instruction includes the exception being handled: the instruction is in an except handler
 // or its like. InvalidArgument when nothing can enter there.

@@ -106,10 +106,13 @@ class Compilation {
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
     trace_ = std::make_shared<Trace>();
     auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(state_.function));
+    trace_->report.function = name_;
+    trace_->report.is_inner = options_.is_inner;
     trace_->report.is_segment = resumes_->Find(code) != nullptr;
     RecordCall();
     if (absl::Status status = BuildGuards(); !status.ok()) return status;
     trace_->report.stats = recording_->stats;
+    trace_->at_position = recording_->at_position;
     if (recording_->graph_break.has_value()) {
       trace_->report.graph_break = recording_->graph_break;
       LogLazily(LogArtifact::k_breaks, [&] { return trace_->report.graph_break->ToString(); });
@@ -178,8 +181,9 @@ class Compilation {
   }
 
   absl::StatusOr<std::shared_ptr<Backend>> ChooseBackend() {
-    if (recording_->graph.nodes.empty() && (recording_->resume || trace_->report.is_segment)) {
-      trace_->report.backend = "interp";  // a piece of the function in which no operator runs
+    const TraceReport& report = trace_->report;
+    if (recording_->graph.nodes.empty() && (recording_->resume || report.is_segment || report.is_inner)) {
+      trace_->report.backend = "interp";  // no operator runs in it
       return FindBackend("interp");
     }
     absl::StatusOr<std::shared_ptr<Backend>> chosen = ResolveBackend(options_);
@@ -338,7 +342,9 @@ absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const
     trace =
         Compilation(state, options, std::move(argument_names), std::move(resumes), advance_iterators, varying).Run();
   } catch (const std::exception& error) {
-    trace = absl::InternalError(error.what());
+    std::string what = error.what();
+    if (what.empty()) what = "a Python exception was raised while it was compiled";
+    trace = absl::InternalError(what);
   }
   if (PyErr_Occurred() != nullptr) PyErr_Clear();
   return trace;

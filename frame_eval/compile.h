@@ -17,6 +17,7 @@ struct CompileOptions {
   std::string backend_name = "auto";
   std::shared_ptr<Backend> backend;  // null: looked up by name at the first compilation
   bool fullgraph = false;
+  bool is_inner = false;  // of a function that nobody decorated (armed.h)
   int recompile_limit = 8;
   int64_t max_instructions = 20'000'000;
   int max_depth = 400;

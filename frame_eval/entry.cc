@@ -8,11 +8,15 @@
 #include <optional>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "frame_eval/argument_binder.h"
+#include "frame_eval/cpython/monitoring.h"
+#include "frame_eval/cpython/recursion.h"
 #include "frame_eval/cpython/shim.h"
+#include "frame_eval/guards/torch_state.h"
 #include "frame_eval/resume_loop.h"
 #include "graph/capture/recorder.h"
 
@@ -33,6 +37,8 @@ struct EntryState {
   bool warned = false;
   std::shared_ptr<ResumeTable> resumes = NewResumeTable();
   std::vector<std::pair<std::vector<PyObject*>, PyRef>> segments;  // of a root, in order of their making
+  absl::flat_hash_map<std::vector<PyObject*>, size_t> segment_of;  // by functions: its place there
+  std::unique_ptr<InnerEntries> inner;
 
   // What a segment is not tried any more after.
   static constexpr int kMaxMissed = 32;
@@ -67,7 +73,10 @@ struct Call {
   size_t nargsf;
   PyObject* kwnames;
 
-  PyObject* Native() const { return PyObject_Vectorcall(entry->function, args, nargsf, kwnames); }
+  PyObject* Native() const {
+    PythonCallFromC scope;
+    return scope.allowed() ? PyObject_Vectorcall(entry->function, args, nargsf, kwnames) : nullptr;
+  }
 };
 
 EntryStep RunTrace(Trace& trace) {
@@ -87,7 +96,15 @@ EntryStep RunTrace(Trace& trace) {
   return step;
 }
 
-// The first trace whose guards hold, moved to the front.
+// Traces that hold for one turn of a loop come before those that hold for all, so that each call takes the same ways.
+size_t FirstOfKind(const EntryState& state, bool at_position) {
+  if (at_position) return 0;
+  auto first = std::find_if(state.traces.begin(), state.traces.end(),
+                            [](const std::shared_ptr<Trace>& trace) { return !trace->at_position; });
+  return static_cast<size_t>(first - state.traces.begin());
+}
+
+// The first trace whose guards hold, moved to the front of its kind.
 std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state) {
   auto& traces = state.traces;
   for (size_t i = 0; i < traces.size(); ++i) {
@@ -95,8 +112,9 @@ std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state)
     if (result == GuardResult::kError) PyErr_Clear();
     if (result != GuardResult::kPass) continue;
     std::shared_ptr<Trace> found = traces[i];
-    if (i > 0)
-      std::rotate(traces.begin(), traces.begin() + static_cast<std::ptrdiff_t>(i),
+    const size_t first = FirstOfKind(state, found->at_position);
+    if (i > first)
+      std::rotate(traces.begin() + static_cast<std::ptrdiff_t>(first), traces.begin() + static_cast<std::ptrdiff_t>(i),
                   traces.begin() + static_cast<std::ptrdiff_t>(i) + 1);
     return found;
   }
@@ -122,10 +140,14 @@ void LogRecompile(EntryObject* entry, const CallState& call_state) {
 void WarnOfLimit(EntryObject* entry, const CallState& call_state) {
   if (std::exchange(entry->state->warned, true)) return;
   std::string reason = entry->state->traces.empty() ? "" : entry->state->traces[0]->guards->ExplainFailure(call_state);
-  LogWarning(absl::StrCat(EntryName(entry), " was recorded ", entry->state->recordings,
-                          " times (recompile_limit); further calls that no recording covers run in the interpreter. "
-                          "The last miss: ",
-                          reason));
+  std::string text = absl::StrCat(
+      EntryName(entry), " was recorded ", entry->state->recordings,
+      " times (recompile_limit); further calls that no recording covers run in the interpreter. The last miss: ",
+      reason);
+  if (!entry->state->options.is_inner)
+    LogWarning(text);  // nobody asked for this one
+  else if (LogEnabled(LogArtifact::k_recompiles))
+    Log(LogArtifact::k_recompiles, text);
 }
 
 // Under fullgraph=True whatever keeps the frame from being one graph is raised.
@@ -141,6 +163,11 @@ EntryStep RaiseGraphBreak(const TraceReport& report) {
 bool BreaksFullGraph(const EntryState& state, const Trace& trace) {
   if (!state.options.fullgraph || trace.graph != nullptr) return false;
   return !trace.report.graph_break.has_value() || trace.report.graph_break->code != BreakCode::kRaised;
+}
+
+// A function that nobody decorated and that runs no operator: the interpreter is the fastest.
+bool IsIdle(const EntryState& state, const Trace& trace) {
+  return state.options.is_inner && !state.is_segment && !trace.resume && trace.report.recorded.nodes.empty();
 }
 
 EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
@@ -166,15 +193,22 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
     return RaiseGraphBreak(report);
   }
   std::shared_ptr<Trace> made = *std::move(trace);
-  state.traces.insert(state.traces.begin(), made);
+  if (IsIdle(state, *made)) made->graph = nullptr;
+  state.traces.insert(state.traces.begin() + static_cast<std::ptrdiff_t>(FirstOfKind(state, made->at_position)), made);
   if (BreaksFullGraph(state, *made)) return RaiseGraphBreak(made->report);
   return RunTrace(*made);
 }
 
 EntryStep Step(EntryObject* entry, const CallState& call_state) {
+  // What recording, backends and effects run is not the program's.
+  std::optional<Unarmed> unarmed;
+  if (CurrentFrameHandler() != nullptr) unarmed.emplace();
   EntryState& state = *entry->state;
   std::shared_ptr<Trace> trace = FindTrace(state, call_state);
-  if (trace == nullptr) return RecordAndRun(entry, call_state);
+  if (trace == nullptr) {
+    // A tool may look at functions that would be recorded: only what is compiled already is used beside one.
+    return ShimToolInUse() ? EntryStep() : RecordAndRun(entry, call_state);
+  }
   if (BreaksFullGraph(state, *trace)) return RaiseGraphBreak(trace->report);
   return RunTrace(*trace);
 }
@@ -192,10 +226,12 @@ PyObject* Dispatch(const Call& call) {
     return call.Native();
   }
   EntryStep step = Step(call.entry, CallState{call.entry->function, bound.slots()});
-  if (step.kind == EntryStep::Kind::kNative) return call.Native();
+  auto* self = reinterpret_cast<PyObject*>(call.entry);
   if (step.kind == EntryStep::Kind::kReturned) return step.result.release();
-  ResumeLoop loop(reinterpret_cast<PyObject*>(call.entry), state.resumes);
-  return loop.Run(std::move(step.function), std::move(step.result));
+  if (step.kind == EntryStep::Kind::kResume) return Resume(self, std::move(step.function), std::move(step.result));
+  Armed armed(InnerEntriesOf(self), reinterpret_cast<PyCodeObject*>(function->func_code));
+  armed.Begin(/*is_next=*/true);
+  return call.Native();
 }
 
 PyObject* EntryVectorcall(PyObject* self, PyObject* const* args, size_t nargsf, PyObject* kwnames) {
@@ -219,6 +255,8 @@ void Forget(EntryState& state) {
   std::shared_ptr<ResumeTable> resumes = std::exchange(state.resumes, NewResumeTable());
   state.traces.clear();
   state.segments.clear();
+  state.segment_of.clear();
+  if (state.inner != nullptr) state.inner->Clear();
 }
 
 // --- the type -------------------------------------------------------------------------------------------------------
@@ -235,6 +273,9 @@ int EntryTraverse(PyObject* self, visitproc visit, void* arg) {
     if (int result = trace->Traverse(visit, arg); result != 0) return result;
   }
   for (const auto& [functions, segment] : entry->state->segments) Py_VISIT(segment.get());
+  if (entry->state->inner != nullptr) {
+    for (PyObject* inner : entry->state->inner->entries) Py_VISIT(inner);
+  }
   // Shared with the segments, and with calls in progress.
   const auto owners = static_cast<size_t>(entry->state->resumes.use_count());
   return owners > entry->state->segments.size() + 1 ? 0 : entry->state->resumes->Traverse(visit, arg);
@@ -349,30 +390,46 @@ bool IsEntry(PyObject* object) { return Py_TYPE(object) == entry_type; }
 
 bool MustRunNatively(PyCodeObject* code) {
   return disable_depth != 0 || !enabled.load(std::memory_order_relaxed) || IsRecording() ||
-         ShimIsTraced(PyThreadState_Get(), code);
+         ShimIsTraced(PyThreadState_Get(), code) || UserModesActive();
 }
 
 PyRef SegmentOf(PyObject* root, const std::vector<PyObject*>& functions) {
   EntryState& state = *AsEntry(root)->state;
-  for (const auto& [known, segment] : state.segments) {
-    if (known == functions) return AsEntry(segment.get())->state->gave_up() ? PyRef() : segment;
+  if (auto known = state.segment_of.find(functions); known != state.segment_of.end()) {
+    const PyRef& segment = state.segments[known->second].second;
+    return AsEntry(segment.get())->state->gave_up() ? PyRef() : segment;
   }
   PyRef segment = PyRef::Steal(NewEntry(functions.back(), state.options));
   if (!segment) return PyErr_Clear(), PyRef();
   AsEntry(segment.get())->state->resumes = state.resumes;
   AsEntry(segment.get())->state->is_segment = true;
+  state.segment_of.emplace(functions, state.segments.size());
   state.segments.emplace_back(functions, segment);
   return segment;
 }
 
-EntryStep RunSegment(PyObject* segment, PyObject* state) {
+EntryStep RunEntry(PyObject* entry, const CallState& call_state) {
   try {
-    return Step(AsEntry(segment), CallState{AsEntry(segment)->function, absl::MakeConstSpan(&state, 1)});
+    return Step(AsEntry(entry), call_state);
   } catch (const std::exception& error) {
     LogWarning(absl::StrCat("internal error: ", error.what()));
   }
   PyErr_Clear();
   return {};
+}
+
+PyObject* Resume(PyObject* entry, PyRef function, PyRef state) {
+  ResumeLoop loop(entry, AsEntry(entry)->state->resumes);
+  return loop.Run(std::move(function), std::move(state));
+}
+
+bool EntryGaveUp(PyObject* entry) { return AsEntry(entry)->state->gave_up(); }
+
+InnerEntries* InnerEntriesOf(PyObject* entry) {
+  EntryState& state = *AsEntry(entry)->state;
+  if (state.options.fullgraph) return nullptr;
+  if (state.inner == nullptr) state.inner = std::make_unique<InnerEntries>(state.options);
+  return state.inner.get();
 }
 
 PyObject* NewEntry(PyObject* function, CompileOptions options) {
@@ -395,11 +452,17 @@ PyObject* NewEntry(PyObject* function, CompileOptions options) {
 PyObject* EntryFunction(PyObject* entry) { return AsEntry(entry)->function; }
 
 std::vector<std::shared_ptr<Trace>> EntryTraces(PyObject* entry) {
-  const EntryState& state = *AsEntry(entry)->state;
-  std::vector<std::shared_ptr<Trace>> traces = state.traces;
-  for (const auto& [functions, segment] : state.segments) {
-    const EntryState& inner = *AsEntry(segment.get())->state;
-    traces.insert(traces.end(), inner.traces.begin(), inner.traces.end());
+  std::vector<std::shared_ptr<Trace>> traces;
+  std::vector<PyObject*> entries{entry};  // a recursive function is among those captured for it
+  for (size_t i = 0; i < entries.size(); ++i) {
+    const EntryState& state = *AsEntry(entries[i])->state;
+    traces.insert(traces.end(), state.traces.begin(), state.traces.end());
+    std::vector<PyObject*> inner;
+    for (const auto& [functions, segment] : state.segments) inner.push_back(segment.get());
+    if (state.inner != nullptr) inner.insert(inner.end(), state.inner->entries.begin(), state.inner->entries.end());
+    for (PyObject* next : inner) {
+      if (std::find(entries.begin(), entries.end(), next) == entries.end()) entries.push_back(next);
+    }
   }
   return traces;
 }

@@ -9,6 +9,7 @@
 #include <memory>
 #include <vector>
 
+#include "frame_eval/armed.h"
 #include "frame_eval/compile.h"
 #include "frame_eval/trace.h"
 
@@ -29,15 +30,23 @@ struct EntryStep {
 // Segments: what `root` compiled for going on in the middle of its frames. They are entries themselves, never called.
 // The one for the chain of functions (innermost first); null without an exception where none is to be tried any more.
 PyRef SegmentOf(PyObject* root, const std::vector<PyObject*>& functions);
-EntryStep RunSegment(PyObject* segment, PyObject* state);
-// Whether this thread must leave calls of the code to the interpreter now (disabled, recording, traced).
+// One call of an entry or a segment, up to a break. Never throws.
+EntryStep RunEntry(PyObject* entry, const CallState& call_state);
+// What comes behind a step that ended with kResume: a new reference to the result, or null with an exception set.
+PyObject* Resume(PyObject* entry, PyRef function, PyRef state);
+// Whether the entry is not to be tried any more, because nothing that is recorded covers its calls.
+bool EntryGaveUp(PyObject* entry);
+// For what runs natively on behalf of the entry; borrowed. Null where nothing is to be captured there.
+InnerEntries* InnerEntriesOf(PyObject* entry);
+// Whether this thread must leave calls of the code to the interpreter now (disabled, recording, traced, under a mode).
 bool MustRunNatively(PyCodeObject* code);
 
 // A new entry for a Python function; null with an exception set.
 PyObject* NewEntry(PyObject* function, CompileOptions options);
 // The function that an entry stands for, borrowed.
 PyObject* EntryFunction(PyObject* entry);
-// The entry's traces, most recently used first, then its segments'. They stay valid whatever happens to the entry.
+// The entry's traces, most recently used first, then its segments' and those of functions that were captured for it.
+// They stay valid whatever happens to the entry.
 std::vector<std::shared_ptr<Trace>> EntryTraces(PyObject* entry);
 
 // Forgets all traces of one entry, or of every entry.

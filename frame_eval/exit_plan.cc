@@ -132,6 +132,8 @@ class ExitProgram::Builder {
       }
       case RecipeKind::kCell:
         return MakeCell(recipe, id);
+      case RecipeKind::kException:
+        return MakeException(recipe, id);
       case RecipeKind::kIterator: {
         PyObject* parts = Get(recipe.children[0]);
         return parts == nullptr ? nullptr : MakeIterator(reinterpret_cast<PyTypeObject*>(recipe.object.get()), parts);
@@ -250,6 +252,14 @@ class ExitProgram::Builder {
     return SetAttributes(recipe, deque) ? Py_NewRef(deque) : nullptr;
   }
 
+  PyObject* MakeException(const Recipe& recipe, RecipeId id) {
+    PyObject* args = Get(recipe.children[0]);
+    auto* type = reinterpret_cast<PyTypeObject*>(recipe.object.get());
+    auto* plain = reinterpret_cast<PyTypeObject*>(PyExc_BaseException);
+    PyObject* exception = args == nullptr ? nullptr : Enter(id, plain->tp_new(type, args, nullptr));
+    return exception != nullptr && SetAttributes(recipe, exception) ? Py_NewRef(exception) : nullptr;
+  }
+
   PyObject* MakeCell(const Recipe& recipe, RecipeId id) {
     PyObject* cell = Enter(id, PyCell_New(nullptr));
     RecipeId child = recipe.children.empty() ? kNoRecipe : recipe.children[0];
@@ -270,7 +280,11 @@ class ExitProgram::Builder {
         &PyFunction_SetDefaults,
         [](PyObject* f, PyObject* value) { return PyObject_SetAttrString(f, "__kwdefaults__", value); },
         &PyFunction_SetClosure,
-        &PyFunction_SetAnnotations,
+        // As MAKE_FUNCTION sets them: a tuple of names and values, of which CPython makes a dict when it is asked for.
+        [](PyObject* f, PyObject* value) {
+          Py_XSETREF(reinterpret_cast<PyFunctionObject*>(f)->func_annotations, Py_NewRef(value));
+          return 0;
+        },
         [](PyObject* f, PyObject* value) { return PyObject_SetAttrString(f, "__dict__", value); },
     };
     for (size_t i = 0; i < std::size(kSetters) && i + 1 < recipe.children.size(); ++i) {

@@ -10,6 +10,7 @@
 #include "backends/backend.h"
 #include "backends/plugin/plugin.h"
 #include "base/log.h"
+#include "frame_eval/armed.h"
 #include "frame_eval/entry.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder.h"
@@ -61,7 +62,7 @@ py::object StealOrThrow(PyObject* object) {
 
 // --- entries --------------------------------------------------------------------------------------------------------
 
-py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit) {
+CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recompile_limit) {
   CompileOptions options;
   options.fullgraph = fullgraph;
   options.recompile_limit = recompile_limit;
@@ -76,7 +77,28 @@ py::object MakeEntry(const py::object& function, const py::object& backend, bool
     options.backend_name = py::str(py::getattr(backend, "__name__", py::str("<callable>"))).cast<std::string>();
     options.backend = MakePythonBackend(options.backend_name, PyRef::Borrow(backend.ptr()));
   }
-  return StealOrThrow(NewEntry(function.ptr(), std::move(options)));
+  return options;
+}
+
+py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit) {
+  return StealOrThrow(NewEntry(function.ptr(), MakeOptions(backend, fullgraph, recompile_limit)));
+}
+
+// --- regions --------------------------------------------------------------------------------------------------------
+
+// Handles of regions are their addresses; 0: none.
+size_t MakeRegion(const py::object& backend, int recompile_limit) {
+  return reinterpret_cast<size_t>(new InnerEntries(MakeOptions(backend, false, recompile_limit)));
+}
+
+size_t EnterRegion(size_t region) {
+  return reinterpret_cast<size_t>(SetRegion(reinterpret_cast<InnerEntries*>(region)));
+}
+
+void SetRules(const std::vector<std::pair<std::string, bool>>& rows) {
+  std::vector<PathRule> rules;
+  for (const auto& [prefix, captured] : rows) rules.push_back({prefix, captured});
+  SetPathRules(std::move(rules));
 }
 
 std::shared_ptr<Trace> TraceAt(const py::object& entry, size_t index) {
@@ -106,6 +128,8 @@ py::dict TraceDict(const Trace& trace) {
   options.max_constant_elements = 16;
   py::dict row;
   row["break"] = report.graph_break.has_value() ? BreakDict(*report.graph_break) : py::none();
+  row["function"] = report.function;
+  row["is_inner"] = report.is_inner;
   row["is_segment"] = report.is_segment;
   row["fallback"] = report.fallback_reason;
   row["backend"] = report.backend;
@@ -179,6 +203,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("traces", &Traces, py::arg("entry"));
   module.def("graph_module", &GraphModule, py::arg("entry"), py::arg("index"), py::arg("aten"));
   module.def("reset", &ResetAllEntries);
+  module.def("make_region", &MakeRegion, py::arg("backend"), py::arg("recompile_limit"));
+  module.def("set_region", &EnterRegion, py::arg("region"));
+  module.def("set_path_rules", &SetRules, py::arg("rules"));
   module.def("set_enabled", &SetEnabled);
   module.def("add_disable_depth", &AddDisableDepth);
   module.def("is_compiling", &IsRecording);

@@ -2,9 +2,11 @@
 
 #include <structmember.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "frame_eval/cpython/frame_view.h"
+#include "frame_eval/cpython/recursion.h"
 #include "frame_eval/entry.h"
 #include "frame_eval/guards/iterators.h"
 
@@ -16,6 +18,9 @@ struct ReentryObject {
   Reentry* reentry;
   const ResumeTable* table;  // compared, never used
 };
+
+// Frames that wait for one another when one is left. Behind it the program recurses, and each depth would be a segment.
+constexpr size_t kMaxLevels = 100;
 
 PyTypeObject* reentry_type = nullptr;
 PyObject* marker = nullptr;
@@ -92,8 +97,25 @@ PyRef WithInner(PyObject* own, PyObject* function, PyObject* inner_state) {
   return state;
 }
 
+PyObject* CallFromC(PyObject* function, PyObject* argument) {
+  PythonCallFromC scope;
+  return scope.allowed() ? PyObject_Vectorcall(function, &argument, 1, nullptr) : nullptr;
+}
+
 PyCodeObject* CodeOf(const PyRef& function) {
   return reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function.get()));
+}
+
+PyObject* CopyTuple(PyObject* tuple) {
+  const Py_ssize_t size = PyTuple_GET_SIZE(tuple);
+  PyObject* copy = PyTuple_New(size);
+  for (Py_ssize_t i = 0; copy != nullptr && i < size; ++i)
+    PyTuple_SET_ITEM(copy, i, Py_NewRef(PyTuple_GET_ITEM(tuple, i)));
+  return copy;
+}
+
+bool Contains(const std::vector<int>& values, int value) {
+  return std::find(values.begin(), values.end(), value) != values.end();
 }
 
 }  // namespace
@@ -131,13 +153,25 @@ PyObject* ResumeLoop::Run(PyRef function, PyRef state) {
     SetLevels(function, state);
     // The frame has a reference of its own; ours goes in Unpacked.
     state_ = std::move(state);
+    PyRef own = WithOwnOffsets(function, state_);
+    if (!own) return nullptr;
+    state_ = std::move(own);
     PyObject* argument = state_.get();
-    PyObject* result = PyObject_Vectorcall(function.get(), &argument, 1, nullptr);
+    PyObject* result = nullptr;
+    {
+      Unarmed entering;
+      Armed armed(InnerEntriesOf(root_), CodeOf(function));
+      armed_ = &armed;
+      result = CallFromC(function.get(), argument);
+      armed_ = nullptr;
+    }
     if (result != marker) return result;
     Py_DECREF(result);
+    ClearFrameObjects();
     PyRef segment = std::move(pending_segment_);
     state = std::move(pending_state_);
-    EntryStep step = RunSegment(segment.get(), state.get());
+    PyObject* slot = state.get();
+    EntryStep step = RunEntry(segment.get(), CallState{EntryFunction(segment.get()), absl::MakeConstSpan(&slot, 1)});
     if (step.kind == EntryStep::Kind::kReturned) return step.result.release();
     stays_native_ = step.kind == EntryStep::Kind::kNative;
     function = stays_native_ ? PyRef::Borrow(EntryFunction(segment.get())) : std::move(step.function);
@@ -150,6 +184,38 @@ void ResumeLoop::Unpacked() {
   if (levels_.empty()) return;
   PyRef whole = std::move(state_);
   PyRef innermost = std::move(levels_.back().state);
+  // Not before: with the hook installed, a frame that calls another keeps what it hands over until that one returns.
+  armed_->Begin(/*is_next=*/false);
+}
+
+// Offsets of instructions that raised, for the code that is entered. Null with an exception set.
+PyRef ResumeLoop::WithOwnOffsets(const PyRef& function, const PyRef& state) const {
+  const ResumedCode* code = table_->Find(CodeOf(function));
+  if (code == nullptr) return state;
+  const ResumePoint& point = *code->point;
+  PyRef own = state;
+  auto set = [&](Py_ssize_t place, PyRef item) {
+    if (own.get() == state.get()) own = PyRef::Steal(CopyTuple(state.get()));
+    if (!own || !item) return own = PyRef(), false;
+    Py_SETREF(PyTuple_GET_ITEM(own.get(), place), item.release());
+    return true;
+  };
+  auto place = static_cast<Py_ssize_t>(point.slots.size());
+  for (StackItem item : point.stack) {
+    if (item == StackItem::kLasti) {
+      const long offset = PyLong_AsLong(PyTuple_GET_ITEM(state.get(), place));
+      const bool known = offset >= 0 && offset < static_cast<long>(code->offsets.size());
+      if (!set(place, PyRef::Steal(PyLong_FromLong(known ? code->offsets[static_cast<size_t>(offset)] : 0))))
+        return own;
+    }
+    place += item == StackItem::kNull ? 0 : 1;
+  }
+  if (!point.waits()) return own;
+  const Py_ssize_t last = PyTuple_GET_SIZE(state.get()) - 1;
+  PyRef inner = PyRef::Borrow(PyTuple_GET_ITEM(state.get(), last));
+  PyRef inner_own = WithOwnOffsets(PyRef::Borrow(PyTuple_GET_ITEM(state.get(), last - 1)), inner);
+  if (inner_own.get() != inner.get()) set(last, std::move(inner_own));
+  return own;
 }
 
 void ResumeLoop::SetLevels(PyRef function, PyRef state) {
@@ -187,13 +253,25 @@ bool ResumeLoop::Capture(const Reentry& reentry, ShimFrame* running, PyObject* e
     point->slots.push_back(slot);
     items.push_back(value);
   }
+  const ResumedCode* code = table_->Find(frame.code());
+  std::vector<PyRef> lastis;
   for (int i = 0; i < reentry.depth; ++i) {
     PyObject* value = frame.stack_base()[i];
+    const bool is_lasti = Contains(reentry.lastis, i);
     point->stack.push_back(value == nullptr                       ? StackItem::kNull
+                           : is_lasti                             ? StackItem::kLasti
                            : IsOwnedIterator(value, entered_with) ? StackItem::kIterator
                                                                   : StackItem::kValue);
-    if (value != nullptr) items.push_back(value);
+    if (value == nullptr) continue;
+    if (is_lasti) {
+      lastis.push_back(PyRef::Steal(PyLong_FromLong(code->OriginalOffset(static_cast<int>(PyLong_AsLong(value))))));
+      if (!lastis.back()) return false;
+      value = lastis.back().get();
+    }
+    items.push_back(!reentry.saved.empty() && reentry.saved.front() == i ? Py_None : value);
   }
+  point->handles = !reentry.saved.empty();
+  if (point->handles) items.push_back(HandledException());
   *state = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(items.size())));
   if (!*state) return false;
   for (size_t i = 0; i < items.size(); ++i)
@@ -204,10 +282,13 @@ bool ResumeLoop::Capture(const Reentry& reentry, ShimFrame* running, PyObject* e
 bool ResumeLoop::Leave(const Reentry& reentry) {
   PyThreadState* thread = PyThreadState_Get();
   ShimFrame* frame = ShimThreadFrame(thread);
-  // In an exception handler the exception is the frame's; it stays where it is.
-  if (stays_native_ || MustRunNatively(reentry.code) || HandledException() != handled_exception_) return false;
+  // A tool started in the frame: with an evaluator installed, its Python calls would have the events of C calls.
+  if (ShimIsTraced(thread, reentry.code)) SetFrameHandler(nullptr);
+  if (stays_native_ || MustRunNatively(reentry.code)) return false;
+  if (levels_.size() > kMaxLevels) return false;
   const int level = CurrentLevel(frame);
-  if (level < 0 || static_cast<size_t>(level) >= levels_.size()) return false;
+  if (level < 0 || static_cast<size_t>(level) >= levels_.size() || !HandlesAsEntered(reentry, frame, level))
+    return false;
   ResumePoint point;
   PyRef state;
   absl::StatusOr<PyObject*> made = absl::InternalError("");
@@ -227,7 +308,42 @@ bool ResumeLoop::Leave(const Reentry& reentry) {
   if (!segment) return PyErr_Clear(), false;
   pending_segment_ = std::move(segment);
   pending_state_ = std::move(state);
+  KeepFrameObjects(frame);
   return true;
+}
+
+// Whether what was handled when the running frame started is what the frames around it handle.
+bool ResumeLoop::HandlesAsEntered(const Reentry& reentry, ShimFrame* running, int level) const {
+  PyObject* outer = HandledException();
+  if (!reentry.saved.empty()) {
+    if (outer == nullptr) return false;
+    PyObject* before = FrameView(running).stack_base()[reentry.saved.front()];
+    outer = before == Py_None ? nullptr : before;
+  }
+  while (--level >= 0) {
+    const Level& waiting = levels_[static_cast<size_t>(level)];
+    const ResumePoint& point = *table_->Find(CodeOf(waiting.function))->point;
+    if (point.handles) return waiting.state && PyTuple_GET_ITEM(waiting.state.get(), point.own_size() - 1) == outer;
+  }
+  return outer == handled_exception_;
+}
+
+// A traceback may hold the object of a frame that is left. It is not the frame that goes on, and must not keep alive
+// what that one lets go of.
+void ResumeLoop::KeepFrameObjects(ShimFrame* running) {
+  for (ShimFrame* frame = running; frame != nullptr && frame != base_frame_; frame = ShimFramePrevious(frame)) {
+    auto* object = reinterpret_cast<PyObject*>(ShimFrameObject(frame));
+    if (object != nullptr && table_->Find(ShimFrameCode(frame)) != nullptr)
+      left_frames_.push_back(PyRef::Borrow(object));
+  }
+}
+
+void ResumeLoop::ClearFrameObjects() {
+  std::vector<PyRef> frames = std::move(left_frames_);
+  left_frames_.clear();
+  for (const PyRef& frame : frames) {
+    if (!PyRef::Steal(PyObject_CallMethod(frame.get(), "clear", nullptr))) PyErr_Clear();
+  }
 }
 
 }  // namespace framejit

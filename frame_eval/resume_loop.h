@@ -10,6 +10,7 @@
 #include <memory>
 #include <vector>
 
+#include "frame_eval/armed.h"
 #include "frame_eval/cpython/py_ref.h"
 #include "frame_eval/cpython/shim.h"
 #include "graph/capture/resume.h"
@@ -49,6 +50,10 @@ class ResumeLoop {
   };
   void SetLevels(PyRef function, PyRef state);
   int CurrentLevel(ShimFrame* frame) const;
+  PyRef WithOwnOffsets(const PyRef& function, const PyRef& state) const;
+  bool HandlesAsEntered(const Reentry& reentry, ShimFrame* running, int level) const;
+  void KeepFrameObjects(ShimFrame* running);
+  void ClearFrameObjects();
   bool Capture(const Reentry& reentry, ShimFrame* frame, PyObject* entered_with, ResumePoint* point,
                PyRef* state) const;
 
@@ -58,10 +63,12 @@ class ResumeLoop {
   ShimFrame* base_frame_;        // below the frames of this loop; compared, never used
   PyObject* handled_exception_;  // likewise
   std::vector<Level> levels_;    // the frames as they were entered, outermost first
+  Armed* armed_ = nullptr;       // while they run
   PyRef state_;                  // that the frames are being entered with
   PyRef pending_segment_;        // an entry, and its argument
   PyRef pending_state_;
-  bool stays_native_ = false;  // something could not be recorded: the rest of the call runs in the interpreter
+  std::vector<PyRef> left_frames_;  // frame objects of the frames that are being left
+  bool stays_native_ = false;       // something could not be recorded: the rest of the call runs in the interpreter
 };
 
 }  // namespace framejit

@@ -22,6 +22,8 @@ namespace framejit {
 
 // What explain() shows; the graphs also stay alive for the backend that was compiled from them.
 struct TraceReport {
+  std::string function;
+  bool is_inner = false;  // nobody decorated it
   std::optional<Break> graph_break;
   bool is_segment = false;      // goes on in the middle of frames that another trace left
   std::string fallback_reason;  // why a graph that was captured is not run; empty otherwise
@@ -50,6 +52,7 @@ class Trace {
   std::vector<size_t> written_inputs;
   // Set: the trace ends in the middle of its frames. What Run gives is a state, with which this function goes on.
   PyRef resume;
+  bool at_position = false;  // of an iterator in the state: holds for one turn of a loop
   int64_t hits = 0;
   TraceReport report;
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 import torch
 
-from framejit import _build, _config, _explain, _logging
+from framejit import _armed, _build, _config, _explain, _logging
 from framejit._module import CompiledModule
 
 _C = _build.load()
@@ -22,6 +22,7 @@ __all__ = [
     "allow_in_graph",
     "compile",
     "disable",
+    "enable",
     "explain",
     "graph_break",
     "is_compiling",
@@ -42,27 +43,34 @@ class GraphBreakError(RuntimeError):
 
 _C.set_graph_break_error(GraphBreakError)
 _C.set_enabled(not _config.flag("FRAMEJIT_DISABLE"))
+_C.set_path_rules(_armed.path_rules())
 _logging.install(_C, _config.read("FRAMEJIT_LOG"))
 
 
-def _check_options(backend: Any, fullgraph: Any, dynamic: Any, options: Any) -> dict[str, Any]:
+def _check_common(caller: str, backend: Any, options: Any) -> dict[str, Any]:
+    """The options with their defaults, and the backend's name or callable."""
     if backend is not None and not isinstance(backend, str) and not callable(backend):
-        raise TypeError(f"framejit.compile: backend: expected a name or a callable, got {type(backend).__name__}")
+        raise TypeError(f"{caller}: backend: expected a name or a callable, got {type(backend).__name__}")
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"{caller}: options: expected a mapping or None, got {type(options).__name__}")
+    chosen = dict(_OPTIONS)
+    for name, value in (options or {}).items():
+        if name not in _OPTIONS:
+            raise ValueError(f"{caller}: options: unknown option {name!r}; known: {', '.join(_OPTIONS)}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise TypeError(f"{caller}: options[{name!r}]: expected a non-negative int, got {value!r}")
+        chosen[name] = value
+    return {**chosen, "backend": _config.read("FRAMEJIT_BACKEND") if backend is None else backend}
+
+
+def _check_options(backend: Any, fullgraph: Any, dynamic: Any, options: Any) -> dict[str, Any]:
+    chosen = _check_common("framejit.compile", backend, options)
     if not isinstance(fullgraph, bool):
         raise TypeError(f"framejit.compile: fullgraph: expected a bool, got {type(fullgraph).__name__}")
     if dynamic is not None and not isinstance(dynamic, bool):
         raise TypeError(f"framejit.compile: dynamic: expected a bool or None, got {type(dynamic).__name__}")
     if dynamic:
         raise NotImplementedError("framejit.compile: dynamic=True: shapes are static in this version")
-    if options is not None and not isinstance(options, Mapping):
-        raise TypeError(f"framejit.compile: options: expected a mapping or None, got {type(options).__name__}")
-    chosen = dict(_OPTIONS)
-    for name, value in (options or {}).items():
-        if name not in _OPTIONS:
-            raise ValueError(f"framejit.compile: options: unknown option {name!r}; known: {', '.join(_OPTIONS)}")
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise TypeError(f"framejit.compile: options[{name!r}]: expected a non-negative int, got {value!r}")
-        chosen[name] = value
     return chosen
 
 
@@ -124,12 +132,16 @@ def _call_of(module: torch.nn.Module) -> types.FunctionType:
 
 
 def _entry(function: types.FunctionType, arguments: dict[str, Any], options: dict[str, Any]) -> Any:
-    backend = arguments["backend"]
-    name = _config.read("FRAMEJIT_BACKEND") if backend is None else backend
-    entry = _C.make_entry(function, name, arguments["fullgraph"], options["recompile_limit"])
+    entry = _C.make_entry(function, options["backend"], arguments["fullgraph"], options["recompile_limit"])
     functools.update_wrapper(entry, function)
     entry._framejit_options = arguments
     return entry
+
+
+class enable(_armed.Enable):  # noqa: N801  (used like a function, as torch.no_grad is)
+    __doc__ = _armed.Enable.__doc__
+    _extension = _C
+    _check = staticmethod(_check_common)
 
 
 class _DisableScope:

@@ -39,11 +39,15 @@ class Break:
 class GraphReport:
     """One trace: from the start of the function or, for a segment, from behind a break, to a break or the end.
 
+    function: its qualified name.
+    is_inner: nobody decorated it; it was called behind a break of the function that is explained.
     captured: False where nothing of it is compiled: it runs in the interpreter.
     has_backward: gradients are computed by compiled graphs, and not by torch's autograd over the torch-level graph.
     graph_break: why it ends before the end of the function; None where it does not.
     """
 
+    function: str
+    is_inner: bool
     captured: bool
     is_segment: bool
     graph_break: Break | None
@@ -83,7 +87,7 @@ class Explanation:
         """What is compiled. A piece of the function in which no operator runs is none."""
 
         def is_graph(trace: GraphReport) -> bool:
-            whole = trace.graph_break is None and not trace.is_segment
+            whole = trace.graph_break is None and not trace.is_segment and not trace.is_inner
             return whole or (trace.captured and trace.statistics["ATen nodes"] > 0)
 
         return [trace for trace in self.traces if is_graph(trace)]
@@ -118,6 +122,7 @@ def _trace_lines(trace: GraphReport) -> list[str]:
     if trace.graph_break is None or trace.captured:
         counts = ", ".join(f"{value} {name}" for name, value in trace.statistics.items())
         where = "graph behind a break" if trace.is_segment else "graph"
+        where += f" of {trace.function}, called behind a break," if trace.is_inner else ""
         lines += [f"{where} for backend '{trace.backend}': {counts}"]
         if trace.fallback:
             lines.append(f"  runs in the interpreter: {trace.fallback}")
@@ -141,6 +146,8 @@ def reports(extension: ModuleType, entry: Any) -> list[GraphReport]:
     for index, row in enumerate(extension.traces(entry)):
         rows.append(
             GraphReport(
+                function=row["function"],
+                is_inner=row["is_inner"],
                 captured=row["captured"],
                 is_segment=row["is_segment"],
                 graph_break=None if row["break"] is None else Break(**row["break"]),

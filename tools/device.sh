@@ -30,7 +30,7 @@ case $what in *test*)
   grep -E '^(FAILED|ERROR|E  )|passed|failed|Fatal' "$out/pytest.log" | cut -c1-220 | tail -40
 esac
 case $what in *bench*)
-  for script in call_overhead first_call kernels models; do
+  for script in call_overhead first_call kernels models breaks plain_python; do
     timeout 300 python3 -m benchmarks.$script --check >"$out/$script.log" 2>&1
     code=$?
     echo "benchmarks.$script --check: exit $code"

@@ -78,6 +78,8 @@ int ShimRemoveEvaluator(PyInterpreterState* interpreter, ShimEvaluator evaluator
 ShimEvaluator ShimInstalledEvaluator(PyInterpreterState* interpreter);
 // Whether a trace, profile or monitoring tool would see events of `code` in this thread.
 int ShimIsTraced(PyThreadState* thread, PyCodeObject* code);
+// Whether opcodes of `code` may stand for others because a tool sees events of it, or saw them before.
+int ShimIsInstrumented(PyCodeObject* code);
 
 // What _PyEval_EvalFrameDefault does with the thread when it starts on a frame and when it leaves it, for an evaluator
 // of our own. The entry lives on the C stack of that evaluator; Leave follows Enter on every path, in the same
@@ -96,6 +98,9 @@ void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry);
 // to be right and no handler in the code for the instruction before `next_offset` (there is none before instruction 0).
 // The exception stays as it is, its traceback included.
 PyObject* ShimLeaveWithError(PyThreadState* thread, ShimFrame* frame, int next_offset);
+// The same for a frame at its entry that is left with `result`, whose reference it takes. Returns what the evaluator is
+// to return.
+PyObject* ShimLeaveWithResult(PyThreadState* thread, ShimFrame* frame, PyObject* result);
 
 // --- handled exceptions (sys.exc_info) -------------------------------------------------------------------------------
 // Where the exception being handled by this frame or generator is kept: owned by the slot; null or None when there is
@@ -123,6 +128,13 @@ typedef struct {
 } ShimCodeParts;
 // New reference; null with an exception. CPython does not look at the instructions.
 PyCodeObject* ShimNewCode(const ShimCodeParts* parts);
+// What a tool keeps with code objects (PEP 523): the index of a new kind of it, -1 without an exception where there is
+// none left. `free` gets it when the code object goes.
+Py_ssize_t ShimNewCodeExtra(freefunc free);
+// Null where the code has none.
+void* ShimCodeExtra(PyCodeObject* code, Py_ssize_t index);
+// 0, or -1 with an exception. Once for each code and index: CPython frees what was there, be it the same.
+int ShimSetCodeExtra(PyCodeObject* code, Py_ssize_t index, void* extra);
 
 // --- objects ---------------------------------------------------------------------------------------------------------
 // Where the dict's version is kept: it changes with every change of the dict and is unique over all dicts of the
@@ -136,6 +148,15 @@ uint64_t ShimDictVersion(PyObject* dict);
 unsigned int ShimTypeVersion(PyTypeObject* type);
 // The same without assigning.
 unsigned int ShimTypeCurrentVersion(PyTypeObject* type);
+// Changes reported by CPython, from 3.12 on. The functions that make a watcher return its id; -1 where there is none.
+// `changed` must not raise. The watcher of dicts says that a watched dict will change, or is `gone`; the one of types
+// that a watched type which has a version changes.
+int ShimNewDictWatcher(void (*changed)(PyObject* dict, int gone));
+int ShimNewTypeWatcher(void (*changed)(PyObject* type));
+// 0, or -1 with an exception. Watching what is watched already is no error.
+int ShimWatchDict(int id, PyObject* dict);
+int ShimUnwatchDict(int id, PyObject* dict);  // not while a change of it is reported
+int ShimWatchType(int id, PyObject* type);
 // The attribute of `type` along its MRO; null without an exception when absent. `name` is an exact str.
 PyObject* ShimTypeLookup(PyTypeObject* type, PyObject* name);
 // The dict of the type's own attributes (tp_dict is no longer it for builtin types from 3.12 on). New reference; may be

@@ -11,6 +11,7 @@
 #include "internal/pycore_object.h"
 #include "internal/pycore_opcode.h"
 
+#include "frame_eval/cpython/monitoring.h"
 #include "frame_eval/cpython/shim.h"
 
 #if PY_MINOR_VERSION != 11
@@ -22,12 +23,45 @@
 #define FRAME_IP(f) ((f)->prev_instr)
 #define FRAME_IP_BIAS 1
 #define NEW_CODE PyCode_NewWithPosOnlyArgs
+#define NEW_CODE_EXTRA _PyEval_RequestCodeExtraIndex
+#define GET_CODE_EXTRA _PyCode_GetExtra
+#define SET_CODE_EXTRA _PyCode_SetExtra
 
 static ShimFrame* ThreadFrame(PyThreadState* thread) { return thread->cframe->current_frame; }
 
 static int IsTraced(PyThreadState* thread, PyCodeObject* code) {
   (void)code;
   return thread->cframe->use_tracing != 0;
+}
+
+int ShimIsInstrumented(PyCodeObject* code) {
+  (void)code;
+  return 0;
+}
+
+int ShimNewDictWatcher(void (*changed)(PyObject* dict, int gone)) {
+  (void)changed;
+  return -1;
+}
+int ShimNewTypeWatcher(void (*changed)(PyObject* type)) {
+  (void)changed;
+  return -1;
+}
+int ShimWatchDict(int id, PyObject* dict) {
+  (void)id, (void)dict;
+  return 0;
+}
+int ShimUnwatchDict(int id, PyObject* dict) { return ShimWatchDict(id, dict); }
+int ShimWatchType(int id, PyObject* type) { return ShimWatchDict(id, type); }
+
+int ShimToolInUse(void) { return 0; }
+int ShimIsMonitored(PyCodeObject* code) {
+  (void)code;
+  return 0;
+}
+void* const* ShimMonitoringSlot(PyCodeObject* code) {
+  (void)code;
+  return NULL;
 }
 
 static PyObject* PassThrough(ShimEvaluator previous, PyThreadState* thread, ShimFrame* frame, int throwflag) {
@@ -82,6 +116,11 @@ void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry) {
 PyObject* ShimLeaveWithError(PyThreadState* thread, ShimFrame* frame, int next_offset) {
   (void)thread, (void)frame, (void)next_offset;
   return NULL;
+}
+
+PyObject* ShimLeaveWithResult(PyThreadState* thread, ShimFrame* frame, PyObject* result) {
+  (void)thread, (void)frame;
+  return result;
 }
 
 #include "frame_eval/cpython/shim_common.inc"

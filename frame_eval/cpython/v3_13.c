@@ -11,6 +11,7 @@
 #include "internal/pycore_object.h"
 #include "internal/pycore_opcode_metadata.h"
 
+#include "frame_eval/cpython/monitoring.h"
 #include "frame_eval/cpython/shim.h"
 
 #if PY_MINOR_VERSION != 13
@@ -22,6 +23,9 @@
 #define FRAME_IP(f) ((f)->instr_ptr)
 #define FRAME_IP_BIAS 0
 #define NEW_CODE PyUnstable_Code_NewWithPosOnlyArgs
+#define NEW_CODE_EXTRA PyUnstable_Eval_RequestCodeExtraIndex
+#define GET_CODE_EXTRA PyUnstable_Code_GetExtra
+#define SET_CODE_EXTRA PyUnstable_Code_SetExtra
 
 static ShimFrame* ThreadFrame(PyThreadState* thread) { return thread->current_frame; }
 

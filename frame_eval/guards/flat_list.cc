@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "frame_eval/cpython/monitoring.h"
 #include "frame_eval/cpython/shim.h"
 
 namespace framejit {
@@ -57,12 +58,13 @@ void FlatList::Rebuild(const GuardTree& tree, const CallState& state, const Guar
   dynamic_.assign(count, false);
   is_fresh_.assign(count, false);
   for (auto* list : {&fresh_, &pinned_, &owners_, &pairs_, &dynamic_nodes_, &fresh_tensors_}) list->clear();
+  watches_.Clear();
   entries_.clear();
   volatile_dicts_.clear();
   tensors_.clear();
   seen_.clear();
   function_ = state.function;
-  AddArguments(tree);
+  AddArguments(tree, state, objects);
   AddAmbient(tree);
   for (size_t i = 0; i < count; ++i) {
     if (!is_fresh_[i]) AddNode(tree, objects, static_cast<int32_t>(i));
@@ -81,25 +83,32 @@ void FlatList::Rebuild(const GuardTree& tree, const CallState& state, const Guar
 }
 
 // Arguments are new objects on each call, so their subtrees are walked, but for arguments that carry much state (self),
-// which are compared.
-void FlatList::AddArguments(const GuardTree& tree) {
+// which are compared. A function that varies is like an argument; its address may be another function's by now. A tuple
+// that is an argument (the state of frames that were left is one) is walked, and its items are like arguments.
+void FlatList::AddArguments(const GuardTree& tree, const CallState& state, const GuardObjects& objects) {
   size_t count = tree.nodes.size();
   std::vector<int32_t> root(count, -1);
   std::vector<size_t> subtree(count, 0);
   std::vector<bool> has_instance(count, false);
+  std::vector<bool> is_carrier(count, false);
+  auto is_root = [&](const GuardNode& node) {
+    if (node.parent >= 0) return static_cast<bool>(is_carrier[static_cast<size_t>(node.parent)]);
+    return node.source.kind == SourceKind::kArgument ||
+           (node.source.kind == SourceKind::kFunction && state.function_varies);
+  };
   for (size_t i = 0; i < count; ++i) {
     const GuardNode& node = tree.nodes[i];
-    root[i] = node.parent >= 0                            ? root[static_cast<size_t>(node.parent)]
-              : node.source.kind == SourceKind::kArgument ? static_cast<int32_t>(i)
-                                                          : -1;
+    root[i] = is_root(node) ? static_cast<int32_t>(i) : node.parent >= 0 ? root[static_cast<size_t>(node.parent)] : -1;
     if (root[i] < 0) continue;
+    is_carrier[i] = root[i] == static_cast<int32_t>(i) && objects[i] != nullptr && PyTuple_CheckExact(objects[i]);
     ++subtree[static_cast<size_t>(root[i])];
     if (node.source.kind == SourceKind::kInstanceDict) has_instance[static_cast<size_t>(root[i])] = true;
   }
   for (size_t i = 0; i < count; ++i) {
     if (root[i] < 0) continue;
     size_t argument = static_cast<size_t>(root[i]);
-    bool walk = !has_instance[argument] || (walk_argument_[argument] && subtree[argument] <= kMaxWalkedSubtree);
+    bool walk = !has_instance[argument] || (walk_argument_[argument] && subtree[argument] <= kMaxWalkedSubtree) ||
+                tree.nodes[argument].source.kind == SourceKind::kFunction;
     is_fresh_[i] = dynamic_[i] = walk;
     if (walk) fresh_.push_back(static_cast<int32_t>(i));
     if (!walk && argument == i) pinned_.push_back(static_cast<int32_t>(i));
@@ -110,8 +119,17 @@ void FlatList::AddAmbient(const GuardTree& tree) {
   for (const GuardCheck& check : tree.ambient) {
     auto* type = reinterpret_cast<PyTypeObject*>(check.payload.get());
     if (PyObject** word = check.payload.liveness_word()) AddWord(word, Word(type), -1);
-    AddWord32(&type->tp_version_tag, static_cast<uint32_t>(check.number), -1);
+    AddType(type, static_cast<uint32_t>(check.number), -1);
   }
+}
+
+void FlatList::AddType(PyTypeObject* type, uint32_t version, int32_t owner) {
+  const void* tag = &type->tp_version_tag;
+  if (seen_.contains(reinterpret_cast<uintptr_t>(tag))) return;
+  if (watches_.WatchType(type, owner))
+    seen_.insert(reinterpret_cast<uintptr_t>(tag));
+  else
+    AddWord32(tag, version, owner);
 }
 
 void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32_t index) {
@@ -149,7 +167,7 @@ void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32
       auto* type = reinterpret_cast<PyTypeObject*>(parent_object);
       refetch = type->tp_version_tag == 0;
       stable_[i] = !refetch;
-      if (!refetch) AddWord32(&type->tp_version_tag, type->tp_version_tag, index);
+      if (!refetch) AddType(type, type->tp_version_tag, index);
       break;
     }
     case SourceKind::kGlobals:
@@ -159,7 +177,7 @@ void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32
     case SourceKind::kMethodSelf:
     case SourceKind::kMethodFunction:
       stable_[i] = parent_stable;
-      refetch = !parent_stable;
+      refetch = !parent_stable && !std::binary_search(pinned_.begin(), pinned_.end(), index);
       break;
     case SourceKind::kAttribute:
     case SourceKind::kListItem:
@@ -223,7 +241,7 @@ void FlatList::AddDict(const GuardTree& tree, const GuardObjects& objects, int32
   const uint64_t* version = ShimDictVersionSlot(dict);
   if (version == nullptr) is_volatile_[i] = true;
   if (!is_volatile_[i]) {
-    AddWord(version, *version, index);
+    if (!watches_.WatchDict(dict, index)) AddWord(version, *version, index);
     // The order of an OrderedDict can change without its version; its length and items cannot. Every module has several
     // of them (its hooks), guarded by length alone.
     if (PyODict_Check(dict) && ChecksKeyOrder(tree, tree.nodes[i])) AddOperation(Operation::kRecheck, index, index);
@@ -252,6 +270,11 @@ void FlatList::AddStableChecks(const GuardTree& tree, const GuardObjects& object
         break;
       case GuardKind::kFunctionCode:
         AddWord(&reinterpret_cast<PyFunctionObject*>(object)->func_code, Word(check.identity), index);
+        // What a tool asked for stays where it is when it is asked for no longer.
+        if (void* const* slot = ShimMonitoringSlot(reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(object)))) {
+          if (*slot != nullptr) AddOperation(Operation::kRecheck, index, index);
+          if (*slot == nullptr) AddWord(slot, 0, index);
+        }
         break;
       case GuardKind::kSetEquals:
         AddOperation(Operation::kRecheck, index, index);
@@ -346,7 +369,7 @@ void FlatList::OnMismatch(size_t entry) {
 
 FlatList::Outcome FlatList::Check(const GuardTree& tree, const CallState& state, GuardObjects& objects,
                                   std::vector<PyRef>& owned) {
-  if (state.function != function_) return Outcome::kMismatch;
+  if (state.function != function_ && !state.function_varies) return Outcome::kMismatch;
   for (int32_t index : fresh_) {
     size_t i = static_cast<size_t>(index);
     const GuardNode& node = tree.nodes[i];
@@ -356,12 +379,18 @@ FlatList::Outcome FlatList::Check(const GuardTree& tree, const CallState& state,
   }
   for (int32_t index : pinned_) {
     size_t i = static_cast<size_t>(index);
-    PyObject* object = Fetch(tree.nodes[i].source, nullptr, state, owned);
+    const int32_t parent = tree.nodes[i].parent;  // a tuple that was fetched above
+    PyObject* object =
+        Fetch(tree.nodes[i].source, parent < 0 ? nullptr : objects[static_cast<size_t>(parent)], state, owned);
     if (object != objects[i]) {
       walk_argument_[i] = true;
       return Outcome::kMismatch;
     }
     if (!tree.NodeHolds(index, object)) return Outcome::kFail;
+  }
+  if (watches_.tripped()) {
+    if (watches_.tripped_by() >= 0) is_volatile_[static_cast<size_t>(watches_.tripped_by())] = true;
+    return Outcome::kMismatch;
   }
   const Entry* entries = entries_.data();
   for (size_t i = 0, count = entries_.size(); i < count; ++i) {

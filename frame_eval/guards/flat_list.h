@@ -2,12 +2,14 @@
 //
 // The walk is the specification; the list stands for it under one argument, made for each node in turn. A node is
 // *stable* where "the checks so far passed" implies that it is the very object of the last walk, never freed in
-// between: the entry function; what a live weak reference names; an item of a dict whose version is unchanged (versions
-// are unique over all dicts of the process, so an equal version is the same dict with the same items); an attribute
-// found through a type whose version is unchanged; an immutable field of a stable object. Everything else is reached by
-// an edge that can be changed and changed back (a list item, a cell, __defaults__, an argument), so the object there is
-// fetched, compared and checked on each call. Entries are ordered parents first: an address is read only once its owner
-// is known alive.
+// between: the entry function (where it does not vary); what a live weak reference names; an item of a dict whose
+// version is unchanged (versions are unique over all dicts of the process, so an equal version is the same dict with
+// the same items); an attribute found through a type whose version is unchanged; an immutable field of a stable object.
+// Everything else is reached by an edge that can be changed and changed back (a list item, a cell, __defaults__, an
+// argument), so the object there is fetched, compared and checked on each call. Entries are ordered parents first: an
+// address is read only once its owner is known alive.
+//
+// Where CPython reports changes (3.12 on), unchanged dicts and types are one flag for all of them (watches.h).
 //
 // Dicts that change often (a globals dict, an instance that counts its calls) are *volatile*: when the version differs,
 // their guarded keys are looked up again, and the list stays. A dict becomes volatile at its first mismatch.
@@ -19,6 +21,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "frame_eval/guards/guard_tree.h"
+#include "frame_eval/guards/watches.h"
 
 namespace framejit {
 
@@ -65,17 +68,19 @@ class FlatList {
   bool OverlapUnchanged(const GuardTree& tree, const GuardObjects& objects) const;
   void OnMismatch(size_t entry);
 
-  void AddArguments(const GuardTree& tree);
+  void AddArguments(const GuardTree& tree, const CallState& state, const GuardObjects& objects);
   void AddNode(const GuardTree& tree, const GuardObjects& objects, int32_t node);
   void AddStableChecks(const GuardTree& tree, const GuardObjects& objects, int32_t node);
   void AddDict(const GuardTree& tree, const GuardObjects& objects, int32_t node);
   void AddAmbient(const GuardTree& tree);
   void AddTensors(const GuardTree& tree, const GuardObjects& objects);
+  void AddType(PyTypeObject* type, uint32_t version, int32_t owner);
   void AddWord(const void* address, uint64_t expected, int32_t owner);
   void AddWord32(const void* address, uint32_t expected, int32_t owner);
   void AddOperation(Operation operation, int32_t operand, int32_t owner);
   bool NeedsDictVersion(const GuardTree& tree, int32_t node) const;
 
+  WatchSet watches_;             // dicts and types that are not among the entries
   std::vector<int32_t> fresh_;   // argument subtrees that are walked on each call
   std::vector<int32_t> pinned_;  // arguments that must be the same object
   std::vector<Entry> entries_;

@@ -26,6 +26,7 @@ namespace framejit {
 struct CallState {
   PyObject* function = nullptr;       // the entry function object
   absl::Span<PyObject* const> slots;  // parameter slots after binding; null where the default applies
+  bool function_varies = false;       // another call may bring another function of the same code and globals
 };
 
 enum class GuardResult : uint8_t { kPass, kFail, kError };  // kError: a Python exception is set

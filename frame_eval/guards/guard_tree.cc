@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "frame_eval/cpython/monitoring.h"
 #include "frame_eval/guards/tensor_memory.h"
 
 namespace framejit {
@@ -216,7 +217,8 @@ bool GuardTree::Holds(const GuardCheck& check, PyObject* object) const {
     case GuardKind::kSetEquals:
       return SetEqualsConstants(object, check.payload.get());
     case GuardKind::kFunctionCode:
-      return PyFunction_Check(object) && PyFunction_GET_CODE(object) == check.payload.get();
+      return PyFunction_Check(object) && PyFunction_GET_CODE(object) == check.payload.get() &&
+             !ShimIsMonitored(reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(object)));
     case GuardKind::kArgumentAbsent:
     case GuardKind::kTypeVersion:
     case GuardKind::kSameObject:

@@ -31,9 +31,9 @@ PyRef DictIteratorParts(PyObject* iterator) {
   if (left < 0) return {};
   const Py_ssize_t passed = PyDict_GET_SIZE(held.get()) - left;
   if (left == 0 && passed > 0) {
-    // At the end, or changed in between: only a copy can be asked.
-    PyErr_SetString(PyExc_RuntimeError, "the position in a dict cannot be told");
-    return {};
+    // At the end, or the dict was changed in between: __reduce__ asks a copy, which raises then.
+    PyRef rest = PyRef::Steal(PyObject_CallMethod(iterator, "__reduce__", nullptr));
+    if (!rest) return {};
   }
   PyRef position = PyRef::Steal(PyLong_FromSsize_t(passed));
   return position ? PyRef::Steal(PyTuple_Pack(2, held.get(), position.get())) : PyRef();

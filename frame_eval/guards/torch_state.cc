@@ -8,12 +8,14 @@
 #include <c10/core/ScalarTypeToTypeMeta.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <c10/core/impl/TorchDispatchModeTLS.h>
+#include <torch/csrc/Device.h>
 #include <torch/csrc/PyInterpreter.h>
 
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "frame_eval/cpython/py_ref.h"
 
 namespace framejit {
 namespace {
@@ -31,14 +33,34 @@ uint32_t ProcessFlags() {
          (context.userEnabledMkldnn() ? 16u : 0u);
 }
 
-// Modes are compared by identity; a recording made under one is not valid under another of the same class.
-uint64_t ModeIdentity(int64_t length) {
-  uint64_t identity = 0;
-  for (int64_t i = 0; i < length; ++i) {
-    const auto& mode = at::impl::PythonTorchFunctionTLS::get_stack_at(i);
-    identity = identity * 1000003u + reinterpret_cast<uintptr_t>(mode->ptr(getPyInterpreter()));
-  }
-  return identity;
+PyObject* FunctionMode(int64_t index) {
+  return at::impl::PythonTorchFunctionTLS::get_stack_at(index)->ptr(getPyInterpreter());
+}
+
+// The mode's device; 0 where it has none. torch.device contexts are made anew each time, at whatever address.
+uint64_t DeviceOfMode(PyObject* mode) {
+  PyRef device = PyRef::Steal(PyObject_GetAttrString(mode, "device"));
+  if (!device || !THPDevice_Check(device.get())) return PyErr_Clear(), 0;
+  const c10::Device& value = reinterpret_cast<THPDevice*>(device.get())->device;
+  return static_cast<uint64_t>(static_cast<uint8_t>(value.type())) << 8 | static_cast<uint8_t>(value.index()) |
+         1u << 16;
+}
+
+uint64_t DevicesOfModes(int64_t length) {
+  uint64_t devices = 0;
+  for (int64_t i = 0; i < length; ++i) devices = devices * 1000003u + DeviceOfMode(FunctionMode(i));
+  return devices;
+}
+
+// torch.utils._device.DeviceContext; null where this torch has none.
+PyObject* DeviceContextType() {
+  static PyObject* const type = [] {
+    PyRef module = PyRef::Steal(PyImport_ImportModule("torch.utils._device"));
+    PyObject* found = module ? PyObject_GetAttrString(module.get(), "DeviceContext") : nullptr;
+    if (found == nullptr) PyErr_Clear();
+    return found;
+  }();
+  return type;
 }
 
 }  // namespace
@@ -53,7 +75,7 @@ TorchState TorchState::Capture() {
   const int64_t function_modes = at::impl::PythonTorchFunctionTLS::stack_len();
   state.function_modes = static_cast<uint32_t>(function_modes) << 2 |
                          static_cast<uint32_t>(at::impl::PythonTorchFunctionTLS::get_disabled_state());
-  if (function_modes != 0) state.mode_identity = ModeIdentity(function_modes);
+  if (function_modes != 0) state.default_device = DevicesOfModes(function_modes);
   state.dispatch_modes = static_cast<uint32_t>(c10::impl::TorchDispatchModeTLS::stack_len());
   state.default_dtype = static_cast<int8_t>(c10::typeMetaToScalarType(c10::get_default_dtype()));
   state.autocast_cpu_dtype = static_cast<int8_t>(at::autocast::get_autocast_dtype(at::kCPU));
@@ -86,7 +108,7 @@ std::string TorchState::Difference(const TorchState& actual) const {
   dtype("autocast dtype on cpu", autocast_cpu_dtype, actual.autocast_cpu_dtype);
   dtype("autocast dtype on cuda", autocast_cuda_dtype, actual.autocast_cuda_dtype);
   flag("autocast_cache", autocast_cache, actual.autocast_cache, 1);
-  if (function_modes != actual.function_modes || mode_identity != actual.mode_identity) {
+  if (function_modes != actual.function_modes || default_device != actual.default_device) {
     parts.push_back("torch function modes (default device, user modes) differ");
   }
   if (dispatch_modes != actual.dispatch_modes) parts.push_back("torch dispatch modes differ");
@@ -99,6 +121,15 @@ std::string TorchState::Difference(const TorchState& actual) const {
   keys("included", included_keys, actual.included_keys);
   keys("excluded", excluded_keys, actual.excluded_keys);
   return absl::StrJoin(parts, "; ");
+}
+
+bool UserModesActive() {
+  if (c10::impl::TorchDispatchModeTLS::stack_len() != 0) return true;
+  if (c10::impl::tls_local_dispatch_key_set().included_.has(c10::DispatchKey::Tracer)) return true;
+  for (int64_t i = at::impl::PythonTorchFunctionTLS::stack_len(); i-- > 0;) {
+    if (reinterpret_cast<PyObject*>(Py_TYPE(FunctionMode(i))) != DeviceContextType()) return true;
+  }
+  return false;
 }
 
 }  // namespace framejit

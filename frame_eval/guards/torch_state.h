@@ -19,13 +19,17 @@ struct TorchState {
   int8_t autocast_cpu_dtype = 0;
   int8_t autocast_cuda_dtype = 0;
   bool autocast_cache = false;
-  uint64_t mode_identity = 0;  // of the torch function modes (torch.device contexts, set_default_device)
+  uint64_t default_device = 0;  // what the torch function modes are (torch.device contexts, set_default_device)
 
   static TorchState Capture();
   bool operator==(const TorchState&) const = default;
   // "grad_mode is False, expected True; ...": what differs in `actual`.
   std::string Difference(const TorchState& actual) const;
 };
+
+// Whether torch function or dispatch modes are active that are the program's own, or torch.jit.trace: they see each
+// operator, ours as well.
+bool UserModesActive();
 
 }  // namespace framejit
 

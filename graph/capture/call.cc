@@ -7,10 +7,6 @@
 namespace framejit {
 namespace {
 
-bool IsEntry(PyTypeObject* type) {
-  return std::string_view(type->tp_name).starts_with("framejit") && type->tp_call != nullptr;
-}
-
 bool HasFlag(PyObject* function, PyObject* name) {
   PyObject* dict = reinterpret_cast<PyFunctionObject*>(function)->func_dict;
   return dict != nullptr && PyDict_GetItemWithError(dict, name) != nullptr;
@@ -62,6 +58,11 @@ PyObject* MetaclassMethod(PyObject* callable) {
   return nullptr;
 }
 
+// Exceptions that have no fields but BaseException's.
+bool IsPlainException(PyTypeObject* type) {
+  return NativeBase(type)->tp_basicsize == static_cast<Py_ssize_t>(sizeof(PyBaseExceptionObject));
+}
+
 bool IsTorchFunction(PyObject* self) {
   if (self == nullptr) return false;
   if (self == reinterpret_cast<PyObject*>(Names().variable_functions)) return true;
@@ -72,6 +73,10 @@ bool IsTorchFunction(PyObject* self) {
 }
 
 }  // namespace
+
+bool IsEntryType(PyTypeObject* type) {
+  return std::string_view(type->tp_name).starts_with("framejit") && type->tp_call != nullptr;
+}
 
 std::string QualifiedName(PyObject* callable) {
   PyRef qualname = PyRef::Steal(PyObject_GetAttrString(callable, "__qualname__"));
@@ -236,11 +241,11 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
     return CallTorch(TorchCall::Kind::kFunction, object, call);
   }
   PyObject* method = ShimTypeLookup(type, n.call);
-  if (method != nullptr && (PyFunction_Check(method) || IsEntry(Py_TYPE(method)))) {
+  if (method != nullptr && (PyFunction_Check(method) || IsEntryType(Py_TYPE(method)))) {
     tail_call = tail;
     return CallWithSelf(method, object, args, nargs, kwnames);
   }
-  if (IsEntry(type)) {
+  if (IsEntryType(type)) {
     PyRef wrapped = PyRef::Steal(PyObject_GetAttr(object, n.wrapped));
     tail_call = tail;
     return wrapped ? Call(wrapped.get(), args, nargs, kwnames) : nullptr;
@@ -463,6 +468,17 @@ int RecorderState::Impl::PrepareArguments(const NativeCall& call) {
                       std::string("an iterator from outside is used: ") + Py_TYPE(argument)->tp_name);
     }
     PyTypeObject* type = Py_TYPE(argument);
+    if (PyExceptionInstance_Check(argument)) {
+      // Of one from outside C code may read what BaseException has: constants, which are guarded.
+      if (!IsOutside(argument)) continue;
+      if (CheckContent(argument) != 0) return -1;
+      PyRef name = PyRef::Steal(PyUnicode_InternFromString("args"));
+      PyRef args = PyRef::Steal(name && IsPlainException(type) ? GetAttr(argument, name.get()) : nullptr);
+      if (broken() || PyErr_Occurred()) return -1;
+      if (args && args.get() == reinterpret_cast<PyBaseExceptionObject*>(argument)->args && IsConstant(args.get()))
+        continue;
+      return BreakInt(BreakCode::kUnsupportedObject, std::string("the content of a ") + type->tp_name);
+    }
     if (!IsPrimitive(argument) && !IsCodeLike(argument) && !IsTensor(argument) && IsOutside(argument) &&
         FindShadow(argument) == nullptr && !PyTuple_Check(argument) && !IsPythonClass(type) && type != &PyRange_Type &&
         type != Names().device && !PyFrozenSet_CheckExact(argument) && type != &PyMethod_Type &&

@@ -11,7 +11,7 @@
 namespace framejit {
 namespace {
 
-bool Mutates(const Graph& graph) {
+bool WritesInPlace(const Graph& graph) {
   for (const Node& node : graph.nodes) {
     if (MutatesArguments(node.op)) return true;
   }
@@ -214,7 +214,7 @@ void RecorderState::Impl::CollectOutputs() {
     recording->torch_graph.outputs.push_back(id);
     recording->needs_autograd |= tensor.requires_grad();
   }
-  const bool mutates = Mutates(graph);
+  const bool mutates = WritesInPlace(graph);
   const bool writes_under_autograd = mutates && WritesUnderAutograd();
   if (mutates && recording->inputs.size() > 1) {
     recording->inputs_overlap = InputsShareMemory();

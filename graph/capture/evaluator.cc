@@ -35,9 +35,8 @@ std::array<OpcodeHandler, 256> BuildHandlers() {
 
 FrameEvaluator MakeEvaluator(RecorderState& recorder, PyThreadState* thread, FrameView frame) {
   PyCodeObject* code = frame.code();
-  const auto* first = reinterpret_cast<const ShimCodeUnit*>(code->co_code_adaptive);
   const int start = frame.next_offset();
-  return FrameEvaluator{
+  FrameEvaluator f{
       .recorder = recorder,
       .live = nullptr,
       .thread = thread,
@@ -51,10 +50,11 @@ FrameEvaluator MakeEvaluator(RecorderState& recorder, PyThreadState* thread, Fra
       .stack_base = frame.stack_base(),
       .sp = frame.localsplus() + frame.stacktop(),
       .instruction_slot = frame.instruction_slot(),
-      .first = first,
-      .next = first + start,
       .offset = start - 1,
   };
+  f.ReadCode(code);
+  f.next = f.first + start;
+  return f;
 }
 
 // Once for each frame: a generator's comes back each time it is resumed, first behind RETURN_GENERATOR.
@@ -73,7 +73,7 @@ bool ReadOperands(FrameEvaluator& f, Opcode opcode, int arg) {
   if (OnlyMoves(opcode)) return true;
   const int operands =
       std::max(StackEffectOf(opcode, arg, /*taken=*/false).pops, StackEffectOf(opcode, arg, /*taken=*/true).pops);
-  // A write to a container that the state holds would need an effect; the interpreter does it.
+  // A write to a set or dict that the state holds would rest on its content; the interpreter does it.
   if (const int place = PlaceOfBuilt(opcode, arg); place > 0 && IsUnread(f.Peek(place))) {
     f.recorder.Break(BreakCode::kUnsupportedEffect, "a container that was being built at a break");
     return false;
@@ -154,6 +154,7 @@ bool Unwind(FrameEvaluator& f) {
   PyException_SetTraceback(value, traceback != nullptr ? traceback : Py_None);
   Py_XDECREF(traceback);
   Py_XDECREF(type);
+  f.recorder.NoteCaught(value);
   f.Push(value);
   f.next = f.first + handler->target;
   return true;
@@ -167,8 +168,7 @@ PyRef GoOnInUserCode(FrameEvaluator& f) {
   PyRef state = PyRef::Steal(std::exchange(f.locals[0], nullptr));
   PyCodeObject* code = f.entered->point->code;
   f.locals += f.code->co_nlocalsplus - code->co_nlocalsplus;
-  f.code = code;
-  f.first = reinterpret_cast<const ShimCodeUnit*>(code->co_code_adaptive);
+  f.ReadCode(code);
   return state;
 }
 
@@ -196,7 +196,10 @@ bool RunInstructions(FrameEvaluator& f, int throwflag, PyRef state) {
       flow = Step(f, handlers);
       continue;
     }
-    if (flow == Flow::kError && !f.recorder.broken()) AddTraceback(f);
+    if (flow == Flow::kError && !f.recorder.broken()) {
+      f.recorder.NoteRaise();
+      AddTraceback(f);
+    }
     if (!Unwind(f)) {
       // A break inside an `except` block: no POP_EXCEPT will follow.
       if (f.recorder.broken()) Py_XDECREF(std::exchange(*handled_slot, handled.release()));

@@ -78,9 +78,17 @@ Flow BuildSlice(FrameEvaluator& f, int arg) {
   return f.PushResult(PySlice_New(start.get(), stop.get(), step.get()));
 }
 
+// The list that is being built, which a state may have brought; null with an exception or a break.
+PyObject* BuiltList(FrameEvaluator& f, int place) {
+  if (IsUnread(f.Peek(place)) && f.recorder.Read(&f.Peek(place)) != 0) return nullptr;
+  f.recorder.ExtendBuilt(f.Peek(place));
+  return f.Peek(place);
+}
+
 Flow ListAppend(FrameEvaluator& f, int arg) {
   PyRef value = f.Pop();
-  return PyList_Append(f.Peek(arg), value.get()) != 0 ? Flow::kError : Flow::kNext;
+  PyObject* list = BuiltList(f, arg);
+  return list == nullptr || PyList_Append(list, value.get()) != 0 ? Flow::kError : Flow::kNext;
 }
 
 Flow SetAdd(FrameEvaluator& f, int arg) {
@@ -104,7 +112,8 @@ Flow ListExtend(FrameEvaluator& f, int arg) {
   }
   PyRef items = PyRef::Steal(f.recorder.AsTuple(iterable.get()));
   if (!items) return Flow::kError;
-  PyObject* list = f.Peek(arg);
+  PyObject* list = BuiltList(f, arg);
+  if (list == nullptr) return Flow::kError;
   Py_ssize_t size = PyList_GET_SIZE(list);
   return PyList_SetSlice(list, size, size, items.get()) != 0 ? Flow::kError : Flow::kNext;
 }

@@ -56,6 +56,11 @@ PyRef ExceptionInstance(FrameEvaluator& f, PyRef raised, const char* message) {
   return instance;
 }
 
+// Raising writes the traceback and the context of an exception.
+Flow RaisesFromOutside(FrameEvaluator& f) {
+  return f.BreakAt(BreakCode::kUnsupportedEffect, "an exception from outside is raised");
+}
+
 // A bare `raise`: the exception being handled, with the traceback it has.
 Flow RaiseAgain(FrameEvaluator& f) {
   _PyErr_StackItem* item = f.thread->exc_info;
@@ -67,6 +72,7 @@ Flow RaiseAgain(FrameEvaluator& f) {
     PyErr_SetString(PyExc_RuntimeError, "No active exception to reraise");
     return Flow::kError;
   }
+  if (!f.recorder.HasCaught(value)) return RaisesFromOutside(f);
   PyErr_Restore(Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(value))), Py_NewRef(value),
                 PyException_GetTraceback(value));
   return Flow::kUnwind;
@@ -77,6 +83,7 @@ Flow RaiseVarargs(FrameEvaluator& f, int arg) {
   PyRef cause = arg == 2 ? f.Pop() : PyRef();
   PyRef exception = ExceptionInstance(f, f.Pop(), "exceptions must derive from BaseException");
   if (!exception) return Flow::kError;
+  if (f.recorder.IsOutside(exception.get())) return RaisesFromOutside(f);
   if (cause && cause.get() != Py_None) {
     cause = ExceptionInstance(f, std::move(cause), "exception causes must derive from BaseException");
     if (!cause) return Flow::kError;
@@ -93,6 +100,7 @@ Flow Reraise(FrameEvaluator& f, int arg) {
     if (lasti < 0) return f.BreakAt(BreakCode::kInternalError, "no instruction offset below a re-raised exception");
     f.SetLastInstruction(static_cast<int>(lasti));
   }
+  if (!f.recorder.HasCaught(f.Top())) return RaisesFromOutside(f);
   PyRef value = f.Pop();
   PyObject* traceback = PyException_GetTraceback(value.get());
   PyErr_Restore(Py_NewRef(reinterpret_cast<PyObject*>(Py_TYPE(value.get()))), value.get(), traceback);

@@ -111,14 +111,7 @@ Flow DeleteDeref(FrameEvaluator& f, int arg) {
 // --- globals and class bodies ----------------------------------------------------------------------------------------
 
 Flow LoadGlobal(FrameEvaluator& f, int arg) {
-  PyObject* value = f.recorder.LoadGlobal(f.globals, f.builtins, f.Name(arg >> 1));
-  if (value == nullptr) return Flow::kError;
-  if ((arg & 1) != 0) {
-    f.PushCallable(value, nullptr);
-  } else {
-    f.Push(value);
-  }
-  return Flow::kNext;
+  return f.PushFound(f.recorder.LoadGlobal(f.globals, f.builtins, f.Name(arg >> 1)), (arg & 1) != 0);
 }
 
 Flow StoreGlobal(FrameEvaluator& f, int arg) {

@@ -121,14 +121,7 @@ Flow LoadSuperAttr(FrameEvaluator& f, int arg) {
   const bool is_super = global_super.get() == reinterpret_cast<PyObject*>(&PySuper_Type);
   const int count = is_super || (arg & 2) != 0 ? 2 : 0;
   PyRef object = PyRef::Steal(f.recorder.Call(global_super.get(), args, count, nullptr));
-  PyObject* value = object ? f.recorder.GetAttr(object.get(), f.Name(arg >> 2)) : nullptr;
-  if (value == nullptr) return Flow::kError;
-  if ((arg & 1) != 0) {
-    f.PushCallable(value, nullptr);
-  } else {
-    f.Push(value);
-  }
-  return Flow::kNext;
+  return f.PushFound(object ? f.recorder.GetAttr(object.get(), f.Name(arg >> 2)) : nullptr, (arg & 1) != 0);
 }
 
 Flow LoadLocals(FrameEvaluator& f, int) {

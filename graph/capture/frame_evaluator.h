@@ -42,14 +42,24 @@ struct FrameEvaluator {
   PyObject** stack_base;
   PyObject** sp;
   ShimCodeUnit** instruction_slot;  // where tracebacks and f_lineno look
-  const uint16_t* first;            // code units
-  const uint16_t* next;             // the next instruction
+  const uint16_t* first = nullptr;  // code units
+  const uint16_t* next = nullptr;   // the next instruction
   int offset = 0;                   // of the instruction being executed, in code units
   PyObject* kwnames = nullptr;      // set by KW_NAMES for the CALL that follows; borrowed from the constants
 
   // Of a frame that was entered in the middle: `code` is the user's, the frame's own is what enters there.
   const ResumedCode* entered = nullptr;
+  PyRef original_code;  // where tools have changed the opcodes of `code`: the bytes that `first` points to
 
+  // Goes over to `user_code`, whose instructions are read from now on.
+  void ReadCode(PyCodeObject* user_code) {
+    code = user_code;
+    first = reinterpret_cast<const ShimCodeUnit*>(code->co_code_adaptive);
+    if (!ShimIsInstrumented(code)) return;
+    original_code = PyRef::Steal(PyCode_GetCode(code));
+    if (!original_code) return PyErr_Clear();
+    first = reinterpret_cast<const ShimCodeUnit*>(PyBytes_AS_STRING(original_code.get()));
+  }
   bool resumed() const { return entered != nullptr; }
   void Push(PyObject* stolen) { *sp++ = stolen; }
   PyRef Pop() { return PyRef::Steal(*--sp); }
@@ -77,9 +87,25 @@ struct FrameEvaluator {
     Push(null_below ? nullptr : callable);
     Push(null_below ? callable : receiver);
   }
-  // What f_lasti and the next traceback entry say.
+  // What a name was found to be (stolen; null means failure): for a call, or as a value.
+  Flow PushFound(PyObject* value, bool to_be_called) {
+    if (value == nullptr) return Flow::kError;
+    if (to_be_called) {
+      PushCallable(value, nullptr);
+    } else {
+      Push(value);
+    }
+    return Flow::kNext;
+  }
+  // What f_lasti and the next traceback entry say. Of a frame that was entered in the middle, `first` is not the
+  // frame's own code.
   void SetLastInstruction(int unit) {
-    if (!resumed()) *instruction_slot = const_cast<ShimCodeUnit*>(first) + unit;
+    PyCodeObject* own = code;
+    if (resumed()) {
+      own = frame.code();
+      unit = entered->offsets[static_cast<size_t>(unit)];
+    }
+    *instruction_slot = reinterpret_cast<ShimCodeUnit*>(own->co_code_adaptive) + unit;
   }
   // An opcode, or a use of one, that is not captured.
   Flow BreakAt(BreakCode break_code, const char* detail) {

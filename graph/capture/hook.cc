@@ -2,7 +2,9 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "frame_eval/cpython/evaluator_hook.h"
 #include "frame_eval/cpython/frame_view.h"
+#include "frame_eval/cpython/recursion.h"
 #include "graph/capture/evaluator.h"
 
 namespace framejit {
@@ -12,20 +14,13 @@ constexpr unsigned char kCellVariable = 0x40;  // CO_FAST_CELL
 
 struct ThreadHook {
   RecorderState* recorder = nullptr;
-  bool armed = false;
+  FrameHandler previous = nullptr;
   PyObject* entry_function = nullptr;  // until its frame came
   int depth = 0;
   int max_depth = 0;
   absl::flat_hash_set<PyObject*> generators;  // made by this recording; compared, never used
 };
 thread_local ThreadHook* thread_hook = nullptr;
-
-// The hook is per interpreter and arming is per thread: the first recording installs it, the last one removes it. The
-// GIL guards both.
-int recordings = 0;
-ShimEvaluator previous_evaluator = nullptr;
-// Another tool installed its evaluator over ours and chains to it: ours cannot be removed and needs no installing.
-bool stays_chained = false;
 
 // A frame of which no instruction is to run (any more), with the exception that is set.
 PyObject* Abandon(PyThreadState* thread, FrameView frame) { return ShimLeaveWithError(thread, frame.get(), 0); }
@@ -80,42 +75,35 @@ PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int
     return CreateGenerator(hook, thread, frame);
   }
   ++recorder.stats.frames;
-  if (hook.depth >= hook.max_depth) return Fail(hook, thread, frame, BreakCode::kTooDeep, "");
+  if (hook.depth >= hook.max_depth || CStackIsLow()) return Fail(hook, thread, frame, BreakCode::kTooDeep, "");
   ++hook.depth;
   PyObject* result = EvaluateFrame(recorder, thread, frame.get(), throwflag);
   --hook.depth;
   return result;
 }
 
-PyObject* Hook(PyThreadState* thread, ShimFrame* frame, int throwflag) {
-  ThreadHook* hook = thread_hook;
-  if (hook == nullptr || !hook->armed) return previous_evaluator(thread, frame, throwflag);
-  return Evaluate(*hook, thread, FrameView(frame), throwflag);
+PyObject* Handle(PyThreadState* thread, ShimFrame* frame, int throwflag) {
+  return Evaluate(*thread_hook, thread, FrameView(frame), throwflag);
 }
 
 }  // namespace
 
 RecordingHook::RecordingHook(RecorderState& recorder, PyObject* entry_function) {
   thread_hook = new ThreadHook{.recorder = &recorder,
-                               .armed = true,
+                               .previous = SetFrameHandler(&Handle),
                                .entry_function = entry_function,
                                .max_depth = recorder.max_depth,
                                .generators = {}};
-  if (recordings++ > 0 || stays_chained) return;
-  ShimEvaluator previous = ShimInstallEvaluator(PyInterpreterState_Get(), &Hook);
-  if (previous != nullptr) previous_evaluator = previous;
 }
 
 RecordingHook::~RecordingHook() {
-  if (--recordings == 0 && !stays_chained) {
-    stays_chained = !ShimRemoveEvaluator(PyInterpreterState_Get(), &Hook, previous_evaluator);
-  }
+  SetFrameHandler(thread_hook->previous);
   delete std::exchange(thread_hook, nullptr);
 }
 
 bool RecordingHook::Arm(bool armed) {
   if (thread_hook == nullptr) return false;
-  return std::exchange(thread_hook->armed, armed);
+  return SetFrameHandler(armed ? &Handle : nullptr) != nullptr;
 }
 
 }  // namespace framejit

@@ -24,13 +24,16 @@ PyObject* PythonOverride(PyTypeObject* type, PyObject* name) {
   return found != nullptr && PyFunction_Check(found) ? found : nullptr;
 }
 
+bool IsLinkOfExceptions(PyObject* name) {
+  return PyUnicode_CompareWithASCIIString(name, "__traceback__") == 0 ||
+         PyUnicode_CompareWithASCIIString(name, "__context__") == 0 ||
+         PyUnicode_CompareWithASCIIString(name, "__cause__") == 0 ||
+         PyUnicode_CompareWithASCIIString(name, "__suppress_context__") == 0;
+}
+
 PyObject* NoAttribute(PyObject* object, PyObject* name) {
   PyErr_Format(PyExc_AttributeError, "'%.50s' object has no attribute '%U'", Py_TYPE(object)->tp_name, name);
   return nullptr;
-}
-
-bool IsEntry(PyObject* object) {
-  return std::string_view(Py_TYPE(object)->tp_name).starts_with("framejit") && Py_TYPE(object)->tp_call != nullptr;
 }
 
 }  // namespace
@@ -80,6 +83,7 @@ PyObject* RecorderState::Impl::GenericGetAttr(PyObject* object, PyObject* name, 
   if (HasInstanceDict(type)) {
     PyObject* value = nullptr;
     if (IsOutside(object)) {
+      if (PyExceptionInstance_Check(object) && !descriptor && CheckContent(object) != 0) return nullptr;
       Shadow* dict = InstanceDict(object);
       if (dict == nullptr) return nullptr;
       value = ShadowDictGet(*dict, name);
@@ -131,6 +135,7 @@ PyObject* RecorderState::Impl::BindNative(PyObject* descriptor, PyObject* object
   auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   const SourceId source = SourceOf(object);
   if (source == kNoSource) return Scan(get(descriptor, object, type));
+  if (PyExceptionInstance_Check(object) && !IsLinkOfExceptions(name) && CheckContent(object) != 0) return nullptr;
   if (auto row = native_attributes.find({object, name}); row != native_attributes.end()) {
     if (!row->second) return NoAttribute(object, name);
     return Py_NewRef(row->second.get());
@@ -156,7 +161,7 @@ PyObject* RecorderState::Impl::Bind(PyObject* descriptor, PyObject* object, PyTy
     return Lift(Py_NewRef(descriptor), source, true);
   }
   if (kind->tp_descr_get == nullptr) return Lift(Py_NewRef(descriptor), source, true);
-  if (object != nullptr && IsEntry(descriptor)) return PyMethod_New(descriptor, object);
+  if (object != nullptr && IsEntryType(Py_TYPE(descriptor))) return PyMethod_New(descriptor, object);
   if (kind == &PyStaticMethod_Type) {
     PyRef inner = PyRef::Steal(kind->tp_descr_get(descriptor, object, owner));
     if (inner && (IsCodeLike(inner.get()) || IsPrimitive(inner.get()))) return Lift(inner.release(), source, true);

@@ -30,6 +30,7 @@ enum class RecipeKind : uint8_t {
                  // annotations, dict; kNoRecipe where absent
   kMethod,       // bound method: function, self
   kCell,         // child: contents, or none when empty
+  kException,    // never raised: `object` is its class; child: its args; content of __dict__ in attributes
   kIterator,     // a builtin iterator in progress: `object` is its type; child: the tuple of its parts
 };
 

@@ -23,6 +23,19 @@ bool IsSharedTuple(PyObject* object, int depth = 0) {
   return true;
 }
 
+// An exception that was made and not raised yet, of a class that adds no fields of its own to BaseException's.
+bool IsPlainException(PyObject* object, PyTypeObject* base) {
+  if (!PyExceptionInstance_Check(object) ||
+      base->tp_basicsize != static_cast<Py_ssize_t>(sizeof(PyBaseExceptionObject)))
+    return false;
+  auto* exception = reinterpret_cast<PyBaseExceptionObject*>(object);
+  if (exception->traceback != nullptr || exception->context != nullptr || exception->cause != nullptr ||
+      exception->suppress_context != 0 || exception->args == nullptr) {
+    return false;
+  }
+  return IsPythonClass(Py_TYPE(object)) || exception->dict == nullptr || PyDict_GET_SIZE(exception->dict) == 0;
+}
+
 PyRef ClassOrNull(PyObject* object, PyTypeObject* plain) {
   return Py_TYPE(object) == plain ? PyRef() : PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(object)));
 }
@@ -220,6 +233,12 @@ RecipeId RecorderState::Impl::InstanceRecipe(PyObject* object) {
     return alone ? finish(NewRecipe(object, RecipeKind::kIterator), PyRef::Borrow(reinterpret_cast<PyObject*>(type)),
                           alone.get())
                  : Unsupported(object);
+  }
+  if (IsPlainException(object, base)) {
+    PyRef args = PyRef::Steal(PyTuple_Pack(1, reinterpret_cast<PyBaseExceptionObject*>(object)->args));
+    return args ? finish(NewRecipe(object, RecipeKind::kException), PyRef::Borrow(reinterpret_cast<PyObject*>(type)),
+                         args.get())
+                : Unsupported(object);
   }
   if (base == &PyBaseObject_Type && IsPythonClass(type)) {
     return finish(NewRecipe(object, RecipeKind::kInstance), PyRef::Borrow(reinterpret_cast<PyObject*>(type)), nullptr);

@@ -71,6 +71,8 @@ struct Recording {
   std::optional<Break> graph_break;  // set: graph and exit plan are empty
   // After a break: where the recording could end instead, best first.
   std::vector<StopPoint> stops;
+  // An iterator of the state was taken apart: the recording holds for one position in a loop.
+  bool at_position = false;
   // Set where the recording ended at a StopPoint: the result of the exit plan is a state, with which this function goes
   // on.
   PyRef resume;

@@ -68,14 +68,14 @@ struct NativeCall {
 };
 
 // What the program may change of torch's thread state.
-struct TorchState {
+struct ProgramTorchState {
   bool grad_mode = true;
   bool autocast_cache = true;
   int autocast_nesting = 0;
   bool autocast[2] = {};
   at::ScalarType autocast_dtype[2] = {};
-  bool operator==(const TorchState&) const = default;
-  static TorchState Current();
+  bool operator==(const ProgramTorchState&) const = default;
+  static ProgramTorchState Current();
 };
 
 struct RecorderState::Impl {
@@ -99,29 +99,44 @@ struct RecorderState::Impl {
   std::vector<LiveFrame*> frames;
 
   // --- ending in the middle, beginning in the middle (stop.cc) -------------------------------------------------------
-  bool BeginInstruction(int offset, int64_t number);
-  void StopHere();
-  bool LeaveFrame(size_t depth);
-  std::vector<StopPoint> PossibleStops();
-  RecipeId StateRecipe(size_t depth, PyRef* function);
-  int EnterResumed(const ResumePoint& point, PyObject* state, LiveFrame& frame);
-  PyObject* CallInner(const ResumePoint& point, PyObject* state);
-  int Read(PyObject** place);
-  VaryingItems::Path PathInState(SourceId source) const;
-  int UnpackUnread(PyObject* unread, int size, PyObject*** stack_top);
-  SourceId StateSource(PyObject* state);
   // A frame that the recording left in the middle, outermost first.
   struct LeftFrame {
     ResumePoint point;
     std::vector<PyRef> items;
   };
+  bool BeginInstruction(int offset, int64_t number);
+  void StopHere();
+  bool LeaveFrame(size_t depth, PyObject** handled);
+  bool LeaveStack(LeftFrame& state, size_t depth, const CodeAnalysis& analysis, int index);
+  std::vector<StopPoint> PossibleStops();
+  std::vector<StopPoint> DirectStops() const;
+  const std::vector<StopPoint>* RaiseOfHandled() const;
+  int EnterStack(const ResumePoint& point, PyObject* state, LiveFrame& frame);
+  int EnterHandler(PyObject* exception, SourceId source, PyObject*** stack_top);
+  bool IsOwnedIterator(size_t depth, PyObject* value, const std::vector<int>& live) const;
+  void NoteRaise();
+  void NoteCaught(PyObject* exception);
+  RecipeId StateRecipe(size_t depth, PyRef* function);
+  int EnterResumed(const ResumePoint& point, PyObject* state, LiveFrame& frame);
+  PyObject* CallInner(const ResumePoint& point, PyObject* state);
+  int Read(PyObject** place);
+  VaryingItems::Path PathInState(SourceId source) const;
+  // Before something is read of an exception: 0, or -1 with a break where it says something else on each call.
+  int CheckContent(PyObject* exception);
+  int UnpackUnread(PyObject* unread, int size, PyObject*** stack_top);
+  SourceId StateSource(PyObject* state);
   bool stopped = false;
+  absl::flat_hash_set<SourceId> owned_iterators;  // that a state brought and that are still unread
   std::vector<LeftFrame> left;
   PyCodeObject* entry_code = nullptr;
   std::vector<std::pair<int64_t, int>> root_instructions;  // of the entry frame, the last ones: number, offset
   absl::flat_hash_map<PyObject*, SourceId> state_sources;  // of states that were not unpacked yet
-  bool tail_call = false;                 // the result of the call being made is the calling instruction's
-  bool direct_call = false;               // so is the result of the frame that starts next
+  bool tail_call = false;    // the result of the call being made is the calling instruction's
+  bool direct_call = false;  // so is the result of the frame that starts next
+  // Where the last exception was raised, until it is caught; and those that were caught. Outward; compared, never used.
+  std::vector<StopPoint> last_raise;
+  bool raised_anew = false;
+  absl::flat_hash_map<PyObject*, std::vector<StopPoint>> caught;
   PyObject* handled_exception = nullptr;  // when the recording began; compared, never used
   absl::flat_hash_map<PyCodeObject*, bool> library_code;
   absl::flat_hash_map<std::pair<PyCodeObject*, int>, int32_t> locations;
@@ -290,7 +305,7 @@ struct RecorderState::Impl {
   void SaveTorchState();
   void RestoreTorchState();
   void AddTorchStateEffects();
-  TorchState entry_state;
+  ProgramTorchState entry_state;
 
   // --- the end (effects.cc, recipes.cc) ------------------------------------------------------------------------------
   std::unique_ptr<Recording> Finish(PyObject* result);
@@ -331,6 +346,8 @@ bool IsFakeTensor(PyObject* object);
 bool IsConstant(PyObject* object, int depth = 0);
 // Made by a class statement.
 bool IsPythonClass(PyTypeObject* type);
+// framejit's own callables, which stand for a Python function.
+bool IsEntryType(PyTypeObject* type);
 // The first base that was not made by a class statement.
 PyTypeObject* NativeBase(PyTypeObject* type);
 bool IsUnlifted(PyObject* object);

@@ -104,6 +104,10 @@ void RecorderState::PushFrame(LiveFrame* frame) {
 }
 void RecorderState::PopFrame() { impl_->frames.pop_back(); }
 void RecorderState::ForgetDirectCall() { impl_->direct_call = false; }
+void RecorderState::NoteRaise() { impl_->NoteRaise(); }
+void RecorderState::NoteCaught(PyObject* exception) { impl_->NoteCaught(exception); }
+bool RecorderState::HasCaught(PyObject* exception) const { return impl_->caught.contains(exception); }
+bool RecorderState::IsOutside(PyObject* object) { return impl_->IsOutside(object); }
 bool RecorderState::BeginInstruction(int offset) {
   if (++stats.instructions >= max_instructions) {
     impl_->Break(BreakCode::kTooManyInstructions, "");
@@ -190,6 +194,10 @@ void RecorderState::NewLocalCell(PyObject* cell) {
 void RecorderState::NewLocal(PyObject* object) {
   if (!PyFunction_Check(object)) return;
   if (impl_->local_functions.insert(object).second) impl_->kept_alive.push_back(PyRef::Borrow(object));
+}
+
+void RecorderState::ExtendBuilt(PyObject* container) {
+  if (Shadow* shadow = impl_->FindShadow(container)) impl_->Touch(*shadow);
 }
 
 int RecorderState::PrepareForC(PyObject* object) { return impl_->Prepare(object); }

@@ -54,6 +54,13 @@ class RecorderState {
   bool BeginInstruction(int offset);
   // The frame that starts next is no direct call.
   void ForgetDirectCall();
+  // The exception that is set was raised by the current instruction or by what it called; the exception goes to a
+  // handler.
+  void NoteRaise();
+  void NoteCaught(PyObject* exception);
+  // Whether the recording caught the exception. Raising any other again would write to an object from outside.
+  bool HasCaught(PyObject* exception) const;
+  bool IsOutside(PyObject* object);
 
   // --- frames that are entered in the middle -------------------------------------------------------------------------
   // Null for code of the user's.
@@ -114,6 +121,9 @@ class RecorderState {
   void NewLocalCell(PyObject* cell);
   // An object that the recording made (MAKE_FUNCTION, BUILD_*, generators): it is local from now on.
   void NewLocal(PyObject* object);
+
+  // The container, which the frame is building on its stack, is about to be extended. A state may have brought it.
+  void ExtendBuilt(PyObject* container);
 
   // --- before an object is handed to C code that reads it, and after C code returned one -----------------------------
   int PrepareForC(PyObject* object);

@@ -103,6 +103,39 @@ bool CodeAnalysis::IsCall(int index) const {
   return name == "CALL" || name == "CALL_KW" || name == "CALL_FUNCTION_EX";
 }
 
+std::vector<int> CodeAnalysis::ReentriesAfter(int index) const {
+  std::vector<int> pending = HandlerOf(index);
+  for (int next : Successors(decoded, index)) pending.push_back(next);
+  return FirstReentries(std::move(pending));
+}
+
+std::vector<int> CodeAnalysis::ReentriesInHandlerOf(int index) const { return FirstReentries(HandlerOf(index)); }
+
+std::vector<int> CodeAnalysis::HandlerOf(int index) const {
+  const ExceptionEntry* entry = decoded[index].info().raises ? decoded.HandlerOf(decoded[index]) : nullptr;
+  return entry == nullptr ? std::vector<int>{} : std::vector<int>{decoded.IndexStarting(entry->target)};
+}
+
+// RERAISE at the end of a handler cannot be recorded, so that there is nothing to gain before it.
+std::vector<int> CodeAnalysis::FirstReentries(std::vector<int> pending) const {
+  std::vector<int> found;
+  std::vector<bool> seen(static_cast<size_t>(decoded.size()), false);
+  while (!pending.empty()) {
+    const int next = pending.back();
+    pending.pop_back();
+    if (seen[static_cast<size_t>(next)]) continue;
+    seen[static_cast<size_t>(next)] = true;
+    if (reentries->IsLegal(next) && decoded[next].info().name != "RERAISE") {
+      found.push_back(next);
+      continue;
+    }
+    for (int further : Successors(decoded, next)) pending.push_back(further);
+    for (int handler : HandlerOf(next)) pending.push_back(handler);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
 int CodeAnalysis::DepthWithoutOperands(int index) const {
   const Instruction& instruction = decoded[index];
   return reentries->DepthAt(index) - StackEffectOf(instruction.opcode, instruction.oparg, /*taken=*/false).pops;
@@ -110,13 +143,24 @@ int CodeAnalysis::DepthWithoutOperands(int index) const {
 
 namespace {
 
-// How many changes make a value a varying one: a mode that is one of two or three is worth a recording each.
+// How many changes make a value a varying one: a mode that is one of two or three is worth a recording each, but a
+// float or what an exception says is hardly ever one.
 constexpr int kManyChanges = 2;
+constexpr int kManyChangesOfOthers = 1;
 constexpr size_t kMaxNesting = 8;
 
 bool IsNumberOrText(PyObject* object) {
   return PyLong_CheckExact(object) || PyFloat_CheckExact(object) || PyUnicode_CheckExact(object) ||
          PyComplex_CheckExact(object);
+}
+
+// Of a value or of the items of a tuple.
+bool HasOnlyPlainValues(PyObject* value) {
+  if (!PyTuple_CheckExact(value)) return IsNumberOrText(value) || value == Py_None;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i) {
+    if (!IsNumberOrText(PyTuple_GET_ITEM(value, i))) return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -132,20 +176,32 @@ void VaryingItems::NoteItems(PyObject* tuple, Path& path) {
     path.push_back(static_cast<int>(i));
     if (PyTuple_CheckExact(value) && path.size() < kMaxNesting) {
       NoteItems(value, path);
+    } else if (PyExceptionInstance_Check(value)) {
+      path.push_back(kArgs);
+      NoteItem(reinterpret_cast<PyBaseExceptionObject*>(value)->args, path);
+      path.pop_back();
     } else if (IsNumberOrText(value)) {
-      Item& item = items_[path];
-      const bool same = !item.last || (Py_TYPE(item.last.get()) == Py_TYPE(value) &&
-                                       PyObject_RichCompareBool(item.last.get(), value, Py_EQ) == 1);
-      if (!same) ++item.changes;
-      item.last = PyRef::Borrow(value);
+      NoteItem(value, path);
     }
     path.pop_back();
   }
 }
 
+void VaryingItems::NoteItem(PyObject* value, const Path& path) {
+  Item& item = items_[path];
+  const bool same = item.last && Py_TYPE(item.last.get()) == Py_TYPE(value) && HasOnlyPlainValues(value) &&
+                    PyObject_RichCompareBool(item.last.get(), value, Py_EQ) == 1;
+  if (item.last && !same) ++item.changes;
+  // Objects that may be more than numbers and texts are not kept.
+  item.last = PyRef::Borrow(HasOnlyPlainValues(value) ? value : Py_None);
+}
+
 bool VaryingItems::Contains(const Path& path) const {
   auto row = items_.find(path);
-  return row != items_.end() && row->second.changes >= kManyChanges;
+  if (row == items_.end()) return false;
+  PyObject* last = row->second.last.get();
+  const bool is_mode = PyLong_CheckExact(last) || PyUnicode_CheckExact(last);
+  return row->second.changes >= (is_mode ? kManyChanges : kManyChangesOfOthers);
 }
 
 const CodeAnalysis* ResumeTable::Analyze(PyCodeObject* code) {
@@ -155,6 +211,11 @@ const CodeAnalysis* ResumeTable::Analyze(PyCodeObject* code) {
   absl::StatusOr<std::unique_ptr<CodeAnalysis>> analysis = CodeAnalysis::Of(code);
   if (analysis.ok()) row->second = *std::move(analysis);
   return row->second.get();
+}
+
+int ResumedCode::OriginalOffset(int offset) const {
+  auto row = std::find(offsets.begin(), offsets.end(), offset);
+  return row == offsets.end() ? -1 : static_cast<int>(row - offsets.begin());
 }
 
 const ResumedCode* ResumeTable::Find(PyCodeObject* code) const {
@@ -167,22 +228,24 @@ absl::StatusOr<PyObject*> ResumeTable::FunctionFor(const ResumePoint& point) {
   auto [row, inserted] = functions_.try_emplace(point);
   if (inserted) {
     kept_alive_.push_back(PyRef::Borrow(point.globals));
-    absl::StatusOr<PyRef> function = MakeFunction(point);
+    std::vector<int> offsets;
+    absl::StatusOr<PyRef> function = MakeFunction(point, &offsets);
     if (!function.ok()) return function.status();
     auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function->get()));
     const int return_offset = OffsetOfReturn(code);
     if (return_offset < 0) return absl::InvalidArgumentError("code without a RETURN_VALUE");
-    codes_[code] = {&row->first, return_offset};
+    codes_[code] = {&row->first, return_offset, std::move(offsets)};
     row->second = *std::move(function);
   }
   if (!row->second) return absl::InvalidArgumentError("the frame cannot be entered here");
   return row->second.get();
 }
 
-absl::StatusOr<PyRef> ResumeTable::MakeFunction(const ResumePoint& point) {
+absl::StatusOr<PyRef> ResumeTable::MakeFunction(const ResumePoint& point, std::vector<int>* offsets) {
   const CodeAnalysis* analysis = Analyze(point.code);
   if (analysis == nullptr) return absl::InvalidArgumentError("code that cannot be analysed");
-  if (!analysis->reentries->CanEnter(point.target) || !analysis->reentries->SavedAt(point.target).empty())
+  if (!analysis->reentries->CanEnter(point.target) ||
+      analysis->reentries->SavedAt(point.target).empty() == point.handles)
     return absl::InvalidArgumentError("the frame cannot be entered here");
   EnterAt enter;
   enter.target = point.target;
@@ -193,9 +256,15 @@ absl::StatusOr<PyRef> ResumeTable::MakeFunction(const ResumePoint& point) {
   enter.call = point.call;
   enter.marker = marker_;
   if (!point.waits()) enter.unpacked = unpacked_;
-  // A frame that waited goes over as soon as the inner one has returned; any other after its next instruction.
-  std::vector<int> reentries{point.target};
-  if (!point.waits()) reentries = analysis->reentries->LegalAfter(analysis->EndOfCall(point.target));
+  // A frame that waited goes over as soon as the inner one has returned or raised; any other after its next
+  // instruction.
+  std::vector<int> reentries;
+  if (point.waits()) {
+    reentries = analysis->ReentriesInHandlerOf(point.call);
+    if (analysis->reentries->IsLegal(point.target)) reentries.push_back(point.target);
+  } else {
+    reentries = analysis->ReentriesAfter(analysis->EndOfCall(point.target));
+  }
   if (analysis->LooksAtFrames()) reentries.clear();
   for (int target : reentries) {
     Reentry reentry{.code = point.code,
@@ -203,11 +272,13 @@ absl::StatusOr<PyRef> ResumeTable::MakeFunction(const ResumePoint& point) {
                     .target = target,
                     .depth = analysis->reentries->DepthAt(target),
                     .live = analysis->LiveSlots(target),
-                    .first_slot = point.code->co_nlocals == 0 ? 1 : 0};  // as MakeEnterAt does
+                    .first_slot = point.code->co_nlocals == 0 ? 1 : 0,  // as MakeEnterAt does
+                    .saved = analysis->reentries->SavedAt(target),
+                    .lastis = analysis->reentries->LastisAt(target)};
     enter.reentries.push_back({target, hooks_(std::move(reentry))});
     if (!enter.reentries.back().hook) return absl::InternalError("no memory for a hook");
   }
-  absl::StatusOr<PyRef> code = MakeEnterAt(point.code, enter);
+  absl::StatusOr<PyRef> code = MakeEnterAt(point.code, enter, offsets);
   if (!code.ok()) return code.status();
   PyRef function = PyRef::Steal(PyFunction_New(code->get(), point.globals));
   if (function) return function;

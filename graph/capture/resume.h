@@ -26,6 +26,7 @@ enum class StackItem : uint8_t {
   kNull,  // a NULL, which a state does not hold
   kValue,
   kIterator,  // a builtin iterator that nobody else holds: a recording may advance a copy of it
+  kLasti,     // the offset of an instruction that raised: in a state, that of the user's code
 };
 
 // Instructions are indices into the decoded code.
@@ -37,12 +38,15 @@ struct ResumePoint {
   int call = -1;
   std::vector<int> slots;        // of localsplus, in the order of the state; the others are unbound
   std::vector<StackItem> stack;  // bottom first
+  // The frame is in an exception handler. What it saved of the frames outside it is not in the state (None is).
+  bool handles = false;
 
   bool waits() const { return call >= 0; }
   int stack_values() const;
-  // Items of the state: the slots, the values on the stack, and for a frame that waits the inner frame's function and
-  // its state.
-  int state_size() const { return static_cast<int>(slots.size()) + stack_values() + (waits() ? 2 : 0); }
+  // Items of the state: the slots, the values on the stack, in a handler the exception being handled, and for a frame
+  // that waits the inner frame's function and its state.
+  int state_size() const { return own_size() + (waits() ? 2 : 0); }
+  int own_size() const { return static_cast<int>(slots.size()) + stack_values() + (handles ? 1 : 0); }
   bool operator==(const ResumePoint&) const = default;
   template <typename H>
   friend H AbslHashValue(H h, const ResumePoint& p) {
@@ -73,6 +77,15 @@ struct CodeAnalysis {
   bool IsCall(int index) const;
   // Depth of the stack when its operands are gone and its result is not there yet.
   int DepthWithoutOperands(int index) const;
+  // Where re-entry points are worth having: the first legal ones that control can come to after the instruction or, if
+  // that raises, in the handlers of this code.
+  std::vector<int> ReentriesAfter(int index) const;
+  // The same, but for when the instruction raises only.
+  std::vector<int> ReentriesInHandlerOf(int index) const;
+
+ private:
+  std::vector<int> HandlerOf(int index) const;
+  std::vector<int> FirstReentries(std::vector<int> pending) const;
 };
 
 // Where a running frame may go over to compiled code: what the hook of a re-entry is told.
@@ -80,15 +93,21 @@ struct Reentry {
   PyCodeObject* code = nullptr;  // as the user wrote it
   PyObject* globals = nullptr;
   int target = 0;
-  int depth = 0;          // values on the stack
-  std::vector<int> live;  // slots that are carried where they are bound
-  int first_slot = 0;     // where slot 0 of `code` is in the running frame's localsplus
+  int depth = 0;            // values on the stack
+  std::vector<int> live;    // slots that are carried where they are bound
+  int first_slot = 0;       // where slot 0 of `code` is in the running frame's localsplus
+  std::vector<int> saved;   // stack positions of exceptions that the handlers around saved, outermost first
+  std::vector<int> lastis;  // stack positions of offsets of instructions that raised
 };
 
 // The code of a function that a ResumeTable made.
 struct ResumedCode {
   const ResumePoint* point;
-  int return_offset;  // code units: a RETURN_VALUE
+  int return_offset;         // code units: a RETURN_VALUE
+  std::vector<int> offsets;  // by offset of an instruction in the user's code: where it is in this one; -1 in between
+
+  // The other way; -1: the instruction is none of the user's.
+  int OriginalOffset(int offset) const;
 };
 
 // Which numbers and texts of a segment's states differ from recording to recording, so that a recording for each value
@@ -96,6 +115,7 @@ struct ResumedCode {
 class VaryingItems {
  public:
   using Path = std::vector<int>;
+  static constexpr int kArgs = -1;  // behind the position of an exception: its arguments, all together
 
   // Of the state that is recorded next.
   void Note(PyObject* state);
@@ -107,6 +127,7 @@ class VaryingItems {
     int changes = 0;
   };
   void NoteItems(PyObject* tuple, Path& path);
+  void NoteItem(PyObject* value, const Path& path);
 
   absl::flat_hash_map<Path, Item> items_;
 };
@@ -137,7 +158,7 @@ class ResumeTable {
   int Traverse(visitproc visit, void* arg) const;
 
  private:
-  absl::StatusOr<PyRef> MakeFunction(const ResumePoint& point);
+  absl::StatusOr<PyRef> MakeFunction(const ResumePoint& point, std::vector<int>* offsets);
 
   HookFactory hooks_;
   PyRef marker_;

@@ -1,7 +1,9 @@
 // Recordings that end or begin in the middle of frames: where one could end after a break, what the frames hold there,
 // and how a frame is set up that goes on from such a state.
 #include <algorithm>
+#include <numeric>
 
+#include "frame_eval/guards/iterators.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unread.h"
 
@@ -11,6 +13,7 @@ namespace {
 // How often a call may be recorded again in search of a place where it can be left.
 constexpr size_t kMaxStops = 12;
 constexpr size_t kMaxRootInstructions = 1024;
+constexpr int kMaxHandlers = 32;
 
 bool CanBeLeft(PyCodeObject* code) {
   constexpr int kNeeded = CO_OPTIMIZED | CO_NEWLOCALS;
@@ -21,6 +24,42 @@ bool CanBeLeft(PyCodeObject* code) {
 // Instructions that objects come from which may have no recipe.
 bool MayMakeObjects(std::string_view opcode) {
   return opcode.starts_with("CALL") || opcode == "GET_ITER" || opcode == "FOR_ITER" || opcode == "BEFORE_WITH";
+}
+
+// Whether the value, which lies at `path` in the state, or one in it if it is a tuple, differs from recording to
+// recording.
+bool Varies(const VaryingItems& varying, PyObject* value, VaryingItems::Path path) {
+  if (path.empty()) return false;
+  if (!PyTuple_CheckExact(value)) return IsPrimitive(value) && varying.Contains(path);
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i) {
+    path.push_back(static_cast<int>(i));
+    if (Varies(varying, PyTuple_GET_ITEM(value, i), path)) return true;
+    path.pop_back();
+  }
+  return false;
+}
+
+// Whether one of the frames has the function's code among its constants.
+bool IsMadeBy(const std::vector<LiveFrame*>& frames, PyObject* function) {
+  PyObject* code = PyFunction_GET_CODE(function);
+  return std::any_of(frames.begin(), frames.end(), [&](const LiveFrame* frame) {
+    PyObject* consts = frame->code->co_consts;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(consts); ++i) {
+      if (PyTuple_GET_ITEM(consts, i) == code) return true;
+    }
+    return false;
+  });
+}
+
+// Whether the code may hand its callers' frames to somebody who looks at all of their variables.
+bool StartsDebugger(PyCodeObject* code) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_names); ++i) {
+    PyObject* name = PyTuple_GET_ITEM(code->co_names, i);
+    if (PyUnicode_CompareWithASCIIString(name, "breakpoint") == 0 ||
+        PyUnicode_CompareWithASCIIString(name, "set_trace") == 0)
+      return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -40,25 +79,72 @@ bool RecorderState::Impl::BeginInstruction(int offset, int64_t number) {
   return false;
 }
 
-// The breaking instruction, then the calls that led there, outwards; then earlier instructions of the entry frame, for
-// the case that something which is alive at the break cannot be rebuilt.
+// The instruction being executed and the calls that led there, outwards.
+std::vector<StopPoint> RecorderState::Impl::DirectStops() const {
+  std::vector<StopPoint> stops;
+  size_t direct = frames.empty() ? 0 : 1;
+  while (direct < frames.size() && frames[direct]->is_direct) ++direct;
+  while (direct-- > 0) {
+    const LiveFrame& frame = *frames[direct];
+    stops.push_back({frame.instruction, PyRef::Borrow(reinterpret_cast<PyObject*>(frame.code)), frame.offset});
+  }
+  return stops;
+}
+
+// The earliest raise of the exceptions being handled that this recording caught, or null. Such an exception cannot be
+// rebuilt, since its traceback names frames: the instruction that raised it runs natively.
+const std::vector<StopPoint>* RecorderState::Impl::RaiseOfHandled() const {
+  const std::vector<StopPoint>* earliest = nullptr;
+  for (_PyErr_StackItem* item = PyThreadState_Get()->exc_info; item != nullptr; item = item->previous_item) {
+    // What the handlers around handle is what exceptions raised in a handler have as their context.
+    PyObject* handled = item->exc_value;
+    for (int depth = 0; handled != nullptr && handled != Py_None && depth < kMaxHandlers; ++depth) {
+      auto row = caught.find(handled);
+      if (row == caught.end() || row->second.empty()) break;
+      if (earliest == nullptr || row->second.back().instruction < earliest->back().instruction) earliest = &row->second;
+      PyRef context = PyRef::Steal(PyException_GetContext(handled));
+      handled = context.get();
+    }
+  }
+  return earliest;
+}
+
+// Where the recording breaks, or where it raised what is being handled there; then earlier instructions of the entry
+// frame, for the case that something which is alive at the break cannot be rebuilt.
 std::vector<StopPoint> RecorderState::Impl::PossibleStops() {
   std::vector<StopPoint> stops;
   if (request.resumes == nullptr || request.stop.has_value() || entry_code == nullptr) return stops;
-  size_t direct = frames.empty() ? 0 : 1;
-  while (direct < frames.size() && frames[direct]->is_direct) ++direct;
-  auto add = [&](int64_t number, PyCodeObject* code, int offset) {
-    if (stops.size() < kMaxStops) stops.push_back({number, PyRef::Borrow(reinterpret_cast<PyObject*>(code)), offset});
-  };
-  for (size_t i = direct; i-- > 0;) add(frames[i]->instruction, frames[i]->code, frames[i]->offset);
+  const std::vector<StopPoint>* raise = RaiseOfHandled();
+  stops = raise != nullptr ? *raise : DirectStops();
   const CodeAnalysis* analysis = request.resumes->Analyze(entry_code);
-  const int64_t limit = frames.empty() ? INT64_MAX : frames[0]->instruction;
+  const int64_t limit = stops.empty() ? INT64_MAX : stops.back().instruction;
   for (auto row = root_instructions.rbegin(); analysis != nullptr && row != root_instructions.rend(); ++row) {
     const int index = analysis->decoded.IndexCovering(row->second);
     if (row->first >= limit || index < 0 || !MayMakeObjects(analysis->decoded[index].info().name)) continue;
-    add(row->first, entry_code, row->second);
+    stops.push_back({row->first, PyRef::Borrow(reinterpret_cast<PyObject*>(entry_code)), row->second});
   }
+  if (stops.size() > kMaxStops) stops.erase(stops.begin() + kMaxStops, stops.end());
   return stops;
+}
+
+void RecorderState::Impl::NoteRaise() {
+  PyObject* type = nullptr;
+  PyObject* value = nullptr;
+  PyObject* traceback = nullptr;
+  PyErr_Fetch(&type, &value, &traceback);
+  const bool anew = traceback == nullptr;  // else it came from an inner frame, or was raised before
+  PyErr_Restore(type, value, traceback);
+  if (!anew || request.resumes == nullptr || request.stop.has_value()) return;
+  last_raise = DirectStops();
+  raised_anew = true;
+}
+
+void RecorderState::Impl::NoteCaught(PyObject* exception) {
+  if (std::exchange(raised_anew, false)) {
+    caught[exception] = std::move(last_raise);
+  } else {
+    caught.try_emplace(exception);
+  }
 }
 
 void RecorderState::Impl::StopHere() {
@@ -67,17 +153,18 @@ void RecorderState::Impl::StopHere() {
       innermost.offset != request.stop->offset) {
     return Break(BreakCode::kInternalError, "the second recording took another way");
   }
-  if (HandledException() != handled_exception)
-    return Break(BreakCode::kUnsupportedOutput, "the exception being handled");
   left.resize(frames.size());
-  for (size_t depth = 0; depth < frames.size(); ++depth) {
-    if (!LeaveFrame(depth)) return Break(BreakCode::kUnsupportedOutput, "a frame that cannot be left");
+  PyObject* handled = HandledException();
+  for (size_t depth = frames.size(); depth-- > 0;) {
+    if (!LeaveFrame(depth, &handled)) return Break(BreakCode::kUnsupportedOutput, "a frame that cannot be left");
   }
+  if (handled != handled_exception) return Break(BreakCode::kUnsupportedOutput, "the exception being handled");
   stopped = true;
   PyErr_SetString(PyExc_SystemError, "framejit: the recording ends here");
 }
 
-bool RecorderState::Impl::LeaveFrame(size_t depth) {
+// `handled`: what is handled when this frame is the innermost one, and then what was when it started.
+bool RecorderState::Impl::LeaveFrame(size_t depth, PyObject** handled) {
   const LiveFrame& frame = *frames[depth];
   const bool innermost = depth + 1 == frames.size();
   if (!CanBeLeft(frame.code) || (depth > 0 && !frame.is_direct)) return false;
@@ -89,18 +176,68 @@ bool RecorderState::Impl::LeaveFrame(size_t depth) {
   state.point.globals = frame.globals;
   state.point.target = innermost ? analysis->StartOfCall(index) : index + 1;
   state.point.call = innermost ? -1 : index;
-  for (int slot : analysis->LiveSlots(index)) {
+  if (!analysis->reentries->CanEnter(state.point.target)) return false;
+  std::vector<int> slots = analysis->LiveSlots(index);
+  if (std::any_of(frames.begin(), frames.end(), [](const LiveFrame* live) { return StartsDebugger(live->code); })) {
+    slots.resize(static_cast<size_t>(frame.code->co_nlocalsplus));
+    std::iota(slots.begin(), slots.end(), 0);
+  }
+  for (int slot : slots) {
     PyObject* value = frame.locals[slot];
     if (value == nullptr) continue;
     state.point.slots.push_back(slot);
     state.items.push_back(PyRef::Borrow(value));
   }
-  const int values = innermost ? analysis->reentries->DepthAt(index) : analysis->DepthWithoutOperands(index);
+  const std::vector<int> saved = analysis->reentries->SavedAt(state.point.target);
+  if (!LeaveStack(state, depth, *analysis, index)) return false;
+  state.point.handles = !saved.empty();
+  if (saved.empty()) return true;
+  if (*handled == nullptr) return false;
+  state.items.push_back(PyRef::Borrow(*handled));
+  PyObject* before = frame.stack_base[saved.front()];
+  *handled = before == Py_None ? nullptr : before;
+  return true;
+}
+
+// Whether nothing but the value stack of the frame holds the iterator, once the frames are left: dead variables and the
+// operands of the calls in progress are not carried.
+bool RecorderState::Impl::IsOwnedIterator(size_t depth, PyObject* value, const std::vector<int>& live) const {
+  if (IsUnread(value)) return owned_iterators.contains(UnreadSource(value));
+  if (!IsPlainIterator(value)) return false;
+  Py_ssize_t holders = 1;
+  const LiveFrame& frame = *frames[depth];
+  for (int slot = 0; slot < frame.code->co_nlocalsplus; ++slot) {
+    const bool is_live = std::find(live.begin(), live.end(), slot) != live.end();
+    if (frame.locals[slot] == value && !is_live) ++holders;
+  }
+  for (size_t outer = 0; outer < depth; ++outer) {
+    const CodeAnalysis* analysis = request.resumes->Analyze(frames[outer]->code);
+    const int call = analysis == nullptr ? -1 : analysis->decoded.IndexCovering(frames[outer]->offset);
+    if (call < 0) return false;
+    PyObject** operands = frames[outer]->stack_base + analysis->DepthWithoutOperands(call);
+    holders += std::count(operands, *frames[outer]->stack_top, value);
+  }
+  return Py_REFCNT(value) == holders;
+}
+
+bool RecorderState::Impl::LeaveStack(LeftFrame& state, size_t depth, const CodeAnalysis& analysis, int index) {
+  const LiveFrame& frame = *frames[depth];
+  const bool innermost = depth + 1 == frames.size();
+  const int values = innermost ? analysis.reentries->DepthAt(index) : analysis.DepthWithoutOperands(index);
   if (values < 0 || (innermost && values != *frame.stack_top - frame.stack_base)) return false;
+  const std::vector<int> saved = analysis.reentries->SavedAt(state.point.target);
+  const std::vector<int> lastis = analysis.reentries->LastisAt(state.point.target);
+  const std::vector<int> live = analysis.LiveSlots(index);
   for (int i = 0; i < values; ++i) {
     PyObject* value = frame.stack_base[i];
-    state.point.stack.push_back(value == nullptr ? StackItem::kNull : StackItem::kValue);
-    if (value != nullptr) state.items.push_back(PyRef::Borrow(value));
+    const bool is_lasti = std::find(lastis.begin(), lastis.end(), i) != lastis.end();
+    state.point.stack.push_back(value == nullptr                      ? StackItem::kNull
+                                : is_lasti                            ? StackItem::kLasti
+                                : IsOwnedIterator(depth, value, live) ? StackItem::kIterator
+                                                                      : StackItem::kValue);
+    if (value == nullptr) continue;
+    const bool is_outer = !saved.empty() && saved.front() == i;
+    state.items.push_back(PyRef::Borrow(is_outer ? Py_None : value));
   }
   return true;
 }
@@ -158,21 +295,55 @@ int RecorderState::Impl::EnterResumed(const ResumePoint& point, PyObject* state,
       if (frame.locals[slot] == nullptr) return -1;
     }
   }
-  for (StackItem item : point.stack) {
-    PyObject* value = nullptr;
-    if (item != StackItem::kNull) {
-      PyObject* held = PyTuple_GET_ITEM(state, next);
-      value = item == StackItem::kIterator && request.advance_iterators ? LiftIterator(held, item_source())
-                                                                        : NewUnread(held, item_source());
-      ++next;
-      if (value == nullptr) return -1;
-    }
-    *(*frame.stack_top)++ = value;
-  }
+  if (EnterStack(point, state, frame) != 0) return -1;
   for (int slot : SlotsOfSuper(point.code)) {
     PyObject** place = &frame.locals[slot];
     if (*place != nullptr && IsUnread(*place) && Read(place) != 0) return -1;
   }
+  return 0;
+}
+
+// Saved exceptions are put where PUSH_EXC_INFO puts them, so that C code finds what is handled where it looks.
+int RecorderState::Impl::EnterStack(const ResumePoint& point, PyObject* state, LiveFrame& frame) {
+  const SourceId base = StateSource(state);
+  const std::vector<int> saved = request.resumes->Analyze(point.code)->reentries->SavedAt(point.target);
+  auto source_of = [&](int item) { return Intern(SourceKind::kTupleItem, base, nullptr, item); };
+  // What the handler that saved a value handles: the next one's saved value, at last the exception of the state.
+  auto handled_by = [&](size_t handler) {
+    int item = static_cast<int>(point.slots.size());
+    const int end = handler + 1 < saved.size() ? saved[handler + 1] : static_cast<int>(point.stack.size());
+    for (int i = 0; i < end; ++i) item += point.stack[static_cast<size_t>(i)] == StackItem::kNull ? 0 : 1;
+    return item;
+  };
+  int next = static_cast<int>(point.slots.size());
+  for (int i = 0; i < static_cast<int>(point.stack.size()); ++i) {
+    const StackItem item = point.stack[static_cast<size_t>(i)];
+    PyObject* held = item == StackItem::kNull ? nullptr : PyTuple_GET_ITEM(state, next);
+    if (auto row = std::find(saved.begin(), saved.end(), i); row != saved.end()) {
+      const int exception = handled_by(static_cast<size_t>(row - saved.begin()));
+      if (EnterHandler(PyTuple_GET_ITEM(state, exception), source_of(exception), frame.stack_top) != 0) return -1;
+    } else if (held == nullptr) {
+      *(*frame.stack_top)++ = nullptr;
+    } else {
+      const bool advance = item == StackItem::kIterator && request.advance_iterators;
+      recording->at_position |= advance;
+      if (item == StackItem::kIterator && !advance) owned_iterators.insert(source_of(next));
+      PyObject* value = advance ? LiftIterator(held, source_of(next)) : NewUnread(held, source_of(next));
+      if (value == nullptr) return -1;
+      *(*frame.stack_top)++ = value;
+    }
+    next += held == nullptr ? 0 : 1;
+  }
+  return 0;
+}
+
+// As PUSH_EXC_INFO, less the exception itself.
+int RecorderState::Impl::EnterHandler(PyObject* exception, SourceId source, PyObject*** stack_top) {
+  PyObject* lifted = Lift(Py_NewRef(exception), source);
+  if (lifted == nullptr) return -1;
+  PyObject** slot = ShimHandledExceptionSlot(PyThreadState_Get());
+  PyObject* before = std::exchange(*slot, lifted);
+  *(*stack_top)++ = before != nullptr ? before : Py_NewRef(Py_None);
   return 0;
 }
 
@@ -195,6 +366,19 @@ VaryingItems::Path RecorderState::Impl::PathInState(SourceId source) const {
   return path;
 }
 
+int RecorderState::Impl::CheckContent(PyObject* exception) {
+  const SourceId source = SourceOf(exception);
+  auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(request.function));
+  const bool is_segment =
+      request.varying != nullptr && request.resumes != nullptr && request.resumes->Find(code) != nullptr;
+  if (source == kNoSource || !is_segment) return 0;
+  VaryingItems::Path path = PathInState(source);
+  const bool is_item = !path.empty();
+  path.push_back(VaryingItems::kArgs);
+  if (is_item && !request.varying->Contains(path)) return 0;
+  return BreakInt(BreakCode::kVaryingValue, std::string("what a ") + Py_TYPE(exception)->tp_name + " says");
+}
+
 int RecorderState::Impl::Read(PyObject** place) {
   PyRef unread = PyRef::Borrow(*place);
   PyObject* value = UnreadValue(unread.get());
@@ -204,13 +388,13 @@ int RecorderState::Impl::Read(PyObject** place) {
   if (PyFunction_Check(value) && provenance != nullptr && !provenance->pinned) {
     lifted = Py_NewRef(value);  // as below, earlier
   } else if (PyFunction_Check(value) && provenance == nullptr &&
-             reinterpret_cast<PyFunctionObject*>(value)->func_closure != nullptr) {
+             (reinterpret_cast<PyFunctionObject*>(value)->func_closure != nullptr || IsMadeBy(frames, value))) {
     // Made by the frames that were left, so another one on each call: what counts is its code; its cells have sources.
     AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(&PyFunction_Type));
     AddGuard(GuardKind::kFunctionCode, source, PyFunction_GET_CODE(value));
     Remember(value, value, source, false);
     lifted = Py_NewRef(value);
-  } else if (IsPrimitive(value) && request.varying != nullptr && request.varying->Contains(PathInState(source))) {
+  } else if (request.varying != nullptr && Varies(*request.varying, value, PathInState(source))) {
     Break(BreakCode::kVaryingValue, Py_TYPE(value)->tp_name);
   } else {
     lifted = Lift(Py_NewRef(value), source);

@@ -12,8 +12,8 @@ constexpr at::DeviceType kAutocastDevices[] = {at::kCPU, at::kCUDA};
 
 }  // namespace
 
-TorchState TorchState::Current() {
-  TorchState state;
+ProgramTorchState ProgramTorchState::Current() {
+  ProgramTorchState state;
   state.grad_mode = at::GradMode::is_enabled();
   state.autocast_cache = at::autocast::is_autocast_cache_enabled();
   state.autocast_nesting = at::autocast::increment_nesting() - 1;
@@ -25,10 +25,10 @@ TorchState TorchState::Current() {
   return state;
 }
 
-void RecorderState::Impl::SaveTorchState() { entry_state = TorchState::Current(); }
+void RecorderState::Impl::SaveTorchState() { entry_state = ProgramTorchState::Current(); }
 
 void RecorderState::Impl::RestoreTorchState() {
-  const TorchState now = TorchState::Current();
+  const ProgramTorchState now = ProgramTorchState::Current();
   if (now == entry_state) return;
   for (int i = now.autocast_nesting; i > entry_state.autocast_nesting; --i) at::autocast::decrement_nesting();
   for (int i = now.autocast_nesting; i < entry_state.autocast_nesting; ++i) at::autocast::increment_nesting();
@@ -43,7 +43,7 @@ void RecorderState::Impl::RestoreTorchState() {
 }
 
 void RecorderState::Impl::AddTorchStateEffects() {
-  TorchState now = TorchState::Current();
+  ProgramTorchState now = ProgramTorchState::Current();
   if (now == entry_state) return;
   const bool grad_mode = now.grad_mode;
   now.grad_mode = entry_state.grad_mode;

@@ -45,10 +45,8 @@ constexpr std::string_view kMoves[] = {
     "PRECALL",
     "KW_NAMES",
 };
-// Comprehensions and displays.
-constexpr std::string_view kBuilds[] = {
-    "LIST_APPEND", "SET_ADD", "MAP_ADD", "LIST_EXTEND", "SET_UPDATE", "DICT_UPDATE", "DICT_MERGE",
-};
+// Comprehensions and displays, but for those of lists.
+constexpr std::string_view kBuilds[] = {"SET_ADD", "MAP_ADD", "SET_UPDATE", "DICT_UPDATE", "DICT_MERGE"};
 
 std::array<bool, 256> Find(absl::Span<const std::string_view> names) {
   std::array<bool, 256> found{};

@@ -20,7 +20,7 @@ SourceId UnreadSource(PyObject* unread);
 
 // Whether the instruction moves its operands without looking at them.
 bool OnlyMoves(Opcode opcode);
-// Where the container is that the instruction adds its operands to, counted from the top of the stack; 0: it adds to
+// Where the set or dict is that the instruction adds its operands to, counted from the top of the stack; 0: it adds to
 // none.
 int PlaceOfBuilt(Opcode opcode, int oparg);
 

@@ -1,4 +1,4 @@
-// FakeSession: the public face of graph/fake. Owns a Recording and the thread-local dispatch state; see the header.
+// FakeSession: the public face of graph/fake. Owns a FakeRecording and the thread-local dispatch state; see the header.
 #include "graph/fake/fake_session.h"
 
 #include <ATen/FunctionalTensorWrapper.h>
@@ -38,7 +38,7 @@ std::string Unrecordable(const at::Tensor& real) {
   return "";
 }
 
-at::Tensor MakeShadow(const at::Tensor& real, Recording& recording) {
+at::Tensor MakeShadow(const at::Tensor& real, FakeRecording& recording) {
   c10::InferenceMode inference(real.is_inference());
   at::Tensor shadow = at::detail::make_tensor<c10::TensorImpl>(recording.ShadowStorageFor(real),
                                                                c10::DispatchKeySet(DispatchKey::Meta), real.dtype());
@@ -55,23 +55,23 @@ at::Tensor MakeShadow(const at::Tensor& real, Recording& recording) {
 bool IsFake(const at::Tensor& tensor) { return tensor.defined() && AsFake(tensor) != nullptr; }
 
 struct FakeSession::State {
-  Recording recording;
+  FakeRecording recording;
   FakeSession* outer_session = nullptr;
-  Recording* outer_recording = nullptr;
+  FakeRecording* outer_recording = nullptr;
   bool outer_included = false;
 };
 
 FakeSession::FakeSession() : state_(std::make_unique<State>()) {
   RegisterFallback();
   state_->outer_session = std::exchange(current_session, this);
-  state_->outer_recording = Recording::SetCurrent(&state_->recording);
+  state_->outer_recording = FakeRecording::SetCurrent(&state_->recording);
   state_->outer_included = c10::impl::tls_is_dispatch_key_included(DispatchKey::Fake);
   c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, true);
 }
 
 FakeSession::~FakeSession() {
   c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, state_->outer_included);
-  Recording::SetCurrent(state_->outer_recording);
+  FakeRecording::SetCurrent(state_->outer_recording);
   current_session = state_->outer_session;
 }
 
@@ -88,7 +88,7 @@ void FakeSession::SetPosition(int32_t location, int32_t torch_call) {
 
 absl::StatusOr<at::Tensor> FakeSession::MakeInput(const at::Tensor& real) {
   if (std::string why = Unrecordable(real); !why.empty()) return absl::UnimplementedError(why);
-  Recording& recording = state_->recording;
+  FakeRecording& recording = state_->recording;
   at::Tensor fake = FakeTensorImpl::Wrap(MakeShadow(real, recording), real.device(), recording);
   const ValueId id = recording.NewValue(*AsFake(fake));
   if (real.requires_grad()) fake.set_requires_grad(true);
@@ -99,7 +99,7 @@ absl::StatusOr<at::Tensor> FakeSession::MakeInput(const at::Tensor& real) {
 
 absl::StatusOr<at::Tensor> FakeSession::MakeConstant(const at::Tensor& real) {
   if (std::string why = Unrecordable(real); !why.empty()) return absl::UnimplementedError(why);
-  Recording& recording = state_->recording;
+  FakeRecording& recording = state_->recording;
   try {
     // The constant is a copy: the program may write the tensor it made, the graph's constant stays. Value semantics of
     // numbers wrapped into tensors are kept by the copy's flag.
@@ -138,7 +138,7 @@ ValueId FakeSession::ValueOf(const at::Tensor& fake) const {
 TensorMeta FakeSession::MetaOf(const at::Tensor& fake) {
   TensorMeta meta = DescribeTensor(fake);
   const FakeTensorImpl* impl = AsFake(fake);
-  const Recording* recording = current_session == nullptr ? nullptr : &current_session->state_->recording;
+  const FakeRecording* recording = current_session == nullptr ? nullptr : &current_session->state_->recording;
   if (impl != nullptr && recording != nullptr && recording->serial() == impl->recording_serial()) {
     meta.storage = recording->StorageId(*impl);
   }
@@ -148,13 +148,13 @@ TensorMeta FakeSession::MetaOf(const at::Tensor& fake) {
 FakeSession::Pause::Pause()
     : session_(current_session), included_(c10::impl::tls_is_dispatch_key_included(DispatchKey::Fake)) {
   current_session = nullptr;
-  Recording::SetCurrent(nullptr);
+  FakeRecording::SetCurrent(nullptr);
   c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, false);
 }
 
 FakeSession::Pause::~Pause() {
   current_session = session_;
-  Recording::SetCurrent(session_ == nullptr ? nullptr : &session_->state_->recording);
+  FakeRecording::SetCurrent(session_ == nullptr ? nullptr : &session_->state_->recording);
   c10::impl::tls_set_dispatch_key_included(DispatchKey::Fake, included_);
 }
 

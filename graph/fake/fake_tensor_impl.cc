@@ -28,7 +28,7 @@ DispatchKeySet FakeTensorImpl::KeysFor(const c10::TensorImpl& shadow, c10::Devic
   return keys;
 }
 
-at::Tensor FakeTensorImpl::Wrap(at::Tensor shadow, c10::Device device, Recording& recording) {
+at::Tensor FakeTensorImpl::Wrap(at::Tensor shadow, c10::Device device, FakeRecording& recording) {
   const c10::TensorImpl& source = *shadow.unsafeGetTensorImpl();
   const DispatchKeySet keys = KeysFor(source, device);
   auto fake = c10::make_intrusive<FakeTensorImpl>(keys, source.dtype(), device);
@@ -48,7 +48,7 @@ void FakeTensorImpl::CopyMetadata(const c10::TensorImpl& source, c10::Storage st
   key_set_ = keys;
 }
 
-void FakeTensorImpl::Refresh(Recording& recording) {
+void FakeTensorImpl::Refresh(FakeRecording& recording) {
   const c10::Device device = *device_opt_;
   const bool allow = allow_tensor_metadata_change();
   CopyMetadata(*shadow_.unsafeGetTensorImpl(), recording.TwinOf(shadow_.storage(), device), device, key_set_);

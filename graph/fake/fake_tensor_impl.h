@@ -12,24 +12,24 @@
 
 namespace framejit {
 
-class Recording;
+class FakeRecording;
 
 class FakeTensorImpl final : public c10::TensorImpl {
  public:
   // A fake over `shadow`, which must be a meta tensor that no other fake uses. Its storage is the recording's twin of
   // the shadow's storage, so fakes alias exactly where their shadows do.
-  static at::Tensor Wrap(at::Tensor shadow, c10::Device device, Recording& recording);
+  static at::Tensor Wrap(at::Tensor shadow, c10::Device device, FakeRecording& recording);
 
   FakeTensorImpl(c10::DispatchKeySet keys, caffe2::TypeMeta dtype, c10::Device device);
 
   const at::Tensor& shadow() const { return shadow_; }
   ValueId value() const { return value_; }
   void set_value(ValueId value) { value_ = value; }
-  // The recording that the fake belongs to (Recording::serial); it is used in no other.
+  // The recording that the fake belongs to (FakeRecording::serial); it is used in no other.
   uint64_t recording_serial() const { return recording_serial_; }
 
   // Takes the shadow's metadata again, after an operator wrote it.
-  void Refresh(Recording& recording);
+  void Refresh(FakeRecording& recording);
 
   c10::intrusive_ptr<c10::TensorImpl> shallow_copy_and_detach(const c10::VariableVersion& version_counter,
                                                               bool allow_tensor_metadata_change) const override;

@@ -126,7 +126,7 @@ void RunNested(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys,
   RunMetadata(op, info, stack);
 }
 
-[[noreturn]] void FailAndThrow(Recording& recording, BreakCode code, const std::string& detail) {
+[[noreturn]] void FailAndThrow(FakeRecording& recording, BreakCode code, const std::string& detail) {
   recording.Fail(code, detail);
   TORCH_CHECK(false, "framejit: cannot be recorded: ", detail);
 }
@@ -134,7 +134,7 @@ void RunNested(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys,
 // One operator call on fakes, from arguments to node.
 class RecordedCall {
  public:
-  RecordedCall(const c10::OperatorHandle& op, OpInfo& info, Recording& recording, Stack* stack)
+  RecordedCall(const c10::OperatorHandle& op, OpInfo& info, FakeRecording& recording, Stack* stack)
       : op_(op), info_(info), recording_(recording), stack_(*stack), base_(stack->size() - info.arguments.size()) {}
 
   void Run(c10::Device device, bool device_known) {
@@ -270,7 +270,7 @@ class RecordedCall {
 
   const c10::OperatorHandle& op_;
   OpInfo& info_;
-  Recording& recording_;
+  FakeRecording& recording_;
   Stack& stack_;
   size_t base_;
   c10::Device device_{c10::kCPU};
@@ -286,7 +286,7 @@ bool HasMask(const Stack& stack, size_t base) {
   return false;
 }
 
-void CheckRecordable(const OpInfo& info, Recording& recording, const Stack& stack, size_t base) {
+void CheckRecordable(const OpInfo& info, FakeRecording& recording, const Stack& stack, size_t base) {
   switch (info.data_dependence) {
     case DataDependence::kNone:
       break;
@@ -327,7 +327,7 @@ Arguments Inspect(const OpInfo& info, const Stack& stack, size_t base) {
 void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, Stack* stack) {
   const size_t base = stack->size() - info.arguments.size();
   const Arguments arguments = Inspect(info, *stack, base);
-  Recording* recording = Recording::Current();
+  FakeRecording* recording = FakeRecording::Current();
   if (!arguments.any_fake && (arguments.any_tensor || !info.returns_tensors)) {
     // Functionalization checks shapes by running operators on meta tensors of its own.
     if (recording != nullptr && recording->functionalizing && info.source != MetadataSource::kOnFakes) {

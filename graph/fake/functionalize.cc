@@ -68,7 +68,7 @@ class FunctionalizeScope {
 
 class Functionalizer {
  public:
-  Functionalizer(const Graph& source, Recording& target) : source_(source), target_(target) {
+  Functionalizer(const Graph& source, FakeRecording& target) : source_(source), target_(target) {
     target_.functionalizing = true;
     target_.graph.locations = source.locations;
     tensors_.resize(source.values.size());
@@ -320,7 +320,7 @@ class Functionalizer {
   }
 
   const Graph& source_;
-  Recording& target_;
+  FakeRecording& target_;
   std::vector<at::Tensor> tensors_;  // by ValueId of the source graph
   std::vector<Input> inputs_;
   absl::flat_hash_map<int32_t, c10::Storage> memory_;
@@ -333,7 +333,7 @@ absl::StatusOr<Graph> Functionalize(Graph graph) {
   c10::InferenceMode normal(false);
   FakeSession session;
   c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
-  Recording& recording = *Recording::Current();
+  FakeRecording& recording = *FakeRecording::Current();
   try {
     if (absl::Status status = Functionalizer(graph, recording).Run(); !status.ok()) return status;
   } catch (const std::exception& error) {

@@ -1,4 +1,4 @@
-// Recording; see the header.
+// FakeRecording; see the header.
 #include "graph/fake/recording.h"
 
 #include <c10/core/CPUAllocator.h>
@@ -9,7 +9,7 @@
 namespace framejit {
 namespace {
 
-thread_local Recording* current_recording = nullptr;
+thread_local FakeRecording* current_recording = nullptr;
 std::atomic<uint64_t> next_serial{1};
 std::atomic<FakeSession::ArmFunction> arm_function{nullptr};
 
@@ -21,13 +21,15 @@ c10::Storage MakeMetaStorage(c10::SymInt bytes) {
                                                             c10::GetAllocator(c10::kMeta), /*resizable=*/true));
 }
 
-Recording::Recording() : serial_(next_serial.fetch_add(1, std::memory_order_relaxed)) {}
+FakeRecording::FakeRecording() : serial_(next_serial.fetch_add(1, std::memory_order_relaxed)) {}
 
-Recording* Recording::Current() { return current_recording; }
+FakeRecording* FakeRecording::Current() { return current_recording; }
 
-Recording* Recording::SetCurrent(Recording* recording) { return std::exchange(current_recording, recording); }
+FakeRecording* FakeRecording::SetCurrent(FakeRecording* recording) {
+  return std::exchange(current_recording, recording);
+}
 
-const c10::Storage& Recording::TwinOf(const c10::Storage& shadow, c10::Device device) {
+const c10::Storage& FakeRecording::TwinOf(const c10::Storage& shadow, c10::Device device) {
   auto [it, inserted] = memory_.try_emplace(shadow.unsafeGetStorageImpl());
   if (inserted) {
     auto twin = c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), shadow.sym_nbytes(),
@@ -39,18 +41,18 @@ const c10::Storage& Recording::TwinOf(const c10::Storage& shadow, c10::Device de
   return it->second.twin;
 }
 
-int32_t Recording::StorageId(const FakeTensorImpl& fake) const {
+int32_t FakeRecording::StorageId(const FakeTensorImpl& fake) const {
   auto it = memory_.find(fake.shadow().storage().unsafeGetStorageImpl());
   return it == memory_.end() ? -1 : it->second.id;
 }
 
-c10::Storage Recording::ShadowStorageFor(const at::Tensor& real) {
+c10::Storage FakeRecording::ShadowStorageFor(const at::Tensor& real) {
   auto [it, inserted] = real_memory_.try_emplace(real.storage().unsafeGetStorageImpl());
   if (inserted) it->second = MakeMetaStorage(real.storage().sym_nbytes());
   return it->second;
 }
 
-ValueId Recording::NewValue(FakeTensorImpl& fake) {
+ValueId FakeRecording::NewValue(FakeTensorImpl& fake) {
   TensorMeta& meta = graph.values.emplace_back();
   meta.dtype = c10::typeMetaToScalarType(fake.dtype());
   meta.device = fake.device();
@@ -64,12 +66,12 @@ ValueId Recording::NewValue(FakeTensorImpl& fake) {
   return fake.value();
 }
 
-ValueId Recording::FindConstant(const at::Tensor& real) const {
+ValueId FakeRecording::FindConstant(const at::Tensor& real) const {
   auto it = constants_.find(real.unsafeGetTensorImpl());
   return it == constants_.end() ? kNoValue : it->second.id;
 }
 
-ValueId Recording::AddConstant(const at::Tensor& key, at::Tensor held) {
+ValueId FakeRecording::AddConstant(const at::Tensor& key, at::Tensor held) {
   TensorMeta meta = DescribeTensor(held);
   meta.storage = next_storage_++;
   const ValueId id = graph.AddValue(std::move(meta));
@@ -78,7 +80,7 @@ ValueId Recording::AddConstant(const at::Tensor& key, at::Tensor held) {
   return id;
 }
 
-void Recording::Fail(BreakCode code, std::string detail) {
+void FakeRecording::Fail(BreakCode code, std::string detail) {
   if (!failure) failure = FakeSession::Failure{code, std::move(detail)};
 }
 

@@ -1,5 +1,5 @@
-// Recording: the state of one FakeSession while operators run: the graph being built, storage identities, constants and
-// the first failure. One recording is current per thread. Internal to graph/fake.
+// FakeRecording: the state of one FakeSession while operators run: the graph being built, storage identities, constants
+// and the first failure. One recording is current per thread. Internal to graph/fake.
 #ifndef FRAMEJIT_GRAPH_FAKE_RECORDING_H_
 #define FRAMEJIT_GRAPH_FAKE_RECORDING_H_
 
@@ -22,15 +22,15 @@ inline const c10::DispatchKeySet kAboveMetadata =
                          c10::DispatchKey::PythonTLSSnapshot, c10::DispatchKey::Conjugate, c10::DispatchKey::Negative,
                          c10::DispatchKey::ZeroTensor, c10::DispatchKey::AutocastCPU, c10::DispatchKey::AutocastCUDA});
 
-class Recording {
+class FakeRecording {
  public:
-  Recording();
-  Recording(const Recording&) = delete;
-  Recording& operator=(const Recording&) = delete;
+  FakeRecording();
+  FakeRecording(const FakeRecording&) = delete;
+  FakeRecording& operator=(const FakeRecording&) = delete;
 
-  static Recording* Current();
+  static FakeRecording* Current();
   // Makes `recording` (or none) current in this thread; returns the previous one.
-  static Recording* SetCurrent(Recording* recording);
+  static FakeRecording* SetCurrent(FakeRecording* recording);
 
   uint64_t serial() const { return serial_; }
   // A storage that raises where data is asked for; one per shadow storage, which it keeps alive.

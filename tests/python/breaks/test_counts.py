@@ -1,5 +1,6 @@
 """How many graphs breaks cost: an inner break splits the trace once, a loop does not record each iteration."""
 
+import pytest
 import torch
 from framejit_testing import assert_same_outcome, counting, run, vector
 
@@ -80,6 +81,49 @@ def test_a_loop_with_a_break_is_recorded_a_fixed_number_of_times():
         with torch.no_grad():
             for _ in range(2):
                 torch.testing.assert_close(compiled(batches), accumulate(batches))
+        counts.append(backend.count)
+    assert counts[0] == counts[1]
+
+
+def append_to_list(batches):
+    outs = []
+    also = outs
+    for batch in batches:
+        y = batch.sin()
+        outside()
+        outs.append(y.cos())
+    return outs, also
+
+
+def comprehension(batches):
+    def both(batch):
+        y = batch.sin()
+        outside()
+        return y.cos()
+
+    return [both(batch) * 2 for batch in batches]
+
+
+def display(batches):
+    def first(batch):
+        outside()
+        return batch.cos()
+
+    return [*batches, first(batches[0]), *(batch.exp() for batch in batches[:2]), first(batches[1]).sin()]
+
+
+@pytest.mark.parametrize("function", [append_to_list, comprehension, display], ids=lambda f: f.__name__)
+def test_a_list_that_grows_across_breaks_is_recorded_for_any_length(function):
+    counts = []
+    for length in (4, 12):
+        batches = [X + k for k in range(length)]
+        compiled, backend = counting(function)
+        native = framejit.compile(function)
+        with torch.no_grad():
+            for _ in range(2):
+                expected = run(function, (batches,), {})
+                for target in (compiled, native):
+                    assert_same_outcome(run(target, (batches,), {}), expected)
         counts.append(backend.count)
     assert counts[0] == counts[1]
 

@@ -52,7 +52,7 @@ def prints(x):
     return x + 1
 
 
-@case(X, code="UnsupportedCallable", graphs=3)
+@case(X, code="UnsupportedCallable", graphs=2)
 def reads_clock(x):
     return x + (time.time() > 0)
 
@@ -62,7 +62,7 @@ def numpy_function(x):
     return x * float(numpy.sqrt(4.0))
 
 
-@case(X, code="UnsupportedCallable", graphs=3)
+@case(X, code="UnsupportedCallable", graphs=2)
 def python_random(x):
     return x * (random.random() < 2)
 
