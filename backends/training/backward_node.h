@@ -2,7 +2,7 @@
 #ifndef FRAMEJIT_BACKENDS_TRAINING_BACKWARD_NODE_H_
 #define FRAMEJIT_BACKENDS_TRAINING_BACKWARD_NODE_H_
 
-#include <torch/csrc/autograd/node.h>
+#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
 #include <memory>

@@ -165,6 +165,7 @@ Flow StopIterationError(FrameEvaluator& f) {
   PyRef message = PyRef::Steal(PyUnicode_FromString("generator raised StopIteration"));
   PyRef error = PyRef::Steal(message ? PyObject_CallOneArg(PyExc_RuntimeError, message.get()) : nullptr);
   if (!error) return Flow::kError;
+  if (f.recorder.HasCaught(exception.get())) f.recorder.NoteCaught(error.get());  // and is raised next
   PyException_SetCause(error.get(), Py_NewRef(exception.get()));
   PyException_SetContext(error.get(), exception.release());
   f.Push(error.release());
