@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -129,6 +129,34 @@ def parser(description: str) -> argparse.ArgumentParser:
     result.add_argument("--quick", action="store_true", help="small sizes and few rounds: does the script work?")
     result.add_argument("--child", nargs="*", help=argparse.SUPPRESS)
     return result
+
+
+def model_parser(description: str, names: Sequence[str]) -> argparse.ArgumentParser:
+    """For scripts that measure models, each in a fresh process."""
+    result = parser(description)
+    result.add_argument("--models", default=",".join(names), help=f"comma-separated, of {', '.join(names)}")
+    result.add_argument("--no-inductor", action="store_true", help="leave torch.compile out (its compilation is slow)")
+    return result
+
+
+def run_child(child: Callable[[str, bool, bool, int, int], None], arguments: argparse.Namespace) -> bool:
+    """In such a process: calls child(name, small, inductor, threads, rounds). False in the process that started it."""
+    if arguments.child is None:
+        return False
+    name, size, inductor = arguments.child
+    child(name, size == "small", inductor == "inductor", arguments.threads, arguments.rounds)
+    return True
+
+
+def each_model(module: str, arguments: argparse.Namespace, rounds: int) -> Iterator[tuple[str, dict]]:
+    """(name, what the child printed) of each model; `rounds` unless the arguments say otherwise."""
+    chosen = arguments.rounds or (3 if arguments.quick else rounds)
+    print(environment_line(arguments.threads))
+    for name in arguments.models.split(","):
+        size = "small" if arguments.quick else "full"
+        inductor = "none" if arguments.no_inductor else "inductor"
+        options = (f"--threads={arguments.threads}", f"--rounds={chosen}")
+        yield name, in_fresh_process(module, name, size, inductor, *options)
 
 
 def microseconds(value: float) -> str:

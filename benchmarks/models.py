@@ -38,23 +38,12 @@ def child(name: str, small: bool, inductor: bool, threads: int, rounds: int) -> 
 
 
 def main() -> int:
-    parser = common.parser(__doc__)
-    parser.add_argument("--models", default=",".join(MODELS), help="comma-separated names from models_zoo")
-    parser.add_argument("--no-inductor", action="store_true", help="leave torch.compile out (its compilation is slow)")
-    arguments = parser.parse_args()
-    if arguments.child is not None:
-        name, size, inductor = arguments.child
-        child(name, size == "small", inductor == "inductor", arguments.threads, arguments.rounds)
+    arguments = common.model_parser(__doc__, list(MODELS)).parse_args()
+    if common.run_child(child, arguments):
         return 0
-    rounds = arguments.rounds or (3 if arguments.quick else 30)
-    print(common.environment_line(arguments.threads))
     targets = common.Targets()
     rows = []
-    for name in arguments.models.split(","):
-        size = "small" if arguments.quick else "full"
-        inductor = "none" if arguments.no_inductor else "inductor"
-        options = (f"--threads={arguments.threads}", f"--rounds={rounds}")
-        best = common.in_fresh_process("benchmarks.models", name, size, inductor, *options)
+    for name, best in common.each_model("benchmarks.models", arguments, 30):
         row = [name, *(common.milliseconds(best[k]) if k in best else "-" for k in ("eager", "framejit", "inductor"))]
         row.append(f"{best['eager'] / best['framejit']:.2f}x")
         row.append(f"{best['eager'] / best['inductor']:.2f}x" if "inductor" in best else "-")

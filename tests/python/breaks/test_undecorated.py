@@ -425,19 +425,29 @@ def test_nothing_is_installed_outside():
     assert len(graphs) == count
 
 
-def test_plain_functions_behind_a_break_run_unarmed_in_the_end():
-    def add(a, b):
-        return a + b
+def test_what_captures_nothing_runs_unarmed_and_is_tried_again():
+    backend, graphs = compiled_calls()
+    state = {"busy": False}
+
+    def work():
+        return scale(X, 0.75) if state["busy"] else Y
 
     def program(x):
-        return unknown(lambda: [add(i, 1) for i in range(20)]), x + 1
+        return unknown(work) + x
 
     with torch.no_grad():
-        fast = framejit.compile(program)
-        for _ in range(30):
-            numbers, y = fast(X)
-            assert numbers == list(range(1, 21))
-            assert torch.equal(y, X + 1)
+        fast = framejit.compile(program, backend=backend)
+        for _ in range(20):
+            assert torch.equal(fast(X), Y + X)
+        count = len(graphs)
+        state["busy"] = True
+        expected = program(X)
+        assert torch.equal(fast(X), expected)
+        assert len(graphs) == count  # by then it runs without the hook
+        for _ in range(5000):  # each of the frames around is tried again every 64th time
+            fast(X)
+        assert torch.equal(fast(X), expected)
+        assert len(graphs) == count + 1
 
 
 def test_reset_forgets_what_was_captured():
