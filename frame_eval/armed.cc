@@ -13,6 +13,7 @@
 
 #include "frame_eval/cpython/frame_view.h"
 #include "frame_eval/entry.h"
+#include "frame_eval/optimizer_steps.h"
 #include "frame_eval/resume_loop.h"
 
 namespace framejit {
@@ -37,6 +38,7 @@ struct KnownEntry {
 // What is known of a code object, kept with it.
 struct CodeRecord {
   bool capturable = false;
+  bool is_optimizer_method = false;
   uint32_t barren = 0;  // times in a row that nothing was captured in its extent
   std::vector<KnownEntry> entries;
 
@@ -95,6 +97,7 @@ CodeRecord* RecordOf(PyCodeObject* code) {
   if (void* known = ShimCodeExtra(code, index); known != nullptr) return static_cast<CodeRecord*>(known);
   auto record = std::make_unique<CodeRecord>();
   record->capturable = IsCapturable(code);
+  record->is_optimizer_method = IsOptimizerMethod(code);
   if (ShimSetCodeExtra(code, index, record.get()) != 0) return PyErr_Clear(), nullptr;
   return record.release();
 }
@@ -195,6 +198,14 @@ bool RunCaptured(CodeRecord& record, PyThreadState* thread, FrameView frame, PyO
   return true;
 }
 
+bool RunOptimizer(PyThreadState* thread, FrameView frame, PyObject** result) {
+  Unarmed unarmed;
+  if (IsInsideTorch() || !RunOptimizerMethod(frame)) return false;
+  ++armed.captured;
+  *result = ShimLeaveWithResult(thread, frame.get(), Py_NewRef(Py_None));
+  return true;
+}
+
 PyObject* Handle(PyThreadState* thread, ShimFrame* raw, int throwflag) {
   FrameView frame(raw);
   PyCodeObject* code = frame.code();
@@ -204,6 +215,7 @@ PyObject* Handle(PyThreadState* thread, ShimFrame* raw, int throwflag) {
   if (record == nullptr) return PassThrough(thread, raw, throwflag);
   PyObject* result = nullptr;
   if (!is_own && record->capturable && RunCaptured(*record, thread, frame, &result)) return result;
+  if (record->is_optimizer_method && RunOptimizer(thread, frame, &result)) return result;
   // What comes now may free the code, and the record with it.
   PyRef alive = PyRef::Borrow(reinterpret_cast<PyObject*>(code));
   const int64_t captured = armed.captured;

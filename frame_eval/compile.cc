@@ -130,8 +130,8 @@ class Compilation {
   // Whether the recording ended with something to run: at the end of the function, or in front of what broke.
   bool HasGraph() const { return !recording_->graph_break.has_value() || recording_->resume; }
 
-  // After a break, once more up to the instruction that broke, or to the last one before it at which everything alive
-  // can be rebuilt.
+  // After a break or a raise, once more up to the instruction that did, or to the last one before it at which
+  // everything alive can be rebuilt.
   void RecordCall() {
     RecordRequest request;
     request.function = state_.function;
@@ -142,9 +142,9 @@ class Compilation {
     request.advance_iterators = advance_iterators_;
     request.varying = varying_;
     recording_ = Record(request, timings());
-    if (!recording_->graph_break.has_value() ||
-        BreakCodeClass(recording_->graph_break->code) != BreakClass::unsupported)
-      return;
+    if (!recording_->graph_break.has_value()) return;
+    const BreakClass kind = BreakCodeClass(recording_->graph_break->code);
+    if (kind != BreakClass::unsupported && kind != BreakClass::raise) return;
     for (StopPoint& stop : recording_->stops) {
       request.stop = std::move(stop);
       std::unique_ptr<Recording> part = Record(request, timings());

@@ -4,6 +4,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@
 #include "base/log.h"
 #include "frame_eval/armed.h"
 #include "frame_eval/entry.h"
+#include "frame_eval/optimizer_steps.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder.h"
 #include "graph/fx_export.h"
@@ -99,6 +101,20 @@ void SetRules(const std::vector<std::pair<std::string, bool>>& rows) {
   std::vector<PathRule> rules;
   for (const auto& [prefix, captured] : rows) rules.push_back({prefix, captured});
   SetPathRules(std::move(rules));
+}
+
+// Rows: code, function, kind, types.
+void SetOptimizers(const std::vector<std::tuple<py::object, py::object, std::string, std::vector<py::object>>>& rows,
+                   const std::vector<py::object>& hooks) {
+  auto borrow = [](const py::object& object) { return PyRef::Borrow(object.ptr()); };
+  std::vector<OptimizerMethod> methods;
+  for (const auto& [code, function, kind, types] : rows) {
+    OptimizerMethod& method = methods.emplace_back(OptimizerMethod{borrow(code), borrow(function), kind, {}});
+    for (const py::object& type : types) method.types.push_back(borrow(type));
+  }
+  std::vector<PyRef> containers;
+  for (const py::object& container : hooks) containers.push_back(borrow(container));
+  SetOptimizerMethods(std::move(methods), std::move(containers));
 }
 
 std::shared_ptr<Trace> TraceAt(const py::object& entry, size_t index) {
@@ -206,6 +222,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("make_region", &MakeRegion, py::arg("backend"), py::arg("recompile_limit"));
   module.def("set_region", &EnterRegion, py::arg("region"));
   module.def("set_path_rules", &SetRules, py::arg("rules"));
+  module.def("set_optimizer_methods", &SetOptimizers, py::arg("methods"), py::arg("hooks"));
   module.def("set_enabled", &SetEnabled);
   module.def("add_disable_depth", &AddDisableDepth);
   module.def("is_compiling", &IsRecording);

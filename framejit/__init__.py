@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 import torch
 
-from framejit import _armed, _build, _config, _explain, _logging
+from framejit import _armed, _build, _config, _explain, _logging, _optimizers
 from framejit._module import CompiledModule
 
 _C = _build.load()
@@ -44,6 +44,7 @@ class GraphBreakError(RuntimeError):
 _C.set_graph_break_error(GraphBreakError)
 _C.set_enabled(not _config.flag("FRAMEJIT_DISABLE"))
 _C.set_path_rules(_armed.path_rules())
+_C.set_optimizer_methods(_optimizers.methods(), _optimizers.hooks())
 _logging.install(_C, _config.read("FRAMEJIT_LOG"))
 
 

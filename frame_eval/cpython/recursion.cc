@@ -5,13 +5,15 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "frame_eval/cpython/shim.h"
+
 namespace framejit {
 namespace {
 
 // What the code that is entered last may use of the C stack, at least: torch's kernels are part of it.
 constexpr size_t kReserve = 256 * 1024;
 // Of the C recursion counter, per call: Python/ceval.c, PY_EVAL_C_STACK_UNITS.
-[[maybe_unused]] constexpr int kUnits = 2;
+constexpr int kUnits = 2;
 
 struct CStack {
   uintptr_t begin = 0;  // the lowest address; the stack grows down to it
@@ -30,12 +32,6 @@ struct CStack {
   }
 };
 
-void AddCRecursion([[maybe_unused]] int units) {
-#if PY_VERSION_HEX >= 0x030C0000
-  PyThreadState_Get()->c_recursion_remaining += units;
-#endif
-}
-
 }  // namespace
 
 // Code on a stack of its own (a coroutine library's) is outside of the thread's: nothing is known of that one.
@@ -46,10 +42,10 @@ bool CStackIsLow() {
 }
 
 PythonCallFromC::PythonCallFromC() : allowed_(!CStackIsLow()) {
-  AddCRecursion(kUnits);
+  ShimAddCRecursion(PyThreadState_Get(), kUnits);
   if (!allowed_) PyErr_SetString(PyExc_RecursionError, "maximum recursion depth exceeded: the C stack is used up");
 }
 
-PythonCallFromC::~PythonCallFromC() { AddCRecursion(-kUnits); }
+PythonCallFromC::~PythonCallFromC() { ShimAddCRecursion(PyThreadState_Get(), -kUnits); }
 
 }  // namespace framejit

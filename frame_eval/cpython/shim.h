@@ -70,6 +70,8 @@ PyObject* ShimEvalDefault(PyThreadState* thread, ShimFrame* frame, int throwflag
 // evaluator installed each Python call is a C call, so from 3.12 on C recursion would run out long before the recursion
 // limit; this gives it back, up to a depth that fits the default C stack.
 PyObject* ShimEvalPassThrough(ShimEvaluator previous, PyThreadState* thread, ShimFrame* frame, int throwflag);
+// Adds to what is left of the thread's C recursion counter; 3.11 has none.
+void ShimAddCRecursion(PyThreadState* thread, int units);
 // Makes `evaluator` the interpreter's eval-frame function and returns the one it replaces, which it must chain to;
 // null if `evaluator` is installed already.
 ShimEvaluator ShimInstallEvaluator(PyInterpreterState* interpreter, ShimEvaluator evaluator);

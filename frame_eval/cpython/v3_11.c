@@ -4,15 +4,14 @@
 #define Py_BUILD_CORE 1
 #include <Python.h>
 #define NEED_OPCODE_TABLES
+#include "frame_eval/cpython/monitoring.h"
+#include "frame_eval/cpython/shim.h"
 #include "internal/pycore_code.h"
 #include "internal/pycore_dict.h"
 #include "internal/pycore_frame.h"
 #include "internal/pycore_interp.h"
 #include "internal/pycore_object.h"
 #include "internal/pycore_opcode.h"
-
-#include "frame_eval/cpython/monitoring.h"
-#include "frame_eval/cpython/shim.h"
 
 #if PY_MINOR_VERSION != 11
 #error "v3_11.c is for CPython 3.11"
@@ -62,6 +61,11 @@ int ShimIsMonitored(PyCodeObject* code) {
 void* const* ShimMonitoringSlot(PyCodeObject* code) {
   (void)code;
   return NULL;
+}
+
+void ShimAddCRecursion(PyThreadState* thread, int units) {
+  (void)thread;
+  (void)units;
 }
 
 static PyObject* PassThrough(ShimEvaluator previous, PyThreadState* thread, ShimFrame* frame, int throwflag) {

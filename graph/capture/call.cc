@@ -121,9 +121,9 @@ PyObject* RecorderState::Impl::Call(PyObject* callable, PyObject* const* args, P
 PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const* args, Py_ssize_t nargs,
                                             PyObject* kwnames) {
   const bool tail = std::exchange(tail_call, false);
-  if (std::optional<Treatment> treatment = FindCallable(function)) {
-    return CallModel(*treatment, {function, args, nargs, kwnames});
-  }
+  std::optional<Treatment> treatment = FindCallable(function);
+  if (!treatment) treatment = FindCallable(PyFunction_GET_GLOBALS(function));
+  if (treatment) return CallModel(*treatment, {function, args, nargs, kwnames});
   if (HasFlag(function, Names().disable)) return BreakNull(BreakCode::kDisabled, QualifiedName(function));
   if (HasFlag(function, Names().graph_break)) return BreakNull(BreakCode::kExplicitBreak, QualifiedName(function));
   direct_call = tail;

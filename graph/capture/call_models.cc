@@ -124,6 +124,8 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return BreakNull(BreakCode::kTensorMetadataMutation, QualifiedName(call.callable));
     case Treatment::kBreakAutograd:
       return BreakNull(BreakCode::kAutograd, QualifiedName(call.callable));
+    case Treatment::kBreakOptimizer:
+      return BreakNull(BreakCode::kOptimizer, QualifiedName(call.callable));
     case Treatment::kBreakState:
       return BreakNull(BreakCode::kTorchState, QualifiedName(call.callable));
   }

@@ -246,8 +246,9 @@ std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {
   if (in_the_middle) PyErr_Clear();  // what unwound the frames
   if (!broken() && CheckFailure() == 0) {
     if (!owned && !in_the_middle) {
-      PyObject* raised = PyErr_Occurred();
-      Break(BreakCode::kRaised, raised == nullptr ? "" : reinterpret_cast<PyTypeObject*>(raised)->tp_name);
+      PyRef raised = TakeException();
+      Break(BreakCode::kRaised, raised ? Py_TYPE(raised.get())->tp_name : "");
+      recording->stops = StopsOfRaise(raised.get());
     } else {
       recording->exit_plan.result = in_the_middle ? StateRecipe(0, &recording->resume) : RecipeFor(owned.get());
       if (!broken()) BuildEffects();

@@ -146,16 +146,9 @@ bool Unwind(FrameEvaluator& f) {
     }
     f.Push(lasti);
   }
-  PyObject* type = nullptr;
-  PyObject* value = nullptr;
-  PyObject* traceback = nullptr;
-  PyErr_Fetch(&type, &value, &traceback);
-  PyErr_NormalizeException(&type, &value, &traceback);
-  PyException_SetTraceback(value, traceback != nullptr ? traceback : Py_None);
-  Py_XDECREF(traceback);
-  Py_XDECREF(type);
-  f.recorder.NoteCaught(value);
-  f.Push(value);
+  PyRef exception = TakeException();
+  f.recorder.NoteCaught(exception.get());
+  f.Push(exception.release());
   f.next = f.first + handler->target;
   return true;
 }

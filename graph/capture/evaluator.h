@@ -5,12 +5,16 @@
 
 #include <Python.h>
 
+#include "frame_eval/cpython/py_ref.h"
 #include "frame_eval/cpython/shim.h"
 #include "graph/capture/recorder_state.h"
 
 namespace framejit {
 
 PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFrame* frame, int throwflag);
+
+// The exception that is set, as an object that has its traceback, or null. It is set no longer.
+PyRef TakeException();
 
 // While alive, Python frames of this thread are evaluated by `recorder`: the frame of `entry_function` that comes first
 // is the entry frame, whose parameters are lifted from the request; generators run to their creation natively and are

@@ -2,6 +2,7 @@
 // evaluator.cc, which lets no handler see a break.
 #include <opcode.h>
 
+#include "graph/capture/evaluator.h"
 #include "graph/capture/frame_evaluator.h"
 
 namespace framejit {
@@ -155,5 +156,18 @@ constexpr OpcodeRow kRows[] = {
 }  // namespace
 
 absl::Span<const OpcodeRow> ExceptionOpcodes() { return kRows; }
+
+PyRef TakeException() {
+  PyObject* type = nullptr;
+  PyObject* value = nullptr;
+  PyObject* traceback = nullptr;
+  PyErr_Fetch(&type, &value, &traceback);
+  if (type == nullptr) return {};
+  PyErr_NormalizeException(&type, &value, &traceback);
+  PyException_SetTraceback(value, traceback != nullptr ? traceback : Py_None);
+  Py_XDECREF(traceback);
+  Py_DECREF(type);
+  return PyRef::Steal(value);
+}
 
 }  // namespace framejit

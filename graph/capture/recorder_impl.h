@@ -109,7 +109,9 @@ struct RecorderState::Impl {
   bool LeaveFrame(size_t depth, PyObject** handled);
   bool LeaveStack(LeftFrame& state, size_t depth, const CodeAnalysis& analysis, int index);
   std::vector<StopPoint> PossibleStops();
+  std::vector<StopPoint> WithEarlierStops(std::vector<StopPoint> stops);
   std::vector<StopPoint> DirectStops() const;
+  std::vector<StopPoint> StopsOfRaise(PyObject* exception);
   const std::vector<StopPoint>* RaiseOfHandled() const;
   int EnterStack(const ResumePoint& point, PyObject* state, LiveFrame& frame);
   int EnterHandler(PyObject* exception, SourceId source, PyObject*** stack_top);

@@ -109,13 +109,9 @@ const std::vector<StopPoint>* RecorderState::Impl::RaiseOfHandled() const {
   return earliest;
 }
 
-// Where the recording breaks, or where it raised what is being handled there; then earlier instructions of the entry
-// frame, for the case that something which is alive at the break cannot be rebuilt.
-std::vector<StopPoint> RecorderState::Impl::PossibleStops() {
-  std::vector<StopPoint> stops;
-  if (request.resumes == nullptr || request.stop.has_value() || entry_code == nullptr) return stops;
-  const std::vector<StopPoint>* raise = RaiseOfHandled();
-  stops = raise != nullptr ? *raise : DirectStops();
+// Adds earlier instructions of the entry frame, for the case that something which is alive at the stops cannot be
+// rebuilt.
+std::vector<StopPoint> RecorderState::Impl::WithEarlierStops(std::vector<StopPoint> stops) {
   const CodeAnalysis* analysis = request.resumes->Analyze(entry_code);
   const int64_t limit = stops.empty() ? INT64_MAX : stops.back().instruction;
   for (auto row = root_instructions.rbegin(); analysis != nullptr && row != root_instructions.rend(); ++row) {
@@ -125,6 +121,13 @@ std::vector<StopPoint> RecorderState::Impl::PossibleStops() {
   }
   if (stops.size() > kMaxStops) stops.erase(stops.begin() + kMaxStops, stops.end());
   return stops;
+}
+
+// Where the recording breaks, or where it raised what is being handled there; then earlier instructions.
+std::vector<StopPoint> RecorderState::Impl::PossibleStops() {
+  if (request.resumes == nullptr || request.stop.has_value() || entry_code == nullptr) return {};
+  const std::vector<StopPoint>* raise = RaiseOfHandled();
+  return WithEarlierStops(raise != nullptr ? *raise : DirectStops());
 }
 
 void RecorderState::Impl::NoteRaise() {
@@ -145,6 +148,15 @@ void RecorderState::Impl::NoteCaught(PyObject* exception) {
   } else {
     caught.try_emplace(exception);
   }
+}
+
+// Where the exception that leaves the entry frame was raised. That instruction runs natively; where nothing was
+// recorded before it, so does everything.
+std::vector<StopPoint> RecorderState::Impl::StopsOfRaise(PyObject* exception) {
+  if (request.resumes == nullptr || request.stop.has_value() || session.graph().nodes.empty()) return {};
+  auto row = caught.find(exception);
+  const std::vector<StopPoint>* raise = row != caught.end() ? &row->second : raised_anew ? &last_raise : nullptr;
+  return raise == nullptr || raise->empty() ? std::vector<StopPoint>() : WithEarlierStops(*raise);
 }
 
 void RecorderState::Impl::StopHere() {

@@ -22,7 +22,7 @@ class OwnError(ValueError):
         self.code = code
 
 
-@raising(X)
+@raising(X, graphs=1)
 def raises_value_error(x):
     y = x + 1
     raise ValueError(f"bad shape {tuple(y.shape)}")
@@ -47,13 +47,13 @@ def fails_assertion(x):
     return x
 
 
-@raising(X)
+@raising(X, graphs=1)
 def shape_mismatch(x):
     y = x * 2
     return y + torch.ones(3)
 
 
-@raising(X)
+@raising(X, graphs=1)
 def bad_argument_to_torch(x):
     return torch.nn.functional.linear(x, torch.ones(2, 3))
 
@@ -75,7 +75,7 @@ def unbound_local(x):
     return y
 
 
-@raising(X)
+@raising(X, graphs=1)
 def raises_in_callee(x):
     def inner(y):
         z = y + 1
@@ -84,7 +84,7 @@ def raises_in_callee(x):
     return inner(x)
 
 
-@raising(X)
+@raising(X, graphs=1)
 def raises_in_comprehension(x):
     return [x[i] for i in range(9)]
 
@@ -110,7 +110,7 @@ def division_by_zero(x):
     return x * (1 // 0)
 
 
-@raising(X)
+@raising(X, graphs=1)
 def raises_in_finally(x):
     try:
         y = x + 1
@@ -235,7 +235,7 @@ def return_in_finally_loop(x):
 
 @pytest.mark.parametrize(*raising.table)
 def test_raising(function, args, expectations):
-    check(function, *args, graphs=0, **expectations)
+    check(function, *args, **{"graphs": 0, **expectations})
 
 
 @pytest.mark.parametrize(*catching.table)
@@ -252,7 +252,7 @@ def test_writes_before_the_exception_stay():
         log.append(2)
         raise ValueError("after two")
 
-    check(f, X, [], graphs=0)
+    check(f, X, [])
 
 
 def test_exception_only_for_some_arguments():
