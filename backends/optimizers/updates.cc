@@ -1,7 +1,7 @@
 #include "backends/optimizers/updates.h"
 
-#include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 namespace framejit {
 namespace {
@@ -21,59 +21,68 @@ template <typename T>
 FRAMEJIT_INLINE T AddQuotient(T a, T value, T b, T c) {
   return a + value * b / c;
 }
-// `weight` is invariant: the compiler makes two loops of it.
-template <typename T>
+// kSmall: whether the weight is below a half; torch's formula depends on it.
+template <bool kSmall, typename T>
 FRAMEJIT_INLINE T Lerp(T a, T b, T weight) {
-  return std::abs(weight) < T(0.5) ? std::fma(weight, b - a, a) : std::fma(weight - T(1), b - a, b);
-}
-template <typename T>
-FRAMEJIT_INLINE T Gradient(T gradient, bool maximize) {
-  return maximize ? -gradient : gradient;
+  return kSmall ? std::fma(weight, b - a, a) : std::fma(weight - T(1), b - a, b);
 }
 
+// Calls f(constant) with the flag as a constant, so that the loops have no branches and can be vectorized.
+template <typename F>
+FRAMEJIT_INLINE void WithConstant(bool flag, const F& f) {
+  flag ? f(std::true_type()) : f(std::false_type());
+}
+#define FRAMEJIT_INLINE_LAMBDA __attribute__((always_inline))
+
 // Each rule: the numbers of an update in the elements' type, as torch casts them, and what it does to one element.
+// The streams share no memory, which the compiler has to be told.
 template <typename T>
 struct SgdRule {
   using Element = T;
-  T minus_lr, momentum, new_part, weight_decay;
-  bool nesterov, maximize;
+  T sign, minus_lr, momentum, new_part, weight_decay;
+  bool nesterov;
   explicit SgdRule(const SgdUpdate& u)
-      : minus_lr(T(-u.lr)),
+      : sign(u.maximize ? T(-1) : T(1)),
+        minus_lr(T(-u.lr)),
         momentum(T(u.momentum)),
         new_part(T(1 - u.dampening)),
         weight_decay(T(u.weight_decay)),
-        nesterov(u.nesterov),
-        maximize(u.maximize) {}
-  FRAMEJIT_INLINE void Run(const UpdateStreams<T>& s, int64_t begin, int64_t end) const {
-    T* __restrict parameter = s.parameter;
-    const T* __restrict gradient = s.gradient;
-    T* __restrict buffer = s.state[0];
-    if (momentum == T(0)) {
-      for (int64_t i = begin; i < end; ++i) {
-        T g = Gradient(gradient[i], maximize);
-        if (weight_decay != T(0)) g = AddScaled(g, parameter[i], weight_decay);
-        parameter[i] = AddScaled(parameter[i], g, minus_lr);
-      }
-      return;
-    }
+        nesterov(u.nesterov) {}
+  template <bool kDecay, bool kMomentum, bool kNesterov>
+  FRAMEJIT_INLINE void RunAs(const UpdateStreams<T>& s, int64_t begin, int64_t end) const {
+    T* parameter = s.parameter;
+    const T* gradient = s.gradient;
+    T* buffer = s.state[0];
+#pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i) {
-      T g = Gradient(gradient[i], maximize);
-      if (weight_decay != T(0)) g = AddScaled(g, parameter[i], weight_decay);
-      const T b = AddScaled(buffer[i] * momentum, g, new_part);
-      buffer[i] = b;
-      g = nesterov ? AddScaled(g, b, momentum) : b;
-      parameter[i] = AddScaled(parameter[i], g, minus_lr);
+      const T p = parameter[i];
+      T g = gradient[i] * sign;
+      if constexpr (kDecay) g = AddScaled(g, p, weight_decay);
+      if constexpr (kMomentum) {
+        const T b = AddScaled(buffer[i] * momentum, g, new_part);
+        buffer[i] = b;
+        g = kNesterov ? AddScaled(g, b, momentum) : b;
+      }
+      parameter[i] = AddScaled(p, g, minus_lr);
     }
+  }
+  FRAMEJIT_INLINE void Run(const UpdateStreams<T>& s, int64_t begin, int64_t end) const {
+    WithConstant(weight_decay != T(0), [&](auto decay) FRAMEJIT_INLINE_LAMBDA {
+      WithConstant(nesterov, [&](auto nests) FRAMEJIT_INLINE_LAMBDA {
+        momentum != T(0) ? RunAs<decay, true, nests>(s, begin, end) : RunAs<decay, false, false>(s, begin, end);
+      });
+    });
   }
 };
 
 template <typename T>
 struct AdamRule {
   using Element = T;
-  T keep, weight_decay, new_part1, beta2, new_part2, root_of_correction2, eps, minus_step_size;
-  bool decoupled, decays, amsgrad, maximize;
+  T sign, keep, weight_decay, new_part1, beta2, new_part2, root_of_correction2, eps, minus_step_size;
+  bool adds_decay, amsgrad;
   explicit AdamRule(const AdamUpdate& u)
-      : keep(T(1 - u.lr * u.weight_decay)),
+      : sign(u.maximize ? T(-1) : T(1)),
+        keep(u.decoupled ? T(1 - u.lr * u.weight_decay) : T(1)),
         weight_decay(T(u.weight_decay)),
         new_part1(T(1 - u.beta1)),
         beta2(T(u.beta2)),
@@ -81,28 +90,27 @@ struct AdamRule {
         root_of_correction2(T(std::pow(1 - std::pow(u.beta2, u.step), 0.5))),
         eps(T(u.eps)),
         minus_step_size(T(-(u.lr / (1 - std::pow(u.beta1, u.step))))),
-        decoupled(u.decoupled),
-        decays(u.weight_decay != 0),
-        amsgrad(u.amsgrad),
-        maximize(u.maximize) {}
-  template <bool kAmsgrad>
+        adds_decay(u.weight_decay != 0 && !u.decoupled),
+        amsgrad(u.amsgrad) {}
+  template <bool kAmsgrad, bool kDecay, bool kSmall>
   FRAMEJIT_INLINE void RunAs(const UpdateStreams<T>& s, int64_t begin, int64_t end) const {
-    T* __restrict parameter = s.parameter;
-    const T* __restrict gradient = s.gradient;
-    T* __restrict average = s.state[0];
-    T* __restrict square = s.state[1];
-    T* __restrict largest = s.state[2];
+    T* parameter = s.parameter;
+    const T* gradient = s.gradient;
+    T* average = s.state[0];
+    T* square = s.state[1];
+    T* largest = s.state[2];
+#pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i) {
-      T p = parameter[i];
-      T g = Gradient(gradient[i], maximize);
-      if (decays && decoupled) p = p * keep;
-      if (decays && !decoupled) g = AddScaled(g, p, weight_decay);
-      const T m = Lerp(average[i], g, new_part1);
+      const T p = parameter[i] * keep;
+      T g = gradient[i] * sign;
+      if constexpr (kDecay) g = AddScaled(g, p, weight_decay);
+      const T m = Lerp<kSmall>(average[i], g, new_part1);
       T v = AddProduct(square[i] * beta2, new_part2, g, g);
       average[i] = m;
       square[i] = v;
       if constexpr (kAmsgrad) {
-        v = largest[i] > v || largest[i] != largest[i] ? largest[i] : v;  // torch.maximum: NaN wins
+        const T before = largest[i];
+        v = (before > v) | (before != before) ? before : v;  // torch.maximum: NaN wins
         largest[i] = v;
       }
       const T denominator = std::sqrt(v) / root_of_correction2 + eps;
@@ -110,39 +118,45 @@ struct AdamRule {
     }
   }
   FRAMEJIT_INLINE void Run(const UpdateStreams<T>& s, int64_t begin, int64_t end) const {
-    amsgrad ? RunAs<true>(s, begin, end) : RunAs<false>(s, begin, end);
+    WithConstant(amsgrad, [&](auto with_largest) FRAMEJIT_INLINE_LAMBDA {
+      WithConstant(adds_decay, [&](auto decay) FRAMEJIT_INLINE_LAMBDA {
+        WithConstant(std::abs(new_part1) < T(0.5),
+                     [&](auto small) FRAMEJIT_INLINE_LAMBDA { RunAs<with_largest, decay, small>(s, begin, end); });
+      });
+    });
   }
 };
 
 template <typename T>
 struct RmspropRule {
   using Element = T;
-  T minus_lr, alpha, new_part, eps, weight_decay, momentum;
-  bool centered, maximize;
+  T sign, minus_lr, alpha, new_part, eps, weight_decay, momentum;
+  bool centered;
   explicit RmspropRule(const RmspropUpdate& u)
-      : minus_lr(T(-u.lr)),
+      : sign(u.maximize ? T(-1) : T(1)),
+        minus_lr(T(-u.lr)),
         alpha(T(u.alpha)),
         new_part(T(1 - u.alpha)),
         eps(T(u.eps)),
         weight_decay(T(u.weight_decay)),
         momentum(T(u.momentum)),
-        centered(u.centered),
-        maximize(u.maximize) {}
-  template <bool kCentered, bool kMomentum>
+        centered(u.centered) {}
+  template <bool kCentered, bool kMomentum, bool kDecay, bool kSmall>
   FRAMEJIT_INLINE void RunAs(const UpdateStreams<T>& s, int64_t begin, int64_t end) const {
-    T* __restrict parameter = s.parameter;
-    const T* __restrict gradient = s.gradient;
-    T* __restrict square = s.state[0];
-    T* __restrict buffer = s.state[1];
-    T* __restrict average = s.state[2];
+    T* parameter = s.parameter;
+    const T* gradient = s.gradient;
+    T* square = s.state[0];
+    T* buffer = s.state[1];
+    T* average = s.state[2];
+#pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i) {
       const T p = parameter[i];
-      T g = Gradient(gradient[i], maximize);
-      if (weight_decay != T(0)) g = AddScaled(g, p, weight_decay);
+      T g = gradient[i] * sign;
+      if constexpr (kDecay) g = AddScaled(g, p, weight_decay);
       T v = AddProduct(square[i] * alpha, new_part, g, g);
       square[i] = v;
       if constexpr (kCentered) {
-        const T m = Lerp(average[i], g, new_part);
+        const T m = Lerp<kSmall>(average[i], g, new_part);
         average[i] = m;
         v = AddProduct(v, T(-1), m, m);
       }
@@ -157,57 +171,65 @@ struct RmspropRule {
     }
   }
   FRAMEJIT_INLINE void Run(const UpdateStreams<T>& s, int64_t begin, int64_t end) const {
-    if (centered) {
-      momentum > T(0) ? RunAs<true, true>(s, begin, end) : RunAs<true, false>(s, begin, end);
-    } else {
-      momentum > T(0) ? RunAs<false, true>(s, begin, end) : RunAs<false, false>(s, begin, end);
-    }
+    WithConstant(centered, [&](auto centers) FRAMEJIT_INLINE_LAMBDA {
+      WithConstant(momentum > T(0), [&](auto moves) FRAMEJIT_INLINE_LAMBDA {
+        WithConstant(weight_decay != T(0), [&](auto decay) FRAMEJIT_INLINE_LAMBDA {
+          WithConstant(std::abs(new_part) < T(0.5),
+                       [&](auto small) FRAMEJIT_INLINE_LAMBDA { RunAs<centers, moves, decay, small>(s, begin, end); });
+        });
+      });
+    });
   }
 };
 
 template <typename T>
 struct AdagradRule {
   using Element = T;
-  T minus_rate, eps, weight_decay;
-  bool maximize;
+  T sign, minus_rate, eps, weight_decay;
   explicit AdagradRule(const AdagradUpdate& u)
-      : minus_rate(T(-(u.lr / (1 + (u.step - 1) * u.lr_decay)))),
+      : sign(u.maximize ? T(-1) : T(1)),
+        minus_rate(T(-(u.lr / (1 + (u.step - 1) * u.lr_decay)))),
         eps(T(u.eps)),
-        weight_decay(T(u.weight_decay)),
-        maximize(u.maximize) {}
-  FRAMEJIT_INLINE void Run(const UpdateStreams<T>& s, int64_t begin, int64_t end) const {
-    T* __restrict parameter = s.parameter;
-    const T* __restrict gradient = s.gradient;
-    T* __restrict sum = s.state[0];
+        weight_decay(T(u.weight_decay)) {}
+  template <bool kDecay>
+  FRAMEJIT_INLINE void RunAs(const UpdateStreams<T>& s, int64_t begin, int64_t end) const {
+    T* parameter = s.parameter;
+    const T* gradient = s.gradient;
+    T* sum = s.state[0];
+#pragma GCC ivdep
     for (int64_t i = begin; i < end; ++i) {
-      T g = Gradient(gradient[i], maximize);
-      if (weight_decay != T(0)) g = AddScaled(g, parameter[i], weight_decay);
+      const T p = parameter[i];
+      T g = gradient[i] * sign;
+      if constexpr (kDecay) g = AddScaled(g, p, weight_decay);
       const T v = AddProduct(sum[i], T(1), g, g);
       sum[i] = v;
-      parameter[i] = AddQuotient(parameter[i], minus_rate, g, std::sqrt(v) + eps);
+      parameter[i] = AddQuotient(p, minus_rate, g, std::sqrt(v) + eps);
     }
+  }
+  FRAMEJIT_INLINE void Run(const UpdateStreams<T>& s, int64_t begin, int64_t end) const {
+    WithConstant(weight_decay != T(0), [&](auto decay) FRAMEJIT_INLINE_LAMBDA { RunAs<decay>(s, begin, end); });
   }
 };
 
-// The same loop for each instruction set.
+// The same loop for each instruction set. Rules come by value, so that no store can be to one.
 template <typename Rule>
-[[gnu::target("avx512f,avx512vl,avx512dq,avx2,fma")]] void RunAvx512(const Rule& rule,
+[[gnu::target("avx512f,avx512vl,avx512dq,avx2,fma")]] void RunAvx512(Rule rule,
                                                                      const UpdateStreams<typename Rule::Element>& s,
                                                                      int64_t begin, int64_t end) {
   rule.Run(s, begin, end);
 }
 template <typename Rule>
-[[gnu::target("avx2,fma")]] void RunAvx2(const Rule& rule, const UpdateStreams<typename Rule::Element>& s,
-                                         int64_t begin, int64_t end) {
+[[gnu::target("avx2,fma")]] void RunAvx2(Rule rule, const UpdateStreams<typename Rule::Element>& s, int64_t begin,
+                                         int64_t end) {
   rule.Run(s, begin, end);
 }
 template <typename Rule>
-void RunPlain(const Rule& rule, const UpdateStreams<typename Rule::Element>& s, int64_t begin, int64_t end) {
+void RunPlain(Rule rule, const UpdateStreams<typename Rule::Element>& s, int64_t begin, int64_t end) {
   rule.Run(s, begin, end);
 }
 
 template <typename Rule>
-void RunBest(const Rule& rule, const UpdateStreams<typename Rule::Element>& s, int64_t begin, int64_t end) {
+void RunBest(Rule rule, const UpdateStreams<typename Rule::Element>& s, int64_t begin, int64_t end) {
   static const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   static const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
                                  __builtin_cpu_supports("avx512dq");
@@ -230,6 +252,7 @@ FRAMEJIT_UPDATE(Adam)
 FRAMEJIT_UPDATE(Rmsprop)
 FRAMEJIT_UPDATE(Adagrad)
 #undef FRAMEJIT_UPDATE
+#undef FRAMEJIT_INLINE_LAMBDA
 #undef FRAMEJIT_INLINE
 
 }  // namespace framejit
