@@ -9,12 +9,16 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <variant>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "backends/optimizers/updates.h"
+#include "base/log.h"
 
 namespace framejit {
 namespace {
@@ -178,11 +182,20 @@ bool IsPlainTensor(PyObject* object) {
          (THPVariable_CheckExact(object) || reinterpret_cast<PyObject*>(Py_TYPE(object)) == parameter_type);
 }
 
+// The same elements in the same places; what the stride of a dimension of size 1 is does not matter.
+bool HasLayoutOf(const at::Tensor& tensor, const at::Tensor& parameter) {
+  if (tensor.sizes() != parameter.sizes()) return false;
+  for (int64_t i = 0; i < tensor.dim(); ++i) {
+    if (tensor.size(i) != 1 && tensor.stride(i) != parameter.stride(i)) return false;
+  }
+  return true;
+}
+
 // Whether a kernel may walk over the memory of both side by side.
 bool IsLike(const at::Tensor& tensor, const at::Tensor& parameter) {
   return tensor.defined() && tensor.layout() == at::kStrided && tensor.device().is_cpu() &&
          tensor.scalar_type() == parameter.scalar_type() && !tensor.is_neg() && !tensor.is_inference() &&
-         tensor.sizes() == parameter.sizes() && tensor.strides() == parameter.strides();
+         HasLayoutOf(tensor, parameter);
 }
 
 bool IsUpdatable(const at::Tensor& parameter) {
@@ -254,13 +267,16 @@ float* StepData(PyObject* state, Job* job) {
   return tensor.data_ptr<float>();
 }
 
-// False where the parameter cannot be updated here. One without a gradient adds no job.
-bool AddJob(const AnyUpdate& update, PyObject* states, PyObject* object, std::vector<Job>* jobs) {
-  if (!IsPlainTensor(object)) return false;
+absl::Status Refuse(std::string reason) { return absl::FailedPreconditionError(std::move(reason)); }
+
+// Fails where the parameter cannot be updated here. One without a gradient adds no job.
+absl::Status AddJob(const AnyUpdate& update, PyObject* states, PyObject* object, std::vector<Job>* jobs) {
+  if (!IsPlainTensor(object)) return Refuse("a parameter of a class of its own");
   const at::Tensor& parameter = THPVariable_Unpack(object);
   const at::Tensor& gradient = parameter.grad();
-  if (!gradient.defined()) return true;
-  if (!IsUpdatable(parameter) || !IsLike(gradient, parameter)) return false;
+  if (!gradient.defined()) return absl::OkStatus();
+  if (!IsUpdatable(parameter)) return Refuse("a parameter that is not a dense tensor of floats on the CPU");
+  if (!IsLike(gradient, parameter)) return Refuse("a gradient of another type or layout than its parameter's");
   Job job{.update = update, .type = parameter.scalar_type(), .size = parameter.numel()};
   job.parameter = parameter.data_ptr();
   job.gradient = gradient.const_data_ptr();
@@ -270,18 +286,18 @@ bool AddJob(const AnyUpdate& update, PyObject* states, PyObject* object, std::ve
   const bool needs_state = keys[0] != nullptr;
   // Tensors are hashed by a function in Python.
   PyRef state = PyRef::Borrow(needs_state ? PyDict_GetItemWithError(states, object) : nullptr);
-  if (needs_state && !state) return PyErr_Clear(), false;
+  if (needs_state && !state) return PyErr_Clear(), Refuse("a parameter without state: this is its first step");
   for (size_t i = 0; i < keys.size(); ++i) {
     if (keys[i] == nullptr) continue;
     job.state[i] = StateData(state.get(), keys[i], parameter, &job);
-    if (job.state[i] == nullptr) return false;
+    if (job.state[i] == nullptr) return Refuse(absl::StrCat("state without a usable ", keys[i]));
   }
   if (HasSteps(update)) {
     job.step = StepData(state.get(), &job);
-    if (job.step == nullptr) return false;
+    if (job.step == nullptr) return Refuse("state without a usable step");
   }
   jobs->push_back(std::move(job));
-  return true;
+  return absl::OkStatus();
 }
 
 template <typename T, typename U>
@@ -306,54 +322,55 @@ void RunJob(Job& job) {
 
 bool HasHooks(PyObject* hooks) { return hooks == nullptr || !PyDict_Check(hooks) || PyDict_GET_SIZE(hooks) != 0; }
 
-bool RunStep(const OptimizerMethod& method, PyObject* self, PyObject* attributes) {
+absl::Status RunStep(const OptimizerMethod& method, PyObject* self, PyObject* attributes) {
   auto* type = reinterpret_cast<PyObject*>(Py_TYPE(self));
   if (std::none_of(method.types.begin(), method.types.end(), [&](const PyRef& row) { return row.get() == type; }))
-    return false;
-  for (const PyRef& hooks : Methods().hooks) {
-    if (HasHooks(hooks.get())) return false;
-  }
-  if (HasHooks(Item(attributes, "_optimizer_step_pre_hooks"))) return false;
-  if (HasHooks(Item(attributes, "_optimizer_step_post_hooks"))) return false;
+    return Refuse("a class of its own");
+  std::vector<PyObject*> hooks{Item(attributes, "_optimizer_step_pre_hooks"),
+                               Item(attributes, "_optimizer_step_post_hooks")};
+  for (const PyRef& row : Methods().hooks) hooks.push_back(row.get());
+  if (std::any_of(hooks.begin(), hooks.end(), HasHooks)) return Refuse("hooks");
   for (const char* key : {"grad_scale", "found_inf"}) {
-    if (!IsFalsy(Item(attributes, key))) return false;
+    if (!IsFalsy(Item(attributes, key))) return Refuse("a scaler's attributes");
   }
   PyRef groups = PyRef::Borrow(Item(attributes, "param_groups"));
   PyRef states = PyRef::Borrow(Item(attributes, "state"));
-  if (!groups || !PyList_CheckExact(groups.get()) || !states || !PyDict_Check(states.get())) return false;
+  if (!groups || !PyList_CheckExact(groups.get()) || !states || !PyDict_Check(states.get()))
+    return Refuse("other attributes than torch's");
   std::vector<Job> jobs;
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(groups.get()); ++i) {
     PyRef group = PyRef::Borrow(PyList_GET_ITEM(groups.get(), i));
     PyRef parameters = PyRef::Borrow(Item(group.get(), "params"));
     std::optional<AnyUpdate> update = ReadGroup(KindOf(method.kind), group.get());
-    if (!update.has_value() || !parameters || !PyList_CheckExact(parameters.get())) return false;
+    if (!update.has_value() || !parameters || !PyList_CheckExact(parameters.get()))
+      return Refuse("an option of a parameter group");
     for (Py_ssize_t k = 0; k < PyList_GET_SIZE(parameters.get()); ++k) {
       PyRef parameter = PyRef::Borrow(PyList_GET_ITEM(parameters.get(), k));
-      if (!AddJob(*update, states.get(), parameter.get(), &jobs)) return false;
+      if (absl::Status status = AddJob(*update, states.get(), parameter.get(), &jobs); !status.ok()) return status;
     }
   }
-  if (!AreApart(jobs)) return false;
+  if (!AreApart(jobs)) return Refuse("tensors that share memory");
   for (Job& job : jobs) RunJob(job);
-  return true;
+  return absl::OkStatus();
 }
 
-bool RunZeroGrad(PyObject* attributes) {
+absl::Status RunZeroGrad(PyObject* attributes) {
   // Without it, this is the first call, which wraps the class's step.
-  if (Item(attributes, "_zero_grad_profile_name") == nullptr) return false;
+  if (Item(attributes, "_zero_grad_profile_name") == nullptr) return Refuse("the first call");
   PyObject* groups = Item(attributes, "param_groups");
-  if (groups == nullptr || !PyList_CheckExact(groups)) return false;
+  if (groups == nullptr || !PyList_CheckExact(groups)) return Refuse("other attributes than torch's");
   std::vector<PyRef> parameters;
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(groups); ++i) {
     PyObject* list = Item(PyList_GET_ITEM(groups, i), "params");
-    if (list == nullptr || !PyList_CheckExact(list)) return false;
+    if (list == nullptr || !PyList_CheckExact(list)) return Refuse("other attributes than torch's");
     for (Py_ssize_t k = 0; k < PyList_GET_SIZE(list); ++k) {
       PyObject* parameter = PyList_GET_ITEM(list, k);
-      if (!IsPlainTensor(parameter)) return false;
+      if (!IsPlainTensor(parameter)) return Refuse("a parameter of a class of its own");
       if (THPVariable_Unpack(parameter).grad().defined()) parameters.push_back(PyRef::Borrow(parameter));
     }
   }
   for (const PyRef& parameter : parameters) THPVariable_Unpack(parameter.get()).mutable_grad().reset();
-  return true;
+  return absl::OkStatus();
 }
 
 // The arguments of a function(*args, **kwargs), which are all that is passed on: self, and nothing unusual.
@@ -380,12 +397,25 @@ bool IsOptimizerMethod(PyCodeObject* code) {
 
 bool RunOptimizerMethod(FrameView frame) {
   const OptimizerMethod* method = FindMethod(frame);
-  PyObject* self = method == nullptr ? nullptr : OnlyArgument(frame);
-  if (self == nullptr || at::hasCallbacks() || c10::InferenceMode::is_enabled()) return false;
-  PyRef attributes = PyRef::Steal(PyObject_GenericGetDict(self, nullptr));
-  if (!attributes) return PyErr_Clear(), false;
-  if (KindOf(method->kind) == Kind::kZeroGrad) return RunZeroGrad(attributes.get());
-  return RunStep(*method, self, attributes.get());
+  if (method == nullptr) return false;
+  PyObject* self = OnlyArgument(frame);
+  PyRef attributes = PyRef::Steal(self == nullptr ? nullptr : PyObject_GenericGetDict(self, nullptr));
+  if (!attributes) PyErr_Clear();
+  const bool clears = KindOf(method->kind) == Kind::kZeroGrad;
+  absl::Status status;
+  if (!attributes) {
+    status = Refuse("a closure or other arguments");
+  } else if (at::hasCallbacks() || c10::InferenceMode::is_enabled()) {
+    status = Refuse("a profiler or inference mode");
+  } else {
+    status = clears ? RunZeroGrad(attributes.get()) : RunStep(*method, self, attributes.get());
+  }
+  if (!status.ok() && LogEnabled(LogArtifact::k_breaks)) {
+    Log(LogArtifact::k_breaks,
+        absl::StrCat(self == nullptr ? method->kind : Py_TYPE(self)->tp_name, clears ? ".zero_grad" : ".step",
+                     " runs in Python: ", std::string(status.message())));
+  }
+  return status.ok();
 }
 
 }  // namespace framejit

@@ -28,7 +28,7 @@ void SetOptimizerMethods(std::vector<OptimizerMethod> methods, std::vector<PyRef
 // Whether frames of the code may be such calls.
 bool IsOptimizerMethod(PyCodeObject* code);
 // Does what the frame would do, which returns None; false, with no exception set, where nothing was changed and the
-// frame is to run. The frame has not started.
+// frame is to run (the log says why, under `breaks`). The frame has not started.
 bool RunOptimizerMethod(FrameView frame);
 
 }  // namespace framejit

@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "graph/autograd/min_cut.h"
 #include "graph/passes/analysis.h"
 #include "graph/passes/operator_table.h"
 
@@ -169,26 +171,16 @@ class Partitioner {
     return !any;
   }
 
-  // Save or recompute, in the order of the program: operands are decided before what is made of them.
+  // Save or recompute: inputs and results that the backward reads are saved in any case, as eager's nodes do, and so is
+  // what it reads in operators that fuse with nothing. Of the rest, what takes the fewest bytes.
   absl::Status Choose() {
-    std::vector<bool> available(graph_.values.size(), false);  // to the backward, without saving more
-    for (const GraphConstant& constant : graph_.constants) available[constant.id] = true;
     for (ValueId id : graph_.inputs) {
-      if (origin_[id] != Origin::kInput || !needed_[id]) continue;
-      available[id] = true;
-      Save(id, SavedValue::Kind::kInput, position_[id]);
+      if (origin_[id] == Origin::kInput && needed_[id]) Save(id, SavedValue::Kind::kInput, position_[id]);
     }
+    const std::vector<bool> cut = FewestBytes();
     for (const Node& node : graph_.nodes) {
       for (ValueId id : node.outputs) {
-        if (id == kNoValue || partition_.depends_on_tangent[id]) continue;
-        if (IsMadeAgain(id)) {
-          available[id] = true;
-          ForEachOperandValue(ProducerOf(id),
-                              [&](ValueId& operand) { available[id] = available[id] && available[operand]; });
-        }
-        if (!needed_[id] || IsMadeAgain(id)) continue;
-        available[id] = true;
-        if (output_[id] < 0 && only_pointwise_[id] && CanRecompute(node, available)) continue;
+        if (id == kNoValue || (!IsSavedAnyway(id) && !cut[id])) continue;
         Save(id, output_[id] >= 0 ? SavedValue::Kind::kOutput : SavedValue::Kind::kIntermediate, output_[id]);
       }
     }
@@ -202,11 +194,70 @@ class Partitioner {
     return absl::OkStatus();
   }
 
-  bool CanRecompute(const Node& node, const std::vector<bool>& available) const {
-    if (node.outputs.size() != 1 || !IsRecomputed(node)) return false;
-    bool all = true;
-    ForEachOperandValue(node, [&](const ValueId& id) { all = all && available[id]; });
-    return all;
+  bool IsSavedAnyway(ValueId id) {
+    return needed_[id] && producer_[id] >= 0 && !IsMadeAgain(id) && (output_[id] >= 0 || !only_pointwise_[id]);
+  }
+
+  // The values to save so that all others which the backward reads can be computed again, by recomputed.def.
+  std::vector<bool> FewestBytes() {
+    CutProblem problem;
+    std::vector<int> vertex_of(graph_.values.size(), -1);
+    std::vector<ValueId> values;
+    auto vertex = [&](ValueId id) {
+      if (vertex_of[id] < 0) {
+        vertex_of[id] = static_cast<int>(values.size());
+        values.push_back(id);
+      }
+      return vertex_of[id];
+    };
+    for (size_t i = 0; i < graph_.values.size(); ++i) {
+      const auto id = static_cast<ValueId>(i);
+      if (!needed_[id] || producer_[id] < 0 || IsMadeAgain(id) || IsSavedAnyway(id)) continue;
+      problem.sinks.push_back(vertex(id));
+    }
+    const absl::flat_hash_set<int32_t> visible = StoragesOutside();
+    for (size_t v = 0; v < values.size(); ++v) {  // grows
+      const ValueId id = values[v];
+      problem.weights.push_back(WeightOf(id, visible));
+      if (!CanRecompute(id)) {
+        problem.sources.push_back(static_cast<int>(v));
+        continue;
+      }
+      ForEachOperandValue(ProducerOf(id), [&](ValueId& operand) {
+        if (!IsFree(operand)) problem.edges.emplace_back(vertex(operand), static_cast<int>(v));
+      });
+    }
+    std::vector<bool> chosen(graph_.values.size(), false);
+    for (int v : MinimumVertexCut(problem)) chosen[values[static_cast<size_t>(v)]] = true;
+    return chosen;
+  }
+
+  // Memory that the program can see: a write to it is not to disturb what eager does not save.
+  absl::flat_hash_set<int32_t> StoragesOutside() {
+    absl::flat_hash_set<int32_t> storages;
+    for (size_t i = 0; i < joint().input_count; ++i) storages.insert(graph_.meta(graph_.inputs[i]).storage);
+    for (size_t i = 0; i < joint().output_count; ++i) storages.insert(graph_.meta(graph_.outputs[i]).storage);
+    return storages;
+  }
+
+  int64_t WeightOf(ValueId id, const absl::flat_hash_set<int32_t>& visible) {
+    if (producer_[id] < 0 || IsMadeAgain(id)) return CutProblem::kNever;
+    const TensorMeta& meta = graph_.meta(id);
+    if (!needed_[id] && visible.contains(meta.storage)) return CutProblem::kNever;
+    const int64_t bytes = meta.numel() * static_cast<int64_t>(c10::elementSize(meta.dtype));
+    return std::max<int64_t>(bytes, 1);
+  }
+
+  // There for the backward in any case.
+  bool IsFree(ValueId id) {
+    if (origin_[id] == Origin::kConstant) return true;
+    return origin_[id] == Origin::kInput ? needed_[id] : IsSavedAnyway(id);
+  }
+
+  bool CanRecompute(ValueId id) {
+    if (producer_[id] < 0) return false;
+    const Node& node = ProducerOf(id);
+    return IsMadeAgain(id) || (node.outputs.size() == 1 && IsRecomputed(node));
   }
 
   void Save(ValueId id, SavedValue::Kind kind, int32_t index) {

@@ -154,8 +154,9 @@ void RecorderState::Impl::NoteCaught(PyObject* exception) {
 // recorded before it, so does everything.
 std::vector<StopPoint> RecorderState::Impl::StopsOfRaise(PyObject* exception) {
   if (request.resumes == nullptr || request.stop.has_value() || session.graph().nodes.empty()) return {};
+  // What was raised last and not caught since; else it was caught and raised again.
   auto row = caught.find(exception);
-  const std::vector<StopPoint>* raise = row != caught.end() ? &row->second : raised_anew ? &last_raise : nullptr;
+  const std::vector<StopPoint>* raise = raised_anew ? &last_raise : row != caught.end() ? &row->second : nullptr;
   return raise == nullptr || raise->empty() ? std::vector<StopPoint>() : WithEarlierStops(*raise);
 }
 

@@ -1,5 +1,6 @@
 """How a compiled backward behaves as a node of torch's autograd: each test is one property that eager has."""
 
+import re
 import threading
 import warnings
 
@@ -702,6 +703,22 @@ def test_a_backward_that_is_never_run_is_never_compiled():
     result.sum().backward()
     compiled(x(), x(seed=2)).sum().backward()
     assert reports(compiled)[0].description.splitlines().count("backward:") == 1
+
+
+def test_the_fewest_bytes_are_saved():
+    """One product is saved instead of the three values that the derivatives of what is made of it are made of."""
+
+    def f(a, b):
+        c = a @ b
+        return c.tanh() * c.exp() * c.sigmoid()
+
+    compiled = framejit.compile(f)
+    compiled(x(4, 4), x(4, 4))
+    (report,) = reports(compiled)
+    returned = report.lowered.strip().splitlines()[-1]
+    product = re.search(r"(%\d+): .* = aten::mm", report.lowered).group(1)
+    assert re.fullmatch(rf"return %\d+, {product}", returned.strip()), report.lowered
+    check(f, x(4, 4), x(4, 4))
 
 
 def test_the_oracle_backend():

@@ -21,7 +21,7 @@ BATCHES = [(vector(8, 6, seed=i), torch.arange(8).add(i) % 3) for i in range(STE
 
 
 class Net(nn.Module):
-    """Parameters of several shapes, one of them transposed in memory, one without gradients, one never used."""
+    """Parameters of several shapes: one transposed in memory, one expanded, one without gradients, one never used."""
 
     def __init__(self):
         super().__init__()
@@ -29,11 +29,13 @@ class Net(nn.Module):
         self.second = nn.Linear(16, 16)
         self.last = nn.Linear(16, 3)
         self.second.weight = nn.Parameter(self.second.weight.detach().t().contiguous().t())
+        self.token = nn.Parameter(torch.zeros(1, 1, 16))
         self.unused = nn.Parameter(torch.ones(2))
         self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
 
     def forward(self, x):
-        return self.last(self.second(self.first(x).tanh()).relu()) * self.frozen
+        x = self.first(x).tanh() + self.token.expand(1, x.shape[0], 16)[0]
+        return self.last(self.second(x).relu()) * self.frozen
 
 
 def plain(model, optimizer, extra, x, target):
