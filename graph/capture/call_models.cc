@@ -112,6 +112,9 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       if (!frames.empty() && PyUnicode_CompareWithASCIIString(frames.back()->code->co_qualname, "unwrap") == 0)
         return CallReal(call);
       return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
+    case Treatment::kHandledException:
+      if (PyObject* handled = HandledException(); handled == nullptr || caught.contains(handled)) return CallReal(call);
+      return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
     case Treatment::kConstantTensor:
       return ModelConstantTensor(call);
     case Treatment::kTorch:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import itertools
 import operator
+import types
 
 import pytest
 import torch
@@ -449,6 +450,35 @@ def integer_arithmetic(x):
 def isinstance_and_type(x):
     checks = isinstance(x, torch.Tensor), type(x) is torch.Tensor, isinstance(3, (int, str)), callable(torch.sin)
     return x + sum(checks), checks
+
+
+@case(X)
+def exit_stack(x):
+    log = []
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(contextlib.suppress(KeyError))
+        stack.callback(log.append, "closed")
+        y = x.sin()
+        log.append(torch.is_grad_enabled())
+    return y * 2, log, torch.is_grad_enabled()
+
+
+@case(X)
+def exit_stack_that_suppresses(x):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.suppress(KeyError))
+        x = x.sin()
+        raise KeyError("suppressed")
+    return x * 2
+
+
+@case(X)
+def bound_method_made_by_hand(x):
+    def scaled(self, y):
+        return y * len(self)
+
+    return types.MethodType(scaled, [1, 2, 3])(x)
 
 
 @pytest.mark.parametrize(*case.table)
