@@ -4,7 +4,10 @@
 #include <ATen/ops/as_strided.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <utility>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
@@ -48,6 +51,36 @@ int64_t BytesSpanned(const TensorMeta& meta) {
     last += (meta.sizes[i] - 1) * meta.strides[i];
   }
   return (last + 1) * static_cast<int64_t>(c10::elementSize(meta.dtype));
+}
+
+// Whether indices exist, each differing by less than its dimension's size, whose elements lie `distance` apart. The
+// strides fall; `reach` is how far the dimensions from `d` on reach.
+bool Meet(const std::vector<std::pair<int64_t, int64_t>>& dims, size_t d, int64_t reach, int64_t distance) {
+  if (std::abs(distance) > reach) return false;
+  if (d == dims.size()) return distance == 0;
+  const auto [stride, size] = dims[d];
+  const int64_t rest = reach - stride * (size - 1);
+  const int64_t first = std::max(-(size - 1), (distance - rest) / stride - 1);
+  const int64_t last = std::min(size - 1, (distance + rest) / stride + 1);
+  for (int64_t i = first; i <= last; ++i) {
+    if (Meet(dims, d + 1, rest, distance - i * stride)) return true;
+  }
+  return false;
+}
+
+// Whether two tensors of the same sizes and strides, in the same memory, have no element in common: parts of a split.
+bool AreApart(const TensorMeta& a, const TensorMeta& b) {
+  std::vector<std::pair<int64_t, int64_t>> dims;
+  int64_t reach = 0;
+  for (size_t d = 0; d < a.sizes.size(); ++d) {
+    if (a.sizes[d] == 0) return true;
+    if (a.sizes[d] == 1) continue;
+    if (a.strides[d] <= 0) return false;
+    dims.emplace_back(a.strides[d], a.sizes[d]);
+    reach += a.strides[d] * (a.sizes[d] - 1);
+  }
+  std::sort(dims.rbegin(), dims.rend());
+  return !Meet(dims, 0, reach, b.storage_offset - a.storage_offset);
 }
 
 // The dispatch state of the replay: functionalization on, autograd off, whatever the caller's modes are.
@@ -164,7 +197,7 @@ class Functionalizer {
     } catch (const std::exception& error) {
       return absl::UnimplementedError(absl::StrCat(OperatorName(node.op), " has no functional form: ", error.what()));
     }
-    return absl::OkStatus();
+    return CheckResults(node);
   }
 
   template <typename Visit>
@@ -195,10 +228,8 @@ class Functionalizer {
           VisitTensors(operand, [&](ValueId read) {
             const TensorMeta& other = source_.meta(read);
             if (read == written || target.storage < 0 || other.storage != target.storage) return;
-            if (other.sizes == target.sizes && other.strides == target.strides &&
-                other.storage_offset == target.storage_offset) {
-              return;
-            }
+            const bool alike = other.sizes == target.sizes && other.strides == target.strides;
+            if (alike && (other.storage_offset == target.storage_offset || AreApart(other, target))) return;
             status = absl::UnimplementedError("an operator writes memory that it reads in another layout");
           });
         }
@@ -208,8 +239,14 @@ class Functionalizer {
   }
 
   // Functional operators choose the strides of their results; what follows was recorded for those of the written
-  // tensor.
+  // tensor. To a view they matter, and to the order of random numbers; to other operators as far as their own results
+  // have other strides.
   absl::Status CheckLayouts(const Node& node) {
+    const auto& arguments = node.op.schema().arguments();
+    const bool is_view = std::any_of(arguments.begin(), arguments.end(), [](const c10::Argument& argument) {
+      return argument.alias_info() != nullptr && !argument.alias_info()->isWrite();
+    });
+    if (!is_view && !node.op.hasTag(at::Tag::nondeterministic_seeded)) return absl::OkStatus();
     absl::Status status;
     const bool absolute = node.op.schema().name() == "aten::as_strided";
     for (const Operand& operand : node.operands) {
@@ -218,6 +255,16 @@ class Functionalizer {
       });
     }
     return status;
+  }
+
+  absl::Status CheckResults(const Node& node) {
+    const auto& returns = node.op.schema().returns();
+    for (size_t i = 0; i < node.outputs.size(); ++i) {
+      const bool is_written = returns.size() == node.outputs.size() && returns[i].alias_info() != nullptr;
+      if (is_written || node.outputs[i] == kNoValue || KeepsLayout(node.outputs[i], false)) continue;
+      return absl::UnimplementedError("what is made of a written tensor has another layout");
+    }
+    return absl::OkStatus();
   }
 
   bool KeepsLayout(ValueId id, bool with_offset) {

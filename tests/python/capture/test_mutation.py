@@ -168,3 +168,45 @@ def test_breaks_inside_context_managers_are_silent(capfd):
     assert_same(compiled(X), X + X.sum().item())
     assert entered == ["in", "out"]
     assert "ignored" not in capfd.readouterr().err
+
+
+def random_slices(generator, size: int, length: int) -> slice:
+    """`length` indices of a dimension, at some start with some step."""
+    step = 1 + int(torch.randint((size - 1) // max(length - 1, 1), (), generator=generator))
+    start = int(torch.randint(size - (length - 1) * step, (), generator=generator))
+    return slice(start, start + (length - 1) * step + 1, step)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_parts_of_one_tensor(seed):
+    """One part of a tensor is written with another, which may lie beside it, between its elements or over them."""
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns = (1 + int(torch.randint(limit, (), generator=generator)) for limit in (3, 4))
+    parts = [(random_slices(generator, 6, rows), random_slices(generator, 9, columns)) for _ in range(3)]
+
+    def f(x):
+        y = x.sin()
+        first, second, third = (y[part] for part in parts)
+        first.mul_(second)
+        first.sigmoid_()
+        z = first + third
+        third.add_(first)
+        return y, z, second * first, third.t() @ first
+
+    check(f, vector(6, 9, seed=seed))
+
+
+def test_gates_of_a_cell():
+    """Parts of a product are written in place and read in another layout than what they were part of."""
+
+    def f(x, w):
+        gates = x @ w
+        a, b, c = gates.chunk(3, 1)
+        a.sigmoid_()
+        b.mul_(a).tanh_()
+        c.add_(b)
+        return gates, a * b, c.relu()
+
+    check(f, X, vector(6, 9, seed=2))
+    (graph,) = framejit.explain(f)(X, vector(6, 9, seed=2)).graphs
+    assert graph.backend == "cpu"
