@@ -141,6 +141,9 @@ class Compilation {
     if (!options_.fullgraph) request.resumes = resumes_;
     request.advance_iterators = advance_iterators_;
     request.varying = varying_;
+    // Python backends take the torch-level graph, which torch's own autograd differentiates.
+    absl::StatusOr<std::shared_ptr<Backend>> backend = ResolveBackend(options_);
+    request.backward = backend.ok() && (*backend)->wants_functional_graph();
     recording_ = Record(request, timings());
     if (!recording_->graph_break.has_value()) return;
     const BreakClass kind = BreakCodeClass(recording_->graph_break->code);

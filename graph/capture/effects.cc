@@ -223,7 +223,7 @@ void RecorderState::Impl::CollectOutputs() {
   recording->needs_autograd |= writes_under_autograd;
   if (writes_under_autograd) recording->no_joint = "an input is written under autograd";
   if (recording->inputs_overlap) recording->no_joint = "inputs that share memory are written";
-  if (!recording->needs_autograd || !recording->no_joint.empty()) return;
+  if (!recording->needs_autograd || !request.backward || !recording->no_joint.empty()) return;
   std::vector<at::Tensor> inputs, outputs;
   for (const auto& [object, provenance] : known) {
     PyObject* fake = provenance.lifted.get();

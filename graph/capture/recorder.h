@@ -44,6 +44,8 @@ struct RecordRequest {
   bool advance_iterators = true;
   // What in the state must not be guarded by value: the recording ends before the instruction that would. May be null.
   const VaryingItems* varying = nullptr;
+  // Whether the backward is recorded as well where a result requires grad.
+  bool backward = true;
   // Ends the recording before this instruction.
   std::optional<StopPoint> stop;
 };

@@ -122,10 +122,22 @@ def test_metadata_mutation_of_an_input_is_refused():
         graph.functionalize()
 
 
-def test_strides_that_functional_operators_lose_are_refused():
-    """What is recorded after a write rests on the strides of the written tensor; the functional result is dense."""
-    graph = record(mutate_input, [f(3, 8)[:, ::2], f(4)])
+def test_strides_that_functional_operators_lose():
+    """The functional result of a write is dense. Operators may read it if what they make is laid out as recorded; views
+    of it, and results that take their strides from it, rest on the strides of the written tensor."""
+    strided = [f(3, 8)[:, ::2], f(4)]
+    check(mutate_input, strided)
+    graph = record(lambda x, y: x.add_(y).view(3, 2, 2) * 1, strided)
     with pytest.raises(ValueError, match="UNIMPLEMENTED: a written tensor has another layout"):
+        graph.functionalize()
+
+    def write_a_transposed_copy(x):
+        copy = x.t().clone(memory_format=torch.preserve_format)
+        copy.cumsum_(0)
+        return copy + 1
+
+    graph = record(write_a_transposed_copy, [f(4, 6)])
+    with pytest.raises(ValueError, match="UNIMPLEMENTED: what is made of a written tensor has another layout"):
         graph.functionalize()
 
 
