@@ -103,13 +103,15 @@ void SetRules(const std::vector<std::pair<std::string, bool>>& rows) {
   SetPathRules(std::move(rules));
 }
 
-// Rows: code, function, kind, types.
+// Rows: code, function, name of the native form, types.
 void SetOptimizers(const std::vector<std::tuple<py::object, py::object, std::string, std::vector<py::object>>>& rows,
                    const std::vector<py::object>& hooks) {
   auto borrow = [](const py::object& object) { return PyRef::Borrow(object.ptr()); };
   std::vector<OptimizerMethod> methods;
-  for (const auto& [code, function, kind, types] : rows) {
-    OptimizerMethod& method = methods.emplace_back(OptimizerMethod{borrow(code), borrow(function), kind, {}});
+  for (const auto& [code, function, name, types] : rows) {
+    const std::optional<OptimizerMethodKind> kind = OptimizerMethodNamed(name);
+    if (!kind.has_value()) throw py::value_error("set_optimizer_methods: methods: no native form is called " + name);
+    OptimizerMethod& method = methods.emplace_back(OptimizerMethod{borrow(code), borrow(function), *kind, {}});
     for (const py::object& type : types) method.types.push_back(borrow(type));
   }
   std::vector<PyRef> containers;

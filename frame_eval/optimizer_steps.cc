@@ -8,9 +8,7 @@
 
 #include <algorithm>
 #include <array>
-#include <optional>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <variant>
 
@@ -19,20 +17,14 @@
 #include "absl/strings/str_cat.h"
 #include "backends/optimizers/updates.h"
 #include "base/log.h"
+#include "graph/capture/well_known.h"
 
 namespace framejit {
 namespace {
 
 constexpr int64_t kGrain = 32768;  // elements per thread, at least
 
-enum class Kind { kZeroGrad, kSgd, kAdam, kRmsprop, kAdagrad };
-
-Kind KindOf(std::string_view name) {
-  if (name == "sgd") return Kind::kSgd;
-  if (name == "adam") return Kind::kAdam;
-  if (name == "rmsprop") return Kind::kRmsprop;
-  return name == "adagrad" ? Kind::kAdagrad : Kind::kZeroGrad;
-}
+using Kind = OptimizerMethodKind;
 
 struct Registry {
   std::vector<OptimizerMethod> methods;
@@ -174,12 +166,7 @@ std::array<const char*, 3> StateKeys(const AnyUpdate& any) {
 bool HasSteps(const AnyUpdate& any) { return !std::holds_alternative<SgdUpdate>(any); }
 
 bool IsPlainTensor(PyObject* object) {
-  static PyObject* parameter_type = [] {
-    PyRef module = PyRef::Steal(PyImport_ImportModule("torch.nn"));
-    return module ? PyObject_GetAttrString(module.get(), "Parameter") : nullptr;
-  }();
-  return object != nullptr &&
-         (THPVariable_CheckExact(object) || reinterpret_cast<PyObject*>(Py_TYPE(object)) == parameter_type);
+  return object != nullptr && (Py_TYPE(object) == Names().tensor || Py_TYPE(object) == Names().parameter);
 }
 
 // The same elements in the same places; what the stride of a dimension of size 1 is does not matter.
@@ -341,7 +328,7 @@ absl::Status RunStep(const OptimizerMethod& method, PyObject* self, PyObject* at
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(groups.get()); ++i) {
     PyRef group = PyRef::Borrow(PyList_GET_ITEM(groups.get(), i));
     PyRef parameters = PyRef::Borrow(Item(group.get(), "params"));
-    std::optional<AnyUpdate> update = ReadGroup(KindOf(method.kind), group.get());
+    std::optional<AnyUpdate> update = ReadGroup(method.kind, group.get());
     if (!update.has_value() || !parameters || !PyList_CheckExact(parameters.get()))
       return Refuse("an option of a parameter group");
     for (Py_ssize_t k = 0; k < PyList_GET_SIZE(parameters.get()); ++k) {
@@ -384,6 +371,15 @@ PyObject* OnlyArgument(FrameView frame) {
 
 }  // namespace
 
+std::optional<OptimizerMethodKind> OptimizerMethodNamed(std::string_view name) {
+  if (name == "zero_grad") return Kind::kZeroGrad;
+  if (name == "sgd") return Kind::kSgd;
+  if (name == "adam") return Kind::kAdam;
+  if (name == "rmsprop") return Kind::kRmsprop;
+  if (name == "adagrad") return Kind::kAdagrad;
+  return std::nullopt;
+}
+
 void SetOptimizerMethods(std::vector<OptimizerMethod> methods, std::vector<PyRef> hooks) {
   Methods() = {std::move(methods), std::move(hooks)};
 }
@@ -401,7 +397,7 @@ bool RunOptimizerMethod(FrameView frame) {
   PyObject* self = OnlyArgument(frame);
   PyRef attributes = PyRef::Steal(self == nullptr ? nullptr : PyObject_GenericGetDict(self, nullptr));
   if (!attributes) PyErr_Clear();
-  const bool clears = KindOf(method->kind) == Kind::kZeroGrad;
+  const bool clears = method->kind == Kind::kZeroGrad;
   absl::Status status;
   if (!attributes) {
     status = Refuse("a closure or other arguments");
@@ -412,7 +408,7 @@ bool RunOptimizerMethod(FrameView frame) {
   }
   if (!status.ok() && LogEnabled(LogArtifact::k_breaks)) {
     Log(LogArtifact::k_breaks,
-        absl::StrCat(self == nullptr ? method->kind : Py_TYPE(self)->tp_name, clears ? ".zero_grad" : ".step",
+        absl::StrCat(self == nullptr ? "an optimizer's" : Py_TYPE(self)->tp_name, clears ? ".zero_grad" : ".step",
                      " runs in Python: ", std::string(status.message())));
   }
   return status.ok();

@@ -7,7 +7,8 @@
 
 #include <Python.h>
 
-#include <string>
+#include <optional>
+#include <string_view>
 #include <vector>
 
 #include "frame_eval/cpython/frame_view.h"
@@ -15,11 +16,16 @@
 
 namespace framejit {
 
+enum class OptimizerMethodKind { kZeroGrad, kSgd, kAdam, kRmsprop, kAdagrad };
+
+// By the names that framejit/_optimizers.py uses; nothing for another name.
+std::optional<OptimizerMethodKind> OptimizerMethodNamed(std::string_view name);
+
 // A method as torch defines it, and the decorator's function that programs call in its place.
 struct OptimizerMethod {
-  PyRef wrapper_code;        // of that function
-  PyRef function;            // the method, which one of its closure's cells holds
-  std::string kind;          // "zero_grad", "sgd", "adam", "rmsprop", "adagrad"
+  PyRef wrapper_code;  // of that function
+  PyRef function;      // the method, which one of its closure's cells holds
+  OptimizerMethodKind kind;
   std::vector<PyRef> types;  // for steps: the optimizers whose step it is, exactly
 };
 
