@@ -2,7 +2,11 @@
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
+#include <c10/core/CPUAllocator.h>
+#include <sys/mman.h>
 
+#include <cstring>
+#include <memory>
 #include <optional>
 
 #include "absl/container/inlined_vector.h"
@@ -16,6 +20,39 @@ namespace {
 constexpr double kReleaseGilNanoseconds = 100e3;
 // An arena larger than this is given back after each call.
 constexpr int64_t kKeptArenaBytes = int64_t{64} << 20;
+
+// Below this, writing zeros costs less than faulting the pages in.
+constexpr size_t kZeroPagesBytes = size_t{1} << 20;
+
+// Fresh pages of the system, which are zero and take no memory until they are touched.
+struct ZeroPages {
+  static c10::DataPtr Map(size_t bytes) {
+    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data == MAP_FAILED) return {};
+    c10::profiledCPUMemoryReporter().New(data, bytes);
+    return {data, new ZeroPages{data, bytes}, Unmap, c10::Device(c10::DeviceType::CPU)};
+  }
+  static void Unmap(void* context) {
+    const std::unique_ptr<ZeroPages> pages(static_cast<ZeroPages*>(context));
+    c10::profiledCPUMemoryReporter().Delete(pages->data);
+    munmap(pages->data, pages->bytes);
+  }
+
+  void* data;
+  size_t bytes;
+};
+
+at::Tensor AllocateZeros(const TensorShape& shape) {
+  const size_t bytes = static_cast<size_t>(c10::multiply_integers(shape.sizes)) * c10::elementSize(shape.dtype);
+  if (c10::DataPtr pages = bytes < kZeroPagesBytes ? c10::DataPtr() : ZeroPages::Map(bytes)) {
+    c10::Storage storage(c10::Storage::use_byte_size_t(), bytes, std::move(pages), c10::GetCPUAllocator(),
+                         /*resizable=*/true);
+    return TensorOver(std::move(storage), shape, 0);
+  }
+  at::Tensor tensor = at::Tensor(at::detail::empty_cpu(shape.sizes, shape.dtype));
+  std::memset(tensor.mutable_data_ptr(), 0, bytes);
+  return tensor;
+}
 
 at::Tensor Allocate(const TensorShape& shape) {
   if (shape.contiguous) return at::Tensor(at::detail::empty_cpu(shape.sizes, shape.dtype));
@@ -36,7 +73,7 @@ void Do(const KernelStep& step, CallState& call) {
 
 void Do(const AllocateStep& step, CallState& call) {
   at::Tensor& tensor = call.locals[step.local];
-  tensor = Allocate(step.shape);
+  tensor = step.zeroed ? AllocateZeros(step.shape) : Allocate(step.shape);
   call.bases[step.base] = tensor.unsafeGetTensorImpl()->mutable_data();
 }
 

@@ -1,10 +1,13 @@
 #include "backends/cpu/library_calls.h"
 
 #include <ATen/CPUFunctions.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/List.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/InferenceMode.h>
+
+#include <cstring>
 
 #include "absl/container/flat_hash_map.h"
 #include "backends/dispatch.h"
@@ -42,6 +45,56 @@ void Cat(const LibraryStep& step, CallState& call) {
   for (TensorRef ref : step.operands[0]) parts.push_back(call.At(ref));
   at::cpu::cat_outf(at::ITensorListRef(at::TensorList(parts)), step.node->operands[1].constant.toInt(),
                     Out(step, call));
+}
+
+// The rows of the gradient, added to the rows they were taken from in the order of the indices, as ATen does it.
+// Threads take columns.
+template <typename T, typename Index>
+void AddRows(const at::Tensor& gradient, const at::Tensor& indices, int64_t padding, at::Tensor& out) {
+  const int64_t width = out.size(1), count = indices.numel();
+  const T* from = gradient.const_data_ptr<T>();
+  const Index* row = indices.const_data_ptr<Index>();
+  T* to = out.mutable_data_ptr<T>();
+  constexpr int64_t kGrain = 32768;  // additions one thread makes at least
+  const int64_t grain = std::max<int64_t>(16, kGrain / std::max<int64_t>(count, 1));
+  at::parallel_for(0, width, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = 0; i < count; ++i) {
+      if (row[i] == padding || row[i] < 0 || row[i] >= out.size(0)) continue;
+      const T* source = from + i * width;
+      T* sum = to + row[i] * width;
+      for (int64_t c = begin; c < end; ++c) sum[c] += source[c];
+    }
+  });
+}
+
+// embedding_dense_backward(gradient, indices, num_weights, padding_idx, scale_grad_by_freq) into a tensor of zeros:
+// most rows are never touched, so that the pages of a large fresh one need not be there.
+void EmbeddingGradientIntoZeros(const LibraryStep& step, CallState& call) {
+  const at::Tensor gradient = TensorOperand(step, call, 0).contiguous();
+  const at::Tensor indices = TensorOperand(step, call, 1).contiguous();
+  const int64_t padding = step.node->operands[3].constant.toInt();
+  at::Tensor& out = Out(step, call);
+  const bool wide = out.scalar_type() == at::kDouble;
+  if (indices.scalar_type() == at::kInt) {
+    wide ? AddRows<double, int32_t>(gradient, indices, padding, out)
+         : AddRows<float, int32_t>(gradient, indices, padding, out);
+  } else {
+    wide ? AddRows<double, int64_t>(gradient, indices, padding, out)
+         : AddRows<float, int64_t>(gradient, indices, padding, out);
+  }
+}
+
+void EmbeddingGradient(const LibraryStep& step, CallState& call) {
+  at::Tensor& out = Out(step, call);
+  std::memset(out.mutable_data_ptr(), 0, out.nbytes());
+  EmbeddingGradientIntoZeros(step, call);
+}
+
+bool HasEmbeddingGradient(const Graph& graph, const Node& node) {
+  const TensorMeta& out = graph.meta(node.outputs[0]);
+  const at::ScalarType index = graph.meta(node.operands[1].value).dtype;
+  return (out.dtype == at::kFloat || out.dtype == at::kDouble) && (index == at::kInt || index == at::kLong) &&
+         graph.meta(node.operands[0].value).dtype == out.dtype && !node.operands[4].constant.toBool();
 }
 
 bool HasLayout(const at::Tensor& tensor, const TensorMeta& meta) {
@@ -150,11 +203,18 @@ void CallBoxed(const LibraryStep& step, CallState& call) {
   TORCH_INTERNAL_ASSERT(next == step.results.size(), OperatorName(step.node->op), " returned too few tensors");
 }
 
-LibraryFunction FindOutCall(const Node& node) {
-  static const auto* calls = new absl::flat_hash_map<std::string, LibraryFunction>{
-      {"aten::mm", Mm}, {"aten::bmm", Bmm}, {"aten::addmm", Addmm}, {"aten::baddbmm", Baddbmm}, {"aten::cat", Cat}};
+OutCall FindOutCall(const Graph& graph, const Node& node) {
+  static const auto* calls = new absl::flat_hash_map<std::string, OutCall>{
+      {"aten::mm", {Mm}},
+      {"aten::bmm", {Bmm}},
+      {"aten::addmm", {Addmm}},
+      {"aten::baddbmm", {Baddbmm}},
+      {"aten::cat", {Cat}},
+      {"aten::embedding_dense_backward", {EmbeddingGradient, EmbeddingGradientIntoZeros, HasEmbeddingGradient}},
+  };
   auto it = calls->find(OperatorName(node.op));
-  return it == calls->end() ? nullptr : it->second;
+  if (it == calls->end() || (it->second.applies != nullptr && !it->second.applies(graph, node))) return {};
+  return it->second;
 }
 
 double EstimateLibraryCall(const Graph& graph, const Node& node) {

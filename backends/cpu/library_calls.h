@@ -46,9 +46,13 @@ at::Tensor TensorOver(c10::Storage storage, const TensorShape& shape, int64_t st
 
 // Calls the recorded operator and files its results.
 void CallBoxed(const LibraryStep& step, CallState& call);
-// The direct call of an operator that can write its one result into a given contiguous tensor; null where there is
-// none.
-LibraryFunction FindOutCall(const Node& node);
+// The direct call of an operator that can write its one result into a given contiguous tensor.
+struct OutCall {
+  LibraryFunction function = nullptr;    // null: there is none
+  LibraryFunction into_zeros = nullptr;  // the same where the tensor is known to hold zeros; null: no difference
+  bool (*applies)(const Graph& graph, const Node& node) = nullptr;  // null: to every node of the operator
+};
+OutCall FindOutCall(const Graph& graph, const Node& node);
 // A rough number of nanoseconds.
 double EstimateLibraryCall(const Graph& graph, const Node& node);
 

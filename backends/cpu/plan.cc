@@ -207,9 +207,9 @@ class Planner {
   }
 
   // Memory for a value that a kernel or an out-variant makes: the caller's if it is returned, else the arena's.
-  void PlaceNewValue(ValueId id) {
-    if (returned_[static_cast<size_t>(root(id))]) {
-      AllocateStep allocate{ShapeOf(meta(id)), NewLocal(), NewBase()};
+  void PlaceNewValue(ValueId id, bool zeroed = false) {
+    if (IsReturned(id)) {
+      AllocateStep allocate{ShapeOf(meta(id)), NewLocal(), NewBase(), zeroed};
       home(id) = {Home::Kind::kLocal, allocate.local};
       bases_[static_cast<size_t>(id)] = allocate.base;
       Emit(std::move(allocate));
@@ -221,6 +221,8 @@ class Planner {
     home(id) = place;
     live_.push_back(id);
   }
+
+  bool IsReturned(ValueId id) const { return returned_[static_cast<size_t>(root(id))]; }
 
   PointerRef PointerOf(ValueId id) {
     ValueId made = source(id);
@@ -338,7 +340,7 @@ class Planner {
   bool PlaceOverDeadInput(const LoweredKernel& lowered, size_t output) {
     const loop::Kernel& kernel = lowered.kernel;
     ValueId result = lowered.buffers[output];
-    if (kernel.has_reductions() || returned_[static_cast<size_t>(root(result))]) return false;
+    if (kernel.has_reductions() || IsReturned(result)) return false;
     for (size_t b = 0; b < lowered.buffers.size(); ++b) {
       ValueId id = lowered.buffers[b];
       if (kernel.buffers[b].written || source(id) != id || home(id).kind != Home::Kind::kArena) continue;
@@ -377,8 +379,13 @@ class Planner {
   void AddLibraryCall(const Node& node) {
     LibraryStep step;
     step.node = &node;
-    step.function = OutCallFor(node);
-    if (step.function != nullptr) PlaceNewValue(node.outputs[0]);
+    const OutCall out = OutCallFor(node);
+    step.function = out.function;
+    if (out.function != nullptr) {
+      const bool zeroed = out.into_zeros != nullptr && IsReturned(node.outputs[0]);
+      if (zeroed) step.function = out.into_zeros;
+      PlaceNewValue(node.outputs[0], zeroed);
+    }
     for (const Operand& operand : node.operands) {
       absl::InlinedVector<TensorRef, 1> refs;
       if (operand.kind == Operand::Kind::kValue) refs.push_back(TensorOf(operand.value));
@@ -406,13 +413,13 @@ class Planner {
     Emit(std::move(step));
   }
 
-  LibraryFunction OutCallFor(const Node& node) const {
-    LibraryFunction function = FindOutCall(node);
-    if (function == nullptr || node.outputs.size() != 1 || node.outputs[0] == kNoValue) return nullptr;
+  OutCall OutCallFor(const Node& node) const {
+    if (node.outputs.size() != 1 || node.outputs[0] == kNoValue) return {};
+    const OutCall call = FindOutCall(graph(), node);
     const TensorMeta& out = meta(node.outputs[0]);
     bool plain = out.is_contiguous() && out.storage_offset == 0 && out.numel() > 0 && IsLoopValue(out);
     ForEachOperandValue(node, [&](ValueId id) { plain = plain && IsLoopValue(meta(id)); });
-    return plain ? function : nullptr;
+    return plain ? call : OutCall();
   }
 
   // Results are read by kernels through their source, so views made by ATen need no base of their own.

@@ -52,6 +52,7 @@ struct AllocateStep {
   TensorShape shape;
   int32_t local = 0;
   int32_t base = 0;
+  bool zeroed = false;
 };
 
 // A tensor over the memory of another, from metadata.

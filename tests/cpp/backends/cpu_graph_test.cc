@@ -96,6 +96,27 @@ TEST(CpuGraph, IndexingAndEmbedding) {
   ExpectCpuEqualsInterp(r);
 }
 
+// The gradient of a table: returned, where it is made of fresh pages, and in memory of the graph, where it is not.
+TEST(CpuGraph, EmbeddingGradients) {
+  for (at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (at::ScalarType index : {at::kInt, at::kLong}) {
+      for (int rows : {5, 9000}) {
+        GraphRecorder r;
+        Arg gradient = r.Input(Random({7, 2, 33}, type));
+        Arg ids = r.Input(at::arange(14, index).remainder(4).view({7, 2}));
+        Arg table = r.Call("aten::embedding_dense_backward", {gradient, ids, rows, 3, false});
+        Arg inside = r.Call("aten::embedding_dense_backward", {gradient, ids, rows, -1, false});
+        r.Return(table);
+        r.Return(r.Call("aten::mul.Scalar", {inside, 2}));
+        r.Return(r.Call("aten::embedding_dense_backward", {gradient, ids, rows, -1, /*scale_grad_by_freq=*/true}));
+        Outcome outcome = ExpectCpuEqualsInterp(r);
+        EXPECT_TRUE(at::equal(outcome.outputs[0], r.Recorded(table.values[0])));
+        outcome.outputs[0].resize_({3});
+      }
+    }
+  }
+}
+
 TEST(CpuGraph, ViewsAreReturnedAsViews) {
   GraphRecorder r;
   at::Tensor input = Random({4, 6});

@@ -252,3 +252,22 @@ def test_inference_mode():
             assert out.is_inference()
             assert_same(out, BLOCK(X))
     assert backend.count == 1
+
+
+def test_a_module_made_inside_after_torch_compile_was_used(monkeypatch):
+    """TorchDynamo replaces Module.__init__ by one that notes each new module; slices of a ModuleList make one."""
+    from torch._dynamo.mutation_guard import install_generation_tagging_init
+
+    for name in ("__init__", "__setstate__"):
+        monkeypatch.setattr(nn.Module, name, getattr(nn.Module, name))
+    monkeypatch.setattr(nn.Module, "___needs_generation_tag_patch", True, raising=False)
+    install_generation_tagging_init()
+    assert nn.Module.__init__.__module__ == "torch._dynamo.mutation_guard"
+    layers = nn.ModuleList([nn.Linear(4, 4) for _ in range(3)])
+
+    def function(x):
+        for layer in layers[:2]:
+            x = layer(x)
+        return x
+
+    check(function, X)

@@ -118,6 +118,8 @@ def test_layer(name):
 def test_embedding():
     check(nn.Embedding(10, 4), torch.tensor([[1, 2, 2], [0, 9, 1]]))
     check(nn.Embedding(10, 4, padding_idx=2), torch.tensor([[1, 2, 2], [0, 9, 1]]))
+    check(nn.Embedding(10, 4, scale_grad_by_freq=True), torch.tensor([[1, 2, 2], [0, 9, 1]]))
+    check(nn.Embedding(40000, 8), torch.tensor([[1, 39999, 1], [0, 9, 20000]], dtype=torch.int32))
 
 
 @pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, nn.RNN])
