@@ -13,6 +13,7 @@ constexpr size_t kMaxNodes = 64;       // of one kernel: beyond, registers spill
 constexpr int8_t kUnknown = -3;        // a dimension no operand inside the group has settled yet
 constexpr int64_t kWideRow = 1 << 16;  // a reduction of few rows this long is ATen's, which splits rows over threads
 constexpr int64_t kFewRows = 8;
+constexpr int64_t kFewColumns = 16;  // fewer leave vectors mostly empty, and too few of them to hide latencies
 
 int64_t Product(c10::ArrayRef<int64_t> sizes) {
   int64_t product = 1;
@@ -251,15 +252,18 @@ class Fuser {
     return count;
   }
 
-  // Whether the inner dimensions can be walked with one stride in everything that node `n` reads or writes.
-  bool InnerMerges(int32_t n, const DimMap& map, c10::ArrayRef<int64_t> domain, int inner_dims) const {
-    if (inner_dims <= 1) return true;
+  // Whether the inner dimensions can be walked with one stride in everything that node `n` reads or writes; for
+  // columns, whether vectors can run along the last row dimension as well.
+  bool InnerMerges(int32_t n, const DimMap& map, c10::ArrayRef<int64_t> domain, int inner_dims, bool columns) const {
+    if (inner_dims <= 1 && !columns) return true;
     bool merges = true;
+    const size_t rows = domain.size() - static_cast<size_t>(inner_dims);
     auto check = [&](const TensorMeta& value, int align) {
       std::vector<int64_t> strides = DomainStrides(value, map, align, domain.size());
-      for (size_t d = domain.size() - static_cast<size_t>(inner_dims); d + 1 < domain.size(); ++d) {
+      for (size_t d = rows; d + 1 < domain.size(); ++d) {
         merges = merges && strides[d] == strides[d + 1] * domain[d + 1];
       }
+      merges = merges && (!columns || strides[rows - 1] == 0 || strides[rows - 1] == 1);
     };
     const Node& nd = node(n);
     for (size_t i = 0; i < nd.operands.size(); ++i) {
@@ -274,11 +278,57 @@ class Fuser {
     return merges;
   }
 
-  bool InnerMergesForUnit(const Unit& unit, int inner_dims) const {
+  bool InnerMergesForUnit(const Unit& unit, int inner_dims, bool columns) const {
     for (int32_t member : unit.nodes) {
-      if (!InnerMerges(member, r_.node_maps[static_cast<size_t>(member)], unit.domain, inner_dims)) return false;
+      if (!InnerMerges(member, r_.node_maps[static_cast<size_t>(member)], unit.domain, inner_dims, columns))
+        return false;
     }
     return true;
+  }
+
+  // How vectors run where a row node reduces the last `inner_dims` dimensions of a domain.
+  enum class Along : uint8_t { kInner, kColumns, kNeither };
+  Along VectorsOf(int32_t n, const DimMap& map, c10::ArrayRef<int64_t> domain, int inner_dims) const {
+    const std::vector<int64_t> strides =
+        DomainStrides(meta(node(n).operands[0].value), map, kAlignRight, domain.size());
+    if (strides.back() == 1) return Along::kInner;
+    const size_t rows = domain.size() - static_cast<size_t>(inner_dims);
+    const bool wide = rows > 0 && domain[rows - 1] >= kFewColumns && strides[rows - 1] == 1;
+    return wide ? Along::kColumns : Along::kNeither;
+  }
+
+  // The dimensions of a domain with those that the row node reduces moved behind the others; by old position.
+  DimMap ReducedLast(int32_t n, const DimMap& map, size_t domain_rank) const {
+    std::vector<bool> reduced(domain_rank, false);
+    for (int64_t d : RowShapeOf(facts_, node(n)).dims) {
+      if (map[static_cast<size_t>(d)] >= 0) reduced[static_cast<size_t>(map[static_cast<size_t>(d)])] = true;
+    }
+    DimMap position(domain_rank);
+    int8_t next = 0;
+    for (bool wanted : {false, true}) {
+      for (size_t d = 0; d < domain_rank; ++d) {
+        if (reduced[d] == wanted) position[d] = next++;
+      }
+    }
+    return position;
+  }
+
+  static void Reorder(const DimMap& position, DimMap& map) {
+    for (int8_t& dim : map) dim = dim >= 0 ? position[static_cast<size_t>(dim)] : dim;
+  }
+  static void Reorder(const DimMap& position, std::vector<int64_t>& domain) {
+    const std::vector<int64_t> before = domain;
+    for (size_t d = 0; d < before.size(); ++d) domain[static_cast<size_t>(position[d])] = before[d];
+  }
+
+  // Of a unit without reductions, where the order of dimensions is free.
+  void ReorderUnit(const DimMap& position, Unit& unit) {
+    Reorder(position, unit.domain);
+    for (int32_t member : unit.nodes) {
+      DimMap map = r_.node_maps[static_cast<size_t>(member)];
+      Reorder(position, map);
+      SetOutputMaps(member, map);
+    }
   }
 
   void SetOutputMaps(int32_t n, const DimMap& map) {
@@ -317,11 +367,14 @@ class Fuser {
     }
     if (unit.domain.size() > 100) return false;
     if (kind(n) == NodeKind::kRow) {
+      const DimMap position = ReducedLast(n, map, unit.domain.size());
+      Reorder(position, unit.domain);
+      Reorder(position, map);
       unit.inner_dims = ReducedInner(n, map, unit.domain.size());
-      if (unit.inner_dims == 0 || !InnerMerges(n, map, unit.domain, unit.inner_dims)) return false;
-      if (!RowsAreWorthIt(unit.domain, unit.inner_dims)) return false;
-      std::vector<int64_t> strides = DomainStrides(meta(nd.operands[0].value), map, kAlignRight, unit.domain.size());
-      if (strides.back() != 1) return false;
+      if (unit.inner_dims == 0 || !RowsAreWorthIt(unit.domain, unit.inner_dims)) return false;
+      const Along along = VectorsOf(n, map, unit.domain, unit.inner_dims);
+      unit.columns = along == Along::kColumns;
+      if (along == Along::kNeither || !InnerMerges(n, map, unit.domain, unit.inner_dims, unit.columns)) return false;
     }
     r_.unit_of[static_cast<size_t>(n)] = static_cast<int32_t>(r_.units.size());
     r_.units.push_back(std::move(unit));
@@ -369,17 +422,27 @@ class Fuser {
     auto placement = Place(n, unit);
     if (!placement) return false;
     int inner_dims = group.inner_dims;
+    bool columns = group.columns;
     if (kind(n) == NodeKind::kRow) {
       bool failed = false;
       if (!placement->full || !MapInUnit(node(n).operands[0].value, unit, failed)) return false;
+      if (inner_dims == 0) {
+        const DimMap position = ReducedLast(n, placement->map, group.domain.size());
+        ReorderUnit(position, group);
+        Reorder(position, placement->map);
+      }
       int reduced = ReducedInner(n, placement->map, group.domain.size());
       if (reduced == 0 || (inner_dims != 0 && inner_dims != reduced)) return false;
       if (!RowsAreWorthIt(group.domain, reduced)) return false;
-      if (inner_dims == 0 && !InnerMergesForUnit(group, reduced)) return false;
+      if (inner_dims == 0) {
+        columns = VectorsOf(n, placement->map, group.domain, reduced) == Along::kColumns;
+        if (!InnerMergesForUnit(group, reduced, columns)) return false;
+      }
       inner_dims = reduced;
     }
-    if (!InnerMerges(n, placement->map, group.domain, inner_dims) || WouldCycle({unit}, n)) return false;
+    if (!InnerMerges(n, placement->map, group.domain, inner_dims, columns) || WouldCycle({unit}, n)) return false;
     group.inner_dims = inner_dims;
+    group.columns = columns;
     group.nodes.push_back(n);
     r_.unit_of[static_cast<size_t>(n)] = unit;
     SetOutputMaps(n, placement->map);
@@ -436,7 +499,7 @@ class Fuser {
       for (size_t d = 0; d < placed.size(); ++d) {
         if (seen[d] != kUnknown && seen[d] != placed[d]) return false;
       }
-      if (!InnerMerges(member, placed, group.domain, group.inner_dims)) return false;
+      if (!InnerMerges(member, placed, group.domain, group.inner_dims, group.columns)) return false;
     }
     return true;
   }

@@ -21,6 +21,7 @@ struct Unit {
   std::vector<int32_t> nodes;   // ascending; one for an ATen call
   std::vector<int64_t> domain;  // kernels: sizes, none of them one
   int inner_dims = 0;           // kernels: how many trailing domain dimensions reductions run over; 0: no reduction
+  bool columns = false;         // reductions run along a strided dimension; everything is contiguous along the last row
 };
 
 struct FusionResult {

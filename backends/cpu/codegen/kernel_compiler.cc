@@ -26,11 +26,10 @@ class FirstError : public asmjit::ErrorHandler {
 
 class JitKernel : public CompiledKernel {
  public:
-  JitKernel(std::shared_ptr<asmjit::JitRuntime> runtime, const loop::Kernel& kernel, const loop::Schedule& schedule)
+  JitKernel(std::shared_ptr<asmjit::JitRuntime> runtime, Isa isa, const loop::Kernel& kernel,
+            const loop::Schedule& schedule)
       : runtime_(std::move(runtime)) {
-    const bool by_elements = SplitsByElements(kernel);
-    units_ = by_elements ? kernel.inner_size() : kernel.row_count();
-    elements_per_unit_ = by_elements ? 1 : kernel.inner_size();
+    SetUnits(kernel, isa);
     cost_per_element_ = 0;
     for (const loop::Pass& pass : schedule.passes) {
       for (const loop::ValueId id : pass.elements) cost_per_element_ += loop::OpCost(kernel, kernel.nodes[id]);
@@ -51,12 +50,29 @@ class JitKernel : public CompiledKernel {
   }
 
  private:
+  void SetUnits(const loop::Kernel& kernel, Isa isa) {
+    switch (WalkOf(kernel)) {
+      case Walk::kElements:
+        units_ = kernel.inner_size();
+        return;
+      case Walk::kRows:
+        units_ = kernel.row_count();
+        elements_per_unit_ = kernel.inner_size();
+        return;
+      case Walk::kColumns:
+        const int lanes = LanesOf(isa);
+        units_ = kernel.row_count() / kernel.dims[kernel.dims.size() - 2].size * ColumnVectors(kernel, lanes);
+        elements_per_unit_ = kernel.inner_size() * lanes;
+        return;
+    }
+  }
+
   std::shared_ptr<asmjit::JitRuntime> runtime_;
 };
 
 absl::StatusOr<std::shared_ptr<const CompiledKernel>> Assemble(std::shared_ptr<asmjit::JitRuntime> runtime, Isa isa,
                                                                bool keep_text, const loop::Kernel& kernel) {
-  const loop::Schedule schedule = loop::MakeSchedule(kernel, kRowBufferBytes);
+  const loop::Schedule schedule = loop::MakeSchedule(kernel, WalkOf(kernel) == Walk::kColumns ? 0 : kRowBufferBytes);
   asmjit::CodeHolder code;
   code.init(runtime->environment());
   FirstError error;
@@ -67,7 +83,7 @@ absl::StatusOr<std::shared_ptr<const CompiledKernel>> Assemble(std::shared_ptr<a
   KernelEmitter(cc, isa, kernel, schedule).Emit();
   cc.finalize();
   if (!error.text.empty()) return absl::InternalError(absl::StrCat(error.text, "\n", loop::Print(kernel)));
-  auto compiled = std::make_shared<JitKernel>(std::move(runtime), kernel, schedule);
+  auto compiled = std::make_shared<JitKernel>(std::move(runtime), isa, kernel, schedule);
   if (absl::Status status = compiled->Install(code, keep_text ? logger.data() : ""); !status.ok()) return status;
   return std::shared_ptr<const CompiledKernel>(std::move(compiled));
 }

@@ -26,8 +26,9 @@ struct CodegenOptions {
 class CompiledKernel {
  public:
   virtual ~CompiledKernel() = default;
-  // Work is divided in units: elements of a one-dimensional kernel without reductions, otherwise rows. Run computes
-  // units [begin, end); any partition of [0, units()) gives the same result.
+  // Work is divided in units: elements of a one-dimensional kernel without reductions, vectors of neighbouring rows
+  // where reductions run along a strided dimension, otherwise rows. Run computes units [begin, end); any partition of
+  // [0, units()) gives the same result.
   int64_t units() const { return units_; }
   // Elements computed by one unit, and a rough cost per element in instructions per vector, for choosing a grain.
   int64_t elements_per_unit() const { return elements_per_unit_; }

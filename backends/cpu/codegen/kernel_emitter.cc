@@ -17,14 +17,18 @@ constexpr int64_t kBlockElements = 4096;
 
 bool FitsImmediate(int64_t value) { return value == static_cast<int32_t>(value); }
 
-bool IsBlocked(const Node& node) { return node.op == Op::kReduceSum && loop::IsFloat(node.dtype); }
-
 }  // namespace
 
-bool SplitsByElements(const loop::Kernel& kernel) { return kernel.dims.size() == 1 && !kernel.has_reductions(); }
+bool KernelEmitter::IsBlocked(const Node& node) { return node.op == Op::kReduceSum && loop::IsFloat(node.dtype); }
 
 KernelEmitter::KernelEmitter(x86::Compiler& cc, Isa isa, const loop::Kernel& kernel, const loop::Schedule& schedule)
-    : cc_(cc), simd_(cc, isa), operators_(simd_), memory_(simd_), kernel_(kernel), schedule_(schedule) {}
+    : cc_(cc),
+      simd_(cc, isa),
+      operators_(simd_),
+      memory_(simd_),
+      kernel_(kernel),
+      schedule_(schedule),
+      walk_(WalkOf(kernel)) {}
 
 void KernelEmitter::Emit() {
   using asmjit::FuncSignatureT;
@@ -53,10 +57,17 @@ void KernelEmitter::Emit() {
   const Label done = cc_.newLabel();
   cc_.cmp(begin, end);
   cc_.jge(done);
-  if (SplitsByElements(kernel_))
-    EmitElementRange(begin, end);
-  else
-    EmitRowLoop(begin, end);
+  switch (walk_) {
+    case Walk::kElements:
+      EmitElementRange(begin, end);
+      break;
+    case Walk::kRows:
+      EmitRowLoop(begin, end);
+      break;
+    case Walk::kColumns:
+      EmitColumnLoop(begin, end);
+      break;
+  }
   cc_.bind(done);
   cc_.endFunc();
 }
@@ -71,15 +82,18 @@ void KernelEmitter::LoadBufferPointers() {
 }
 
 void KernelEmitter::AddToPointer(size_t access, int64_t elements) {
-  const int64_t bytes = elements * loop::DTypeBytes(kernel_.buffers[kernel_.accesses[access].buffer].dtype);
+  Advance(pointers_[access], elements * loop::DTypeBytes(kernel_.buffers[kernel_.accesses[access].buffer].dtype));
+}
+
+void KernelEmitter::Advance(const Gp& pointer, int64_t bytes) {
   if (bytes == 0) return;
   if (FitsImmediate(bytes)) {
-    cc_.add(pointers_[access], bytes);
+    cc_.add(pointer, bytes);
     return;
   }
   Gp amount = cc_.newInt64();
   cc_.mov(amount, bytes);
-  cc_.add(pointers_[access], amount);
+  cc_.add(pointer, amount);
 }
 
 void KernelEmitter::EmitElementRange(const Gp& begin, const Gp& end) {
@@ -88,6 +102,16 @@ void KernelEmitter::EmitElementRange(const Gp& begin, const Gp& end) {
     EmitRowNodes(pass);
     if (!pass.elements.empty()) EmitPass(pass, Range{begin, end, 0});
   }
+}
+
+int64_t KernelEmitter::RowSize(size_t d) const {
+  const bool vectors = walk_ == Walk::kColumns && d + 2 == kernel_.dims.size();
+  return vectors ? ColumnVectors(kernel_, simd_.lanes) : kernel_.dims[d].size;
+}
+
+int64_t KernelEmitter::RowStride(size_t access, size_t d) const {
+  const bool vectors = walk_ == Walk::kColumns && d + 2 == kernel_.dims.size();
+  return kernel_.accesses[access].strides[d] * (vectors ? simd_.lanes : 1);
 }
 
 // The row's position by division once, by counting afterwards.
@@ -103,7 +127,7 @@ void KernelEmitter::SetPosition(const Gp& first_row) {
       continue;
     }
     Gp size = cc_.newInt64();
-    cc_.mov(size, kernel_.dims[d].size);
+    cc_.mov(size, RowSize(d));
     cc_.xor_(position_[d].r32(), position_[d].r32());
     cc_.div(position_[d], rest, size);
   }
@@ -113,27 +137,28 @@ void KernelEmitter::SetPosition(const Gp& first_row) {
     for (size_t d = 0; d < row_dims; ++d) {
       if (access.strides[d] == 0) continue;
       Gp distance = cc_.newInt64();
-      cc_.mov(distance, access.strides[d] * bytes);
+      cc_.mov(distance, RowStride(a, d) * bytes);
       cc_.imul(distance, position_[d]);
       cc_.add(pointers_[a], distance);
     }
   }
 }
 
-void KernelEmitter::AdvanceRow() {
+// By `units` along the last row dimension, whose end they do not pass.
+void KernelEmitter::AdvanceRow(int64_t units) {
   const size_t row_dims = kernel_.dims.size() - 1;
   const Label done = cc_.newLabel();
   for (size_t d = row_dims; d-- > 0;) {
+    const int64_t steps = d + 1 == row_dims ? units : 1;
     for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
-      const std::vector<int64_t>& strides = kernel_.accesses[a].strides;
       // Stepping here after the dimension inside wrapped also takes back that dimension's way.
-      const int64_t undo = d + 1 < row_dims ? strides[d + 1] * kernel_.dims[d + 1].size : 0;
-      AddToPointer(a, strides[d] - undo);
+      const int64_t undo = d + 1 < row_dims ? RowStride(a, d + 1) * RowSize(d + 1) : 0;
+      AddToPointer(a, RowStride(a, d) * steps - undo);
     }
-    cc_.inc(position_[d]);
+    cc_.add(position_[d], steps);
     if (d == 0) break;
     Gp size = cc_.newInt64();
-    cc_.mov(size, kernel_.dims[d].size);
+    cc_.mov(size, RowSize(d));
     cc_.cmp(position_[d], size);
     cc_.jl(done);
     cc_.xor_(position_[d].r32(), position_[d].r32());
@@ -203,6 +228,11 @@ std::vector<ValueId> KernelEmitter::ReductionsOf(const Pass& pass) const {
   return out;
 }
 
+bool KernelEmitter::HasBlockedSum(const Pass& pass) const {
+  const std::vector<ValueId> reductions = ReductionsOf(pass);
+  return std::any_of(reductions.begin(), reductions.end(), [&](ValueId id) { return IsBlocked(kernel_.nodes[id]); });
+}
+
 int KernelEmitter::ChooseUnroll(const Pass& pass, const Range& range) const {
   int cost = 0;
   for (const ValueId id : pass.elements) cost += loop::OpCost(kernel_, kernel_.nodes[id]);
@@ -221,10 +251,7 @@ void KernelEmitter::EmitPass(const Pass& pass, const Range& range) {
   int64_t done = 0;
   bool blocked = false;
   if (!range.is_static() || range.end >= step) {
-    const std::vector<ValueId> reductions = ReductionsOf(pass);
-    blocked =
-        range.is_static() && range.end > kBlockElements &&
-        std::any_of(reductions.begin(), reductions.end(), [&](ValueId id) { return IsBlocked(kernel_.nodes[id]); });
+    blocked = range.is_static() && range.end > kBlockElements && HasBlockedSum(pass);
     if (range.is_static()) done = range.end / step * step;
     if (blocked)
       EmitBlockedLoop(pass, done, unroll);
@@ -331,9 +358,9 @@ void KernelEmitter::EmitGroup(const Pass& pass, int part, const Tail* tail) {
   }
 }
 
-// index_ + displacement + lane, as i64.
-Value KernelEmitter::InnerIndex(int64_t displacement) {
-  const Value start = Broadcast(index_);
+// first + displacement + lane, as i64.
+Value KernelEmitter::LaneIndex(const Gp& first, int64_t displacement) {
+  const Value start = Broadcast(first);
   Value out;
   for (int i = 0; i < 2; ++i) {
     int64_t lanes[8];
@@ -351,7 +378,7 @@ void KernelEmitter::EmitElement(ValueId id, int part, const Tail* tail) {
   if (loop::IsReduction(node.op)) {
     EmitReductionStep(id, part, tail);
   } else if (node.op == Op::kIndex) {
-    values_[id] = InnerIndex(displacement);
+    values_[id] = LaneIndex(index_, displacement);
   } else if (node.op == Op::kLoad || node.op == Op::kStore) {
     const Lanes lanes{pointers_[node.attr], index_, displacement, kernel_.accesses[node.attr].strides.back()};
     if (node.op == Op::kLoad)
@@ -389,8 +416,10 @@ void KernelEmitter::StartReductions(const Pass& pass, int parts) {
       SetAccumulator(id, part, operators_.Identity(node.op, node.dtype));
     }
     if (!IsBlocked(node)) continue;
-    totals_[id] = Value{};
-    for (int i = 0; i < RegisterCount(node.dtype); ++i) totals_[id].r[i] = simd_.Zero();
+    totals_[id].assign(parts, Value{});
+    for (Value& total : totals_[id]) {
+      for (int i = 0; i < RegisterCount(node.dtype); ++i) total.r[i] = simd_.Zero();
+    }
   }
 }
 
@@ -413,8 +442,8 @@ void KernelEmitter::FlushBlockSums(const Pass& pass, int parts) {
   for (const ValueId id : ReductionsOf(pass)) {
     const Node& node = kernel_.nodes[id];
     if (!IsBlocked(node)) continue;
-    const Value sum = operators_.Combine(node.op, node.dtype, accumulators_[id][0], totals_[id]);
-    for (int i = 0; i < RegisterCount(node.dtype); ++i) cc_.emit(Inst::kIdVmovaps, totals_[id].r[i], sum.r[i]);
+    const Value sum = operators_.Combine(node.op, node.dtype, accumulators_[id][0], totals_[id][0]);
+    for (int i = 0; i < RegisterCount(node.dtype); ++i) cc_.emit(Inst::kIdVmovaps, totals_[id][0].r[i], sum.r[i]);
     for (int part = 0; part < parts; ++part) SetAccumulator(id, part, operators_.Identity(node.op, node.dtype));
   }
   // Other reductions of the pass were merged into part 0; the rest starts afresh so that nothing counts twice.
@@ -430,7 +459,7 @@ void KernelEmitter::FinishReductions(const Pass& pass) {
   for (const ValueId id : reductions) {
     const Node& node = kernel_.nodes[id];
     Value lanes = accumulators_[id][0];
-    if (IsBlocked(node)) lanes = operators_.Combine(node.op, node.dtype, lanes, totals_[id]);
+    if (IsBlocked(node)) lanes = operators_.Combine(node.op, node.dtype, lanes, totals_[id][0]);
     values_[id] = operators_.CombineLanes(node.op, node.dtype, lanes);
   }
 }

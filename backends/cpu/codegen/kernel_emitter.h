@@ -1,4 +1,5 @@
 // Emits the function of one scheduled kernel: the loop over rows, the passes over each row, reductions between them.
+// Vectors run along the inner dimension (kernel_emitter.cc) or across neighbouring rows (column_emitter.cc).
 #ifndef FRAMEJIT_BACKENDS_CPU_CODEGEN_KERNEL_EMITTER_H_
 #define FRAMEJIT_BACKENDS_CPU_CODEGEN_KERNEL_EMITTER_H_
 
@@ -10,8 +11,16 @@
 
 namespace framejit::cpu {
 
-// Whether units of work are elements of the only dimension rather than rows (see CompiledKernel).
-bool SplitsByElements(const loop::Kernel& kernel);
+// What vectors of a kernel run along, which is what its work is divided by (see CompiledKernel::units).
+enum class Walk : uint8_t {
+  kElements,  // the only dimension of a kernel without reductions; a unit is an element
+  kRows,      // the inner dimension; a unit is a row
+  kColumns,   // the last row dimension, where that one is contiguous and the inner one is not; a unit is a vector of
+              // rows
+};
+Walk WalkOf(const loop::Kernel& kernel);
+// Vectors of `lanes` elements that the last row dimension takes.
+int64_t ColumnVectors(const loop::Kernel& kernel, int lanes);
 
 class KernelEmitter {
  public:
@@ -28,12 +37,27 @@ class KernelEmitter {
   };
 
   void EmitElementRange(const Gp& begin, const Gp& end);
+  // column_emitter.cc: `parts` neighbouring vectors of rows at a time; `tail` masks the last rows.
+  void EmitColumnLoop(const Gp& begin, const Gp& end);
+  void EmitStrip(int parts, const Tail* tail);
+  void EmitColumnPass(const loop::Pass& pass, int parts, const Tail* tail);
+  void EmitColumnRowNodes(const loop::Pass& pass, int part, const Tail* tail);
+  void EmitColumnElement(loop::ValueId id, int part, const Tail* tail);
+  Value LoadColumn(const loop::Node& node, const Gp& pointer, int part, const Tail* tail);
+  void StoreColumn(const loop::Node& node, const Gp& pointer, int part, const Tail* tail);
+  void FlushColumnSums(const loop::Pass& pass, int parts);
+  void FinishColumns(const loop::Pass& pass, int parts);
+  int ChooseStrip() const;
   void EmitRowLoop(const Gp& begin, const Gp& end);
   void EmitRow();
   void LoadBufferPointers();
   void SetPosition(const Gp& first_row);
-  void AdvanceRow();
+  void AdvanceRow(int64_t units = 1);
+  // Units along a row dimension, and what an access moves from one to the next.
+  int64_t RowSize(size_t d) const;
+  int64_t RowStride(size_t access, size_t d) const;
   void AddToPointer(size_t access, int64_t elements);
+  void Advance(const Gp& pointer, int64_t bytes);
 
   void EmitRowNodes(const loop::Pass& pass);
   void EmitPass(const loop::Pass& pass, const Range& range);
@@ -45,13 +69,15 @@ class KernelEmitter {
   void EmitGroup(const loop::Pass& pass, int part, const Tail* tail);
   void EmitElement(loop::ValueId id, int part, const Tail* tail);
   void EmitReductionStep(loop::ValueId id, int part, const Tail* tail);
-  Value InnerIndex(int64_t displacement);
+  Value LaneIndex(const Gp& first, int64_t displacement);
   Value Broadcast(const Gp& value);
   Mem RowBuffer(loop::ValueId id, int64_t displacement, int register_index);
   int ChooseUnroll(const loop::Pass& pass, const Range& range) const;
   Value Compute(const loop::Node& node);
 
   void StartReductions(const loop::Pass& pass, int parts);
+  static bool IsBlocked(const loop::Node& node);
+  bool HasBlockedSum(const loop::Pass& pass) const;
   void SetAccumulator(loop::ValueId id, int part, const Value& value);
   void MergeParts(const loop::Pass& pass, int parts);
   void FlushBlockSums(const loop::Pass& pass, int parts);
@@ -64,15 +90,18 @@ class KernelEmitter {
   Memory memory_;
   const loop::Kernel& kernel_;
   const loop::Schedule& schedule_;
+  const Walk walk_;
 
   Gp buffers_;
-  Gp index_;                                      // inner position of the current group
+  Gp index_;                                      // inner position of the current group; of kColumns, of the loop
   std::vector<Gp> pointers_;                      // by access: element 0 of the current row
   std::vector<Gp> position_;                      // of the current row in each row dimension
   std::vector<Value> values_;                     // by ValueId
   std::vector<std::vector<Value>> accumulators_;  // by ValueId of a reduction, by part
-  std::vector<Value> totals_;                     // by ValueId: sums of finished blocks
+  std::vector<std::vector<Value>> totals_;        // by ValueId, by part: sums of finished blocks
   std::vector<Mem> row_buffers_;                  // by ValueId
+  std::vector<std::vector<Value>> strip_;         // kColumns: values_ of each vector of the strip but the current one
+  std::vector<Gp> moving_;                        // kColumns, by access: pointers_ at the inner position
 };
 
 }  // namespace framejit::cpu

@@ -26,6 +26,7 @@ Mem Memory::Scratch() {
 
 Mem Memory::Address(const Lanes& lanes, int64_t bytes, int register_index) const {
   const int64_t displacement = lanes.displacement * bytes + register_index * s.vector_bytes();
+  if (!lanes.index.isValid()) return x86::ptr(lanes.base, static_cast<int32_t>(displacement));
   return x86::ptr(lanes.base, lanes.index, ShiftOf(bytes), static_cast<int32_t>(displacement));
 }
 
@@ -211,7 +212,10 @@ void Memory::CopyLanes(DType dtype, const Lanes& lanes, const Tail* tail, bool t
   const int64_t bytes = loop::DTypeBytes(dtype);
   const int64_t step = lanes.stride * bytes;
   Gp element = s.cc.newInt64();  // address of lane 0
-  s.cc.mov(element, lanes.index);
+  if (lanes.index.isValid())
+    s.cc.mov(element, lanes.index);
+  else
+    s.cc.xor_(element.r32(), element.r32());
   if (lanes.displacement != 0) s.cc.add(element, lanes.displacement);
   Gp step_register = s.cc.newInt64();
   s.cc.mov(step_register, step);

@@ -7,7 +7,7 @@
 
 namespace framejit::cpu {
 
-// Where a vector's lanes lie: element index + displacement + lane, times stride, from `base`.
+// Where a vector's lanes lie: element index + displacement + lane, times stride, from `base`. No index: zero.
 struct Lanes {
   Gp base;
   Gp index;

@@ -32,9 +32,12 @@ enum CompareCode : int {
   kGreater = 30
 };
 
+// 32-bit lanes of a register.
+inline int LanesOf(Isa isa) { return isa == Isa::kAvx512 ? 16 : 8; }
+
 class Simd {
  public:
-  Simd(x86::Compiler& cc, Isa isa) : cc(cc), wide(isa == Isa::kAvx512), lanes(wide ? 16 : 8) {}
+  Simd(x86::Compiler& cc, Isa isa) : cc(cc), wide(isa == Isa::kAvx512), lanes(LanesOf(isa)) {}
 
   x86::Compiler& cc;
   const bool wide;  // AVX-512

@@ -142,6 +142,12 @@ TEST(LayoutTest, DivisionOfWorkFollowsTheShape) {
   KernelBuilder rows({8, 128});
   rows.Store(rows.AddOutput(DType::kFloat32), {128, 1}, rows.Load(rows.AddInput(DType::kFloat32), {0, 1}));
   EXPECT_EQ((*compiler.Compile(MustFinish(std::move(rows))))->units(), 8);
+  KernelBuilder columns({256, 10});
+  const ValueId x = columns.Load(columns.AddInput(DType::kFloat32), {1, 256});
+  columns.Store(columns.AddOutput(DType::kFloat32), {1, 0}, columns.Reduce(Op::kReduceSum, x));
+  const auto vectors = compiler.Compile(MustFinish(std::move(columns)));
+  EXPECT_EQ((*vectors)->units() * (*vectors)->elements_per_unit(), 2560);
+  EXPECT_LT((*vectors)->units(), 256);
 }
 
 TEST(LayoutTest, EqualKernelsShareCode) {

@@ -39,6 +39,10 @@ class RandomKernel {
     std::vector<int64_t> sizes(1 + Below(4));
     for (int64_t& size : sizes) size = 1 + Below(5);
     sizes.back() = 1 + Below(45);
+    columns_ = sizes.size() > 1 && Below(3) == 0;
+    if (!columns_) return sizes;
+    sizes[sizes.size() - 2] = 1 + Below(80);
+    sizes.back() = 1 + Below(Below(4) ? 6 : 300);
     return sizes;
   }
 
@@ -47,7 +51,11 @@ class RandomKernel {
     std::vector<size_t> order(sizes_.size());
     for (size_t d = 0; d < order.size(); ++d) order[d] = order.size() - 1 - d;
     if (Below(2)) std::shuffle(order.begin(), order.end(), random_);
-    int64_t step = Below(4) ? 1 : 1 + Below(3);
+    if (columns_) {  // the last row dimension is the contiguous one
+      order.erase(std::find(order.begin(), order.end(), sizes_.size() - 2));
+      order.insert(order.begin(), sizes_.size() - 2);
+    }
+    int64_t step = columns_ || Below(4) ? 1 : 1 + Below(3);
     std::vector<int64_t> strides(sizes_.size());
     for (const size_t d : order) {
       if (may_broadcast && Below(4) == 0) continue;
@@ -144,6 +152,7 @@ class RandomKernel {
   }
 
   std::mt19937_64 random_;
+  bool columns_ = false;
   std::vector<int64_t> sizes_;
   KernelBuilder b_;
   std::vector<Known> known_;

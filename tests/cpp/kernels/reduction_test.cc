@@ -31,6 +31,22 @@ TEST(ReductionTest, IntegersAndExtremaAreExact) {
   }
 }
 
+TEST(ReductionTest, DownColumns) {
+  for (const Op op : {Op::kReduceSum, Op::kReduceProd, Op::kReduceMax, Op::kReduceMin}) {
+    for (const DType dtype : {DType::kInt32, DType::kInt64, DType::kFloat32, DType::kFloat64}) {
+      const bool extremum = op == Op::kReduceMax || op == Op::kReduceMin;
+      if (!extremum && loop::IsFloat(dtype)) continue;
+      for (int64_t columns = 2; columns <= 70; ++columns) {
+        KernelBuilder b({3, columns, 5});
+        const ValueId x = b.Load(b.AddInput(dtype), {5 * columns, 1, columns});
+        b.Store(b.AddOutput(dtype), {columns, 1, 0}, b.Reduce(op, x));
+        CheckKernel(MustFinish(std::move(b)), {.specials = false});
+      }
+      if (HasFailure()) FAIL() << loop::OpName(op) << " " << loop::DTypeName(dtype);
+    }
+  }
+}
+
 TEST(ReductionTest, OneNaNAnywhereMakesTheExtremumNaN) {
   KernelCompiler compiler;
   for (const Op op : {Op::kReduceMax, Op::kReduceMin}) {
@@ -71,6 +87,37 @@ TEST(ReductionTest, SumsAreAsAccurateAsPairwise) {
       b.Store(b.AddOutput(dtype), {0}, b.Reduce(Op::kReduceSum, x));
       CheckKernel(MustFinish(std::move(b)), {.ulps = std::log2(static_cast<double>(length)), .specials = false});
     }
+  }
+}
+
+TEST(ReductionTest, SumsDownColumnsAreAsAccurateAsPairwise) {
+  for (const DType dtype : {DType::kFloat32, DType::kFloat64}) {
+    for (const int64_t length : {2, 100, 128, 129, 5000, 100000}) {
+      if (dtype == DType::kFloat64 && length > 5000) continue;
+      const int64_t columns = 37;
+      KernelBuilder b({columns, length});
+      const ValueId x = b.Unary(Op::kAbs, b.Load(b.AddInput(dtype), {1, columns}));
+      b.Store(b.AddOutput(dtype), {1, 0}, b.Reduce(Op::kReduceSum, x));
+      CheckKernel(MustFinish(std::move(b)), {.ulps = std::log2(static_cast<double>(length)), .specials = false});
+    }
+  }
+}
+
+// Two passes down each column, a store of elements and one of the row values, beside a broadcast factor per element of
+// the reduced dimension.
+TEST(ReductionTest, StandardiseColumns) {
+  for (const int64_t columns : {1, 7, 8, 31, 64, 100}) {
+    const int64_t length = 300;
+    KernelBuilder b({2, columns, length});
+    const ValueId raw = b.Load(b.AddInput(DType::kFloat32), {columns * length, 1, columns});
+    const ValueId x = b.Binary(Op::kMul, raw, b.Load(b.AddInput(DType::kFloat32), {0, 0, 1}));
+    const ValueId mean = b.Mean(x);
+    const ValueId variance = b.Variance(x, mean, 1);
+    const ValueId scale = b.Unary(Op::kRsqrt, b.Binary(Op::kAdd, variance, b.Const(DType::kFloat32, 1e-5)));
+    const ValueId y = b.Binary(Op::kMul, b.Binary(Op::kSub, x, mean), scale);
+    b.Store(b.AddOutput(DType::kBFloat16), {columns * length, 1, columns}, y);
+    b.Store(b.AddOutput(DType::kFloat32), {columns, 1, 0}, mean);
+    CheckKernel(MustFinish(std::move(b)), {.ulps = 4, .absolute = 1e-5, .specials = false});
   }
 }
 
