@@ -120,6 +120,21 @@ EmitResults LogSoftmax(Emitter& e) {
   return {e.b().Binary(Op::kSub, gradient, e.b().Binary(Op::kMul, e.b().Unary(Op::kExp, y), sum))};
 }
 
+// native_layer_norm_backward(gradient, x, normalized_shape, mean, rstd, weight?, bias?, mask): that of x alone; the
+// others are sums over the batch (norm_gradients.h).
+EmitResults LayerNorm(Emitter& e) {
+  at::ScalarType type = e.out();
+  const c10::List<bool> mask = e.constant(7).toBoolList();
+  if (!KeepsType(e) || !mask[0] || mask[1] || mask[2]) return {e.Fail(), e.Fail(), e.Fail()};
+  ValueId gradient = e.As(0, type), rstd = e.As(4, type);
+  ValueId normal = e.b().Binary(Op::kMul, e.b().Binary(Op::kSub, e.As(1, type), e.As(3, type)), rstd);
+  if (!e.IsNone(5)) gradient = e.b().Binary(Op::kMul, gradient, e.As(5, type));
+  ValueId mean = e.b().Mean(gradient), slope = e.b().Mean(e.b().Binary(Op::kMul, gradient, normal));
+  ValueId rest = e.b().Binary(Op::kSub, e.b().Binary(Op::kSub, gradient, mean), e.b().Binary(Op::kMul, normal, slope));
+  ValueId result = e.b().Binary(Op::kMul, rest, rstd);
+  return {result, result, result};
+}
+
 constexpr EmitRule P(EmitResults (*emit)(Emitter&)) { return {NodeKind::kPointwise, emit}; }
 constexpr EmitRule Row(EmitResults (*emit)(Emitter&), int dims_operand) { return {NodeKind::kRow, emit, dims_operand}; }
 
@@ -134,6 +149,7 @@ const NamedRule kRules[] = {
     {"aten::mse_loss_backward", P(MeanSquare)},
     {"aten::_softmax_backward_data", Row(Softmax, 2)},
     {"aten::_log_softmax_backward_data", Row(LogSoftmax, 2)},
+    {"aten::native_layer_norm_backward", {NodeKind::kRow, LayerNorm, 2, /*trailing_dims=*/true}},
 };
 
 }  // namespace

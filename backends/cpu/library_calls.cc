@@ -1,7 +1,6 @@
 #include "backends/cpu/library_calls.h"
 
 #include <ATen/CPUFunctions.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/List.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/CPUAllocator.h>
@@ -10,6 +9,7 @@
 #include <cstring>
 
 #include "absl/container/flat_hash_map.h"
+#include "backends/cpu/parallel.h"
 #include "backends/dispatch.h"
 
 namespace framejit::cpu {
@@ -57,7 +57,7 @@ void AddRows(const at::Tensor& gradient, const at::Tensor& indices, int64_t padd
   T* to = out.mutable_data_ptr<T>();
   constexpr int64_t kGrain = 32768;  // additions one thread makes at least
   const int64_t grain = std::max<int64_t>(16, kGrain / std::max<int64_t>(count, 1));
-  at::parallel_for(0, width, grain, [&](int64_t begin, int64_t end) {
+  ParallelFor(width, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = 0; i < count; ++i) {
       if (row[i] == padding || row[i] < 0 || row[i] >= out.size(0)) continue;
       const T* source = from + i * width;

@@ -4,9 +4,13 @@
 
 #include <cstdint>
 
+#include "absl/functional/function_ref.h"
 #include "backends/cpu/codegen/kernel_compiler.h"
 
 namespace framejit::cpu {
+
+// Ranges of [0, count), of `grain` or more, on torch's threads.
+void ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<void(int64_t begin, int64_t end)> body);
 
 // Each thread takes at least `grain` units.
 void RunParallel(const CompiledKernel& kernel, void* const* buffers, int64_t grain);

@@ -13,6 +13,7 @@
 #include "backends/cpu/arena.h"
 #include "backends/cpu/kernel_lowering.h"
 #include "backends/cpu/library_calls.h"
+#include "backends/cpu/norm_gradients.h"
 #include "backends/dispatch.h"
 #include "base/log.h"
 #include "graph/print.h"
@@ -491,6 +492,7 @@ absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph) {
   }
   auto plan = std::make_unique<Plan>();
   plan->graph = graph;
+  SplitNormGradients(plan->graph);
   GraphFacts facts(plan->graph);
   Planner(*plan, facts, FuseAndCompile(facts)).Run();
   return plan;

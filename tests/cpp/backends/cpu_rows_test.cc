@@ -151,5 +151,54 @@ TEST(CpuRows, RowsAndColumnsOfASquare) {
   ExpectCpuEqualsInterp(recorder);
 }
 
+// Reductions down columns, with what they reduce made and stored by the same kernel.
+TEST(CpuRows, Columns) {
+  for (at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16}) {
+    for (int64_t columns : {5, 16, 33, 100}) {
+      GraphRecorder recorder;
+      Arg x = recorder.Input(Random({3, 70, columns}, type));
+      Arg active = recorder.Call("aten::relu", {x});
+      recorder.Return(recorder.Call("aten::sum.dim_IntList", {active, {0, 1}}));
+      recorder.Return(active);
+      Outcome outcome = ExpectCpuEqualsInterp(recorder);
+      if (columns >= 16) EXPECT_EQ(CountKernels(outcome), 1) << outcome.description;
+      if (columns >= 16) EXPECT_EQ(CountCalls(outcome), 0) << outcome.description;
+    }
+  }
+}
+
+TEST(CpuRows, StandardiseColumns) {
+  for (at::IntArrayRef sizes : {at::IntArrayRef{40, 40}, at::IntArrayRef{7, 64}, at::IntArrayRef{2, 300, 17}}) {
+    GraphRecorder recorder;
+    const int dim = static_cast<int>(sizes.size()) - 2;
+    Arg x = recorder.Input(Random(sizes));
+    Arg mean = recorder.Call("aten::mean.dim", {x, {dim}, true});
+    Arg deviation = recorder.Call("aten::std.correction", {x, {dim}, 1, true});
+    Arg centred = recorder.Call("aten::sub.Tensor", {x, mean});
+    recorder.Return(recorder.Call("aten::div.Tensor", {centred, deviation}));
+    Outcome outcome = ExpectCpuEqualsInterp(recorder);
+    EXPECT_EQ(CountKernels(outcome), 1) << outcome.description;
+  }
+}
+
+// The gradient of the input is a kernel over rows, those of the parameters are one over columns.
+TEST(CpuRows, LayerNormGradients) {
+  for (at::ScalarType type : {at::kFloat, at::kDouble}) {
+    for (bool affine : {true, false}) {
+      GraphRecorder recorder;
+      Arg x = recorder.Input(Random({2, 9, 24}, type)), gradient = recorder.Input(Random({2, 9, 24}, type, 2));
+      Arg weight = affine ? recorder.Input(Random({24}, type, 3)) : Arg::None();
+      Arg bias = affine ? recorder.Input(Random({24}, type, 4)) : Arg::None();
+      auto forward = recorder.CallAll("aten::native_layer_norm", {x, {24}, weight, bias, 1e-5});
+      Arg mask = c10::IValue(c10::List<bool>({true, affine, affine}));
+      auto gradients = recorder.CallAll("aten::native_layer_norm_backward",
+                                        {gradient, x, {24}, forward[1], forward[2], weight, bias, mask});
+      for (size_t i = 0; i < (affine ? 3u : 1u); ++i) recorder.Return(gradients[i]);
+      Outcome outcome = ExpectCpuEqualsInterp(recorder);
+      EXPECT_EQ(CountCalls(outcome), 0) << outcome.description;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace framejit
