@@ -28,13 +28,14 @@ import select
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "python")]
 
-import torch
+import torch  # noqa: E402
 
 STATUSES = ("captured", "data", "broken", "internal", "wrong", "crash")
 DATA_BREAKS = ("TensorData", "DataDependent")
@@ -46,10 +47,14 @@ UNINITIALISED = ("empty", "resize_", "resize_as_")
 PAGE = ROOT / "docs" / "coverage_ops.md"
 
 
-def explain_quietly():
+def prepare():
+    """Quiet and in one thread; the database's wrapper that seeds is not measured, since every call is seeded here."""
+    from torch.testing._internal import common_methods_invocations
+
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    common_methods_invocations.wrapper_set_seed = lambda op, *args, **kwargs: op(*args, **kwargs)
 
 
 def worst(results):
@@ -87,7 +92,8 @@ def same_structure(left, right) -> bool:
     if type(left) is not type(right):
         return False
     if isinstance(left, torch.Tensor):
-        return metadata(left) == metadata(right) and left.is_conj() == right.is_conj()
+        strided = left.layout == right.layout == torch.strided
+        return strided and metadata(left) == metadata(right) and left.is_conj() == right.is_conj()
     if isinstance(left, (list, tuple)):
         return len(left) == len(right) and all(map(same_structure, left, right))
     if isinstance(left, dict):
@@ -95,10 +101,19 @@ def same_structure(left, right) -> bool:
     return left is right or left == right
 
 
+def copied(value):
+    """A deep copy; copy.deepcopy cannot copy compressed sparse tensors."""
+    if isinstance(value, torch.Tensor) and value.layout != torch.strided:
+        return value.clone()
+    if type(value) in (list, tuple):
+        return type(value)(map(copied, value))
+    return {key: copied(part) for key, part in value.items()} if type(value) is dict else copy.deepcopy(value)
+
+
 def outcome(target, sample):
     from framejit_testing import run
 
-    args, kwargs = copy.deepcopy(sample)
+    args, kwargs = copied(sample)
     torch.manual_seed(0)
     with torch.no_grad():
         return run(target, args, kwargs)
@@ -161,9 +176,10 @@ def calling(operator):
 
 def forms_of(op):
     """(name, callable) of each way to call an operator."""
+    names = {"method": op.method_variant, "in place": op.inplace_variant, "operator": op.operator_variant,
+             "in-place operator": op.inplace_operator_variant}  # fmt: skip
     yield "function", op.op
-    for name, form in (("method", op.method_variant), ("in place", op.inplace_variant),
-                       ("operator", op.operator_variant), ("in-place operator", op.inplace_operator_variant)):  # fmt: skip
+    for name, form in names.items():
         if form is not None and form is not op.op:
             yield name, form
 
@@ -232,11 +248,11 @@ def judge_module(info, training, count):
         if not same_structure(calls[0], calls[2]):
             calls.pop()
 
-        def make(first=first):
+        def make(made=first.constructor_input, call=calls[0]):
             torch.manual_seed(0)
-            module = info.module_cls(*first.constructor_input.args, **first.constructor_input.kwargs)
+            module = info.module_cls(*made.args, **made.kwargs)
             if info.is_lazy:
-                outcome(module, calls[0])
+                outcome(module, call)
             return module.train(training)
 
         found = judge(make, calls)
@@ -281,7 +297,7 @@ def evaluate(key: str, count: int):
 
 def child(count: int) -> None:
     """Reads keys, one a line, and answers each with a line of JSON."""
-    explain_quietly()
+    prepare()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what operators print is not an answer
     import framejit
@@ -289,7 +305,10 @@ def child(count: int) -> None:
     for line in sys.stdin:
         key = line.rstrip("\n")
         print(json.dumps({"start": key}), file=answers, flush=True)
-        results = evaluate(key, count)
+        try:
+            results = evaluate(key, count)
+        except Exception:
+            results = [("crash", f"the script failed: {traceback.format_exc().splitlines()[-1]}")]
         framejit.reset()
         print(json.dumps({"key": key, "results": results}), file=answers, flush=True)
 

@@ -63,6 +63,15 @@ bool IsPlainException(PyTypeObject* type) {
   return NativeBase(type)->tp_basicsize == static_cast<Py_ssize_t>(sizeof(PyBaseExceptionObject));
 }
 
+// torch.Size, of numbers.
+bool IsSize(PyObject* object) {
+  if (Py_TYPE(object) != Names().size) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
+    if (!IsPrimitive(PyTuple_GET_ITEM(object, i))) return false;
+  }
+  return true;
+}
+
 bool IsTorchFunction(PyObject* self) {
   if (self == nullptr) return false;
   if (self == reinterpret_cast<PyObject*>(Names().variable_functions)) return true;
@@ -208,7 +217,7 @@ PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* ar
                                           PyObject* kwnames) {
   const NativeCall call{wrapper, args, nargs, kwnames};
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
-    if (!IsConstant(args[i]))
+    if (!IsConstant(args[i]) && !IsSize(args[i]))
       return BreakNull(BreakCode::kUnsupportedCallable, "a cached function: " + QualifiedName(wrapper));
   }
   PyRef result;
@@ -219,7 +228,7 @@ PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* ar
     RecordingHook::Arm(armed);
   }
   if (!result) return nullptr;
-  if (!IsConstant(result.get())) {
+  if (!IsConstant(result.get()) && !IsSize(result.get())) {
     return BreakNull(BreakCode::kUnsupportedCallable,
                      "a cached function that returns no constant: " + QualifiedName(wrapper));
   }
@@ -272,6 +281,10 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
     const char* name = PyUnicode_AsUTF8(descriptor->d_name);
     if (name == nullptr) return nullptr;
     if (descriptor->d_type == Names().tensor_base && call.nargs > 0 && IsTensor(call.args[0])) {
+      if (descriptor->d_name == Names().getitem && call.nargs == 2) return GetItem(call.args[0], call.args[1]);
+      if (descriptor->d_name == Names().setitem && call.nargs == 3) {
+        return SetItem(call.args[0], call.args[1], call.args[2]) != 0 ? nullptr : Py_NewRef(Py_None);
+      }
       return CallTorch(TorchCall::Kind::kMethod, descriptor->d_name, call);
     }
     return CallMethodOf(descriptor->d_type, name, call);

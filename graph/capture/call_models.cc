@@ -18,9 +18,11 @@ struct NamedOperator {
   int number;  // NB_* of Include/opcode.h
 };
 constexpr NamedOperator kBinaryNames[] = {
-    {"add", 0},  {"and_", 1},  {"floordiv", 2}, {"lshift", 3}, {"matmul", 4},    {"mul", 5},
-    {"mod", 6},  {"or_", 7},   {"pow", 8},      {"rshift", 9}, {"sub", 10},      {"truediv", 11},
-    {"xor", 12}, {"iadd", 13}, {"imul", 18},    {"isub", 23},  {"itruediv", 24},
+    {"add", 0},      {"and_", 1},  {"floordiv", 2},  {"lshift", 3},     {"matmul", 4},   {"mul", 5},
+    {"mod", 6},      {"or_", 7},   {"pow", 8},       {"rshift", 9},     {"sub", 10},     {"truediv", 11},
+    {"xor", 12},     {"iadd", 13}, {"iand", 14},     {"imul", 18},      {"imod", 19},    {"ior", 20},
+    {"ipow", 21},    {"isub", 23}, {"itruediv", 24}, {"ifloordiv", 15}, {"ilshift", 16}, {"imatmul", 17},
+    {"irshift", 22}, {"ixor", 25},
 };
 constexpr NamedOperator kCompareNames[] = {{"lt", Py_LT}, {"le", Py_LE}, {"eq", Py_EQ},
                                            {"ne", Py_NE}, {"gt", Py_GT}, {"ge", Py_GE}};
@@ -119,6 +121,12 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return ModelConstantTensor(call);
     case Treatment::kTorch:
       return CallTorch(TorchCall::Kind::kFunction, call.callable, call);
+    case Treatment::kTorchLeaf:
+      return ModelTorchLeaf(call);
+    case Treatment::kCached:
+      return CallCached(call.callable, args, call.nargs, call.kwnames);
+    case Treatment::kTensorValue:
+      return ModelTensorValue(call);
     case Treatment::kTorchState:
       return ModelTorchState(call);
     case Treatment::kBreakData:
@@ -244,8 +252,9 @@ PyObject* RecorderState::Impl::ModelHigherOrder(const NativeCall& call) {
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     PyObject* argument = call.args[i];
     if (Py_TYPE(argument)->tp_call == nullptr || MayBeCalledByC(argument)) continue;
-    // abs and the like, where no tensor can reach them.
-    if (FindCallable(argument) == Treatment::kNumber) {
+    // abs, operator.mul and the like, where no tensor can reach them.
+    const std::optional<Treatment> treatment = FindCallable(argument);
+    if (treatment == Treatment::kNumber || treatment == Treatment::kOperator) {
       if (PrepareArguments(call) != 0) return nullptr;
       if (std::none_of(call.args, call.args + call.total(), [&](PyObject* other) { return HasFake(other); })) continue;
     }
@@ -300,7 +309,7 @@ PyObject* RecorderState::Impl::ModelOperator(const NativeCall& call) {
   if (call.kwnames == nullptr && call.nargs == 1) {
     if (name == "neg") return Unary(UnaryOperator::kNegative, args[0]);
     if (name == "pos") return Unary(UnaryOperator::kPositive, args[0]);
-    if (name == "invert") return Unary(UnaryOperator::kInvert, args[0]);
+    if (name == "invert" || name == "inv") return Unary(UnaryOperator::kInvert, args[0]);
     if (name == "not_") return Unary(UnaryOperator::kNot, args[0]);
     if (name == "truth") return Boolean(IsTrue(args[0]));
   }

@@ -247,7 +247,12 @@ std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {
   if (!broken() && CheckFailure() == 0) {
     if (!owned && !in_the_middle) {
       PyRef raised = TakeException();
-      Break(BreakCode::kRaised, raised ? Py_TYPE(raised.get())->tp_name : "");
+      PyRef text = PyRef::Steal(raised ? PyObject_Str(raised.get()) : nullptr);
+      const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+      PyErr_Clear();
+      Break(BreakCode::kRaised, !raised              ? ""
+                                : message == nullptr ? Py_TYPE(raised.get())->tp_name
+                                                     : std::string(Py_TYPE(raised.get())->tp_name) + ": " + message);
       recording->stops = StopsOfRaise(raised.get());
     } else {
       recording->exit_plan.result = in_the_middle ? StateRecipe(0, &recording->resume) : RecipeFor(owned.get());

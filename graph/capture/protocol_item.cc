@@ -171,7 +171,13 @@ int RecorderState::Impl::IsTrue(PyObject* object) {
   if (object == Py_True) return 1;
   if (object == Py_False || object == Py_None) return 0;
   if (IsPrimitive(object)) return PyObject_IsTrue(object);
-  if (IsTensor(object)) return BreakInt(BreakCode::kDataDependent, "bool(tensor)");
+  if (IsTensor(object)) {
+    if (std::optional<at::Tensor> known = session.KnownValue(TensorOf(object)); known && known->numel() == 1) {
+      FakeSession::Pause pause;
+      return known->is_nonzero() ? 1 : 0;
+    }
+    return BreakInt(BreakCode::kDataDependent, "bool(tensor)");
+  }
   if (Shadow* shadow = FindShadow(object); shadow != nullptr && !IsPythonClass(Py_TYPE(object))) {
     GuardLength(*shadow);
     return PyObject_IsTrue(object);

@@ -286,6 +286,8 @@ struct RecorderState::Impl {
   PyObject* ModelVars(const NativeCall& call);
   PyObject* ModelConstantTensor(const NativeCall& call);
   PyObject* ModelTorchState(const NativeCall& call);
+  PyObject* ModelTorchLeaf(const NativeCall& call);
+  PyObject* ModelTensorValue(const NativeCall& call);
   PyObject* ModelGetItemDefault(const NativeCall& call);
   PyObject* ModelOperator(const NativeCall& call);
   int PrepareArguments(const NativeCall& call);

@@ -1,5 +1,8 @@
 // Torch-level calls: each call of torch on fakes is made natively, which records its ATen operators, and is noted as
 // the program made it.
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/python_variable.h>
+
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
 
@@ -184,6 +187,32 @@ PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target,
   }
   recording->torch_graph.calls.push_back(std::move(record));
   return result.release();
+}
+
+// A composite operator as one node: below autograd, the dispatcher has no other kernel of it than the recording's.
+PyObject* RecorderState::Impl::ModelTorchLeaf(const NativeCall& call) {
+  bool differentiable = false;
+  for (Py_ssize_t i = 0; i < call.total(); ++i) {
+    differentiable |= at::GradMode::is_enabled() && IsTensor(call.args[i]) && TensorOf(call.args[i]).requires_grad();
+  }
+  const bool is_method = Py_TYPE(call.callable) == &PyMethodDescr_Type;
+  PyObject* target = is_method ? reinterpret_cast<PyDescrObject*>(call.callable)->d_name : call.callable;
+  return CallTorch(is_method ? TorchCall::Kind::kMethod : TorchCall::Kind::kFunction, target, call, [&] {
+    std::optional<c10::impl::ExcludeDispatchKeyGuard> below_autograd;
+    if (!differentiable) below_autograd.emplace(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+    return PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames);
+  });
+}
+
+// item, tolist, bool, ...: of what was made of constants alone, they are constants too.
+PyObject* RecorderState::Impl::ModelTensorValue(const NativeCall& call) {
+  std::optional<at::Tensor> known;
+  if (call.total() == 1 && IsTensor(call.args[0])) known = session.KnownValue(TensorOf(call.args[0]));
+  if (!known) return BreakNull(BreakCode::kTensorData, QualifiedName(call.callable));
+  FakeSession::Pause pause;
+  Disarmed disarmed;
+  PyRef tensor = PyRef::Steal(THPVariable_Wrap(*std::move(known)));
+  return tensor ? PyObject_CallOneArg(call.callable, tensor.get()) : nullptr;
 }
 
 PyObject* RecorderState::Impl::CallOperator(const char* name, std::initializer_list<PyObject*> args,

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "graph/fake/fake_tensor_impl.h"
+#include "graph/fake/known_value.h"
 #include "graph/fake/recording.h"
 
 namespace framejit {
@@ -133,6 +134,11 @@ ValueId FakeSession::ValueOf(const at::Tensor& fake) const {
     state_->recording.graph.values[static_cast<size_t>(impl->value())].requires_grad = fake.requires_grad();
   }
   return impl->value();
+}
+
+std::optional<at::Tensor> FakeSession::KnownValue(const at::Tensor& fake) const {
+  const ValueId id = ValueOf(fake);
+  return id == kNoValue ? std::nullopt : framejit::KnownValue(state_->recording, id);
 }
 
 TensorMeta FakeSession::MetaOf(const at::Tensor& fake) {

@@ -42,6 +42,9 @@ class FakeSession {
 
   // The value that a fake stands for now (in-place operators give it a new one).
   ValueId ValueOf(const at::Tensor& fake) const;
+  // The data of a fake that depends on constants alone, computed now by running the operators that made it; empty
+  // where it depends on an input or on random numbers, is large, or took many operators. A copy.
+  std::optional<at::Tensor> KnownValue(const at::Tensor& fake) const;
   // Current metadata of a fake.
   static TensorMeta MetaOf(const at::Tensor& fake);
 

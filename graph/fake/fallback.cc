@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "graph/fake/fake_tensor_impl.h"
+#include "graph/fake/known_value.h"
 #include "graph/fake/op_info.h"
 #include "graph/fake/recording.h"
 
@@ -56,6 +57,23 @@ void LogSlowMeta(OpInfo& info) {
   }
 }
 
+void RunMetadata(const c10::OperatorHandle& op, OpInfo& info, Stack* stack);
+
+// An out= operator by its functional form: the results are its last arguments, which have to fit.
+void RunFunctional(const c10::OperatorHandle& op, OpInfo& info, Stack* stack) {
+  const size_t outs = op.schema().returns().size();
+  const std::vector<IValue> given(stack->end() - static_cast<std::ptrdiff_t>(outs), stack->end());
+  stack->resize(stack->size() - outs);
+  const size_t base = stack->size() - info.arguments.size() + outs;
+  RunMetadata(*info.functional, OpInfoOf(*info.functional), stack);
+  for (size_t i = 0; i < outs; ++i) {
+    const at::Tensor &made = (*stack)[base + i].toTensor(), &out = given[i].toTensor();
+    TORCH_CHECK(made.sizes() == out.sizes() && made.scalar_type() == out.scalar_type(), "framejit: out= of ",
+                NameOf(info), " has another shape or dtype");
+    (*stack)[base + i] = out;
+  }
+}
+
 // Replaces the arguments, already shadows, by results.
 void RunMetadata(const c10::OperatorHandle& op, OpInfo& info, Stack* stack) {
   switch (info.source) {
@@ -75,6 +93,8 @@ void RunMetadata(const c10::OperatorHandle& op, OpInfo& info, Stack* stack) {
       info.kernel->callBoxed(op, DispatchKeySet(DispatchKey::Meta), stack);
       return;
     }
+    case MetadataSource::kFunctional:
+      return RunFunctional(op, info, stack);
     case MetadataSource::kDispatcher:
     case MetadataSource::kOnFakes: {
       LogSlowMeta(info);
@@ -301,6 +321,28 @@ void CheckRecordable(const OpInfo& info, FakeRecording& recording, const Stack& 
   if (info.replaces_memory) FailAndThrow(recording, BreakCode::kTensorMetadataMutation, NameOf(info));
 }
 
+// What an operator says of data that is known: made of constants alone. False where it is not.
+bool AnswerFromKnown(const c10::OperatorHandle& op, const OpInfo& info, FakeRecording& recording, Stack* stack,
+                     size_t base) {
+  if (info.data_dependence == DataDependence::kNone || info.returns_tensors || info.written_arguments != 0)
+    return false;
+  Stack known(stack->begin() + static_cast<std::ptrdiff_t>(base), stack->end());
+  for (size_t i = 0; i < info.arguments.size(); ++i) {
+    if (info.arguments[i] == ArgumentKind::kOther || known[i].isNone()) continue;
+    if (!known[i].isTensor()) return false;
+    const FakeTensorImpl* fake = AsFake(known[i].toTensor());
+    if (fake == nullptr) continue;
+    std::optional<at::Tensor> value = KnownValue(recording, fake->value());
+    if (!value) return false;
+    known[i] = *std::move(value);
+  }
+  FakeSession::Pause pause;
+  op.callBoxed(known);
+  stack->resize(base);
+  for (IValue& result : known) stack->push_back(std::move(result));
+  return true;
+}
+
 // What the tensor arguments of a call are, and the device of its result: that of the first tensor with dimensions.
 struct Arguments {
   bool any_tensor = false;
@@ -339,6 +381,7 @@ void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, St
       recording != nullptr, "framejit: ", NameOf(info),
       " was called on a tensor of a recording outside of that recording (it ended, is paused, or runs in another "
       "thread)");
+  if (AnswerFromKnown(op, info, *recording, stack, base)) return;
   CheckRecordable(info, *recording, *stack, base);
   if (info.source == MetadataSource::kComposite) return info.kernel->callBoxed(op, keys, stack);
   if (info.source == MetadataSource::kOnFakes) return info.kernel->callBoxed(op, keys, stack);

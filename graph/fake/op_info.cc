@@ -36,6 +36,7 @@ DataDependence DataDependenceOf(const c10::OperatorHandle& op) {
   const std::string& name = op.schema().name();
   if (name == "aten::index" || name == "aten::_unsafe_index") return DataDependence::kMaskIndex;
   if (name == "aten::_local_scalar_dense") return DataDependence::kItem;
+  if (name == "aten::one_hot") return DataDependence::kNone;  // its metadata says where it does
   const bool depends = op.hasTag(at::Tag::data_dependent_output) || op.hasTag(at::Tag::dynamic_output_shape);
   return depends ? DataDependence::kAlways : DataDependence::kNone;
 }
@@ -71,6 +72,45 @@ const c10::KernelFunction* CompositeExplicitKernel(const c10::OperatorHandle& op
   return FindCppKernel(op, DispatchKey::CompositeExplicitAutograd);
 }
 
+// The functional form of an operator that writes its results to keyword arguments at its end; empty where there is
+// none.
+std::optional<c10::OperatorHandle> FunctionalForm(const c10::FunctionSchema& schema) {
+  const auto &arguments = schema.arguments(), &returns = schema.returns();
+  const size_t inputs = arguments.size() - std::min(arguments.size(), returns.size());
+  if (returns.empty() || inputs == 0) return std::nullopt;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const bool written = arguments[i].alias_info() != nullptr && arguments[i].alias_info()->isWrite();
+    if (written != (i >= inputs) || (written && (!arguments[i].is_out() || !IsTensorType(*arguments[i].type()))))
+      return std::nullopt;
+  }
+  c10::Dispatcher& dispatcher = c10::Dispatcher::singleton();
+  // Overloads are named after the functional one: "out", "dim_values", "bins_tensor_out".
+  std::string overload = schema.overload_name();
+  for (;;) {
+    const size_t end = overload.rfind('_');
+    overload = end == std::string::npos ? "" : overload.substr(0, end);
+    std::optional<c10::OperatorHandle> found = dispatcher.findSchema({schema.name(), overload});
+    bool same =
+        found && found->schema().arguments().size() == inputs && found->schema().returns().size() == returns.size();
+    for (size_t i = 0; same && i < inputs; ++i) {
+      const c10::Argument& argument = found->schema().arguments()[i];
+      same = argument.name() == arguments[i].name() && *argument.type() == *arguments[i].type() &&
+             argument.alias_info() == nullptr;
+    }
+    // A CompositeExplicit kernel would call the out= operator in turn.
+    if (same && (FindOwnMeta(found->operator_name()) != nullptr ||
+                 FindCppKernel(*found, DispatchKey::Meta) != nullptr || CompositeExplicitKernel(*found) == nullptr))
+      return found;
+    if (overload.empty()) return std::nullopt;
+  }
+}
+
+// Composites with one kernel for data and metadata, which looks at data for checks alone and on the CPU alone.
+bool IsLeafComposite(const std::string& name) {
+  static const auto* leaves = new absl::flat_hash_set<std::string_view>{"aten::quantile", "aten::nanquantile"};
+  return leaves->contains(name);
+}
+
 void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
   const bool aten = op.schema().name().rfind("aten::", 0) == 0;
   if (aten && (info.own = FindOwnMeta(op.operator_name())) != nullptr) {
@@ -84,7 +124,8 @@ void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
   }
   const c10::KernelFunction* composite = FindCppKernel(op, DispatchKey::CompositeImplicitAutograd);
   if (composite != nullptr && !op.hasKernelForDispatchKey(DispatchKey::CPU)) {
-    info.source = MetadataSource::kComposite;
+    const bool leaf = IsLeafComposite(op.schema().name()) && info.written_arguments == 0;
+    info.source = leaf ? MetadataSource::kCppKernel : MetadataSource::kComposite;
     info.kernel = composite;
     return;
   }
@@ -92,6 +133,9 @@ void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
   info.kernel = FindCppKernel(op, DispatchKey::Meta);
   if (info.kernel == nullptr) info.kernel = CompositeExplicitKernel(op);
   if (info.kernel != nullptr) info.source = MetadataSource::kCppKernel;
+  if (info.kernel != nullptr) return;
+  info.functional = FunctionalForm(op.schema());
+  if (info.functional) info.source = MetadataSource::kFunctional;
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/container/inlined_vector.h"
@@ -20,6 +21,7 @@ enum class ArgumentKind : uint8_t { kOther, kTensor, kTensorList, kOptionalTenso
 enum class MetadataSource : uint8_t {
   kOwn,         // own_metas.h
   kCppKernel,   // torch's C++ Meta kernel, or the CompositeExplicit kernel that eager runs on this backend too
+  kFunctional,  // an out= operator: what its functional form has
   kDispatcher,  // whatever the dispatcher finds for Meta: mostly Python, 100 to 1000 times slower
   kComposite,   // CompositeImplicit: decomposed, each part records itself
   kOnFakes,     // asks only for metadata and returns no tensor: the backend's kernel runs on the fakes
@@ -37,7 +39,8 @@ struct OpInfo {
   c10::OperatorName name{"", ""};
   MetadataSource source = MetadataSource::kDispatcher;
   OwnMeta own = nullptr;
-  const c10::KernelFunction* kernel = nullptr;  // kCppKernel, kComposite, kOnFakes
+  const c10::KernelFunction* kernel = nullptr;    // kCppKernel, kComposite, kOnFakes
+  std::optional<c10::OperatorHandle> functional;  // kFunctional
   absl::InlinedVector<ArgumentKind, 8> arguments;
   int device_argument = -1;
   uint64_t written_arguments = 0;  // bit i: argument i is written

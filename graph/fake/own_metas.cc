@@ -43,7 +43,8 @@ at::Tensor NewLike(const at::Tensor& tensor) { return NewLike(tensor, tensor.sca
 OwnMeta FindOwnMeta(const c10::OperatorName& name) {
   static const auto* table = [] {
     auto* rows = new absl::flat_hash_map<std::string, OwnMeta>;
-    for (const auto* family : {&FactoryMetas(), &PointwiseMetas(), &ReductionMetas(), &ShapeMetas(), &NeuralMetas()}) {
+    for (const auto* family :
+         {&FactoryMetas(), &PointwiseMetas(), &ReductionMetas(), &ShapeMetas(), &NeuralMetas(), &StatisticsMetas()}) {
       for (const OwnMetaRow& row : *family) rows->emplace(row.op, row.meta);
     }
     return rows;

@@ -55,6 +55,7 @@ const std::vector<OwnMetaRow>& PointwiseMetas();
 const std::vector<OwnMetaRow>& ReductionMetas();
 const std::vector<OwnMetaRow>& ShapeMetas();
 const std::vector<OwnMetaRow>& NeuralMetas();
+const std::vector<OwnMetaRow>& StatisticsMetas();
 
 OwnMeta FindOwnMeta(const c10::OperatorName& name);
 

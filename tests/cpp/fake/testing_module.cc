@@ -132,6 +132,8 @@ std::string SourceOf(const std::string& name, const std::string& overload) {
       return "own";
     case MetadataSource::kCppKernel:
       return "cpp";
+    case MetadataSource::kFunctional:
+      return "functional";
     case MetadataSource::kDispatcher:
       return "dispatcher";
     case MetadataSource::kComposite:

@@ -1,0 +1,18 @@
+// What is known of a fake's data while recording.
+#ifndef FRAMEJIT_GRAPH_FAKE_KNOWN_VALUE_H_
+#define FRAMEJIT_GRAPH_FAKE_KNOWN_VALUE_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "graph/fake/recording.h"
+
+namespace framejit {
+
+// The data of a value that depends on constants of the graph alone; see FakeSession::KnownValue.
+std::optional<at::Tensor> KnownValue(const FakeRecording& recording, ValueId id);
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_GRAPH_FAKE_KNOWN_VALUE_H_
