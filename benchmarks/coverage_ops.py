@@ -13,7 +13,7 @@ Each operator is called by a function that does nothing else, in no_grad mode, w
   crash      the process ended, or gave no result in time
 
 A row of the table is what the worst of its calls is. The calls are made in child processes, which may crash.
-usage: python -m benchmarks.coverage_ops [ops] [modules] [--only TEXT] [--samples N] [--write] [--check]
+usage: python -m benchmarks.coverage_ops [ops] [modules] [--only TEXT] [--samples N] [--dtypes A,B] [--write] [--check]
 --write writes docs/coverage_ops.md. --check fails below 95 % or if anything is wrong, internal or a crash.
 """
 
@@ -41,7 +41,7 @@ STATUSES = ("captured", "data", "broken", "internal", "wrong", "crash")
 DATA_BREAKS = ("TensorData", "DataDependent")
 SAMPLES = 4
 SECONDS = 120
-DTYPES = {"float32": torch.float32, "int64": torch.int64}
+DTYPES = ("float32", "int64")
 # What these return is whatever the memory held: only metadata can be compared.
 UNINITIALISED = ("empty", "resize_", "resize_as_")
 PAGE = ROOT / "docs" / "coverage_ops.md"
@@ -264,7 +264,7 @@ def judge_module(info, training, count):
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def keys_of(kind: str, only: str) -> list[str]:
+def keys_of(kind: str, only: str, dtypes=DTYPES) -> list[str]:
     """'ops add float32', 'modules nn.Linear eval' and so on."""
     keys = []
     if kind == "ops":
@@ -272,7 +272,7 @@ def keys_of(kind: str, only: str) -> list[str]:
 
         for op in op_db:
             supported = op.supported_dtypes("cpu")
-            keys += [f"ops {op.formatted_name} {name}" for name, dtype in DTYPES.items() if dtype in supported]
+            keys += [f"ops {op.formatted_name} {name}" for name in dtypes if getattr(torch, name) in supported]
     else:
         from torch.testing._internal.common_modules import module_db
 
@@ -287,8 +287,9 @@ def evaluate(key: str, count: int):
     if kind == "ops":
         from torch.testing._internal.common_methods_invocations import op_db
 
-        ops = [op for op in op_db if op.formatted_name == name and DTYPES[column] in op.supported_dtypes("cpu")]
-        return [result for op in ops for result in judge_operator(op, DTYPES[column], count)]
+        dtype = getattr(torch, column)
+        ops = [op for op in op_db if op.formatted_name == name and dtype in op.supported_dtypes("cpu")]
+        return [result for op in ops for result in judge_operator(op, dtype, count)]
     from torch.testing._internal.common_modules import module_db
 
     infos = [info for info in module_db if info.name.replace("_", ".", 1) == name]
@@ -414,7 +415,7 @@ def page(table: dict, count: int) -> str:
              f"Made by `python -m benchmarks.coverage_ops --write` with torch {torch.__version__.split('+')[0]}, "
              f"{count} samples each.", "", *intro, "## Summary", "", *summary(table), ""]  # fmt: skip
     lines += ["## What is not captured", "", *reasons(table), ""]
-    for kind, title, columns in (("ops", "Operators", list(DTYPES)), ("modules", "Modules", ["eval", "train"])):
+    for kind, title, columns in (("ops", "Operators", DTYPES), ("modules", "Modules", ["eval", "train"])):
         lines += [f"## {title}", "", "| name | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
         for (row_kind, name), cells in table.items():
             if row_kind == kind:
@@ -424,11 +425,27 @@ def page(table: dict, count: int) -> str:
     return "\n".join(lines)
 
 
+def measure(kinds, only: str, count: int, dtypes=DTYPES) -> dict:
+    """(kind, name) -> column -> results; prints what is not captured."""
+    table = collections.defaultdict(dict)
+    children = Children(count)
+    for kind in kinds:
+        for key in keys_of(kind, only, dtypes):
+            results = children.evaluate(key)
+            _, name, column = key.split(" ")
+            table[kind, name][column] = results
+            if results and worst(results)[0] != "captured":
+                print(f"{key}: {cell_text(results)}", flush=True)
+    children.stop()
+    return table
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", choices=("ops", "modules", []), default=[])
     parser.add_argument("--only", default="", help="only keys that contain this")
     parser.add_argument("--samples", type=int, default=SAMPLES)
+    parser.add_argument("--dtypes", default=",".join(DTYPES), help="of the operators; the page has the default ones")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -436,17 +453,9 @@ def main() -> int:
     if arguments.child:
         child(arguments.samples)
         return 0
-    table = collections.defaultdict(dict)
-    children = Children(arguments.samples)
     began = time.monotonic()
-    for kind in arguments.kinds or ("ops", "modules"):
-        for key in keys_of(kind, arguments.only):
-            results = children.evaluate(key)
-            _, name, column = key.split(" ")
-            table[kind, name][column] = results
-            if results and worst(results)[0] != "captured":
-                print(f"{key}: {cell_text(results)}", flush=True)
-    children.stop()
+    table = measure(arguments.kinds or ("ops", "modules"), arguments.only, arguments.samples,
+                    arguments.dtypes.split(","))  # fmt: skip
     print(*summary(table), sep="\n")
     print(f"{time.monotonic() - began:.0f} s")
     if arguments.write:

@@ -63,6 +63,16 @@ bool IsPlainException(PyTypeObject* type) {
   return NativeBase(type)->tp_basicsize == static_cast<Py_ssize_t>(sizeof(PyBaseExceptionObject));
 }
 
+// Where the closure of what torch._disable_dynamo made of a function holds that function; -1 for other functions.
+int IndexOfDisabled(PyObject* function) {
+  PyObject* closure = PyFunction_GET_CLOSURE(function);
+  if (closure == nullptr || PyTuple_GET_SIZE(closure) != 1) return -1;
+  auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function));
+  const bool is_wrapper = PyUnicode_CompareWithASCIIString(code->co_name, "inner") == 0 &&
+                          PyUnicode_CompareWithASCIIString(code->co_qualname, "_disable_dynamo.<locals>.inner") == 0;
+  return is_wrapper ? 0 : -1;
+}
+
 // torch.Size, of numbers.
 bool IsSize(PyObject* object) {
   if (Py_TYPE(object) != Names().size) return false;
@@ -133,6 +143,14 @@ PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const*
   std::optional<Treatment> treatment = FindCallable(function);
   if (!treatment) treatment = FindCallable(PyFunction_GET_GLOBALS(function));
   if (treatment) return CallModel(*treatment, {function, args, nargs, kwnames});
+  if (const int index = IndexOfDisabled(function); index >= 0) {
+    // torch._disable_dynamo says something to torch's compiler alone.
+    PyObject* closure = PyFunction_GET_CLOSURE(function);
+    PyRef inner =
+        PyRef::Steal(LoadCell(PyTuple_GET_ITEM(closure, index), reinterpret_cast<PyFunctionObject*>(function), index));
+    tail_call = tail;
+    return inner ? Call(inner.get(), args, nargs, kwnames) : nullptr;
+  }
   if (HasFlag(function, Names().disable)) return BreakNull(BreakCode::kDisabled, QualifiedName(function));
   if (HasFlag(function, Names().graph_break)) return BreakNull(BreakCode::kExplicitBreak, QualifiedName(function));
   direct_call = tail;
@@ -311,6 +329,8 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
       return CallWithSelf(found, self, call.args, call.nargs, call.kwnames);
     }
     auto* type = reinterpret_cast<PyTypeObject*>(self);
+    if (name == "apply" && std::string_view(NativeBase(type)->tp_name) == "torch._C._FunctionBase")
+      return ModelFunctionApply(call);
     if (!IsPythonClass(type) && (IsBuiltinDataType(type) || FindCallable(self) == Treatment::kPure))
       return CallPure(call);
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));

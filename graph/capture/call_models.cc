@@ -127,6 +127,12 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return CallCached(call.callable, args, call.nargs, call.kwnames);
     case Treatment::kTensorValue:
       return ModelTensorValue(call);
+    case Treatment::kNewTensor:
+      return ModelNewTensor(call);
+    case Treatment::kBuildClass:
+      return ModelBuildClass(call);
+    case Treatment::kCheckpoint:
+      return ModelCheckpoint(call);
     case Treatment::kTorchState:
       return ModelTorchState(call);
     case Treatment::kBreakData:
@@ -397,6 +403,35 @@ PyObject* RecorderState::Impl::ModelConstantTensor(const NativeCall& call) {
   clone.result.value = TorchValue(*fake, true);
   graph.calls.push_back(std::move(clone));
   return THPVariable_Wrap(*fake);
+}
+
+// new_tensor(data, *, dtype=None, device=None, requires_grad=False, ...)
+PyObject* RecorderState::Impl::ModelNewTensor(const NativeCall& call) {
+  if (call.nargs != 2 || !IsTensor(call.args[0]) || IsTensor(call.args[1]))
+    return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
+  PyRef names = PyRef::Steal(PyList_New(0));
+  std::vector<PyRef> values;
+  std::vector<PyObject*> args{call.args[1]};
+  for (const char* name : {"dtype", "device"}) {
+    PyRef value = PyRef::Steal(PyObject_GetAttrString(call.args[0], name));
+    PyRef key = PyRef::Steal(PyUnicode_InternFromString(name));
+    for (Py_ssize_t i = 0; key && call.kwnames != nullptr && i < PyTuple_GET_SIZE(call.kwnames); ++i) {
+      if (PyUnicode_Compare(PyTuple_GET_ITEM(call.kwnames, i), key.get()) != 0) continue;
+      if (call.args[call.nargs + i] != Py_None) value = PyRef::Borrow(call.args[call.nargs + i]);
+    }
+    if (!names || !key || !value || PyList_Append(names.get(), key.get()) != 0) return nullptr;
+    args.push_back(value.get());
+    values.push_back(std::move(value));
+  }
+  for (Py_ssize_t i = 0; call.kwnames != nullptr && i < PyTuple_GET_SIZE(call.kwnames); ++i) {
+    PyObject* name = PyTuple_GET_ITEM(call.kwnames, i);
+    if (PyUnicode_CompareWithASCIIString(name, "dtype") == 0 || PyUnicode_CompareWithASCIIString(name, "device") == 0)
+      continue;
+    if (PyList_Append(names.get(), name) != 0) return nullptr;
+    args.push_back(call.args[call.nargs + i]);
+  }
+  PyRef kwnames = PyRef::Steal(PyList_AsTuple(names.get()));
+  return kwnames ? ModelConstantTensor({Names().tensor_function, args.data(), 1, kwnames.get()}) : nullptr;
 }
 
 PyObject* RecorderState::Impl::ModelTorchState(const NativeCall& call) {

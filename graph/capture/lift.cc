@@ -60,6 +60,7 @@ void RecorderState::Impl::AddGuard(GuardKind kind, SourceId source, PyObject* pa
 
 void RecorderState::Impl::GuardType(PyTypeObject* type) {
   if ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0 || (type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE) != 0) return;
+  if (local_types.contains(reinterpret_cast<PyObject*>(type))) return;
   if (guarded_types.insert(type).second)
     AddGuard(GuardKind::kTypeVersion, kNoSource, reinterpret_cast<PyObject*>(type));
 }
@@ -78,6 +79,7 @@ Provenance* RecorderState::Impl::FindKnown(PyObject* object) {
 
 SourceId RecorderState::Impl::SourceOf(PyObject* object) {
   if (Provenance* provenance = FindKnown(object)) return provenance->source;
+  if (PyType_Check(object) && local_types.contains(object)) return kNoSource;
   if (PyType_Check(object) || PyModule_Check(object)) return Pinned(object);
   if (PyFunction_Check(object) && !local_functions.contains(object)) return Pinned(object);
   return kNoSource;

@@ -63,6 +63,9 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
   if (IsUnread(object)) return SourceRecipe(UnreadSource(object));
   if (IsUnlifted(object)) return Unsupported(object);
   if (IsTensor(object)) return TensorRecipe(object);
+  // Another class, and instances of another one, each call.
+  if (local_types.contains(PyType_Check(object) ? object : reinterpret_cast<PyObject*>(Py_TYPE(object))))
+    return Unsupported(object);
   if (Shadow* shadow = FindShadow(object)) {
     const RecipeId id = NewRecipe(object, RecipeKind::kSource);
     recipes[static_cast<size_t>(id)].source = shadow->source;

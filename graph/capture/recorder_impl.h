@@ -170,6 +170,7 @@ struct RecorderState::Impl {
   absl::node_hash_map<PyObject*, Provenance> known;
   absl::flat_hash_map<PyObject*, PyObject*> real_of;  // lifted -> real where they differ
   absl::flat_hash_set<PyObject*> local_functions;
+  absl::flat_hash_set<PyObject*> local_types;  // made by class statements of this recording
   std::vector<PyRef> kept_alive;  // objects whose addresses are keys
   absl::flat_hash_set<PyTypeObject*> guarded_types;
   absl::flat_hash_set<PyObject*> entered_functions;
@@ -288,6 +289,13 @@ struct RecorderState::Impl {
   PyObject* ModelTorchState(const NativeCall& call);
   PyObject* ModelTorchLeaf(const NativeCall& call);
   PyObject* ModelTensorValue(const NativeCall& call);
+  PyObject* ModelNewTensor(const NativeCall& call);
+  PyObject* ModelBuildClass(const NativeCall& call);
+  PyObject* ModelFunctionApply(const NativeCall& call);
+  PyObject* ModelCheckpoint(const NativeCall& call);
+  bool IsPlainClassBody(PyFunctionObject* body);
+  int SetGradMode(bool enabled);
+  int NewLocalType(PyTypeObject* type);
   PyObject* ModelGetItemDefault(const NativeCall& call);
   PyObject* ModelOperator(const NativeCall& call);
   int PrepareArguments(const NativeCall& call);

@@ -132,7 +132,10 @@ bool RecorderState::Impl::BreakWhereFakesFailed(PyObject* callable) {
   PyErr_Clear();
   const std::string_view view = message == nullptr ? "" : message;
   const bool data = view.find("framejit: the data of a tensor") != std::string_view::npos;
-  const bool fake = view.find("framejit: ") != std::string_view::npos || view.find(" Fake ") != std::string_view::npos;
+  // Metadata is computed on meta tensors, whose kernels may say so.
+  bool fake = false;
+  for (std::string_view sign : {"framejit: ", " Fake ", " meta ", "'meta'", "Meta ", "fake impl"})
+    fake |= view.find(sign) != std::string_view::npos;
   PyErr_Restore(type, value, traceback);
   if (data) return Break(BreakCode::kTensorData, QualifiedName(callable)), true;
   if (fake) return Break(BreakCode::kUnsupportedCallable, QualifiedName(callable)), true;

@@ -115,6 +115,12 @@ void CtcLoss(MetaCall& call) {
   call.Return(NewContiguous(sizes, log_probs.scalar_type()));
 }
 
+// fake_quantize_per_tensor_affine_cachemask(self, ...) and its kin: the result, and what the backward lets through
+void FakeQuantize(MetaCall& call) {
+  const at::Tensor& self = call.tensor(0);
+  call.Return(NewLike(self), NewLike(self, at::kBool));
+}
+
 // cov(self, ...), corrcoef(self)
 void Covariance(MetaCall& call) {
   const at::Tensor& self = call.tensor(0);
@@ -151,6 +157,9 @@ const std::vector<OwnMetaRow>& StatisticsMetas() {
       {"aten::max_pool1d", MaxPool},
       {"aten::ctc_loss.IntList", CtcLoss},
       {"aten::ctc_loss.Tensor", CtcLoss},
+      {"aten::fake_quantize_per_tensor_affine_cachemask", FakeQuantize},
+      {"aten::_fake_quantize_per_tensor_affine_cachemask_tensor_qparams", FakeQuantize},
+      {"aten::fake_quantize_per_channel_affine_cachemask", FakeQuantize},
       {"aten::cov", Covariance},
       {"aten::corrcoef", Covariance},
   };
