@@ -66,11 +66,20 @@ bool IsPlainException(PyTypeObject* type) {
 // Where the closure of what torch._disable_dynamo made of a function holds that function; -1 for other functions.
 int IndexOfDisabled(PyObject* function) {
   PyObject* closure = PyFunction_GET_CLOSURE(function);
-  if (closure == nullptr || PyTuple_GET_SIZE(closure) != 1) return -1;
+  if (closure == nullptr || PyTuple_GET_SIZE(closure) > 2) return -1;
   auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function));
-  const bool is_wrapper = PyUnicode_CompareWithASCIIString(code->co_name, "inner") == 0 &&
-                          PyUnicode_CompareWithASCIIString(code->co_qualname, "_disable_dynamo.<locals>.inner") == 0;
-  return is_wrapper ? 0 : -1;
+  const auto is = [](PyObject* text, const char* expected) {
+    return PyUnicode_CompareWithASCIIString(text, expected) == 0;
+  };
+  const bool is_wrapper = (is(code->co_name, "inner") && is(code->co_qualname, "_disable_dynamo.<locals>.inner")) ||
+                          (is(code->co_name, "_fn") && is(code->co_qualname, "DisableContext.__call__.<locals>._fn"));
+  if (!is_wrapper) return -1;
+  const Py_ssize_t size = PyTuple_GET_SIZE(closure);
+  const Py_ssize_t first = code->co_nlocalsplus - size;  // free variables come last
+  for (Py_ssize_t i = 0; i < size; ++i) {
+    if (is(PyTuple_GET_ITEM(code->co_localsplusnames, first + i), "fn")) return static_cast<int>(i);
+  }
+  return -1;
 }
 
 // torch.Size, of numbers.
@@ -144,13 +153,14 @@ PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const*
   if (!treatment) treatment = FindCallable(PyFunction_GET_GLOBALS(function));
   if (treatment) return CallModel(*treatment, {function, args, nargs, kwnames});
   if (const int index = IndexOfDisabled(function); index >= 0) {
-    // torch._disable_dynamo says something to torch's compiler alone.
+    // torch._disable_dynamo and torch.compiler.disable say something to torch's compiler alone.
     PyObject* closure = PyFunction_GET_CLOSURE(function);
     PyRef inner =
         PyRef::Steal(LoadCell(PyTuple_GET_ITEM(closure, index), reinterpret_cast<PyFunctionObject*>(function), index));
     tail_call = tail;
     return inner ? Call(inner.get(), args, nargs, kwnames) : nullptr;
   }
+  if (IsFunctionTransform(function)) return CallTransformed({function, args, nargs, kwnames});
   if (HasFlag(function, Names().disable)) return BreakNull(BreakCode::kDisabled, QualifiedName(function));
   if (HasFlag(function, Names().graph_break)) return BreakNull(BreakCode::kExplicitBreak, QualifiedName(function));
   direct_call = tail;

@@ -133,6 +133,8 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return ModelBuildClass(call);
     case Treatment::kCheckpoint:
       return ModelCheckpoint(call);
+    case Treatment::kWarn:
+      return ModelWarn(call);
     case Treatment::kTorchState:
       return ModelTorchState(call);
     case Treatment::kBreakData:

@@ -171,7 +171,7 @@ struct RecorderState::Impl {
   absl::flat_hash_map<PyObject*, PyObject*> real_of;  // lifted -> real where they differ
   absl::flat_hash_set<PyObject*> local_functions;
   absl::flat_hash_set<PyObject*> local_types;  // made by class statements of this recording
-  std::vector<PyRef> kept_alive;  // objects whose addresses are keys
+  std::vector<PyRef> kept_alive;               // objects whose addresses are keys
   absl::flat_hash_set<PyTypeObject*> guarded_types;
   absl::flat_hash_set<PyObject*> entered_functions;
 
@@ -293,6 +293,7 @@ struct RecorderState::Impl {
   PyObject* ModelBuildClass(const NativeCall& call);
   PyObject* ModelFunctionApply(const NativeCall& call);
   PyObject* ModelCheckpoint(const NativeCall& call);
+  PyObject* ModelWarn(const NativeCall& call);
   bool IsPlainClassBody(PyFunctionObject* body);
   int SetGradMode(bool enabled);
   int NewLocalType(PyTypeObject* type);
@@ -312,6 +313,15 @@ struct RecorderState::Impl {
   bool BreakWhereFakesFailed(PyObject* callable);
   absl::flat_hash_map<const void*, TorchValueId> torch_values;  // by TensorImpl
   std::vector<at::Tensor> kept_tensors;
+
+  // --- transforms of torch.func (transforms.cc)
+  // -----------------------------------------------------------------------
+  PyObject* CallTransformed(const NativeCall& call);
+  PyObject* CallInTransform(const NativeCall& call, const Invoke& invoke);
+  bool AddOperatorCalls(size_t first_node);
+  bool OperatorArgument(const Operand& operand, TorchArgument* argument);
+  TorchValueId ValueOfOperator(ValueId id);
+  absl::flat_hash_map<ValueId, TorchValueId> operator_values;  // made by AddOperatorCalls
 
   // --- torch state (torch_state.cc) ----------------------------------------------------------------------------------
   void SaveTorchState();
@@ -353,7 +363,12 @@ bool IsPrimitive(PyObject* object);
 // Objects guarded by identity: functions, types, modules, descriptors, dtypes, ...
 bool IsCodeLike(PyObject* object);
 bool IsTensor(PyObject* object);
+// A fake of the recording, or a wrapper that torch.func made of one.
 bool IsFakeTensor(PyObject* object);
+// A wrapper of torch.func around a fake.
+bool IsTransformed(const at::Tensor& tensor);
+// What torch.func.vmap, grad and the like return.
+bool IsFunctionTransform(PyObject* function);
 // A primitive, something code-like, or a tuple of such.
 bool IsConstant(PyObject* object, int depth = 0);
 // Made by a class statement.

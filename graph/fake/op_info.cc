@@ -131,12 +131,11 @@ void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
   }
   if (!aten) return;
   info.kernel = FindCppKernel(op, DispatchKey::Meta);
-  if (info.kernel == nullptr && (info.functional = FunctionalForm(op.schema()))) {
-    info.source = MetadataSource::kFunctional;
-    return;
-  }
   if (info.kernel == nullptr) info.kernel = CompositeExplicitKernel(op);
   if (info.kernel != nullptr) info.source = MetadataSource::kCppKernel;
+  if (info.kernel != nullptr) return;
+  info.functional = FunctionalForm(op.schema());
+  if (info.functional) info.source = MetadataSource::kFunctional;
 }
 
 }  // namespace

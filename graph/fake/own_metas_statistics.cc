@@ -78,6 +78,33 @@ void Spaced(MetaCall& call) {
   call.Return(NewContiguous({call.integer(2)}, call.dtype(kDtype, otherwise)));
 }
 
+// The same with out=, which has to fit.
+template <size_t kOut>
+void SpacedOut(MetaCall& call) {
+  at::Tensor out = call.tensor(kOut);
+  TORCH_CHECK(out.numel() == call.integer(2), "framejit: out= of another size");
+  call.Return(std::move(out));
+}
+
+// mode.values(self, dim, keepdim, values, indices)
+void ModeOut(MetaCall& call) {
+  const at::Tensor& self = call.tensor(0);
+  at::Tensor values = call.tensor(3), indices = call.tensor(4);
+  c10::DimVector sizes(self.sizes());
+  if (!sizes.empty()) {
+    const auto dim = static_cast<size_t>(c10::maybe_wrap_dim(call.integer(1), self.dim()));
+    if (call[2].toBool()) {
+      sizes[dim] = 1;
+    } else {
+      sizes.erase(sizes.begin() + static_cast<std::ptrdiff_t>(dim));
+    }
+  }
+  TORCH_CHECK(values.sizes() == sizes && indices.sizes() == sizes && values.scalar_type() == self.scalar_type() &&
+                  indices.scalar_type() == at::kLong,
+              "framejit: out= of another size or dtype");
+  call.Return(std::move(values), std::move(indices));
+}
+
 // one_hot(self, num_classes)
 void OneHot(MetaCall& call) {
   const at::Tensor& self = call.tensor(0);
@@ -153,6 +180,13 @@ const std::vector<OwnMetaRow>& StatisticsMetas() {
       {"aten::logspace.Tensor_Tensor", Spaced<4>},
       {"aten::logspace.Tensor_Scalar", Spaced<4>},
       {"aten::logspace.Scalar_Tensor", Spaced<4>},
+      {"aten::linspace.Tensor_Tensor_out", SpacedOut<3>},
+      {"aten::linspace.Tensor_Scalar_out", SpacedOut<3>},
+      {"aten::linspace.Scalar_Tensor_out", SpacedOut<3>},
+      {"aten::logspace.Tensor_Tensor_out", SpacedOut<4>},
+      {"aten::logspace.Tensor_Scalar_out", SpacedOut<4>},
+      {"aten::logspace.Scalar_Tensor_out", SpacedOut<4>},
+      {"aten::mode.values", ModeOut},
       {"aten::one_hot", OneHot},
       {"aten::max_pool1d", MaxPool},
       {"aten::ctc_loss.IntList", CtcLoss},
