@@ -108,17 +108,20 @@ size_t ArgumentCount(PyCodeObject* code) {
                              ((code->co_flags & CO_VARKEYWORDS) != 0 ? 1 : 0));
 }
 
+// By type alone: isinstance() asks the object for its __class__, which may be code of the program's.
+bool IsTensor(PyObject* object) { return PyObject_TypeCheck(object, reinterpret_cast<PyTypeObject*>(THPVariableClass)); }
+
 bool HoldsTensor(PyObject* argument) {
   if (argument == nullptr) return false;
-  if (THPVariable_Check(argument)) return true;
+  if (IsTensor(argument)) return true;
   if (PyTuple_CheckExact(argument) || PyList_CheckExact(argument)) {
     PyObject** items = PySequence_Fast_ITEMS(argument);
-    return std::any_of(items, items + std::min(Py_SIZE(argument), kMaxItems), THPVariable_Check);
+    return std::any_of(items, items + std::min(Py_SIZE(argument), kMaxItems), IsTensor);
   }
   if (!PyDict_CheckExact(argument)) return false;
   PyObject* value = nullptr;
   for (Py_ssize_t position = 0; PyDict_Next(argument, &position, nullptr, &value) && position <= kMaxItems;) {
-    if (THPVariable_Check(value)) return true;
+    if (IsTensor(value)) return true;
   }
   return false;
 }
@@ -135,7 +138,7 @@ bool WantsCapture(FrameView frame, size_t arguments) {
   PyObject** slots = frame.localsplus();
   if (!std::any_of(slots, slots + arguments, HoldsTensor)) return false;
   // forward(ctx, ...) of an autograd.Function: its context is not an object of the program alone.
-  if (THPFunction_Check(slots[0])) return false;
+  if (PyObject_TypeCheck(slots[0], &THPFunctionType)) return false;
   return !IsInsideTorch();
 }
 

@@ -458,3 +458,33 @@ def test_reset_forgets_what_was_captured():
                 scale(X, 1.0)
             framejit.reset()
     assert len(graphs) == 2
+
+
+class Watched:
+    """Every look at an attribute runs code of its own, which gets tensors as well."""
+
+    def __init__(self, tensor):
+        self.looks = []
+        self.tensor = tensor
+
+    def __getattribute__(self, name):
+        get = object.__getattribute__
+        get(self, "looks").append(name)
+        return get(self, name)
+
+
+def test_arguments_are_looked_at_by_type_alone():
+    """isinstance() would ask for __class__, and so run __getattribute__ in the hook, whose frame is asked again."""
+
+    def inner(watched, x):
+        return watched.tensor + x
+
+    def program(watched, x):
+        outside()
+        return inner(watched, x) * 2
+
+    compiled = framejit.compile(program)
+    for _ in range(2):
+        one, other = Watched(X), Watched(X)
+        assert_same(compiled(one, Y), program(other, Y))
+        assert one.looks == other.looks
