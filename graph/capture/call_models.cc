@@ -27,6 +27,12 @@ constexpr NamedOperator kBinaryNames[] = {
 constexpr NamedOperator kCompareNames[] = {{"lt", Py_LT}, {"le", Py_LE}, {"eq", Py_EQ},
                                            {"ne", Py_NE}, {"gt", Py_GT}, {"ge", Py_GE}};
 
+// The scan of transformers' Mamba models is another algorithm where torch compiles it, with other roundings than
+// eager's.
+bool InScan(const std::vector<LiveFrame*>& frames) {
+  return !frames.empty() && PyUnicode_CompareWithASCIIString(frames.back()->code->co_name, "mamba_selective_scan") == 0;
+}
+
 }  // namespace
 
 PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& call) {
@@ -109,7 +115,7 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
     case Treatment::kAlwaysFalse:
       return Py_NewRef(Py_False);
     case Treatment::kIsCompiling:
-      return Boolean(!InOptimizer());
+      return Boolean(!InOptimizer() && !InScan(frames));
     case Treatment::kRecursionLimit:
       if (!frames.empty() && PyUnicode_CompareWithASCIIString(frames.back()->code->co_qualname, "unwrap") == 0)
         return CallReal(call);

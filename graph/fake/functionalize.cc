@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/node_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "graph/fake/call_node.h"
 #include "graph/fake/fake_session.h"
@@ -120,7 +121,7 @@ class Functionalizer {
     for (ValueId output : source_.outputs) {
       if (MutatedBase(output) == nullptr && !KeepsLayout(output, false))
         return absl::UnimplementedError("a written result has another layout");
-      AddOutput(output);
+      if (absl::Status status = AddOutput(output); !status.ok()) return status;
     }
     return CheckAliasing();
   }
@@ -163,7 +164,7 @@ class Functionalizer {
     inputs_.push_back(std::move(input));
   }
 
-  // Numbers stay real tensors, so that type promotion treats them as before.
+  // Numbers stay real tensors, so that kernels that look at them may (see OperandOf).
   void AddConstant(const GraphConstant& constant) {
     const ValueId id = target_.AddConstant(constant.tensor, constant.tensor);
     at::Tensor& tensor = tensors_[static_cast<size_t>(constant.id)];
@@ -171,9 +172,42 @@ class Functionalizer {
       tensor = constant.tensor;
       return;
     }
+    tensor = FakeConstant(constant, id);
+  }
+
+  at::Tensor FakeConstant(const GraphConstant& constant, ValueId id) {
     at::Tensor fake = FakeOf(source_.meta(constant.id), MakeMetaStorage(constant.tensor.storage().nbytes()));
     AsFake(fake)->set_value(id);
-    tensor = functional::to_functional_tensor(fake);
+    at::Tensor wrapper = functional::to_functional_tensor(fake);
+    if (constant.tensor.unsafeGetTensorImpl()->is_wrapped_number()) {
+      fake.unsafeGetTensorImpl()->set_wrapped_number(true);
+      wrapper.unsafeGetTensorImpl()->set_wrapped_number(true);
+    }
+    return wrapper;
+  }
+
+  // What a node that has no operands but numbers computes is a tensor of each call, not of the compilation.
+  bool HasOnlyNumbers(const Node& node) const {
+    bool found = false, only = true;
+    for (const Operand& operand : node.operands) {
+      VisitTensors(operand, [&](ValueId id) {
+        found = true;
+        only &= !functional::isFunctionalTensor(tensors_[static_cast<size_t>(id)]);
+      });
+    }
+    return found && only;
+  }
+
+  // The tensor that stands for `id`; as a fake also where it is a number.
+  const at::Tensor& OperandOf(ValueId id, bool as_fake) {
+    const at::Tensor& tensor = tensors_[static_cast<size_t>(id)];
+    if (!as_fake || !tensor.defined() || functional::isFunctionalTensor(tensor)) return tensor;
+    at::Tensor& fake = fake_numbers_[id];
+    for (const GraphConstant& constant : source_.constants) {
+      if (constant.id != id || fake.defined()) continue;
+      fake = FakeConstant(constant, target_.FindConstant(tensor));
+    }
+    return fake;
   }
 
   absl::Status Replay(const Node& node) {
@@ -189,7 +223,8 @@ class Functionalizer {
         ReplayBatchNorm(node);
       } else {
         torch::jit::Stack stack;
-        PushOperands(node, [&](ValueId id) -> const at::Tensor& { return tensors_[static_cast<size_t>(id)]; }, stack);
+        const bool as_fakes = HasOnlyNumbers(node);
+        PushOperands(node, [&](ValueId id) -> const at::Tensor& { return OperandOf(id, as_fakes); }, stack);
         node.op.callBoxed(&stack);
         TakeResults(node, stack,
                     [&](ValueId id, at::Tensor tensor) { tensors_[static_cast<size_t>(id)] = std::move(tensor); });
@@ -333,7 +368,7 @@ class Functionalizer {
   }
 
   // An output in a mutated input's memory must be that memory, which is written after the last node, and no copy of it.
-  void AddOutput(ValueId id) {
+  absl::Status AddOutput(ValueId id) {
     const at::Tensor& tensor = tensors_[static_cast<size_t>(id)];
     ValueId target;
     if (const Input* base = MutatedBase(id)) {
@@ -343,8 +378,10 @@ class Functionalizer {
     } else {
       target = target_.FindConstant(fake);
     }
+    if (target == kNoValue) return absl::InternalError("a result is not computed by the graph");
     target_.graph.values[static_cast<size_t>(target)].requires_grad = source_.meta(id).requires_grad;
     target_.graph.outputs.push_back(target);
+    return absl::OkStatus();
   }
 
   ValueId ViewOf(const Input& base, const TensorMeta& meta) {
@@ -369,6 +406,7 @@ class Functionalizer {
   const Graph& source_;
   FakeRecording& target_;
   std::vector<at::Tensor> tensors_;  // by ValueId of the source graph
+  absl::node_hash_map<ValueId, at::Tensor> fake_numbers_;
   std::vector<Input> inputs_;
   absl::flat_hash_map<int32_t, c10::Storage> memory_;
 };

@@ -34,6 +34,25 @@ def strided_input_then_einsum(y):
 
 
 @case(X)
+def number_beside_a_write(x):
+    # The graph has a functional form, in which nothing but a number goes into the copy of it.
+    count = torch.tensor(8)
+    total = torch.tensor(2.5) * 2
+    y = x + 1
+    y.add_(count)
+    return count, total, y
+
+
+@case(X)
+def number_that_is_written(x):
+    count = torch.tensor(8)
+    count.add_(1)
+    y = x * count
+    y.add_(1)
+    return count, y
+
+
+@case(X)
 def strides_after_in_place_operators(x):
     y = x.t().clone(memory_format=torch.preserve_format)
     y.masked_fill_(y > 0, 0.5)
