@@ -1,4 +1,4 @@
-"""Hugging Face architectures in small random configurations: what the capture table (benchmarks.coverage) and the tests run.
+"""Hugging Face architectures in small random configurations, for the capture table (benchmarks.coverage) and the tests.
 
 `ARCHITECTURES[name].build()` makes the model from its configuration class, in eval mode; `.inputs(seed)` its keyword
 arguments. Nothing is downloaded.
@@ -124,18 +124,44 @@ ARCHITECTURES: dict[str, Architecture] = {
     "deberta-v2": _text(
         "DebertaV2Model",
         "DebertaV2Config",
-        {**BERT, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8, "type_vocab_size": 0},
+        {
+            **BERT,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "position_buckets": 8,
+            "type_vocab_size": 0,
+        },
     ),
     "mpnet": _text("MPNetModel", "MPNetConfig", BERT),
-    "xlnet": _text("XLNetModel", "XLNetConfig", {"vocab_size": VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}),
-    "modernbert": _text(
-        "ModernBertModel", "ModernBertConfig", {**BERT, "pad_token_id": 0, "local_attention": 8, "global_attn_every_n_layers": 2}
+    "xlnet": _text(
+        "XLNetModel", "XLNetConfig", {"vocab_size": VOCABULARY, "d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64}
     ),
-    "funnel": _text("FunnelModel", "FunnelConfig", {"vocab_size": VOCABULARY, "block_sizes": [1, 1], "d_model": 32, "n_head": 4, "d_head": 8, "d_inner": 64, "num_decoder_layers": 1}),
+    "modernbert": _text(
+        "ModernBertModel",
+        "ModernBertConfig",
+        {**BERT, "pad_token_id": 0, "local_attention": 8, "global_attn_every_n_layers": 2},
+    ),
+    "funnel": _text(
+        "FunnelModel",
+        "FunnelConfig",
+        {
+            "vocab_size": VOCABULARY,
+            "block_sizes": [1, 1],
+            "d_model": 32,
+            "n_head": 4,
+            "d_head": 8,
+            "d_inner": 64,
+            "num_decoder_layers": 1,
+        },
+    ),
     "fnet": _text("FNetModel", "FNetConfig", {**BERT}, TOKENS),
     "longformer": _text("LongformerModel", "LongformerConfig", {**BERT, "attention_window": 8}),
     # Decoders of text.
-    "gpt2": _text("GPT2Model", "GPT2Config", {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "gpt2": _text(
+        "GPT2Model",
+        "GPT2Config",
+        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    ),
     "gpt-neo": _text(
         "GPTNeoModel",
         "GPTNeoConfig",
@@ -150,7 +176,11 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
     ),
     "gpt-neox": _text("GPTNeoXModel", "GPTNeoXConfig", BERT),
-    "gptj": _text("GPTJModel", "GPTJConfig", {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4}),
+    "gptj": _text(
+        "GPTJModel",
+        "GPTJConfig",
+        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
+    ),
     "opt": _text(
         "OPTModel",
         "OPTConfig",
@@ -164,9 +194,19 @@ ARCHITECTURES: dict[str, Architecture] = {
             "max_position_embeddings": 64,
         },
     ),
-    "bloom": _text("BloomModel", "BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
-    "mpt": _text("MptModel", "MptConfig", {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
-    "codegen": _text("CodeGenModel", "CodeGenConfig", {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4}),
+    "bloom": _text(
+        "BloomModel", "BloomConfig", {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 4}
+    ),
+    "mpt": _text(
+        "MptModel",
+        "MptConfig",
+        {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64},
+    ),
+    "codegen": _text(
+        "CodeGenModel",
+        "CodeGenConfig",
+        {"vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4},
+    ),
     "llama": _text("LlamaForCausalLM", "LlamaConfig", LLAMA),
     "mistral": _text("MistralForCausalLM", "MistralConfig", {**LLAMA, "sliding_window": 8}),
     "qwen2": _text("Qwen2ForCausalLM", "Qwen2Config", LLAMA),
@@ -196,8 +236,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         kind="mixture of experts",
     ),
-    "olmoe": _text("OlmoeForCausalLM", "OlmoeConfig", {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2}, kind="mixture of experts"),
-    "gpt-oss": _text("GptOssForCausalLM", "GptOssConfig", {**EXPERTS, "head_dim": 8, "sliding_window": 8}, kind="mixture of experts"),
+    "olmoe": _text(
+        "OlmoeForCausalLM",
+        "OlmoeConfig",
+        {**LLAMA, "num_experts": 4, "num_experts_per_tok": 2},
+        kind="mixture of experts",
+    ),
+    "gpt-oss": _text(
+        "GptOssForCausalLM", "GptOssConfig", {**EXPERTS, "head_dim": 8, "sliding_window": 8}, kind="mixture of experts"
+    ),
     "deepseek-v3": _text(
         "DeepseekV3ForCausalLM",
         "DeepseekV3Config",
@@ -222,7 +269,18 @@ ARCHITECTURES: dict[str, Architecture] = {
     "switch-transformers": _text(
         "SwitchTransformersModel",
         "SwitchTransformersConfig",
-        {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4, "num_experts": 4, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1},
+        {
+            "vocab_size": VOCABULARY,
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 64,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+            "num_heads": 4,
+            "num_experts": 4,
+            "num_sparse_encoder_layers": 1,
+            "num_sparse_decoder_layers": 1,
+        },
         TRANSLATION,
         kind="mixture of experts",
     ),
@@ -260,7 +318,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "rwkv": _text(
         "RwkvModel",
         "RwkvConfig",
-        {"vocab_size": VOCABULARY, "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "context_length": 64},
+        {
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "attention_hidden_size": 32,
+            "num_hidden_layers": 2,
+            "context_length": 64,
+        },
         TOKENS,
         kind="state space",
     ),
@@ -273,7 +337,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "jamba": _text(
         "JambaForCausalLM",
         "JambaConfig",
-        {**LLAMA, "num_experts": 4, "attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "use_mamba_kernels": False, "mamba_d_state": 8},
+        {
+            **LLAMA,
+            "num_experts": 4,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "use_mamba_kernels": False,
+            "mamba_d_state": 8,
+        },
         kind="state space",
     ),
     # Encoders and decoders.
@@ -312,7 +384,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         "audio",
         "ASTModel",
         "ASTConfig",
-        {**{k: v for k, v in VIT.items() if k != "image_size"}, "max_length": 32, "num_mel_bins": 16, "frequency_stride": 4, "time_stride": 4},
+        {
+            **{k: v for k, v in VIT.items() if k != "image_size"},
+            "max_length": 32,
+            "num_mel_bins": 16,
+            "frequency_stride": 4,
+            "time_stride": 4,
+        },
         {"input_values": (2, 32, 16)},
     ),
     # Vision.
@@ -330,33 +408,84 @@ ARCHITECTURES: dict[str, Architecture] = {
         "Swinv2Config",
         {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
     ),
-    "convnext": _vision("ConvNextModel", "ConvNextConfig", {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}, LARGER_IMAGES),
+    "convnext": _vision(
+        "ConvNextModel", "ConvNextConfig", {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}, LARGER_IMAGES
+    ),
     "resnet": _vision(
         "ResNetModel",
         "ResNetConfig",
         {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "layer_type": "basic"},
         LARGER_IMAGES,
     ),
-    "regnet": _vision("RegNetModel", "RegNetConfig", {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "groups_width": 4}, LARGER_IMAGES),
-    "efficientnet": _vision("EfficientNetModel", "EfficientNetConfig", {"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.5, "hidden_dim": 320}, LARGER_IMAGES),
-    "mobilenet-v2": _vision("MobileNetV2Model", "MobileNetV2Config", {"image_size": 64, "depth_multiplier": 0.25}, LARGER_IMAGES),
+    "regnet": _vision(
+        "RegNetModel",
+        "RegNetConfig",
+        {"embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1], "groups_width": 4},
+        LARGER_IMAGES,
+    ),
+    "efficientnet": _vision(
+        "EfficientNetModel",
+        "EfficientNetConfig",
+        {"image_size": 64, "width_coefficient": 0.25, "depth_coefficient": 0.5, "hidden_dim": 320},
+        LARGER_IMAGES,
+    ),
+    "mobilenet-v2": _vision(
+        "MobileNetV2Model", "MobileNetV2Config", {"image_size": 64, "depth_multiplier": 0.25}, LARGER_IMAGES
+    ),
     "mobilevit": _vision(
         "MobileViTModel",
         "MobileViTConfig",
-        {"image_size": 64, "hidden_sizes": [16, 24, 32], "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 40], "num_attention_heads": 4},
+        {
+            "image_size": 64,
+            "hidden_sizes": [16, 24, 32],
+            "neck_hidden_sizes": [8, 8, 16, 16, 24, 32, 40],
+            "num_attention_heads": 4,
+        },
         LARGER_IMAGES,
     ),
     "segformer": _vision(
         "SegformerForSemanticSegmentation",
         "SegformerConfig",
-        {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1, 2, 2, 4], "decoder_hidden_size": 16},
+        {
+            "depths": [1, 1, 1, 1],
+            "hidden_sizes": [8, 8, 16, 16],
+            "num_attention_heads": [1, 2, 2, 4],
+            "decoder_hidden_size": 16,
+        },
         LARGER_IMAGES,
     ),
-    "pvt": _vision("PvtModel", "PvtConfig", {"image_size": 64, "depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1, 2, 2, 4]}, LARGER_IMAGES),
-    "poolformer": _vision("PoolFormerModel", "PoolFormerConfig", {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16]}, LARGER_IMAGES),
-    "vit-mae": _vision("ViTMAEModel", "ViTMAEConfig", {**VIT, "decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 4, "decoder_intermediate_size": 32}),
+    "pvt": _vision(
+        "PvtModel",
+        "PvtConfig",
+        {"image_size": 64, "depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16], "num_attention_heads": [1, 2, 2, 4]},
+        LARGER_IMAGES,
+    ),
+    "poolformer": _vision(
+        "PoolFormerModel", "PoolFormerConfig", {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16]}, LARGER_IMAGES
+    ),
+    "vit-mae": _vision(
+        "ViTMAEModel",
+        "ViTMAEConfig",
+        {
+            **VIT,
+            "decoder_hidden_size": 16,
+            "decoder_num_hidden_layers": 1,
+            "decoder_num_attention_heads": 4,
+            "decoder_intermediate_size": 32,
+        },
+    ),
     "yolos": _vision("YolosModel", "YolosConfig", {**VIT, "image_size": [32, 32], "num_detection_tokens": 4}),
-    "dpt": _vision("DPTForDepthEstimation", "DPTConfig", {**VIT, "num_hidden_layers": 4, "backbone_out_indices": [0, 1, 2, 3], "neck_hidden_sizes": [8, 8, 16, 16], "fusion_hidden_size": 16}),
+    "dpt": _vision(
+        "DPTForDepthEstimation",
+        "DPTConfig",
+        {
+            **VIT,
+            "num_hidden_layers": 4,
+            "backbone_out_indices": [0, 1, 2, 3],
+            "neck_hidden_sizes": [8, 8, 16, 16],
+            "fusion_hidden_size": 16,
+        },
+    ),
     "detr": Architecture(
         "vision",
         "DetrModel",
@@ -373,7 +502,13 @@ ARCHITECTURES: dict[str, Architecture] = {
             "use_timm_backbone": False,
             "use_pretrained_backbone": False,
             "backbone": None,
-            "backbone_config": {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "out_features": ["stage4"]},
+            "backbone_config": {
+                "model_type": "resnet",
+                "embedding_size": 8,
+                "hidden_sizes": [8, 16, 24, 32],
+                "depths": [1, 1, 1, 1],
+                "out_features": ["stage4"],
+            },
         },
         LARGER_IMAGES,
     ),
@@ -403,5 +538,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         {"text_config": {**BERT, "encoder_hidden_size": 32}, "vision_config": VIT, "projection_dim": 16},
         {**MASKED, **IMAGES},
     ),
-    "vilt": Architecture("multimodal", "ViltModel", "ViltConfig", {**VIT, **BERT, "max_image_length": -1}, {**MASKED, **IMAGES}),
+    "vilt": Architecture(
+        "multimodal", "ViltModel", "ViltConfig", {**VIT, **BERT, "max_image_length": -1}, {**MASKED, **IMAGES}
+    ),
 }

@@ -186,6 +186,9 @@ PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target,
   }
   if (CheckFailure() != 0 || (!result && BreakWhereFakesFailed(call.callable))) return nullptr;
   if (!result) return nullptr;
+  if (!has_tensor && IsTensor(result.get()) && !IsFakeTensor(result.get()) && TensorOf(result.get()).dim() == 0) {
+    return ModelConstantTensor(call);  // torch.div(7, 2): numbers alone do not come to the recording
+  }
   if (has_tensor && result.get() == Py_None) {
     recording->torch_graph.calls.push_back(std::move(record));
     return result.release();

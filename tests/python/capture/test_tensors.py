@@ -17,6 +17,11 @@ def arithmetic(x, y):
     return x + y, x - y, x * y, x / (y.abs() + 1), -x, abs(x), x**2, 2**x, 1 - x, 3 / (x.abs() + 1), x % 2, x // 1
 
 
+@case(X)
+def numbers_alone(x):
+    return torch.div(7, 2, rounding_mode="trunc") + x, torch.add(1.5, 2), torch.mul(3, True)
+
+
 @case(X, Y)
 def comparisons(x, y):
     return x < y, x <= 0, x == y, x != 1, x > y, ~(x >= y), (x > 0) & (y > 0) | (x < -1)
