@@ -4,7 +4,8 @@ For each: graphs, breaks, the largest difference from eager relative to the larg
 for other values included), the first call by framejit and by torch.compile(backend="eager"), and the steady time
 relative to eager. Targets: one graph and no break, except where the model's own code depends on tensor data; equal to
 eager within 1e-5; the first call at least 20 times sooner than torch.compile(backend="eager")'s.
-usage: python -m benchmarks.coverage [--check] [--write] [--models NAME,...] [--no-torch-compile]
+usage: python -m benchmarks.coverage [--check] [--write] [--models NAME,...] [--torch-compile all|none|NAME,...]
+torch.compile takes most of the time, and may be left out or measured for some of the models alone.
 --write puts the table into docs/coverage.md, between its markers.
 """
 
@@ -121,7 +122,7 @@ def child(name: str, compiler: str, threads: int, rounds: int) -> None:
 def measure(name: str, arguments: argparse.Namespace) -> dict:
     options = (f"--threads={arguments.threads}", f"--rounds={arguments.rounds or 20}")
     row = common.in_fresh_process("benchmarks.coverage", name, "framejit", *options)
-    if not arguments.no_torch_compile:
+    if arguments.torch_compile == "all" or name in arguments.torch_compile.split(","):
         row["torch"] = common.in_fresh_process("benchmarks.coverage", name, "torch", *options)
     return row
 
@@ -194,7 +195,7 @@ def write_page(section: str) -> None:
 def main() -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--models", default=",".join(ARCHITECTURES), help="comma-separated names")
-    parser.add_argument("--no-torch-compile", action="store_true", help="leave torch.compile out (it is slow)")
+    parser.add_argument("--torch-compile", default="all", help="what torch.compile is measured for: all, none or names")
     parser.add_argument("--write", action="store_true", help="write the table to docs/coverage.md")
     arguments = parser.parse_args()
     if arguments.child is not None:

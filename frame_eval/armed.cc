@@ -109,7 +109,9 @@ size_t ArgumentCount(PyCodeObject* code) {
 }
 
 // By type alone: isinstance() asks the object for its __class__, which may be code of the program's.
-bool IsTensor(PyObject* object) { return PyObject_TypeCheck(object, reinterpret_cast<PyTypeObject*>(THPVariableClass)); }
+bool IsTensor(PyObject* object) {
+  return PyObject_TypeCheck(object, reinterpret_cast<PyTypeObject*>(THPVariableClass));
+}
 
 bool HoldsTensor(PyObject* argument) {
   if (argument == nullptr) return false;

@@ -94,7 +94,7 @@ absl::StatusOr<Partition> Split(JointGraph joint, Timings* timings) {
 class Compilation {
  public:
   Compilation(const CallState& state, const CompileOptions& options, std::vector<std::string> argument_names,
-              std::shared_ptr<ResumeTable> resumes, bool advance_iterators, const VaryingItems* varying)
+              std::shared_ptr<ResumeTable> resumes, bool advance_iterators, VaryingItems* varying)
       : state_(state),
         options_(options),
         argument_names_(std::move(argument_names)),
@@ -322,7 +322,7 @@ class Compilation {
   std::vector<std::string> argument_names_;
   std::shared_ptr<ResumeTable> resumes_;
   bool advance_iterators_;
-  const VaryingItems* varying_;
+  VaryingItems* varying_;
   std::string name_;
   bool in_order_ = false;
   std::shared_ptr<Trace> trace_;
@@ -339,7 +339,7 @@ absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& op
 absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
                                                    std::vector<std::string> argument_names,
                                                    std::shared_ptr<ResumeTable> resumes, bool advance_iterators,
-                                                   const VaryingItems* varying) {
+                                                   VaryingItems* varying) {
   absl::StatusOr<std::shared_ptr<Trace>> trace = absl::InternalError("");
   try {
     trace =

@@ -33,7 +33,7 @@ absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& op
 absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
                                                    std::vector<std::string> argument_names,
                                                    std::shared_ptr<ResumeTable> resumes, bool advance_iterators,
-                                                   const VaryingItems* varying);
+                                                   VaryingItems* varying);
 
 }  // namespace framejit
 

@@ -11,6 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "frame_eval/argument_binder.h"
 #include "frame_eval/cpython/monitoring.h"
@@ -150,6 +151,26 @@ void WarnOfLimit(EntryObject* entry, const CallState& call_state) {
     Log(LogArtifact::k_recompiles, text);
 }
 
+// A number or text that was another one in each recording would be so forever: the last recording that may be made does
+// without guarding it. Under fullgraph=True nothing may run in the interpreter.
+void GiveUpVaryingValues(EntryObject* entry) {
+  EntryState& state = *entry->state;
+  if (state.options.fullgraph) return;
+  if (state.recordings == 1) state.varying.WatchSources(state.binder.Names());
+  if (state.recordings + 1 != state.options.recompile_limit) return;
+  std::vector<std::string> sources = state.varying.GiveUpSources();
+  if (sources.empty()) return;
+  std::string text = absl::StrCat(EntryName(entry), " was recorded ", state.recordings,
+                                  " times, for another value each time of ", absl::StrJoin(sources, ", "),
+                                  ". From now on the instructions that use it run in the interpreter; make it a "
+                                  "tensor, or keep it out of the function.");
+  if (!state.options.is_inner) {
+    LogWarning(text);
+  } else if (LogEnabled(LogArtifact::k_recompiles)) {
+    Log(LogArtifact::k_recompiles, text);
+  }
+}
+
 // Under fullgraph=True whatever keeps the frame from being one graph is raised.
 EntryStep RaiseGraphBreak(const TraceReport& report) {
   std::string text = report.graph_break.has_value()
@@ -177,6 +198,7 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
     WarnOfLimit(entry, call_state);
     return {};
   }
+  GiveUpVaryingValues(entry);
   ++state.recordings;
   state.missed = 0;
   LogRecompile(entry, call_state);

@@ -85,7 +85,7 @@ bool ReadOperands(FrameEvaluator& f, Opcode opcode, int arg) {
 }
 
 // Executes the instruction at `next`. EXTENDED_ARG prefixes belong to the instruction behind them.
-Flow Step(FrameEvaluator& f, const std::array<OpcodeHandler, 256>& handlers) {
+Flow Step(FrameEvaluator& f, const std::array<OpcodeHandler, 256>& handlers, bool has_unread) {
   unsigned arg = 0;
   uint8_t opcode;
   do {
@@ -102,7 +102,7 @@ Flow Step(FrameEvaluator& f, const std::array<OpcodeHandler, 256>& handlers) {
     return f.BreakAt(BreakCode::kUnsupportedOpcode, name ? PyUnicode_AsUTF8(name.get()) : "");
   }
   f.next += kShimCaches[opcode];
-  if (f.resumed() && !ReadOperands(f, static_cast<Opcode>(opcode), static_cast<int>(arg))) return Flow::kError;
+  if (has_unread && !ReadOperands(f, static_cast<Opcode>(opcode), static_cast<int>(arg))) return Flow::kError;
   return handler(f, static_cast<int>(arg));
 }
 
@@ -183,10 +183,14 @@ bool RunInstructions(FrameEvaluator& f, int throwflag, PyRef state) {
   PyRef handled = PyRef::Borrow(*handled_slot);
   // generator.throw(): the exception is set already and belongs to the instruction the generator stands at.
   Flow flow = throwflag ? Flow::kError : Flow::kNext;
+  // In a state, or among the arguments of the entry.
+  const bool has_unread = f.resumed() || std::any_of(f.locals, f.locals + f.code->co_nlocalsplus, [](PyObject* local) {
+                            return local != nullptr && IsUnread(local);
+                          });
   if (f.resumed()) flow = EnterResumed(f, std::move(state));
   while (flow != Flow::kLeave) {
     if (flow == Flow::kNext) {
-      flow = Step(f, handlers);
+      flow = Step(f, handlers, has_unread);
       continue;
     }
     if (flow == Flow::kError && !f.recorder.broken()) {

@@ -4,6 +4,7 @@
 
 #include "frame_eval/guards/iterators.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unread.h"
 
 namespace framejit {
 
@@ -102,6 +103,9 @@ PyObject* RecorderState::Impl::Lift(PyObject* value, SourceId source, bool pinne
   PyRef owned = PyRef::Steal(value);
   if (value == nullptr) return nullptr;
   if (IsPrimitive(value)) {
+    if (!pinned && request.varying != nullptr && request.varying->NoteSource(recording->sources, source, value)) {
+      return BreakNull(BreakCode::kVaryingValue, recording->sources.ToString(source));
+    }
     if (!pinned) AddGuard(GuardKind::kConstantIs, source, value);
     return owned.release();
   }
@@ -350,6 +354,16 @@ int RecorderState::Impl::LiftKeywords(PyObject* kwargs, SourceId source) {
   return 0;
 }
 
+namespace {
+
+constexpr unsigned char kCellVariable = 0x40;  // CO_FAST_CELL
+
+bool IsCell(PyCodeObject* code, int slot) {
+  return (PyBytes_AS_STRING(code->co_localspluskinds)[slot] & kCellVariable) != 0;
+}
+
+}  // namespace
+
 int RecorderState::Impl::LiftEntryArguments(PyFunctionObject* function, PyObject** slots) {
   auto* code = reinterpret_cast<PyCodeObject*>(function->func_code);
   auto* object = reinterpret_cast<PyObject*>(function);
@@ -369,6 +383,14 @@ int RecorderState::Impl::LiftEntryArguments(PyFunctionObject* function, PyObject
       continue;
     }
     if (slots[i] == nullptr) continue;
+    // It may be carried along or handed on; where an instruction looks at it, that one runs in the interpreter.
+    if (i < named && IsPrimitive(slots[i]) && !IsCell(code, i) && request.varying != nullptr &&
+        request.varying->NoteSource(recording->sources, source, slots[i])) {
+      PyObject* unread = NewUnread(slots[i], source);
+      if (unread == nullptr) return -1;
+      Py_SETREF(slots[i], unread);
+      continue;
+    }
     if (i >= named && PyDict_CheckExact(slots[i])) {
       if (LiftKeywords(slots[i], source) != 0) return -1;
       continue;

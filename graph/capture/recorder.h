@@ -42,8 +42,8 @@ struct RecordRequest {
   // Whether iterators that only a state holds may be taken apart, so that loops over them are recorded. The recording
   // then holds for that position in the loop alone.
   bool advance_iterators = true;
-  // What in the state must not be guarded by value: the recording ends before the instruction that would. May be null.
-  const VaryingItems* varying = nullptr;
+  // What must not be guarded by value: the recording ends before the instruction that would. May be null.
+  VaryingItems* varying = nullptr;
   // Whether the backward is recorded as well where a result requires grad.
   bool backward = true;
   // Ends the recording before this instruction.

@@ -187,8 +187,9 @@ void VaryingItems::NoteItems(PyObject* tuple, Path& path) {
   }
 }
 
-void VaryingItems::NoteItem(PyObject* value, const Path& path) {
-  Item& item = items_[path];
+void VaryingItems::NoteItem(PyObject* value, const Path& path) { NoteValue(value, items_[path]); }
+
+void VaryingItems::NoteValue(PyObject* value, Item& item) {
   const bool same = item.last && Py_TYPE(item.last.get()) == Py_TYPE(value) && HasOnlyPlainValues(value) &&
                     PyObject_RichCompareBool(item.last.get(), value, Py_EQ) == 1;
   if (item.last && !same) ++item.changes;
@@ -202,6 +203,30 @@ bool VaryingItems::Contains(const Path& path) const {
   PyObject* last = row->second.last.get();
   const bool is_mode = PyLong_CheckExact(last) || PyUnicode_CheckExact(last);
   return row->second.changes >= (is_mode ? kManyChanges : kManyChangesOfOthers);
+}
+
+void VaryingItems::WatchSources(std::vector<std::string> argument_names) {
+  watches_ = true;
+  argument_names_ = std::move(argument_names);
+}
+
+bool VaryingItems::NoteSource(const SourceTable& sources, SourceId source, PyObject* value) {
+  if (!watches_ || !IsNumberOrText(value)) return false;
+  std::string name = sources.ToString(source, argument_names_);
+  if (given_up_.contains(name)) return true;
+  NoteValue(value, read_[std::move(name)]);
+  return false;
+}
+
+std::vector<std::string> VaryingItems::GiveUpSources() {
+  std::vector<std::string> names;
+  for (const auto& [name, item] : read_) {
+    if (item.changes < kManyChanges) continue;
+    given_up_.insert(name);
+    names.push_back(absl::StrCat(name, " (last ", ObjectText(item.last.get()), ")"));
+  }
+  std::sort(names.begin(), names.end());
+  return names;
 }
 
 const CodeAnalysis* ResumeTable::Analyze(PyCodeObject* code) {

@@ -10,15 +10,18 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/container/node_hash_map.h"
 #include "absl/status/statusor.h"
 #include "bytecode/decode.h"
 #include "bytecode/liveness.h"
 #include "bytecode/reentry.h"
 #include "frame_eval/cpython/py_ref.h"
+#include "frame_eval/guards/source.h"
 
 namespace framejit {
 
@@ -110,8 +113,8 @@ struct ResumedCode {
   int OriginalOffset(int offset) const;
 };
 
-// Which numbers and texts of a segment's states differ from recording to recording, so that a recording for each value
-// would never end. Items are named by their positions in nested tuples.
+// Which numbers and texts differ from recording to recording of an entry, so that a recording for each value would
+// never end: items of a segment's states, named by their positions in nested tuples, and what is read from outside.
 class VaryingItems {
  public:
   using Path = std::vector<int>;
@@ -121,6 +124,13 @@ class VaryingItems {
   void Note(PyObject* state);
   bool Contains(const Path& path) const;
 
+  // From the next recording on, what is read is compared with what the recording before read.
+  void WatchSources(std::vector<std::string> argument_names);
+  // A number or text was read. True: it must not be guarded by value.
+  bool NoteSource(const SourceTable& sources, SourceId source, PyObject* value);
+  // The sources whose values changed again and again are not guarded by value any more; a text for each.
+  std::vector<std::string> GiveUpSources();
+
  private:
   struct Item {
     PyRef last;
@@ -128,8 +138,13 @@ class VaryingItems {
   };
   void NoteItems(PyObject* tuple, Path& path);
   void NoteItem(PyObject* value, const Path& path);
+  static void NoteValue(PyObject* value, Item& item);
 
   absl::flat_hash_map<Path, Item> items_;
+  bool watches_ = false;
+  std::vector<std::string> argument_names_;
+  absl::flat_hash_map<std::string, Item> read_;
+  absl::flat_hash_set<std::string> given_up_;
 };
 
 // super() without arguments reads the first local and the cell of __class__, which no instruction says: these slots, in
