@@ -10,6 +10,8 @@
 #include "backends/training/training.h"
 #include "base/log.h"
 #include "frame_eval/autograd_graph.h"
+#include "frame_eval/record_call.h"
+#include "frame_eval/replay_check.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/autograd/partition.h"
 #include "graph/fake/fake_session.h"
@@ -109,7 +111,7 @@ class Compilation {
     trace_->report.function = name_;
     trace_->report.is_inner = options_.is_inner;
     trace_->report.is_segment = resumes_->Find(code) != nullptr;
-    RecordCall();
+    RecordIt();
     if (absl::Status status = BuildGuards(); !status.ok()) return status;
     trace_->report.stats = recording_->stats;
     trace_->at_position = recording_->at_position;
@@ -130,32 +132,13 @@ class Compilation {
   // Whether the recording ended with something to run: at the end of the function, or in front of what broke.
   bool HasGraph() const { return !recording_->graph_break.has_value() || recording_->resume; }
 
-  // After a break or a raise, once more up to the instruction that did, or to the last one before it at which
-  // everything alive can be rebuilt.
-  void RecordCall() {
-    RecordRequest request;
-    request.function = state_.function;
-    request.slots = state_.slots;
-    request.max_instructions = options_.max_instructions;
-    request.max_depth = options_.max_depth;
-    if (!options_.fullgraph) request.resumes = resumes_;
-    request.advance_iterators = advance_iterators_;
-    request.varying = varying_;
-    // Python backends take the torch-level graph, which torch's own autograd differentiates.
-    absl::StatusOr<std::shared_ptr<Backend>> backend = ResolveBackend(options_);
-    request.backward = backend.ok() && (*backend)->wants_functional_graph();
-    recording_ = Record(request, timings());
-    if (!recording_->graph_break.has_value()) return;
-    const BreakClass kind = BreakCodeClass(recording_->graph_break->code);
-    if (kind != BreakClass::unsupported && kind != BreakClass::raise) return;
-    for (StopPoint& stop : recording_->stops) {
-      request.stop = std::move(stop);
-      std::unique_ptr<Recording> part = Record(request, timings());
-      if (!part->resume) continue;
-      part->graph_break = std::move(recording_->graph_break);
-      recording_ = std::move(part);
-      return;
-    }
+  void RecordIt() {
+    RecordInputs inputs{.resumes = resumes_, .advance_iterators = advance_iterators_, .varying = varying_, .stop = {}};
+    CallRecording made = RecordCall(state_, options_, inputs, timings());
+    recording_ = std::move(made.recording);
+    inputs.stop = std::move(made.stop);
+    if (ReplayCheckEnabled())
+      trace_->recorded_text = std::make_shared<const RecordedText>(*recording_, inputs, argument_names_);
   }
 
   Timings* timings() { return &trace_->report.timings; }

@@ -18,6 +18,7 @@
 #include "frame_eval/cpython/recursion.h"
 #include "frame_eval/cpython/shim.h"
 #include "frame_eval/guards/torch_state.h"
+#include "frame_eval/replay_check.h"
 #include "frame_eval/resume_loop.h"
 #include "graph/capture/recorder.h"
 
@@ -56,6 +57,8 @@ struct EntryObject {
 
 PyTypeObject* entry_type = nullptr;
 PyObject* graph_break_error = nullptr;
+PyObject* check_error = nullptr;
+int64_t check_failures = 0;  // guarded by the GIL
 std::atomic<bool> enabled{true};
 thread_local int disable_depth = 0;
 
@@ -221,6 +224,28 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
   return RunTrace(*made);
 }
 
+// Afterwards the guards have been checked once more: what they fetched is valid.
+absl::Status CheckReplay(EntryObject* entry, const CallState& call_state, const Trace& trace) {
+  const EntryState& state = *entry->state;
+  trace.guards->Release();  // what was fetched has references, which recordings count
+  absl::Status status =
+      trace.recorded_text->CheckAgain(EntryName(entry), call_state, state.options, state.resumes, state.binder.Names());
+  const GuardResult result = trace.guards->Check(call_state);
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();
+  if (!status.ok() || result == GuardResult::kPass) return status;
+  return absl::InternalError(absl::StrCat("FRAMEJIT_CHECK=replay: internal error: recording ", EntryName(entry),
+                                          " changed the program's state: ", trace.guards->ExplainFailure(call_state)));
+}
+
+// Also in the log: the program may catch what is raised.
+EntryStep RaiseCheckError(const absl::Status& status) {
+  const std::string text(status.message());
+  LogWarning(text);
+  PyErr_SetString(check_error != nullptr ? check_error : PyExc_RuntimeError, text.c_str());
+  ++check_failures;
+  return EntryStep{.kind = EntryStep::Kind::kReturned, .result = {}, .function = {}};
+}
+
 EntryStep Step(EntryObject* entry, const CallState& call_state) {
   // What recording, backends and effects run is not the program's.
   std::optional<Unarmed> unarmed;
@@ -232,6 +257,9 @@ EntryStep Step(EntryObject* entry, const CallState& call_state) {
     return ShimToolInUse() ? EntryStep() : RecordAndRun(entry, call_state);
   }
   if (BreaksFullGraph(state, *trace)) return RaiseGraphBreak(trace->report);
+  if (trace->recorded_text != nullptr && !ShimToolInUse()) {
+    if (absl::Status status = CheckReplay(entry, call_state, *trace); !status.ok()) return RaiseCheckError(status);
+  }
   return RunTrace(*trace);
 }
 
@@ -506,5 +534,7 @@ void ResetAllEntries() {
 void SetEnabled(bool value) { enabled.store(value, std::memory_order_relaxed); }
 void AddDisableDepth(int change) { disable_depth += change; }
 void SetGraphBreakError(PyObject* type) { Py_XSETREF(graph_break_error, Py_NewRef(type)); }
+void SetCheckError(PyObject* type) { Py_XSETREF(check_error, Py_NewRef(type)); }
+int64_t CheckFailures() { return check_failures; }
 
 }  // namespace framejit

@@ -59,6 +59,9 @@ void AddDisableDepth(int change);
 
 // The exception raised under fullgraph=True.
 void SetGraphBreakError(PyObject* type);
+// The exception raised where a check finds a fault of ours, and how often one did.
+void SetCheckError(PyObject* type);
+int64_t CheckFailures();
 
 }  // namespace framejit
 

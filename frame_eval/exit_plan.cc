@@ -8,9 +8,11 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "base/switches.h"
 #include "frame_eval/cpython/shim.h"
 #include "frame_eval/guards/guard_fetch.h"
 #include "frame_eval/guards/iterators.h"
+#include "frame_eval/print_exit_plan.h"
 
 namespace framejit {
 namespace {
@@ -49,21 +51,6 @@ bool SetOwnAttribute(PyObject* target, PyObject* key, PyObject* value) {
 bool SetDictItem(PyObject* dict, PyObject* key, PyObject* value) {
   if (value == nullptr) return (PyODict_Check(dict) ? PyODict_DelItem(dict, key) : PyDict_DelItem(dict, key)) == 0;
   return (PyODict_Check(dict) ? PyODict_SetItem(dict, key, value) : PyDict_SetItem(dict, key, value)) == 0;
-}
-
-bool ReplaceDict(PyObject* target, PyObject* content) {
-  if (PyODict_Check(target)) {
-    PyRef cleared = PyRef::Steal(PyObject_CallMethod(reinterpret_cast<PyObject*>(&PyODict_Type), "clear", "O", target));
-    if (!cleared) return false;
-  } else {
-    PyDict_Clear(target);
-  }
-  Py_ssize_t position = 0;
-  PyObject *key, *value;
-  while (PyDict_Next(content, &position, &key, &value)) {
-    if (!SetDictItem(target, key, value)) return false;
-  }
-  return true;
 }
 
 bool CallDequeMethod(PyObject* deque, const char* name, PyObject* argument = nullptr) {
@@ -303,6 +290,8 @@ class ExitProgram::Builder {
 };
 
 absl::StatusOr<std::unique_ptr<ExitProgram>> ExitProgram::Make(ExitPlan plan, size_t graph_outputs) {
+  std::erase_if(plan.effects,
+                [](const Effect& effect) { return IsSwitchedOff("effect", EffectKindName(effect.kind)); });
   auto program = std::unique_ptr<ExitProgram>(new ExitProgram(std::move(plan)));
   if (absl::Status status = program->CheckReferences(graph_outputs); !status.ok()) return status;
   program->ChooseShape();
@@ -396,8 +385,6 @@ bool ExitProgram::ApplyEffect(const Effect& effect, Builder& builder) const {
       return SetDictItem(target, key, value);
     case EffectKind::kDeleteDictItem:
       return SetDictItem(target, key, nullptr);
-    case EffectKind::kReplaceDict:
-      return ReplaceDict(target, value);
     case EffectKind::kReplaceList:
       return PyList_SetSlice(target, 0, PyList_GET_SIZE(target), value) == 0;
     case EffectKind::kExtendList:

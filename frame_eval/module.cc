@@ -3,6 +3,7 @@
 #include <Python.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -11,9 +12,11 @@
 #include "backends/backend.h"
 #include "backends/plugin/plugin.h"
 #include "base/log.h"
+#include "base/switches.h"
 #include "frame_eval/armed.h"
 #include "frame_eval/entry.h"
 #include "frame_eval/optimizer_steps.h"
+#include "frame_eval/replay_check.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder.h"
 #include "graph/fx_export.h"
@@ -199,6 +202,26 @@ py::list LogArtifacts() {
   return rows;
 }
 
+// Every guard kind, effect kind and alias check, as SwitchOff takes them.
+std::vector<std::string> Switches() {
+  return {
+#define GUARD(kind, operands, cost, message) "guard:" #kind,
+#include "frame_eval/guards/guards.def"
+#undef GUARD
+#define EFFECT(kind, description) "effect:" #kind,
+#include "graph/capture/effects.def"
+#undef EFFECT
+  };
+}
+
+void SwitchOff(const std::vector<std::string>& names) {
+  const std::vector<std::string> known = Switches();
+  for (const std::string& name : names) {
+    if (std::find(known.begin(), known.end(), name) == known.end()) throw py::value_error("no such switch: " + name);
+  }
+  SetSwitchedOff(names);
+}
+
 void RegisterPythonBackend(const std::string& name, const py::object& callable) {
   ThrowIfError(RegisterBackend(name, MakePythonBackend(name, PyRef::Borrow(callable.ptr()))));
 }
@@ -228,6 +251,12 @@ PYBIND11_MODULE(_C, module) {
   module.def("set_enabled", &SetEnabled);
   module.def("add_disable_depth", &AddDisableDepth);
   module.def("is_compiling", &IsRecording);
+  module.def("set_check_error", [](const py::object& type) { SetCheckError(type.ptr()); });
+  module.def("check_failures", &CheckFailures);
+  module.def("set_replay_check", &SetReplayCheck);
+  // For the tests' tests alone: see base/switches.h.
+  module.def("_switches", &Switches);
+  module.def("_switch_off", &SwitchOff);
   module.def("set_graph_break_error", [](const py::object& type) { SetGraphBreakError(type.ptr()); });
 
   module.def("list_backends", &ListBackends);

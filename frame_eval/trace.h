@@ -20,6 +20,8 @@
 
 namespace framejit {
 
+class RecordedText;
+
 // What explain() shows; the graphs also stay alive for the backend that was compiled from them.
 struct TraceReport {
   std::string function;
@@ -54,6 +56,8 @@ class Trace {
   PyRef resume;
   bool at_position = false;  // of an iterator in the state: holds for one turn of a loop
   int64_t hits = 0;
+  // Under the replay check (replay_check.h), else null.
+  std::shared_ptr<const RecordedText> recorded_text;
   TraceReport report;
 
   // After guards->Check() passed, before any Python code ran. Requires the GIL.

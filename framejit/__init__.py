@@ -10,13 +10,14 @@ from typing import Any, TypeVar, overload
 
 import torch
 
-from framejit import _armed, _build, _config, _explain, _logging, _optimizers
+from framejit import _armed, _build, _checks, _config, _explain, _logging, _optimizers
 from framejit._module import CompiledModule
 
 _C = _build.load()
 
 __version__ = "0.1.0"
 __all__ = [
+    "CheckError",
     "CompiledModule",
     "GraphBreakError",
     "allow_in_graph",
@@ -30,6 +31,7 @@ __all__ = [
     "log_artifacts",
     "register_backend",
     "reset",
+    "set_checks",
     "set_logs",
 ]
 
@@ -41,11 +43,17 @@ class GraphBreakError(RuntimeError):
     """Raised under fullgraph=True where a function cannot be captured as one graph; says where and why."""
 
 
+class CheckError(RuntimeError):
+    """Raised where a check (set_checks) finds that framejit does something else than eager would: our bug."""
+
+
 _C.set_graph_break_error(GraphBreakError)
+_C.set_check_error(CheckError)
 _C.set_enabled(not _config.flag("FRAMEJIT_DISABLE"))
 _C.set_path_rules(_armed.path_rules())
 _C.set_optimizer_methods(_optimizers.methods(), _optimizers.hooks())
 _logging.install(_C, _config.read("FRAMEJIT_LOG"))
+_checks.set_checks(_C, _config.read("FRAMEJIT_CHECK"))
 
 
 def _check_common(caller: str, backend: Any, options: Any) -> dict[str, Any]:
@@ -247,3 +255,12 @@ def log_artifacts() -> dict[str, str]:
 def set_logs(names: str) -> None:
     """Turns on the comma-separated log artifacts and no others, as FRAMEJIT_LOG does; unknown names are ValueErrors."""
     _logging.set_logs(_C, names)
+
+
+def set_checks(names: str) -> None:
+    """Turns on the comma-separated checks of framejit itself and no others, as FRAMEJIT_CHECK does.
+
+    "replay": before a recording is replayed, the call is recorded again, and a difference raises CheckError.
+    It holds for what is recorded from now on. Unknown names are ValueErrors.
+    """
+    _checks.set_checks(_C, names)

@@ -15,6 +15,7 @@ class Variable(NamedTuple):
 VARIABLES = (
     Variable("FRAMEJIT_LOG", "", "comma-separated names of what to log; see framejit.log_artifacts()"),
     Variable("FRAMEJIT_BACKEND", "auto", "the backend of framejit.compile where the call names none"),
+    Variable("FRAMEJIT_CHECK", "", "comma-separated checks of framejit itself; see framejit.set_checks()"),
     Variable("FRAMEJIT_DISABLE", "0", "1: compiled functions run in the interpreter"),
 )
 

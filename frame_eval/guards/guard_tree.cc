@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "base/switches.h"
 #include "frame_eval/cpython/monitoring.h"
 #include "frame_eval/guards/tensor_memory.h"
 
@@ -160,6 +161,7 @@ absl::StatusOr<GuardTree> GuardTree::Make(const SourceTable& sources, const Guar
     tree.nodes[static_cast<size_t>(node)].required = true;
   }
   for (const Guard& guard : guards.guards()) {
+    if (IsSwitchedOff("guard", GuardKindName(guard.kind))) continue;
     if (guard.kind == GuardKind::kTorchState) {
       tree.torch_state = TorchState::Capture();
       continue;

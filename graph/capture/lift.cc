@@ -142,10 +142,12 @@ PyObject* RecorderState::Impl::LiftTensor(PyObject* value, SourceId source) {
   const WellKnown& n = Names();
   if (IsFakeTensor(value)) return Py_NewRef(value);
   PyTypeObject* type = Py_TYPE(value);
+  AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(type));
   if (type != n.tensor && type != n.parameter && type != n.buffer) {
     return BreakNull(BreakCode::kUnsupportedTensor, type->tp_name);
   }
   absl::StatusOr<at::Tensor> fake = session.MakeInput(TensorOf(value));
+  if (!fake.ok() && !TensorOf(value).is_nested()) AddGuard(GuardKind::kTensorMatches, source, value);
   if (!fake.ok()) return BreakNull(BreakCode::kUnsupportedTensor, std::string(fake.status().message()));
   PyRef object = PyRef::Steal(THPVariable_Wrap(*fake));
   if (!object) return nullptr;

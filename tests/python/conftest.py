@@ -19,6 +19,10 @@ import torch
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--check", default="", help="run the tests under these checks, as FRAMEJIT_CHECK takes them")
+
+
 def pytest_collection_modifyitems(config, items):
     if os.environ.get("FRAMEJIT_LONG_TESTS") == "1":
         return
@@ -29,13 +33,22 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(autouse=True)
-def clean_state():
-    """Every test starts with no compiled code, the same random numbers and torch's default state."""
+def clean_state(request):
+    """Every test starts with no compiled code, the same random numbers and torch's default state.
+
+    No check of framejit itself may fail in it, whatever became of the error: a test of the checks says how often."""
     import framejit
 
     framejit.reset()
+    checks = request.config.getoption("--check")
+    if checks:
+        framejit.set_checks(checks)
+    failures = framejit._C.check_failures()
     torch.manual_seed(0)
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
     yield
     framejit.reset()
+    expected = request.node.get_closest_marker("check_failures")
+    found = framejit._C.check_failures() - failures
+    assert found == (expected.args[0] if expected else 0), f"{found} checks of framejit failed; the log says how"

@@ -559,3 +559,34 @@ def test_closures_of_one_code_object_do_not_share_results():
     for _ in range(2):
         for f, n in compiled:
             assert torch.equal(f(X), X * n)
+
+
+def test_class_of_a_tensor():
+    """Two tensors that are alike in all but their classes: what isinstance says, and __torch_function__."""
+    seen = []
+
+    class Tagged(torch.Tensor):
+        @classmethod
+        def __torch_function__(cls, function, types, args=(), kwargs=None):
+            seen.append(function.__name__)
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+    def f(x):
+        return x + 1, isinstance(x, torch.nn.Parameter)
+
+    compiled = framejit.compile(f)
+    for tensor in (X, torch.nn.Parameter(X, requires_grad=False), X, X.as_subclass(Tagged), X):
+        seen.clear()
+        expected, in_eager = f(tensor), list(seen)
+        seen.clear()
+        actual = compiled(tensor)
+        assert type(actual[0]) is type(expected[0]) and actual[1] == expected[1] and seen == in_eager
+
+
+def test_tensors_that_cannot_be_recorded_do_not_stand_for_others():
+    """What breaks for a sparse tensor breaks for that alone: the recording of the others is used again."""
+    compiled, backend = counting(lambda x: x * 2)
+    for tensor in (X.to_sparse(), X, X.to("meta"), X):
+        compiled(tensor)
+    captured = [trace for trace in framejit._C.traces(compiled) if trace["captured"]]
+    assert backend.count == 1 and [trace["hits"] for trace in captured] == [2]

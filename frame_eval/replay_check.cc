@@ -1,0 +1,109 @@
+#include "frame_eval/replay_check.h"
+
+#include <algorithm>
+#include <atomic>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "frame_eval/print_exit_plan.h"
+#include "graph/print.h"
+#include "graph/print_torch_graph.h"
+
+namespace framejit {
+namespace {
+
+std::atomic<bool> replay_check{false};
+
+// Where none could be recorded, that may be for the thread's state (anomaly detection), which a call asks for by
+// itself.
+constexpr const char* kBackward = "backward";
+
+std::string GraphText(const Graph& graph) {
+  PrintOptions options;
+  options.max_constant_elements = 1024;
+  return PrintGraph(graph, options);
+}
+
+// The first line that differs, as it was and as it is.
+std::string FirstDifference(const std::string& before, const std::string& now) {
+  std::vector<std::string> a = absl::StrSplit(before, '\n'), b = absl::StrSplit(now, '\n');
+  auto [in_a, in_b] = std::mismatch(a.begin(), a.end(), b.begin(), b.end());
+  return absl::StrCat("\n    replayed:     ", in_a == a.end() ? "(nothing)" : *in_a,
+                      "\n    recorded now: ", in_b == b.end() ? "(nothing)" : *in_b);
+}
+
+std::vector<std::string> Missing(const std::vector<std::string>& from, const std::vector<std::string>& among) {
+  std::vector<std::string> missing;
+  for (const std::string& text : from) {
+    if (std::find(among.begin(), among.end(), text) == among.end()) missing.push_back(text);
+  }
+  return missing;
+}
+
+std::string GuardDifference(const std::vector<std::string>& before, const std::vector<std::string>& now) {
+  const std::vector<std::string> added = Missing(now, before), gone = Missing(before, now);
+  if (added.empty() && gone.empty()) {
+    return "\n  Both recordings have the same guards: what differs was read without any. The graph's line says where.";
+  }
+  std::string text = "\n  The missing guard is on one of these sources, or on what decided that they were read:";
+  for (const std::string& guard : added) absl::StrAppend(&text, "\n    recorded now: ", guard);
+  for (const std::string& guard : gone) absl::StrAppend(&text, "\n    only before:  ", guard);
+  return text;
+}
+
+}  // namespace
+
+void SetReplayCheck(bool enabled) { replay_check.store(enabled, std::memory_order_relaxed); }
+bool ReplayCheckEnabled() { return replay_check.load(std::memory_order_relaxed); }
+
+RecordedText::RecordedText(const Recording& recording, const RecordInputs& inputs,
+                           const std::vector<std::string>& argument_names)
+    : parts_(Parts(recording, inputs.stop.has_value(), argument_names)),
+      guards_(PrintGuards(recording.guards, recording.sources, argument_names)),
+      advance_iterators_(inputs.advance_iterators),
+      stop_(inputs.stop),
+      varying_(inputs.varying == nullptr ? VaryingItems() : *inputs.varying) {}
+
+std::vector<RecordedText::Part> RecordedText::Parts(const Recording& recording, bool stops,
+                                                    const std::vector<std::string>& argument_names) {
+  std::vector<std::string> inputs;
+  for (SourceId source : recording.inputs) inputs.push_back(recording.sources.ToString(source, argument_names));
+  const Graph& graph = recording.graph;
+  return {
+      {"break", recording.graph_break.has_value() && !stops ? recording.graph_break->ToString() : "none"},
+      {"graph", GraphText(graph)},
+      {"torch-level graph", PrintTorchGraph(recording.torch_graph, graph)},
+      {"list of inputs", absl::StrJoin(inputs, "\n")},
+      {"exit plan", PrintExitPlan(recording.exit_plan, recording.sources, argument_names)},
+      {"way it goes on behind a break",
+       recording.resume ? absl::StrCat("0x", absl::Hex(reinterpret_cast<uintptr_t>(recording.resume.get()))) : "none"},
+      {kBackward, recording.joint == nullptr ? "" : GraphText(recording.joint->graph)},
+  };
+}
+
+absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& state, const CompileOptions& options,
+                                      std::shared_ptr<ResumeTable> resumes,
+                                      const std::vector<std::string>& argument_names) const {
+  RecordInputs inputs{
+      .resumes = std::move(resumes), .advance_iterators = advance_iterators_, .varying = &varying_, .stop = stop_};
+  std::unique_ptr<Recording> recording = RecordCall(state, options, inputs, nullptr).recording;
+  const std::vector<Part> now = Parts(*recording, stop_.has_value(), argument_names);
+  const std::vector<std::string> guards = PrintGuards(recording->guards, recording->sources, argument_names);
+  std::string where;
+  for (size_t i = 0; where.empty() && i < parts_.size(); ++i) {
+    if (parts_[i].text == now[i].text) continue;
+    if (parts_[i].name == kBackward && (parts_[i].text.empty() || now[i].text.empty())) continue;
+    where = absl::StrCat("\n  First difference, in the ", parts_[i].name, ":",
+                         FirstDifference(parts_[i].text, now[i].text));
+  }
+  if (where.empty() && Missing(guards, guards_).empty() && Missing(guards_, guards).empty()) return absl::OkStatus();
+  if (where.empty()) where = "\n  The recordings do the same, but looked at other things.";
+  return absl::InternalError(
+      absl::StrCat("FRAMEJIT_CHECK=replay: internal error: all guards of a recording of ", name,
+                   " hold, but recording the call again gives something else: a guard is missing.", where,
+                   GuardDifference(guards_, guards)));
+}
+
+}  // namespace framejit
