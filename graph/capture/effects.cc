@@ -172,7 +172,24 @@ void RecorderState::Impl::WriteEffect(const Write& write) {
   }
 }
 
+// What was written is none of the other objects that were read: with one object in both places, what was read would be
+// what was written.
+void RecorderState::Impl::GuardAgainstAliases() {
+  for (const Write& write : writes) {
+    PyObject* target = write.object.get();
+    if (write.shadow != nullptr) target = (write.shadow->owner ? write.shadow->owner : write.shadow->real).get();
+    const Provenance* written = target == nullptr ? nullptr : FindKnown(target);
+    if (written == nullptr) continue;
+    for (const auto& [object, other] : known) {
+      if (object != other.real.get() || object == written->real.get() || (other.pinned && written->pinned)) continue;
+      if (Py_TYPE(object) != Py_TYPE(written->real.get()) || other.source == written->source) continue;
+      AddGuard(GuardKind::kNotSameObject, written->source, nullptr, 0, other.source);
+    }
+  }
+}
+
 void RecorderState::Impl::BuildEffects() {
+  GuardAgainstAliases();
   // A recipe may lift nothing, so `writes` does not grow here.
   for (const Write& write : writes) {
     WriteEffect(write);

@@ -333,6 +333,7 @@ struct RecorderState::Impl {
   std::unique_ptr<Recording> Finish(PyObject* result);
   std::unique_ptr<Recording> Result();
   void Drop();
+  void GuardAgainstAliases();
   void BuildEffects();
   void DictEffects(const Shadow& shadow);
   void InstanceEffects(const Shadow& shadow);

@@ -5,6 +5,7 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -166,6 +167,7 @@ class RecordedCall {
     for (size_t i = 0; i < info_.arguments.size(); ++i) TakeArgument(i, node.operands[i]);
     TakeDevice(device_known);
     RunMetadata(op_, info_, &stack_);
+    CheckOutSizes();
     for (size_t i = base_; i < stack_.size(); ++i) WrapResult(stack_[i], node);
     if (info_.recorded) recording_.graph.nodes.push_back(std::move(node));
   }
@@ -244,6 +246,24 @@ class RecordedCall {
     FakeSession::Pause pause;
     c10::impl::ExcludeDispatchKeyGuard guard(kAboveMetadata);
     return real.clone();
+  }
+
+  // An out= tensor of another size is resized, and eager warns of it unless it was empty.
+  void CheckOutSizes() {
+    for (const auto& [shadow, fake] : fakes_) {
+      const TensorMeta& before = recording_.graph.meta(AsFake(fake)->value());
+      if (shadow->sizes() == at::IntArrayRef(before.sizes)) continue;
+      const bool is_out = std::any_of(op_.schema().arguments().begin(), op_.schema().arguments().end(),
+                                      [](const c10::Argument& argument) { return argument.is_out(); });
+      if (!is_out) return;
+      const bool was_empty = std::find(before.sizes.begin(), before.sizes.end(), 0) != before.sizes.end();
+      const auto& inputs = recording_.graph.inputs;
+      const bool is_input = std::any_of(inputs.begin(), inputs.end(), [&](ValueId input) {
+        return recording_.graph.meta(input).storage == before.storage;
+      });
+      if (!was_empty || is_input)
+        FailAndThrow(recording_, BreakCode::kTensorMetadataMutation, NameOf(info_) + " resizes its out= tensor");
+    }
   }
 
   void TakeDevice(bool device_known) {

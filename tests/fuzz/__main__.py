@@ -1,0 +1,98 @@
+"""python -m tests.fuzz: runs programs of a range of seeds, and prints the smallest form of each that fails."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+
+from tests.fuzz import generate
+from tests.fuzz.program import Invalid, Statistics, difference
+from tests.fuzz.shrink import Shrinker
+
+MARK = "\x01"  # begins a line that a worker writes for its parent
+CHUNK = 500  # programs in one process: one that crashes ends its own chunk alone
+
+
+def run_range(first: int, count: int, shrink_seconds: float) -> tuple[Statistics, int]:
+    statistics, failures = Statistics(), 0
+    for seed in range(first, first + count):
+        print(f"{MARK}@{seed}", flush=True)
+        program = generate.make(seed)
+        try:
+            found = difference(program, statistics)
+        except Invalid as error:
+            print(f"seed {seed}: {error}", flush=True)
+            failures += 1
+            continue
+        if found is None:
+            continue
+        failures += 1
+        print(f"seed {seed}: {found}", flush=True)
+        if shrink_seconds:
+            small, found = Shrinker(program, found, shrink_seconds).run()
+            print(f"--- the smallest form of seed {seed}: {found}\n{small.source()}---", flush=True)
+    print(f"{MARK}={' '.join(str(value) for value in vars(statistics).values())}", flush=True)
+    return statistics, failures
+
+
+def run_chunk(first: int, count: int, arguments: argparse.Namespace, total: Statistics) -> int:
+    """One chunk in a process of its own; how many of its programs failed."""
+    command = [sys.executable, "-m", "tests.fuzz", "--worker", "--seed", str(first), "--programs", str(count),
+               "--shrink", str(arguments.shrink)]  # fmt: skip
+    worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    seed, failures = first, 0
+    for line in worker.stdout:
+        if line.startswith(MARK + "@"):
+            seed = int(line[2:])
+        elif line.startswith(MARK + "="):
+            total.add(Statistics(*map(int, line[2:].split())))
+        else:
+            failures += line.startswith("seed ")
+            print(line, end="", flush=True)
+    if worker.wait() < 0:
+        print(f"seed {seed}: crash: signal {-worker.returncode}", flush=True)
+        failures += 1 + (
+            run_chunk(seed + 1, first + count - seed - 1, arguments, total) if seed + 1 < first + count else 0
+        )
+    return failures
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("--programs", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--shrink", type=float, default=60.0, help="seconds for making a failing program small; 0: not")
+    parser.add_argument("--show", action="store_true", help="print the program of the seed instead of running it")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.show:
+        print(generate.make(arguments.seed).source())
+        return 0
+    if arguments.worker:
+        warnings.simplefilter("ignore")
+        run_range(arguments.seed, arguments.programs, arguments.shrink)
+        return 0
+    os.environ["PYTHONHASHSEED"] = "0"
+    start, failures, total = time.monotonic(), 0, Statistics()
+    last = arguments.seed + arguments.programs
+    for first in range(arguments.seed, last, CHUNK):
+        failures += run_chunk(first, min(CHUNK, last - first), arguments, total)
+        if last - arguments.seed > CHUNK:
+            print(
+                f"seeds {arguments.seed} to {min(first + CHUNK, last) - 1}: {failures} differences; {total}", flush=True
+            )
+    print(f"{arguments.programs} programs, seeds {arguments.seed} to {last - 1}: {failures} differences, "
+          f"{time.monotonic() - start:.0f} s; {total}")  # fmt: skip
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
