@@ -16,7 +16,7 @@ namespace framejit {
 struct RecordInputs {
   std::shared_ptr<ResumeTable> resumes;  // null: a break gives up the frame
   bool advance_iterators = true;         // as in RecordRequest
-  const VaryingItems* varying = nullptr;
+  VaryingItems* varying = nullptr;
   std::optional<StopPoint> stop;  // ends there, whatever comes behind
 };
 
