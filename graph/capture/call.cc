@@ -160,7 +160,6 @@ PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const*
     tail_call = tail;
     return inner ? Call(inner.get(), args, nargs, kwnames) : nullptr;
   }
-  if (IsFunctionTransform(function)) return CallTransformed({function, args, nargs, kwnames});
   if (HasFlag(function, Names().disable)) return BreakNull(BreakCode::kDisabled, QualifiedName(function));
   if (HasFlag(function, Names().graph_break)) return BreakNull(BreakCode::kExplicitBreak, QualifiedName(function));
   direct_call = tail;

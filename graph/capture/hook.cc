@@ -1,5 +1,4 @@
 // The PEP 523 hook while recording. Which frames the recorder takes, and how their arguments are made safe to see.
-#include <string_view>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -19,7 +18,6 @@ struct ThreadHook {
   PyObject* entry_function = nullptr;  // until its frame came
   int depth = 0;
   int max_depth = 0;
-  bool in_transform = false;                  // the innermost frame is of the library that transforms functions
   absl::flat_hash_set<PyObject*> generators;  // made by this recording; compared, never used
 };
 thread_local ThreadHook* thread_hook = nullptr;
@@ -48,29 +46,9 @@ PyObject* CreateGenerator(ThreadHook& hook, PyThreadState* thread, FrameView fra
   return generator;
 }
 
-// The files that torch.func consists of: they handle wrapped tensors and what is behind torch's interpreters, and end
-// what they began when the recording breaks in the function that they transform.
-bool IsOfTransforms(PyCodeObject* code) {
-  Py_ssize_t size = 0;
-  const char* file = PyUnicode_AsUTF8AndSize(code->co_filename, &size);
-  if (file == nullptr) return PyErr_Clear(), false;
-  const std::string_view path(file, static_cast<size_t>(size));
-  for (std::string_view part : {"/torch/_functorch/", "/torch/utils/_pytree.py", "/torch/utils/_cxx_pytree.py",
-                                "/torch/autograd/", "/torch/_ops.py", "/contextlib.py", "/functools.py", "/typing.py"})
-    if (path.find(part) != std::string_view::npos) return true;
-  return path.starts_with("<frozen ");
-}
-
 PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int throwflag) {
   PyCodeObject* code = frame.code();
   RecorderState& recorder = *hook.recorder;
-  if (hook.in_transform && IsOfTransforms(code)) return ShimEvalDefault(thread, frame.get(), throwflag);
-  struct Outside {
-    explicit Outside(bool& state) : state_(state), entered_(std::exchange(state, false)) {}
-    ~Outside() { state_ = entered_; }
-    bool& state_;
-    bool entered_;
-  } outside(hook.in_transform);
   if (recorder.broken()) {
     // A generator that is closed now: GeneratorExit says that it ended, and its `finally` is for the native run.
     if (throwflag != 0 && PyErr_Occurred() != nullptr) return Abandon(thread, frame);
@@ -115,17 +93,12 @@ RecordingHook::RecordingHook(RecorderState& recorder, PyObject* entry_function) 
                                .previous = SetFrameHandler(&Handle),
                                .entry_function = entry_function,
                                .max_depth = recorder.max_depth,
-                               .in_transform = false,
                                .generators = {}};
 }
 
 RecordingHook::~RecordingHook() {
   SetFrameHandler(thread_hook->previous);
   delete std::exchange(thread_hook, nullptr);
-}
-
-bool RecordingHook::EnterTransform(bool entered) {
-  return thread_hook != nullptr && std::exchange(thread_hook->in_transform, entered);
 }
 
 bool RecordingHook::Arm(bool armed) {

@@ -32,11 +32,7 @@ bool IsTensor(PyObject* object) { return PyType_IsSubtype(Py_TYPE(object), Names
 
 const at::Tensor& TensorOf(PyObject* object) { return THPVariable_Unpack(object); }
 
-bool IsFakeTensor(PyObject* object) {
-  if (!IsTensor(object)) return false;
-  const at::Tensor& tensor = TensorOf(object);
-  return IsFake(tensor) || IsTransformed(tensor);
-}
+bool IsFakeTensor(PyObject* object) { return IsTensor(object) && IsFake(TensorOf(object)); }
 
 bool IsConstant(PyObject* object, int depth) {
   if (IsPrimitive(object) || IsCodeLike(object)) return true;
