@@ -97,10 +97,8 @@ std::optional<c10::OperatorHandle> FunctionalForm(const c10::FunctionSchema& sch
       same = argument.name() == arguments[i].name() && *argument.type() == *arguments[i].type() &&
              argument.alias_info() == nullptr;
     }
-    // A CompositeExplicit kernel would call the out= operator in turn.
-    if (same && (FindOwnMeta(found->operator_name()) != nullptr ||
-                 FindCppKernel(*found, DispatchKey::Meta) != nullptr || CompositeExplicitKernel(*found) == nullptr))
-      return found;
+    // Any other kernel of the functional form may call the out= operator in turn.
+    if (same && FindOwnMeta(found->operator_name()) != nullptr) return found;
     if (overload.empty()) return std::nullopt;
   }
 }
