@@ -42,12 +42,12 @@ std::vector<std::string> Missing(const std::vector<std::string>& from, const std
   return missing;
 }
 
-// The same object in two places, where there were two objects before: what is only read need not be guarded against that
-// (what is written is, by NotSameObject and NoOverlap), but recordings of the two cases do not compare.
+// The same object in two places, where there were two objects before: what is only read need not be guarded against
+// that (what is written is, by NotSameObject and NoOverlap), but recordings of the two cases do not compare.
 bool SeesOneObjectForTwo(const std::vector<std::string>& before, const std::vector<std::string>& now) {
   const std::vector<std::string> added = Missing(now, before);
   return std::any_of(added.begin(), added.end(), [](const std::string& guard) {
-    return guard.starts_with(GuardKindName(GuardKind::kSameObject));
+    return std::string_view(guard).starts_with(GuardKindName(GuardKind::kSameObject));
   });
 }
 
@@ -95,9 +95,8 @@ std::vector<RecordedText::Part> RecordedText::Parts(const Recording& recording, 
 absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& state, const CompileOptions& options,
                                       std::shared_ptr<ResumeTable> resumes,
                                       const std::vector<std::string>& argument_names) const {
-  VaryingItems varying = varying_;  // recording notes there what it reads
   RecordInputs inputs{
-      .resumes = std::move(resumes), .advance_iterators = advance_iterators_, .varying = &varying, .stop = stop_};
+      .resumes = std::move(resumes), .advance_iterators = advance_iterators_, .varying = &varying_, .stop = stop_};
   std::unique_ptr<Recording> recording = RecordCall(state, options, inputs, nullptr).recording;
   const std::vector<Part> now = Parts(*recording, stop_.has_value(), argument_names);
   const std::vector<std::string> guards = PrintGuards(recording->guards, recording->sources, argument_names);

@@ -326,6 +326,18 @@ bool HasMask(const Stack& stack, size_t base) {
   return false;
 }
 
+// Layers with parameters of full precision take inputs of reduced precision.
+bool MixesDtypes(const OpInfo& info, const Stack& stack, size_t base) {
+  std::optional<at::ScalarType> first;
+  bool mixed = false;
+  ForEachTensor(info, stack, base, [&](const at::Tensor& tensor) {
+    if (!tensor.defined()) return;
+    if (!first.has_value()) first = tensor.scalar_type();
+    mixed |= tensor.scalar_type() != *first;
+  });
+  return mixed && !at::isReducedFloatingType(*first);
+}
+
 void CheckRecordable(const OpInfo& info, FakeRecording& recording, const Stack& stack, size_t base) {
   switch (info.data_dependence) {
     case DataDependence::kNone:
@@ -338,6 +350,8 @@ void CheckRecordable(const OpInfo& info, FakeRecording& recording, const Stack& 
       if (HasMask(stack, base)) FailAndThrow(recording, BreakCode::kDataDependent, NameOf(info) + " with a mask");
       break;
   }
+  if (info.one_dtype && MixesDtypes(info, stack, base))
+    FailAndThrow(recording, BreakCode::kUnsupportedCallable, NameOf(info) + " of tensors of several dtypes");
   if (info.replaces_memory) FailAndThrow(recording, BreakCode::kTensorMetadataMutation, NameOf(info));
 }
 

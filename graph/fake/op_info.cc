@@ -56,6 +56,20 @@ void DescribeSchema(const c10::FunctionSchema& schema, OpInfo& info) {
   static const auto* replacing = new absl::flat_hash_set<std::string_view>{
       "aten::set_", "aten::resize_", "aten::resize_as_", "aten::resize_as_sparse_", "aten::set_data"};
   info.replaces_memory = replacing->contains(schema.name());
+  static const auto* uniform = new absl::flat_hash_set<std::string_view>{"aten::mm",
+                                                                         "aten::bmm",
+                                                                         "aten::addmm",
+                                                                         "aten::baddbmm",
+                                                                         "aten::mv",
+                                                                         "aten::dot",
+                                                                         "aten::addmv",
+                                                                         "aten::addr",
+                                                                         "aten::convolution",
+                                                                         "aten::native_layer_norm",
+                                                                         "aten::vdot",
+                                                                         "aten::native_batch_norm",
+                                                                         "aten::native_group_norm"};
+  info.one_dtype = uniform->contains(schema.name());
 }
 
 // A CompositeExplicit kernel mirrors eager only where eager runs it too, that is where the CPU has no kernel of its

@@ -46,6 +46,7 @@ struct OpInfo {
   uint64_t written_arguments = 0;  // bit i: argument i is written
   DataDependence data_dependence = DataDependence::kNone;
   bool replaces_memory = false;  // set_, resize_: the tensor's storage or extent changes under other fakes
+  bool one_dtype = false;  // its kernels raise where tensors of several dtypes come together; its metadata does not
   bool returns_tensors = false;
   bool recorded = true;  // false: only non-tensor results and no effect
   bool logged = false;

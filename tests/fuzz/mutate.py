@@ -191,4 +191,3 @@ def programs(name: str, setup: str, arguments: list[str], every: int = 1, offset
             steps.append("\n".join(line for line in lines if line))
         made.append(Program(setup, steps, recompile_limit=100, name=f"{name} {start}", **options))
     return made
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import re
 import traceback
 import types
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 import framejit
 
 PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), torch.dtype, torch.device, range, slice)
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Values:
 
 def _is_plain(value) -> bool:
     """Whether the value is all there is to see: nobody asks which of two equal ones it is."""
-    return isinstance(value, PLAIN) or (type(value) is tuple and all(map(_is_plain, value)))
+    return isinstance(value, PLAIN) or (type(value) in (tuple, torch.Size) and all(map(_is_plain, value)))
 
 
 def observe(root: dict) -> list:
@@ -56,7 +58,7 @@ class _Observer:
     def visit(self, path: str, value) -> None:
         if _is_plain(value) or (isinstance(value, types.ModuleType) and value.__name__ != "user"):
             # A NaN is no equal of itself, 0.0 is -0.0's, and 1 is True's.
-            return self.add(path, type(value).__name__, repr(value))
+            return self.add(path, type(value).__name__, ADDRESS.sub("", repr(value)))
         if isinstance(value, framejit._C.Entry):
             value = framejit._C.entry_function(value)
         if id(value) in self.numbers:

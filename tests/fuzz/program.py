@@ -131,9 +131,7 @@ def run(program: Program, compiled: bool) -> World:
         raise Invalid("the setup defines no function f")
     call = function
     if compiled:
-        call = framejit.compile(
-            function, backend=program.backend, options={"recompile_limit": program.recompile_limit}
-        )
+        call = framejit.compile(function, backend=program.backend, options={"recompile_limit": program.recompile_limit})
         world.entry = call
     hidden |= {"call", "__builtins__", "__warningregistry__"}
     namespace["call"] = call

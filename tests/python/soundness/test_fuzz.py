@@ -1,0 +1,91 @@
+"""A fixed budget of the differential fuzzer, and what it found before. Longer by hand: python -m tests.fuzz."""
+
+import os
+
+import pytest
+from framejit_testing import vector
+
+import framejit
+from tests.fuzz import generate
+from tests.fuzz.program import Program, Statistics, difference
+from tests.fuzz.shrink import Shrinker
+
+LONG = os.environ.get("FRAMEJIT_LONG_TESTS") == "1"
+PROGRAMS, CHUNK = (20_000, 500) if LONG else (240, 60)
+X = vector(3, seed=1)
+
+
+@pytest.mark.parametrize("first", range(0, PROGRAMS, CHUNK))
+def test_random_programs(first):
+    statistics = Statistics()
+    for seed in range(first, first + CHUNK):
+        program = generate.make(seed)
+        found = difference(program, statistics)
+        if found is not None:
+            small, found = Shrinker(program, found).run()
+            pytest.fail(f"seed {seed}: {found}\n{small.source()}")
+    # The programs are worth something: most calls return, graphs are captured, and recordings are used again.
+    assert statistics.raised < statistics.calls / 2
+    assert statistics.graphs > CHUNK and statistics.hits > statistics.graphs
+
+
+def test_shrinking_keeps_the_difference():
+    """With a guard kind switched off, a program of some size fails; what is left of it fails in the same way."""
+    setup = "\n".join(f"G{i} = {i}" for i in range(9))
+    setup += "\n\ndef f(x):\n    y = x + G1\n    for i in range(3):\n        y = y * G2\n    return [y, G3]\n"
+    steps = ["a = T(3)\nresult = call(a)", "G5 = 7\nresult = call(T(3))", "G3 = 5\nresult = call(T(3))"]
+    framejit._C._switch_off(["guard:ConstantIs"])
+    try:
+        program = Program(setup, steps)
+        found = difference(program)
+        assert found is not None and found.startswith("fact: world['result'][1]")
+        small, found = Shrinker(program, found, 30).run()
+        assert difference(small) is not None
+    finally:
+        framejit._C._switch_off([])
+    assert difference(small) is None
+    assert len(small.steps) == 2 and "G3" in small.setup and "G1" not in small.setup and "for" not in small.setup
+
+
+SAME_OBJECT = [
+    ("    x.append(1)\n    return W * len(y)", ["[], []", "[0], [0]", "L, L"]),
+    ("    x['k'] = 3\n    return W * y.get('k', 1)", ["{}, {}", "{'k': 2}, {'k': 2}", "D, D"]),
+    ("    x.n = 2\n    return W * y.n", ["O(1), O(1)", "A, A"]),
+    ("    x.n += 1\n    return W * y.n, x.n", ["A, O(1)", "O(1), A", "A, A"]),
+    ("    x.add(9)\n    return W * (9 in y)", ["{1}, {1}", "S, S"]),
+    ("    x.append(4)\n    return W * y[-1]", ["collections.deque([1]), collections.deque([1])", "Q, Q"]),
+    ("    G.append(1)\n    return W * len(x), y", ["[], 1", "G, 1"]),
+]
+
+
+@pytest.mark.parametrize(("body", "calls"), SAME_OBJECT)
+def test_what_is_written_may_be_what_is_read(body, calls):
+    """Two objects when it was recorded, one object in both places later."""
+    setup = (
+        "W = T(3)\nclass O:\n    def __init__(self, n):\n        self.n = n\n"
+        "L, D, A, S, Q, G = [5], {'k': 7}, O(1), {1}, collections.deque([1]), []\n\n"
+        f"def f(x, y):\n{body}\n"
+    )
+    for checks in ("", "replay"):
+        found = difference(Program(setup, [f"result = call({arguments})" for arguments in calls], checks=checks))
+        assert found is None, found
+
+
+def test_out_that_is_resized():
+    """Found by seed 255: an out= tensor of another size is resized."""
+    setup = "D = {'a': T(3)}\nE = torch.empty(0)\n\ndef f(x, o):\n    return torch.add(x, 1, out=o)\n"
+    steps = ["a = T(2)\nresult = call(a, D['a'])", "result = call(T(3), E)", "result = call(T(3), E)"]
+    found = difference(Program(setup, steps))
+    assert found is None, found
+
+
+@pytest.mark.parametrize("call", ["F.linear(x, w)", "F.linear(x[0], w)", "torch.mm(x, w)", "F.layer_norm(x, (3,), w[0])",
+                                  "torch.bmm(x[None], w[None])", "F.batch_norm(x, w[0], w[0], w[1])", "x[0] @ w"])  # fmt: skip
+@pytest.mark.parametrize("used", [True, False])
+@pytest.mark.parametrize("backend", ["interp", "auto"])
+def test_dtypes_that_do_not_go_together(call, used, backend):
+    """Found by seed 361: eager raises, whether or not the result is used."""
+    setup = f"def f(x, w):\n    y = {call}\n    return {'y' if used else 'x + 1'}\n"
+    steps = [f"result = call(T(3, 3), T(3, 3, dtype={dtype}))" for dtype in ("torch.float64", "torch.float32")]
+    found = difference(Program(setup, steps, backend=backend))
+    assert found is None, found
