@@ -27,6 +27,7 @@ FUNCTIONS = {
     "parameters": ("return sum(p.sum() for p in M0.parameters()) + M0.seen + len(list(M0.children()))", "T(3)", "1"),
     "arguments": ("return [v + 1 for v in y], x.shape, x.dtype", "T(2, 3)", "[T(3), W1, T(2, 3, seed=9)]"),
     "argument_dict": ("return y['a'] * y['n'], list(y), x.requires_grad", "T(3)", "{'a': T(3), 'n': 2, 'z': None}"),
+    "defaults": ("return x * n + m, y", "T(3)", "1"),
     "is": ("return (x is W1), (y is B0), (B2 is B0), (NOTHING is None), (W0 is x), x + 1", "T(3)", "B0"),
     "writes": ("x.add_(1); LT0.append(x); y.count += 1; DN0['new'] = y.scale; return x * W1", "T(3)", "B0"),
     "writes_deque_and_set": ("Q0.append(N0); S0.add(N1); OD0['w'] = 1; LN0[0] = N0; del DN0['a']; return x + 1",

@@ -26,7 +26,7 @@ MUTANTS = {
     tuple: ["{p} + {p}[-1:]", "{p}[:-1]", "list({p})", "tuple(reversed({p}))"],
     list: ["{p} + {p}[-1:]", "{p}[:-1]", "tuple({p})", "list(reversed({p}))", "list({p})"],
     dict: ["dict(reversed({p}.items()))", "dict(list({p}.items())[:-1])", "{{**{p}, 'added': 1}}", "dict({p})"],
-    set: ["{p} | {{99}}", "set(list({p})[1:])", "frozenset({p})"],
+    set: ["{p} | {{99}}", "set(list({p})[1:])", "frozenset({p})", "{{99, *list({p})[1:]}}"],
     collections.deque: ["collections.deque([*{p}, 5], {p}.maxlen)", "list({p})", "collections.deque({p}, 9)"],
     collections.OrderedDict: [
         "collections.OrderedDict(reversed({p}.items()))",
@@ -171,8 +171,24 @@ def changes(setup: str, arguments: list[str]) -> list[tuple[str, str, str]]:
         seen.add(path)
         for mutant in _mutants(value):
             rows.append((f"old = {path}", f"{path} = {mutant.format(p=path)}", f"{path} = old"))
+        if isinstance(value, types.FunctionType) and not value.__closure__:
+            code = f"{path}.__code__"
+            rows.append((f"old = {code}", f"{code} = (lambda *a, **k: T(3)).__code__", f"{code} = old"))
         if deletable:
             rows.append((f"old = {path}", f"del {path}", f"{path} = old"))
+    # Arguments that have defaults.
+    f = namespace["f"]
+    given = ", ".join(f"a{index}" for index in range(len(arguments)))
+    named = f.__code__.co_varnames[len(arguments) : f.__code__.co_argcount + f.__code__.co_kwonlyargcount]
+    rows += [("", f"result = call({given}, {name}=5)", "assert True") for name in named]
+    # One object in two places.
+    for one in range(len(arguments)):
+        for other in range(one + 1, len(arguments)):
+            first, second = namespace[f"a{one}"], namespace[f"a{other}"]
+            if type(first) is type(second) and not isinstance(first, int | str):
+                rows.append((f"old = a{other}", f"a{other} = a{one}", f"a{other} = old"))
+                if isinstance(first, torch.Tensor):
+                    rows.append((f"old = a{other}", f"a{other} = a{one}[...]", f"a{other} = old"))
     return rows + [("", change, undo) for change, undo in STATES]
 
 

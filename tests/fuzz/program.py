@@ -197,7 +197,8 @@ def difference(program: Program, statistics: Statistics | None = None) -> str | 
             return "check: a check of framejit failed, and the program caught the error"
         if statistics is not None:
             _count(statistics, program, actual)
-        tolerance = 0.0 if program.backend in ("interp", "eager") else 1e-4
+        # The passes decompose operators, and kernels are fused: sums come in another order.
+        tolerance = 1e-6 if program.backend in ("interp", "eager") else 1e-4
         for index, (e, a) in enumerate(zip(expected.observations, actual.observations, strict=True)):
             found = observe.compare(e, a, tolerance)
             if found is not None:

@@ -11,7 +11,7 @@ from tests.fuzz.program import Program, Statistics, difference
 from tests.fuzz.shrink import Shrinker
 
 LONG = os.environ.get("FRAMEJIT_LONG_TESTS") == "1"
-PROGRAMS, CHUNK = (20_000, 500) if LONG else (240, 60)
+PROGRAMS, CHUNK = (20_000, 500) if LONG else (120, 30)
 X = vector(3, seed=1)
 
 
