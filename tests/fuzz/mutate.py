@@ -180,7 +180,7 @@ def changes(setup: str, arguments: list[str]) -> list[tuple[str, str, str]]:
     f = namespace["f"]
     given = ", ".join(f"a{index}" for index in range(len(arguments)))
     named = f.__code__.co_varnames[len(arguments) : f.__code__.co_argcount + f.__code__.co_kwonlyargcount]
-    rows += [("", f"result = call({given}, {name}=5)", "assert True") for name in named]
+    rows += [("", f"other = call({given}, {name}=5)", "assert True") for name in named]
     # One object in two places.
     for one in range(len(arguments)):
         for other in range(one + 1, len(arguments)):
@@ -202,7 +202,8 @@ def programs(name: str, setup: str, arguments: list[str], every: int = 1, offset
         steps = ["\n".join([*first, call])]
         for keep, change, undo in rows[start : start + CHANGES]:
             # What cannot be changed is no change: the call then is one more of the same.
-            lines = [keep, "try:", f"    {change}", "except Exception: pass", "try:", f"    {call}", "finally:"]
+            lines = [keep, "try:", f"    {change}", "except Exception: pass"]
+            lines += ["seen = None", "try:", f"    {call.replace('result', 'seen', 1)}", "finally:"]
             lines += ["    try:", f"        {undo}", "    except Exception: pass", "    old = None", call]
             steps.append("\n".join(line for line in lines if line))
         made.append(Program(setup, steps, recompile_limit=100, name=f"{name} {start}", **options))

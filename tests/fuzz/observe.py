@@ -105,6 +105,9 @@ class _Observer:
                     self.visit(f"{path}.{name}", getattr(value, name))
 
     def tensor(self, path: str, value: torch.Tensor) -> None:
+        if value.layout != torch.strided:
+            self.add(f"{path} form", value.dtype, tuple(value.shape), value.layout, value.requires_grad)
+            return self.add(f"{path} values", Values(value.detach().to_dense()))
         storage = value.untyped_storage()
         number = self.storages.setdefault(storage._cdata, len(self.storages))
         grad_fn = value.grad_fn is not None
