@@ -79,8 +79,11 @@ def test_out_that_is_resized():
     assert found is None, found
 
 
-@pytest.mark.parametrize("call", ["F.linear(x, w)", "F.linear(x[0], w)", "torch.mm(x, w)", "F.layer_norm(x, (3,), w[0])",
-                                  "torch.bmm(x[None], w[None])", "F.batch_norm(x, w[0], w[0], w[1])", "x[0] @ w"])  # fmt: skip
+MIXED = ["F.linear(x, w)", "F.linear(x[0], w)", "torch.mm(x, w)", "F.layer_norm(x, (3,), w[0])", "x[0] @ w",
+         "torch.bmm(x[None], w[None])", "F.batch_norm(x, w[0], w[0], w[1])"]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", MIXED)
 @pytest.mark.parametrize("used", [True, False])
 @pytest.mark.parametrize("backend", ["interp", "auto"])
 def test_dtypes_that_do_not_go_together(call, used, backend):

@@ -22,7 +22,7 @@ def test_mutations(name):
     for program in programs(name, setup, arguments, every=EVERY, offset=offset):
         found = difference(program, statistics)
         assert found is None, f"{found}\n{program.source()}"
-    assert statistics.hits > 0 and statistics.traces > 0
+    assert statistics.hits > 0
 
 
 def test_the_changes_reach_everything():
