@@ -1,4 +1,6 @@
-"""The capture table: Hugging Face architectures in small random configurations, each in fresh processes, in no_grad.
+"""The capture table: Hugging Face architectures in small random configurations, in no_grad.
+
+Each compiler has processes of its own, which measure a few models each.
 
 For each: graphs, breaks, the largest difference from eager relative to the largest value (two calls that were recorded
 for other values included), the first call by framejit and by torch.compile(backend="eager"), and the steady time
@@ -27,6 +29,7 @@ BEGIN, END = "<!-- begin: architectures -->", "<!-- end: architectures -->"
 DATA_BREAKS = ("TensorData", "DataDependent")
 TOLERANCE = 1e-5
 SOONER = 20
+BATCH = 9  # models to a process
 
 
 def difference(actual: list, expected: list) -> float:
@@ -111,20 +114,36 @@ def measure_torch_compile(name: str) -> dict:
         return {"error": type(error).__name__}
 
 
-def child(name: str, compiler: str, threads: int, rounds: int) -> None:
+def child(names: str, compiler: str, threads: int, rounds: int) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.set_num_threads(threads)
+    rows = {}
     with torch.no_grad():
-        print(json.dumps(measure_framejit(name, rounds) if compiler == "framejit" else measure_torch_compile(name)))
+        for name in names.split(","):
+            rows[name] = measure_framejit(name, rounds) if compiler == "framejit" else measure_torch_compile(name)
+    print(json.dumps(rows))
 
 
-def measure(name: str, arguments: argparse.Namespace) -> dict:
+def in_child(names: list[str], compiler: str, arguments: argparse.Namespace) -> dict[str, dict]:
+    """The rows of these models; where one ends the process, those of the others, and its own says how."""
+    if not names:
+        return {}
     options = (f"--threads={arguments.threads}", f"--rounds={arguments.rounds or 20}")
-    row = common.in_fresh_process("benchmarks.coverage", name, "framejit", *options)
-    if arguments.torch_compile == "all" or name in arguments.torch_compile.split(","):
-        row["torch"] = common.in_fresh_process("benchmarks.coverage", name, "torch", *options)
-    return row
+    try:
+        return common.in_fresh_process("benchmarks.coverage", ",".join(names), compiler, *options)
+    except RuntimeError as error:
+        if len(names) == 1:
+            return {names[0]: {"failed": str(error)}}
+    return {k: v for name in names for k, v in in_child([name], compiler, arguments).items()}
+
+
+def measure(names: list[str], arguments: argparse.Namespace) -> dict[str, dict]:
+    rows = in_child(names, "framejit", arguments)
+    chosen = names if arguments.torch_compile == "all" else arguments.torch_compile.split(",")
+    for name, row in in_child([n for n in names if n in chosen], "torch", arguments).items():
+        rows[name]["torch"] = row
+    return rows
 
 
 def check(name: str, row: dict, targets: common.Targets) -> None:
@@ -199,19 +218,20 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the table to docs/coverage.md")
     arguments = parser.parse_args()
     if arguments.child is not None:
-        name, compiler = arguments.child
-        child(name, compiler, arguments.threads, arguments.rounds)
+        names, compiler = arguments.child
+        child(names, compiler, arguments.threads, arguments.rounds)
         return 0
     targets = common.Targets()
     rows = {}
-    for name in arguments.models.split(","):
-        try:
-            rows[name] = measure(name, arguments)
-        except RuntimeError as error:
-            targets.missed.append(f"{name}: {error}")
-            continue
-        check(name, rows[name], targets)
-        print("  ".join(cells(name, rows[name])), flush=True)
+    names = arguments.models.split(",")
+    for first in range(0, len(names), BATCH):
+        for name, row in measure(names[first : first + BATCH], arguments).items():
+            if "failed" in row:
+                targets.missed.append(f"{name}: {row['failed']}")
+                continue
+            rows[name] = row
+            check(name, row, targets)
+            print("  ".join(cells(name, row)), flush=True)
     common.print_table(HEADER, [cells(name, row) for name, row in rows.items()])
     if arguments.write:
         write_page(page_section(rows, arguments.threads))
