@@ -539,14 +539,15 @@ def test_default_dtype():
 
 
 def test_recording_limit_then_interpreter_with_one_warning(caplog):
-    """After 8 recordings the frame runs in the interpreter, still right, and one warning says so."""
-    compiled, backend = counting(lambda x, n: x * n)
+    """After 8 recordings the frame runs in the interpreter, still right, and one warning says so. (Numbers that differ
+    each time are left to the interpreter alone: entry/test_recompiles.py.)"""
+    compiled, backend = counting(lambda x, items: x * len(items))
     with caplog.at_level("WARNING", logger="framejit"):
         for n in range(12):
-            assert torch.equal(compiled(X, n), X * n)
+            assert torch.equal(compiled(X, [0] * n), X * n)
     assert backend.count == 8
     assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
-    assert torch.equal(compiled(X, 3), X * 3), "recordings made before the limit stay in use"
+    assert torch.equal(compiled(X, [0] * 3), X * 3), "recordings made before the limit stay in use"
     assert backend.count == 8
 
 
