@@ -95,8 +95,9 @@ std::vector<RecordedText::Part> RecordedText::Parts(const Recording& recording, 
 absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& state, const CompileOptions& options,
                                       std::shared_ptr<ResumeTable> resumes,
                                       const std::vector<std::string>& argument_names) const {
+  VaryingItems varying = varying_;  // recording notes there what it reads
   RecordInputs inputs{
-      .resumes = std::move(resumes), .advance_iterators = advance_iterators_, .varying = &varying_, .stop = stop_};
+      .resumes = std::move(resumes), .advance_iterators = advance_iterators_, .varying = &varying, .stop = stop_};
   std::unique_ptr<Recording> recording = RecordCall(state, options, inputs, nullptr).recording;
   const std::vector<Part> now = Parts(*recording, stop_.has_value(), argument_names);
   const std::vector<std::string> guards = PrintGuards(recording->guards, recording->sources, argument_names);
