@@ -162,6 +162,8 @@ PyObject* RecorderState::Impl::ModelCheckpoint(const NativeCall& call) {
   }
   PyRef kwnames = PyRef::Steal(names ? PyList_AsTuple(names.get()) : nullptr);
   if (!kwnames) return nullptr;
+  if (at::GradMode::is_enabled())
+    return BreakNull(BreakCode::kAutograd, "checkpoint, whose inside the backward is to compute again");
   // A reentrant one has a backward of its own, and gives views of what it is given.
   if (call.nargs < 1 || reentrant != Py_False || others)
     return BreakNull(BreakCode::kAutograd, "checkpoint, but for use_reentrant=False without further options");

@@ -143,13 +143,21 @@ at::MemoryFormat ConvolutionFormat(const at::Tensor& input, const at::Tensor& we
   return format;
 }
 
+// One number per spatial dimension, none below `least`.
+void CheckConvolution(size_t rank, std::initializer_list<c10::DimVector> parameters, int64_t least) {
+  for (const c10::DimVector& values : parameters) {
+    TORCH_CHECK(values.size() == rank, "convolution: expected ", rank, " numbers, got ", at::IntArrayRef(values));
+    for (int64_t value : values) TORCH_CHECK(value >= least, "convolution: ", value, " is less than ", least);
+  }
+}
+
 // convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups)
 void Convolution(MetaCall& call) {
   const at::Tensor &input = call.tensor(0), &weight = call.tensor(1);
-  const size_t rank = static_cast<size_t>(weight.dim() - 2);
-  TORCH_CHECK(input.dim() == weight.dim(),
+  TORCH_CHECK(input.dim() == weight.dim() && weight.dim() > 2,
               "convolution: expected input and weight of the same number of dimensions, got ", input.sizes(), " and ",
               weight.sizes());
+  const size_t rank = static_cast<size_t>(weight.dim() - 2);
   TORCH_CHECK(input.scalar_type() == weight.scalar_type(), "Input type (", input.scalar_type(), ") and weight type (",
               weight.scalar_type(), ") should be the same");
   const bool transposed = call[6].toBool();
@@ -158,6 +166,9 @@ void Convolution(MetaCall& call) {
               weight.sizes(), " and groups=", groups, " do not fit input ", input.sizes());
   const c10::DimVector stride = Broadcast(call.integers(3), rank), padding = Broadcast(call.integers(4), rank),
                        dilation = Broadcast(call.integers(5), rank), extra = Broadcast(call.integers(7), rank);
+  CheckConvolution(rank, {stride, dilation}, 1);
+  CheckConvolution(rank, {padding, extra}, 0);
+  TORCH_CHECK(groups > 0, "non-positive groups is not supported");
   const std::vector<int64_t> sizes =
       transposed ? at::native::conv_input_size(input.sizes(), weight.sizes(), padding, extra, stride, dilation, groups)
                  : at::native::conv_output_size(input.sizes(), weight.sizes(), padding, stride, dilation);

@@ -168,7 +168,7 @@ TEST(CpuRows, Columns) {
 }
 
 TEST(CpuRows, StandardiseColumns) {
-  for (at::IntArrayRef sizes : {at::IntArrayRef{40, 40}, at::IntArrayRef{7, 64}, at::IntArrayRef{2, 300, 17}}) {
+  for (const std::vector<int64_t>& sizes : {std::vector<int64_t>{40, 40}, {7, 64}, {2, 300, 17}}) {
     GraphRecorder recorder;
     const int dim = static_cast<int>(sizes.size()) - 2;
     Arg x = recorder.Input(Random(sizes));

@@ -338,8 +338,7 @@ def tuple_operations(x):
     return x * t.index(2) + t.count(3), t[::-1], t * 2, t < (2,)
 
 
-# The class statement runs in the interpreter and makes another class on each call, so what follows is recorded again.
-@case(X, graphs=3, breaks=1)
+@case(X)
 def class_defined_inside(x):
     class Local:
         scale = 3

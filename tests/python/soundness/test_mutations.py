@@ -29,8 +29,9 @@ def test_the_changes_reach_everything():
     setup, arguments = CASES["object"]
     done = {change for _, change, _ in changes(setup, arguments)}
     for expected in (
-        "a1.__dict__['scale'] = {} + 1", "Base.factor = {} + 1", "Base.forward = lambda *a, **k: T(3)", "del Base.kind",
-        "Base.double = property(lambda self: 17)", "a0 = {}.detach().double()", "a1.__dict__['weight'] = {} + 1",
+        "a1.__dict__['scale'] = {} + 0.5", "Base.factor = {} + 1", "Base.forward = lambda *a, **k: T(3)",
+        "del Base.kind", "Base.double = property(lambda self: 17)", "a0 = {}.detach().double()",
+        "a1.__dict__['weight'] = {} + 1",
     ):  # fmt: skip
         assert expected.replace("{}", expected.split(" = ")[0]) in done
     assert len(done) > 100

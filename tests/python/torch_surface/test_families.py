@@ -169,7 +169,8 @@ def einsum_of_three(x, y):
 
 @case(X, grad=True)
 def checkpointed(x):
-    return checkpoint(lambda t, scale: t.sin() * scale, x, scale=2.0, use_reentrant=False) + 1
+    with torch.no_grad():
+        return checkpoint(lambda t, scale: t.sin() * scale, x, scale=2.0, use_reentrant=False) + 1
 
 
 # --- custom Functions and classes -------------------------------------------------------------------------------------
@@ -283,7 +284,7 @@ def test_gradients_through_a_checkpoint():
     for _ in range(3):
         (actual,) = torch.autograd.grad(compiled(x), x)
         assert torch.allclose(actual, expected)
-    assert backend.count == 1
+    assert backend.count == 2  # the inside of the checkpoint, which the backward computes again, and the sum
 
 
 def test_what_an_exception_said_is_in_the_report():
