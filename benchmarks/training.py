@@ -2,16 +2,21 @@
 plain, compiled by framejit and compiled by torch.compile, in alternating rounds, a fresh process each. AdamW; the small
 MLP with SGD as well. Beside it, forward and backward alone.
 
+Then the most memory that a steady step has resident, each compiler in a process of its own.
+
 Targets: no step slower than eager's or torch.compile's (3 % noise band); the small MLP's steps at least twice as fast
-as eager's; compile time (the first step less a steady one) at least 100 times below Inductor's.
-usage: python -m benchmarks.training [--check] [--quick] [--models NAME,...] [--no-inductor]
+as eager's; compile time (the first step less a steady one) at least 100 times below Inductor's; the models' peak memory
+not above eager's (3 %).
+usage: python -m benchmarks.training [--check] [--quick] [--models NAME,...] [--no-inductor] [--memory]
 """
 
+import argparse
 import functools
 import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -135,11 +140,60 @@ def child(name: str, small: bool, inductor: bool, threads: int, rounds: int) -> 
     print(json.dumps(results))
 
 
+def peak_resident_bytes(function: Callable[[], object]) -> int:
+    """The most memory that the process has resident while `function` runs (Linux: VmHWM, reset before)."""
+    Path("/proc/self/clear_refs").write_text("5")
+    function()
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def memory_child(name: str, small: bool, threads: int, key: str) -> None:
+    """Prints what three steady steps take at most, as JSON."""
+    import framejit
+
+    torch.set_num_threads(threads)
+    compiler = framejit.compile if key == "framejit" else lambda target: target
+    module = build(name, small)
+    step = functools.partial(compiler(training_step), module, new_optimizer(name, module), batch(name, small, 0))
+    for _ in range(3):
+        step()
+    print(json.dumps({"peak": min(peak_resident_bytes(step) for _ in range(3))}))
+
+
+def print_memory(arguments: argparse.Namespace, targets: common.Targets) -> None:
+    rows = []
+    for name in arguments.models.split(","):
+        size = "small" if arguments.quick else "full"
+        options = ("--memory", f"--threads={arguments.threads}")
+        peak = {
+            key: common.in_fresh_process("benchmarks.training", name, size, key, *options)["peak"]
+            for key in ("eager", "framejit")
+        }
+        rows.append([name, *(f"{peak[key] / 2**20:.0f}" for key in peak), f"{peak['framejit'] / peak['eager']:.2f}"])
+        if not name.startswith("mlp"):  # whose memory is that of the libraries
+            targets.at_most(f"{name}, peak memory, framejit/eager", peak["framejit"] / peak["eager"], 1)
+    common.print_table(["peak MiB of a step", "eager", "framejit", "ratio"], rows)
+
+
 def main() -> int:
-    arguments = common.model_parser(__doc__, NAMES).parse_args()
+    parser = common.model_parser(__doc__, NAMES)
+    parser.add_argument("--memory", action="store_true", help="measure memory alone")
+    arguments = parser.parse_args()
+    if arguments.memory and arguments.child is not None:
+        name, size, key = arguments.child
+        memory_child(name, size == "small", arguments.threads, key)
+        return 0
     if common.run_child(child, arguments):
         return 0
     targets = common.Targets()
+    if not arguments.memory:
+        print_times(arguments, targets)
+    print_memory(arguments, targets)
+    return targets.finish(arguments.check)
+
+
+def print_times(arguments: argparse.Namespace, targets: common.Targets) -> None:
     rows = []
     for name, found in common.each_model("benchmarks.training", arguments, 20):
         for what in ("step", "half"):
@@ -164,7 +218,6 @@ def main() -> int:
     header = ["milliseconds", "eager", "framejit", "inductor", "framejit speed", "inductor speed"]
     header += ["first step framejit", "first step inductor"]
     common.print_table(header, rows)
-    return targets.finish(arguments.check)
 
 
 if __name__ == "__main__":
