@@ -39,11 +39,15 @@ struct KnownEntry {
 struct CodeRecord {
   bool capturable = false;
   bool is_optimizer_method = false;
+  // Of many functions, which capture something or not: a closure of the libraries', a decorator's wrapper mostly.
+  bool is_shared = false;
   uint32_t barren = 0;  // times in a row that nothing was captured in its extent
   std::vector<KnownEntry> entries;
 
   bool runs_unarmed() { return barren >= kBarren && ++barren % kTryAgain != 0; }
-  void Note(bool captured) { barren = captured ? 0 : barren + 1; }
+  void Note(bool captured) {
+    if (!is_shared) barren = captured ? 0 : barren + 1;
+  }
 };
 
 struct ThreadState {
@@ -97,6 +101,7 @@ CodeRecord* RecordOf(PyCodeObject* code) {
   if (void* known = ShimCodeExtra(code, index); known != nullptr) return static_cast<CodeRecord*>(known);
   auto record = std::make_unique<CodeRecord>();
   record->capturable = IsCapturable(code);
+  record->is_shared = code->co_nfreevars > 0 && !IsCapturedFile(code->co_filename);
   record->is_optimizer_method = IsOptimizerMethod(code);
   if (ShimSetCodeExtra(code, index, record.get()) != 0) return PyErr_Clear(), nullptr;
   return record.release();

@@ -119,6 +119,18 @@ def test_regions_begin_and_end_in_functions_that_run_unarmed():
     assert len(graphs) == 1
 
 
+def test_a_wrapper_of_many_functions_is_not_judged_by_some_of_them():
+    backend, graphs = compiled_calls()
+    plain = torch._disable_dynamo(lambda numbers: sum(numbers))
+    computes = torch._disable_dynamo(lambda x: scale(x, 0.5))  # the same wrapper's code
+    with torch.no_grad(), framejit.enable(backend=backend):
+        for _ in range(40):
+            assert plain([1, 2]) == 3
+        for _ in range(2):
+            assert torch.equal(computes(X), (X * 0.5).sin() + 1)
+    assert len(graphs) == 1
+
+
 def test_another_thread_is_not_armed():
     backend, graphs = compiled_calls()
     with torch.no_grad(), framejit.enable(backend=backend):
