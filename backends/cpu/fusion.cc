@@ -321,8 +321,15 @@ class Fuser {
     for (size_t d = 0; d < before.size(); ++d) domain[static_cast<size_t>(position[d])] = before[d];
   }
 
-  // Of a unit without reductions, where the order of dimensions is free.
+  static DimMap Inverse(const DimMap& position) {
+    DimMap inverse(position.size());
+    for (size_t d = 0; d < position.size(); ++d) inverse[static_cast<size_t>(position[d])] = static_cast<int8_t>(d);
+    return inverse;
+  }
+
+  // Of a unit without reductions, where the order of dimensions is free. An empty `position` leaves it.
   void ReorderUnit(const DimMap& position, Unit& unit) {
+    if (position.empty()) return;
     Reorder(position, unit.domain);
     for (int32_t member : unit.nodes) {
       DimMap map = r_.node_maps[static_cast<size_t>(member)];
@@ -421,31 +428,43 @@ class Fuser {
     if (group.nodes.size() >= kMaxNodes) return false;
     auto placement = Place(n, unit);
     if (!placement) return false;
-    int inner_dims = group.inner_dims;
-    bool columns = group.columns;
+    DimMap position;
     if (kind(n) == NodeKind::kRow) {
       bool failed = false;
       if (!placement->full || !MapInUnit(node(n).operands[0].value, unit, failed)) return false;
-      if (inner_dims == 0) {
-        const DimMap position = ReducedLast(n, placement->map, group.domain.size());
+      if (group.inner_dims == 0) {
+        position = ReducedLast(n, placement->map, group.domain.size());
         ReorderUnit(position, group);
         Reorder(position, placement->map);
       }
-      int reduced = ReducedInner(n, placement->map, group.domain.size());
+    }
+    if (AddTo(n, placement->map, unit)) return true;
+    ReorderUnit(Inverse(position), group);
+    return false;
+  }
+
+  // Makes the node, whose dimensions are mapped, a member of the unit; false, with nothing changed, where it is none.
+  bool AddTo(int32_t n, const DimMap& map, int32_t unit) {
+    Unit& group = r_.units[static_cast<size_t>(unit)];
+    int inner_dims = group.inner_dims;
+    bool columns = group.columns;
+    if (kind(n) == NodeKind::kRow) {
+      const int reduced = ReducedInner(n, map, group.domain.size());
       if (reduced == 0 || (inner_dims != 0 && inner_dims != reduced)) return false;
       if (!RowsAreWorthIt(group.domain, reduced)) return false;
       if (inner_dims == 0) {
-        columns = VectorsOf(n, placement->map, group.domain, reduced) == Along::kColumns;
-        if (!InnerMergesForUnit(group, reduced, columns)) return false;
+        const Along along = VectorsOf(n, map, group.domain, reduced);
+        columns = along == Along::kColumns;
+        if (along == Along::kNeither || !InnerMergesForUnit(group, reduced, columns)) return false;
       }
       inner_dims = reduced;
     }
-    if (!InnerMerges(n, placement->map, group.domain, inner_dims, columns) || WouldCycle({unit}, n)) return false;
+    if (!InnerMerges(n, map, group.domain, inner_dims, columns) || WouldCycle({unit}, n)) return false;
     group.inner_dims = inner_dims;
     group.columns = columns;
     group.nodes.push_back(n);
     r_.unit_of[static_cast<size_t>(n)] = unit;
-    SetOutputMaps(n, placement->map);
+    SetOutputMaps(n, map);
     return true;
   }
 
