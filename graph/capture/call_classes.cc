@@ -137,9 +137,14 @@ PyObject* RecorderState::Impl::ModelFunctionApply(const NativeCall& call) {
     return BreakNull(BreakCode::kAutograd, "a custom Function whose arguments require grad");
   if (PrepareArguments(call) != 0 || (enabled && SetGradMode(false) != 0)) return nullptr;
   PyRef result = PyRef::Steal(CallReal(call));
-  if (!result) return nullptr;
-  if (enabled && SetGradMode(true) != 0) return nullptr;
-  return Scan(result.release());
+  if (broken()) return nullptr;
+  // Also where it raised: a handler of the program goes on with gradients.
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  const bool restored = !enabled || SetGradMode(true) == 0;
+  if (!restored) return Py_XDECREF(type), Py_XDECREF(value), Py_XDECREF(traceback), nullptr;
+  PyErr_Restore(type, value, traceback);
+  return result ? Scan(result.release()) : nullptr;
 }
 
 // checkpoint(function, *args, use_reentrant=..., preserve_rng_state=True, **kwargs)

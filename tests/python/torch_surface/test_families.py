@@ -224,6 +224,20 @@ def a_custom_function_computes_without_gradients(x):
     return ReadsParameter.apply(x) + 1
 
 
+class Raises(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        raise ValueError(f"no {x.dim()} dimensions")
+
+
+@case(X, grad=True)
+def gradients_go_on_behind_a_custom_function_that_raises(x):
+    try:
+        return Raises.apply(x)
+    except ValueError as error:
+        return x * WEIGHT, torch.is_grad_enabled(), str(error)
+
+
 @case(X)
 def a_class_of_the_function(x):
     class Scale(torch.nn.Module):
