@@ -20,6 +20,13 @@ TensorMeta = tuple[tuple[int, ...], torch.dtype, bool, tuple[int, ...], torch.de
 Location = tuple[str, int, str]  # file, line, function
 
 
+# What torch.fx prints wrongly where a constant comes first. operator.pow(-2, x) would be `-2 ** x`, which is -(2 ** x);
+# Tensor.__rpow__ is torch.pow. operator.iadd(2, x) would be `2 += x`; numbers have no in-place operators.
+_PRINTABLE = {getattr(operator, f"i{name.rstrip('_')}"): getattr(operator, name) for name in (
+    "add", "and_", "floordiv", "lshift", "matmul", "mod", "mul", "or_", "rshift", "sub", "truediv", "xor",
+)} | {operator.pow: torch.pow, operator.ipow: torch.pow}  # fmt: skip
+
+
 class Builder:
     def __init__(self, values: bool) -> None:
         self.graph = torch.fx.Graph()
@@ -49,9 +56,8 @@ class Builder:
 
     def function(self, target: Any, args: list, kwargs: dict, location: Location | None) -> torch.fx.Node:
         target = _named_function(target)
-        if target is operator.pow and not isinstance(args[0], torch.fx.Node):
-            # torch.fx prints operator.pow(-2, x) as `-2 ** x`, which is -(2 ** x). Tensor.__rpow__ is torch.pow.
-            target = torch.pow
+        if args and not isinstance(args[0], torch.fx.Node):
+            target = _PRINTABLE.get(target, target)
         return self._locate(self.graph.call_function(target, tuple(args), kwargs), location)
 
     def method(self, target: str, args: list, kwargs: dict, location: Location | None) -> torch.fx.Node:
@@ -84,11 +90,13 @@ class Builder:
         if _is_plain(value):
             return value
         if id(value) not in self._constants:
-            name = f"_constant{len(self._constants)}"
-            setattr(self._root, name, value)
             # Before the first use is early enough for every other one: calls are exported in program order.
-            self._constants[id(value)] = self.graph.get_attr(name)
+            self._constants[id(value)] = self._attach(f"_constant{len(self._constants)}", value)
         return self._constants[id(value)]
+
+    def _attach(self, name: str, value: Any) -> torch.fx.Node:
+        setattr(self._root, name, value)
+        return self.graph.get_attr(name)
 
     def tuple(self, cls: type | None, items: list) -> Any:
         if cls is None or cls is tuple or cls is torch.Size:  # torch takes a tuple wherever it takes a Size
