@@ -13,8 +13,10 @@
 #include "backends/plugin/plugin.h"
 #include "base/log.h"
 #include "base/switches.h"
+#include "frame_eval/argument_binder.h"
 #include "frame_eval/armed.h"
 #include "frame_eval/entry.h"
+#include "frame_eval/export_program.h"
 #include "frame_eval/optimizer_steps.h"
 #include "frame_eval/replay_check.h"
 #include "graph/capture/evaluator.h"
@@ -193,6 +195,32 @@ py::object GraphModule(const py::object& entry, size_t index, bool aten) {
   return py::reinterpret_steal<py::object>(module->release());
 }
 
+// `leaves`: callable -> name of the method of torch.Tensor that it is, or None.
+py::object TraceProgram(const py::object& function, const py::tuple& args, const py::dict& kwargs,
+                        const py::dict& leaves, const py::object& make_builder, const py::object& break_error) {
+  if (!PyFunction_Check(function.ptr())) throw py::type_error("trace: function: expected a Python function");
+  LeafCallables callables;
+  for (auto [callable, name] : leaves) callables.emplace(callable.ptr(), name.is_none() ? nullptr : name.ptr());
+  std::vector<PyObject*> values;
+  for (py::handle argument : args) values.push_back(argument.ptr());
+  py::list names;
+  for (auto [name, argument] : kwargs) {
+    names.append(name);
+    values.push_back(argument.ptr());
+  }
+  const py::tuple kwnames(names);
+  BoundArguments bound;
+  const ArgumentBinder binder(reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function.ptr())));
+  if (!binder.Bind(reinterpret_cast<PyFunctionObject*>(function.ptr()), values.data(),
+                   static_cast<Py_ssize_t>(args.size()), kwnames.empty() ? nullptr : kwnames.ptr(), bound))
+    throw py::type_error("trace: these arguments do not fit the function's parameters");
+  absl::StatusOr<PyRef> module = ExportProgram({function.ptr(), bound.slots()}, callables, make_builder.ptr());
+  if (module.ok()) return py::reinterpret_steal<py::object>(module->release());
+  const std::string text(module.status().message());
+  PyErr_SetString(absl::IsFailedPrecondition(module.status()) ? break_error.ptr() : PyExc_RuntimeError, text.c_str());
+  throw py::error_already_set();
+}
+
 py::list LogArtifacts() {
   py::list rows;
   for (int i = 0; i < static_cast<int>(LogArtifact::kCount); ++i) {
@@ -243,6 +271,8 @@ PYBIND11_MODULE(_C, module) {
              [](const py::object& entry) { return py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr())); });
   module.def("traces", &Traces, py::arg("entry"));
   module.def("graph_module", &GraphModule, py::arg("entry"), py::arg("index"), py::arg("aten"));
+  module.def("trace_program", &TraceProgram, py::arg("function"), py::arg("args"), py::arg("kwargs"), py::arg("leaves"),
+             py::arg("make_builder"), py::arg("break_error"));
   module.def("reset", &ResetAllEntries);
   module.def("make_region", &MakeRegion, py::arg("backend"), py::arg("recompile_limit"));
   module.def("set_region", &EnterRegion, py::arg("region"));

@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, overload
 
 import torch
 
-from framejit import _armed, _build, _checks, _config, _explain, _logging, _optimizers
+from framejit import _armed, _build, _checks, _config, _explain, _logging, _optimizers, _trace
 from framejit._module import CompiledModule
 
 _C = _build.load()
@@ -33,6 +33,7 @@ __all__ = [
     "reset",
     "set_checks",
     "set_logs",
+    "trace",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -240,6 +241,30 @@ def register_backend(name: str, backend: Callable[..., Any]) -> None:
     if not callable(backend):
         raise TypeError(f"framejit.register_backend: backend: expected a callable, got {type(backend).__name__}")
     _C.register_backend(name, backend)
+
+
+def trace(
+    target: Any,
+    *args: Any,
+    leaf_modules: Iterable[type[torch.nn.Module] | torch.nn.Module] | None = None,
+    **kwargs: Any,
+) -> torch.fx.GraphModule:
+    """The program that target(*args, **kwargs) runs, as one torch.fx.GraphModule; nothing is run.
+
+    The graph has the form that torch.fx.symbolic_trace gives it: a placeholder for each parameter that the call passes,
+    get_attr for the tensors of the module, call_module for leaf modules, call_function and call_method for torch's
+    functions, methods and operators and for what torch.fx.wrap names, and an output of the same structure. Passes,
+    torch.fx.replace_pattern, Interpreter and Transformer work on it. The program may be any that framejit captures:
+    control flow on Python values, containers, *args, data classes. Shapes and values that are no tensors are those of
+    this call; other numbers, texts and None for a parameter fail an assertion of the graph.
+
+    target: an nn.Module (whose forward is traced, without its hooks), a Python function or a method.
+    leaf_modules: classes of modules, or modules, that are one call each. None: the layers of torch.nn but Sequential,
+        as in symbolic_trace. (): none. What a leaf does is recorded too, to know its results' shapes.
+    Raises GraphBreakError, with the line, where the program is not one graph. What it changes that is no tensor
+    (attributes, lists) is no part of the graph, and there is a warning that says so.
+    """
+    return _trace.trace(_C, GraphBreakError, _original(target), args, kwargs, leaf_modules)
 
 
 def is_compiling() -> bool:

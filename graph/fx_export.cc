@@ -38,6 +38,7 @@ py::object PyLocation(const Graph& graph, int32_t location) {
 }
 
 py::object MakeBuilder(const FxOptions& options) {
+  if (options.builder) return py::reinterpret_borrow<py::object>(options.builder.get());
   return py::module_::import("framejit._fx").attr("Builder")(options.fake_values);
 }
 

@@ -20,6 +20,7 @@ struct FxOptions {
   // Shape, dtype and strides are in meta["tensor_meta"] in any case.
   bool fake_values = false;
   std::vector<std::string> input_names;  // "arg0", "arg1", ... where empty or shorter
+  PyRef builder;                         // a framejit._fx.Builder; null: a new one
 };
 
 // Placeholders in the order of inputs; the output is a tuple in the order of outputs. `graph` gives the locations.

@@ -27,7 +27,7 @@ struct TorchArgument {
 
 struct TorchCall {
   enum class Kind : uint8_t {
-    kFunction,   // target(*args, **kwargs); operators are the functions of module `operator`
+    kFunction,   // target(*args, **kwargs); operators are the functions of module `operator`, a leaf may be a module
     kMethod,     // getattr(args[0], target)(*args[1:], **kwargs); target is a str
     kAttribute,  // getattr(args[0], target); target is a str
   };

@@ -130,6 +130,12 @@ PyObject* RecorderState::Impl::CallWithSelf(PyObject* callable, PyObject* self, 
 }
 
 PyObject* RecorderState::Impl::Call(PyObject* callable, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames) {
+  if (request.leaves != nullptr && callable != std::exchange(entered_leaf, nullptr)) {
+    if (auto leaf = request.leaves->find(callable); leaf != request.leaves->end()) {
+      tail_call = false;
+      return CallLeaf(leaf->second, {callable, args, nargs, kwnames});
+    }
+  }
   PyTypeObject* type = Py_TYPE(callable);
   const WellKnown& n = Names();
   // Calls that only pass on to another callable leave the result to it.

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/types/span.h"
 #include "base/timing.h"
 #include "frame_eval/guards/guard.h"
@@ -31,6 +32,10 @@ struct StopPoint {
   int offset = 0;  // code units
 };
 
+// Callables that are one call of the torch-level graph each, whatever they call: modules, functions, and methods of
+// torch.Tensor with their names (a str; null for the others). Borrowed.
+using LeafCallables = absl::flat_hash_map<PyObject*, PyObject*>;
+
 struct RecordRequest {
   PyObject* function = nullptr;       // a Python function (the entry frame's)
   absl::Span<PyObject* const> slots;  // its parameter slots after binding; null where a default applies;
@@ -48,6 +53,8 @@ struct RecordRequest {
   bool backward = true;
   // Ends the recording before this instruction.
   std::optional<StopPoint> stop;
+  // The torch-level graph alone knows leaves: torch_call of the nodes in `graph` means nothing then. Null: none.
+  const LeafCallables* leaves = nullptr;
 };
 
 struct RecordStats {

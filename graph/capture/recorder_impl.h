@@ -305,6 +305,8 @@ struct RecorderState::Impl {
   using Invoke = std::function<PyObject*()>;
   PyObject* CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call, const Invoke& invoke);
   PyObject* CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call);
+  PyObject* CallLeaf(PyObject* method, const NativeCall& call);
+  PyObject* entered_leaf = nullptr;  // whose call is being made now; compared, never used
   PyObject* CallOperator(const char* name, std::initializer_list<PyObject*> args, const Invoke& invoke);
   bool Snapshot(PyObject* object, bool is_result, TorchArgument* argument, int depth = 0);
   TorchValueId TorchValue(const at::Tensor& tensor, bool make);

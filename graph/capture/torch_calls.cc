@@ -195,6 +195,39 @@ PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target,
   return result.release();
 }
 
+// A call of a leaf (RecordRequest::leaves): recorded as any other, and then told as one. Where its arguments or its
+// results have no torch-level form, it is told call by call.
+PyObject* RecorderState::Impl::CallLeaf(PyObject* method, const NativeCall& call) {
+  std::vector<TorchCall>& calls = recording->torch_graph.calls;
+  TorchCall record{.kind = method == nullptr ? TorchCall::Kind::kFunction : TorchCall::Kind::kMethod,
+                   .target = PyRef::Borrow(method == nullptr ? call.callable : method),
+                   .args = {},
+                   .kwargs = {},
+                   .result = {},
+                   .location = CurrentLocation()};
+  bool expressible = true;
+  for (Py_ssize_t i = 0; expressible && i < call.total(); ++i) {
+    TorchArgument argument;
+    if (Prepare(call.args[i]) != 0) return nullptr;
+    expressible = Snapshot(call.args[i], false, &argument);
+    if (PyErr_Occurred()) return nullptr;
+    if (i < call.nargs) {
+      record.args.push_back(std::move(argument));
+    } else {
+      record.kwargs.emplace_back(PyRef::Borrow(PyTuple_GET_ITEM(call.kwnames, i - call.nargs)), std::move(argument));
+    }
+  }
+  const size_t first = calls.size();
+  entered_leaf = call.callable;
+  PyRef result = PyRef::Steal(Call(call.callable, call.args, call.nargs, call.kwnames));
+  if (!result || !expressible || calls.size() == first) return result.release();
+  if (result.get() != Py_None && !Snapshot(result.get(), true, &record.result))
+    return PyErr_Occurred() ? nullptr : result.release();
+  calls.resize(first);
+  calls.push_back(std::move(record));
+  return result.release();
+}
+
 // A composite operator as one node: below autograd, the dispatcher has no other kernel of it than the recording's.
 PyObject* RecorderState::Impl::ModelTorchLeaf(const NativeCall& call) {
   bool differentiable = false;

@@ -46,6 +46,21 @@ def test_single_graph(name):
     assert report.graphs[0].captured and not report.graphs[0].fallback
 
 
+@pytest.mark.filterwarnings("ignore:framejit.trace.*also changes")  # counters and caches of the models
+@pytest.mark.parametrize("name", SELECTION)
+def test_traced(name):
+    architecture = ARCHITECTURES[name]
+    model = architecture.build()
+    with torch.no_grad():
+        module = framejit.trace(model, **architecture.inputs(0))
+        module.graph.lint()
+        for seed in range(2):
+            inputs = architecture.inputs(seed)
+            actual, expected = (output_tensors(coverage.seeded(f, inputs)) for f in (module, model))
+            assert len(expected) > 0
+            assert coverage.difference(actual, expected) <= coverage.TOLERANCE
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name not in SELECTION])
 def test_equal_to_eager(name):
