@@ -28,6 +28,16 @@ PyObject* NewSubclass(PyTypeObject* base, PyObject* cls, PyObject* argument = nu
   return arguments ? base->tp_new(reinterpret_cast<PyTypeObject*>(cls), arguments.get(), nullptr) : nullptr;
 }
 
+// types.SimpleNamespace is the one C type whose instances are made of their attributes alone, as those of classes are.
+PyObject* NewInstance(PyObject* cls) {
+  static PyTypeObject* const name_space = [] {
+    PyObject* implementation = PySys_GetObject("implementation");
+    return implementation == nullptr ? &PyBaseObject_Type : Py_TYPE(implementation);
+  }();
+  const bool is_space = PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(cls), name_space) != 0;
+  return NewSubclass(is_space ? name_space : &PyBaseObject_Type, cls);
+}
+
 bool IsStructSequence(PyTypeObject* type) {
   PyRef dict = PyRef::Steal(ShimTypeDict(type));
   return dict && PyDict_GetItemString(dict.get(), "n_sequence_fields") != nullptr;
@@ -107,7 +117,7 @@ class ExitProgram::Builder {
         return PySlice_New(parts[0], parts[1], parts[2]);
       }
       case RecipeKind::kInstance: {
-        PyObject* instance = Enter(id, NewSubclass(&PyBaseObject_Type, recipe.object.get()));
+        PyObject* instance = Enter(id, NewInstance(recipe.object.get()));
         return instance != nullptr && SetAttributes(recipe, instance) ? Py_NewRef(instance) : nullptr;
       }
       case RecipeKind::kFunction:
@@ -121,6 +131,10 @@ class ExitProgram::Builder {
         return MakeCell(recipe, id);
       case RecipeKind::kException:
         return MakeException(recipe, id);
+      case RecipeKind::kValue:
+        return MakeValue(recipe, id);
+      case RecipeKind::kSubclass:
+        return MakeSubclass(recipe, id);
       case RecipeKind::kIterator: {
         PyObject* parts = Get(recipe.children[0]);
         return parts == nullptr ? nullptr : MakeIterator(reinterpret_cast<PyTypeObject*>(recipe.object.get()), parts);
@@ -245,6 +259,20 @@ class ExitProgram::Builder {
     auto* plain = reinterpret_cast<PyTypeObject*>(PyExc_BaseException);
     PyObject* exception = args == nullptr ? nullptr : Enter(id, plain->tp_new(type, args, nullptr));
     return exception != nullptr && SetAttributes(recipe, exception) ? Py_NewRef(exception) : nullptr;
+  }
+
+  PyObject* MakeValue(const Recipe& recipe, RecipeId id) {
+    PyObject* plain = Get(recipe.children[0]);
+    if (plain == nullptr) return nullptr;
+    PyObject* value = Enter(id, NewSubclass(Py_TYPE(plain), recipe.object.get(), plain));
+    return value != nullptr && SetAttributes(recipe, value) ? Py_NewRef(value) : nullptr;
+  }
+
+  PyObject* MakeSubclass(const Recipe& recipe, RecipeId id) {
+    PyRef tensor = PyRef::Steal(MakeOutput(program_.plan_.recipes[static_cast<size_t>(recipe.children[0])].index));
+    if (!tensor || PyObject_SetAttrString(tensor.get(), "__class__", recipe.object.get()) != 0) return nullptr;
+    PyObject* made = Enter(id, tensor.release());
+    return SetAttributes(recipe, made) ? Py_NewRef(made) : nullptr;
   }
 
   PyObject* MakeCell(const Recipe& recipe, RecipeId id) {

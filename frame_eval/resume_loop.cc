@@ -6,9 +6,11 @@
 #include <utility>
 
 #include "frame_eval/cpython/frame_view.h"
+#include "frame_eval/cpython/lifetime.h"
 #include "frame_eval/cpython/recursion.h"
 #include "frame_eval/entry.h"
 #include "frame_eval/guards/iterators.h"
+#include "frame_eval/guards/tensor_check.h"
 
 namespace framejit {
 namespace {
@@ -113,6 +115,9 @@ PyObject* CopyTuple(PyObject* tuple) {
     PyTuple_SET_ITEM(copy, i, Py_NewRef(PyTuple_GET_ITEM(tuple, i)));
   return copy;
 }
+
+// No instruction will read it, but the program can tell when it dies.
+bool IsCarriedDead(PyObject* object) { return DeathIsSeen(object) && TensorOrNull(object) == nullptr; }
 
 bool Contains(const std::vector<int>& values, int value) {
   return std::find(values.begin(), values.end(), value) != values.end();
@@ -247,9 +252,9 @@ bool ResumeLoop::Capture(const Reentry& reentry, ShimFrame* running, PyObject* e
   point->code = reentry.code;
   point->globals = reentry.globals;
   point->target = reentry.target;
-  for (int slot : reentry.live) {
+  for (int slot = 0; slot < reentry.code->co_nlocalsplus; ++slot) {
     PyObject* value = frame.localsplus()[reentry.first_slot + slot];
-    if (value == nullptr) continue;
+    if (value == nullptr || (!Contains(reentry.live, slot) && !IsCarriedDead(value))) continue;
     point->slots.push_back(slot);
     items.push_back(value);
   }

@@ -1,5 +1,6 @@
 #include "backends/plugin/plugin.h"
 
+#include <ATen/PythonTorchFunctionTLS.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -13,6 +14,21 @@
 
 namespace framejit {
 namespace {
+
+// What the __torch_function__ of inputs does was recorded: it is not to be done again.
+class PlainTensors {
+ public:
+  PlainTensors() : state_(TLS::get_disabled_state()) {
+    if (state_ == at::impl::ENABLED) TLS::set_disabled_state(at::impl::SUBCLASSES_DISABLED);
+  }
+  ~PlainTensors() { TLS::set_disabled_state(state_); }
+  PlainTensors(const PlainTensors&) = delete;
+  PlainTensors& operator=(const PlainTensors&) = delete;
+
+ private:
+  using TLS = at::impl::PythonTorchFunctionTLS;
+  const at::impl::TorchFunctionDisabledState state_;
+};
 
 class PythonGraph : public CompiledGraph {
  public:
@@ -39,7 +55,11 @@ class PythonGraph : public CompiledGraph {
       if (!arguments.back()) throw python_error();
       raw.push_back(arguments.back().get());
     }
-    PyRef result = PyRef::Steal(PyObject_Vectorcall(callable_.get(), raw.data(), raw.size(), nullptr));
+    PyRef result;
+    {
+      const PlainTensors plain;
+      result = PyRef::Steal(PyObject_Vectorcall(callable_.get(), raw.data(), raw.size(), nullptr));
+    }
     if (!result) throw python_error();
     TakeOutputs(result.get(), outputs);
   }

@@ -176,6 +176,9 @@ PyObject* ShimInstanceDict(PyObject* object);
 // The instance dict, made now if need be. New reference; null with an exception when the object cannot have one.
 PyObject* ShimMaterializeInstanceDict(PyObject* object);
 
+// As if the __del__ of `object` (or close() of a generator) had run: CPython will not run it (again).
+void ShimMarkFinalized(PyObject* object);
+
 // --- exported by CPython, but not declared in the headers of every minor ---------------------------------------------
 // dict(other) into `dict`: override_mode 0 keeps, 1 replaces, 2 raises KeyError on keys that are there.
 int _PyDict_MergeEx(PyObject* dict, PyObject* other, int override_mode);

@@ -187,6 +187,7 @@ void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32
     case SourceKind::kKwDefault:
     case SourceKind::kPartialField:
     case SourceKind::kIteratorParts:
+    case SourceKind::kNativeValue:
     case SourceKind::kWeakReferent:
     case SourceKind::kTensorGrad:
       refetch = true;

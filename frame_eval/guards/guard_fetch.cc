@@ -7,6 +7,7 @@
 
 #include "frame_eval/cpython/shim.h"
 #include "frame_eval/guards/iterators.h"
+#include "frame_eval/guards/native_value.h"
 #include "frame_eval/guards/tensor_check.h"
 
 namespace framejit {
@@ -179,6 +180,8 @@ PyObject* Fetch(const FetchKey& source, PyObject* parent, const CallState& state
       return FetchPartialField(parent, source.index);
     case SourceKind::kIteratorParts:
       return IsPlainIterator(parent) ? Keep(IteratorParts(parent).release(), owned) : nullptr;
+    case SourceKind::kNativeValue:
+      return Keep(NativeValue(parent).release(), owned);
     case SourceKind::kWeakReferent: {
       if (!PyWeakref_CheckRef(parent)) return nullptr;
       return PyWeakref_GET_OBJECT(parent);

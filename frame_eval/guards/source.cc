@@ -155,6 +155,8 @@ std::string SourceText(SourceKind kind, const std::string& parent, PyObject* key
     }
     case SourceKind::kIteratorParts:
       return absl::StrCat(parent, ".__reduce__()");
+    case SourceKind::kNativeValue:
+      return absl::StrCat("value of ", parent);
     case SourceKind::kWeakReferent:
       return absl::StrCat(parent, "()");
     case SourceKind::kTensorGrad:

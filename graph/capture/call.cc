@@ -12,6 +12,10 @@ bool HasFlag(PyObject* function, PyObject* name) {
   return dict != nullptr && PyDict_GetItemWithError(dict, name) != nullptr;
 }
 
+PyObject* CodeName(PyObject* function) {
+  return reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function))->co_name;
+}
+
 // Types whose methods touch nothing but the receiver and the arguments.
 bool IsBuiltinDataType(PyTypeObject* type) {
   const WellKnown& n = Names();
@@ -148,7 +152,11 @@ PyObject* RecorderState::Impl::Call(PyObject* callable, PyObject* const* args, P
     return CallNative({callable, args, nargs, kwnames});
   }
   if (type == n.partial) return tail_call = tail, CallPartial(callable, args, nargs, kwnames);
-  if (type == n.lru_cache) return CallCached(callable, args, nargs, kwnames);
+  if (type == n.lru_cache) {
+    // One that the recording made calls its function through the hook.
+    return IsOutside(callable) ? CallCached(callable, args, nargs, kwnames)
+                               : CallPure({callable, args, nargs, kwnames});
+  }
   return tail_call = tail, CallInstance(callable, args, nargs, kwnames);
 }
 
@@ -165,6 +173,10 @@ PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const*
         PyRef::Steal(LoadCell(PyTuple_GET_ITEM(closure, index), reinterpret_cast<PyFunctionObject*>(function), index));
     tail_call = tail;
     return inner ? Call(inner.get(), args, nargs, kwnames) : nullptr;
+  }
+  if (PyUnicode_CompareWithASCIIString(CodeName(function), "dispatch") == 0 &&
+      QualifiedName(function) == "functools.singledispatch.<locals>.dispatch") {
+    return ModelSingleDispatch({function, args, nargs, kwnames});
   }
   if (HasFlag(function, Names().disable)) return BreakNull(BreakCode::kDisabled, QualifiedName(function));
   if (HasFlag(function, Names().graph_break)) return BreakNull(BreakCode::kExplicitBreak, QualifiedName(function));
@@ -194,7 +206,16 @@ PyObject* RecorderState::Impl::CallType(PyTypeObject* type, PyObject* const* arg
     GuardType(meta);
     return CallWithSelf(meta_call, object, args, nargs, kwnames);
   }
+  return Construct(call, call);
+}
+
+// type.__call__, whatever the metaclass says: `call` is of the class, `native` is the same for CPython.
+PyObject* RecorderState::Impl::Construct(const NativeCall& call, const NativeCall& native) {
+  PyObject* object = call.callable;
+  auto* type = reinterpret_cast<PyTypeObject*>(object);
   if (!IsPythonClass(type) && FindCallable(object)) return CallModel(*FindCallable(object), call);
+  if (PyType_IsSubtype(type, &PyType_Type)) return CallMetaclass(call);
+  if (MayCallNumPy(call)) return CallNumPy(call);
   PyTypeObject* base = NativeBase(type);
   auto* base_object = reinterpret_cast<PyObject*>(base);
   std::optional<Treatment> treatment = FindCallable(base_object);
@@ -205,8 +226,11 @@ PyObject* RecorderState::Impl::CallType(PyTypeObject* type, PyObject* const* arg
     const bool passes = base == &PyBaseObject_Type || (init != nullptr && PyFunction_Check(init) &&
                                                        (base == &PyDict_Type || base == &PyList_Type ||
                                                         base == Names().ordered_dict || base == Names().default_dict));
-    return passes ? Scan(CallReal(call)) : CallPure(call);
+    PyObject* made = passes ? Scan(CallReal(native)) : CallPure(native);
+    if (type->tp_finalize != nullptr) NoteFinalizable(made);
+    return made;
   }
+  if (treatment == Treatment::kWeakReference) return ModelWeakReference(call);
   return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(object));
 }
 
@@ -249,6 +273,10 @@ PyObject* RecorderState::Impl::CallPartial(PyObject* partial, PyObject* const* a
 PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* args, Py_ssize_t nargs,
                                           PyObject* kwnames) {
   const NativeCall call{wrapper, args, nargs, kwnames};
+  PyRef module = PyRef::Steal(PyObject_GetAttrString(wrapper, "__module__"));
+  PyErr_Clear();
+  if (module && PyUnicode_Check(module.get()) && PyUnicode_CompareWithASCIIString(module.get(), "typing") == 0)
+    return ModelTypingCache(call);
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     if (!IsConstant(args[i]) && !IsSize(args[i]))
       return BreakNull(BreakCode::kUnsupportedCallable, "a cached function: " + QualifiedName(wrapper));
@@ -261,11 +289,14 @@ PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* ar
     RecordingHook::Arm(armed);
   }
   if (!result) return nullptr;
-  if (!IsConstant(result.get()) && !IsSize(result.get())) {
+  if (IsConstant(result.get()) || IsSize(result.get())) return result.release();
+  if (!PyAnySet_CheckExact(result.get())) {
     return BreakNull(BreakCode::kUnsupportedCallable,
                      "a cached function that returns no constant: " + QualifiedName(wrapper));
   }
-  return result.release();
+  // The cache keeps it, and what it holds is guarded.
+  PyObject* object = result.get();
+  return Lift(result.release(), Pinned(object), true);
 }
 
 PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* args, Py_ssize_t nargs,
@@ -293,7 +324,9 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
     return wrapped ? Call(wrapped.get(), args, nargs, kwnames) : nullptr;
   }
   if ((type == n.attrgetter || type == n.itemgetter) && nargs == 1 && kwnames == nullptr) return ModelGetter(call);
-  if (PyWeakref_CheckRefExact(object) && nargs == 0) {
+  if (nargs == 1 && kwnames == nullptr && std::string_view(type->tp_name) == "operator.methodcaller")
+    return ModelMethodCaller(call);
+  if (PyWeakref_CheckRef(object) && nargs == 0) {
     const SourceId source = SourceOf(object);
     PyObject* referent = PyWeakref_GetObject(object);
     if (source == kNoSource) return Scan(Py_NewRef(referent));
@@ -303,6 +336,8 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
     PyRef bound = PyRef::Steal(Bind(method, object, type, type, n.call));
     return bound ? Call(bound.get(), args, nargs, kwnames) : nullptr;
   }
+  if (MayCallNumPy(call)) return CallNumPy(call);
+  if (!IsOutside(object) && FindCallable(reinterpret_cast<PyObject*>(type)) == Treatment::kPure) return CallPure(call);
   return BreakNull(BreakCode::kUnsupportedCallable, type->tp_name);
 }
 
@@ -336,6 +371,7 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
   PyObject* self = reinterpret_cast<PyCFunctionObject*>(call.callable)->m_self;
   const std::string_view name = reinterpret_cast<PyCFunctionObject*>(call.callable)->m_ml->ml_name;
   if (IsTorchFunction(self)) return CallTorch(TorchCall::Kind::kFunction, call.callable, call);
+  if (MayCallNumPy(call)) return CallNumPy(call);
   if (self == nullptr || PyModule_Check(self))
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
   if (PyType_Check(self)) {
@@ -351,8 +387,9 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
   }
   // Of an outside object that was never lifted: nobody would see what the method does to it.
-  const bool is_immutable = IsPrimitive(self) || PyFrozenSet_CheckExact(self) || PyTuple_CheckExact(self) ||
-                            PyRange_Check(self) || PyCode_Check(self);
+  const bool is_immutable = IsPrimitive(self) || IsNativeValue(self) || Py_TYPE(self) == Names().pattern ||
+                            PyFrozenSet_CheckExact(self) || PyTuple_CheckExact(self) || PyRange_Check(self) ||
+                            PyCode_Check(self);
   if (FindKnown(call.callable) != nullptr && !is_immutable)
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable) + " of an object from outside");
   // A bound method: back to the descriptor it came from, which may be an override's base.
@@ -374,15 +411,29 @@ PyObject* RecorderState::Impl::CallNew(const NativeCall& call) {
   auto* type = reinterpret_cast<PyTypeObject*>(call.args[0]);
   PyTypeObject* base = NativeBase(type);
   GuardType(type);
+  if (base == &PyType_Type) return ModelNewType(call);
+  if (FindCallable(reinterpret_cast<PyObject*>(base)) == Treatment::kWeakReference && call.nargs >= 2 &&
+      !IsOutside(call.args[1]) && !IsTensor(call.args[1])) {
+    return CallPure(call);
+  }
   const bool allowed = FindCallable(reinterpret_cast<PyObject*>(base)) == Treatment::kPure ||
                        FindCallable(reinterpret_cast<PyObject*>(base)) == Treatment::kText ||
                        PyExceptionClass_Check(reinterpret_cast<PyObject*>(base));
   if (!allowed) return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.args[0]));
-  return CallPure(call);
+  PyObject* made = CallPure(call);
+  if (type->tp_finalize != nullptr) NoteFinalizable(made);
+  return made;
 }
 
 // A method of a C type, with its receiver as the first argument.
 PyObject* RecorderState::Impl::CallMethodOf(PyTypeObject* type, const char* name, const NativeCall& call) {
+  if (MayCallNumPy(call)) return CallNumPy(call);
+  if (std::string_view(name) == "__get__" && call.nargs >= 2 && call.kwnames == nullptr) {
+    if (type == &PyFunction_Type)
+      return call.args[1] == Py_None ? Py_NewRef(call.args[0]) : PyMethod_New(call.args[0], call.args[1]);
+    if (type == &PyGetSetDescr_Type && IsTensor(call.args[1]))
+      return GetAttr(call.args[1], reinterpret_cast<PyDescrObject*>(call.args[0])->d_name);
+  }
   if (!IsBuiltinDataType(type) || call.nargs == 0) {
     return BreakNull(BreakCode::kUnsupportedCallable, std::string(type->tp_name) + "." + name);
   }
@@ -401,7 +452,7 @@ PyObject* RecorderState::Impl::CallMethodOf(PyTypeObject* type, const char* name
   }
   if (Shadow* shadow = FindShadow(self)) return CallShadowMethod(*shadow, name, call);
   if (IsOutside(self) && !IsPrimitive(self) && !PyTuple_Check(self) && !PyFrozenSet_Check(self) && self != nullptr &&
-      Py_TYPE(self) != &PyRange_Type) {
+      Py_TYPE(self) != &PyRange_Type && !IsNativeValue(self)) {
     return BreakNull(BreakCode::kUnsupportedObject, std::string("method ") + name + " of " + Py_TYPE(self)->tp_name);
   }
   if (type == &PyUnicode_Type && (method == "format" || method == "format_map")) {
@@ -530,7 +581,7 @@ int RecorderState::Impl::PrepareArguments(const NativeCall& call) {
     if (!IsPrimitive(argument) && !IsCodeLike(argument) && !IsTensor(argument) && IsOutside(argument) &&
         FindShadow(argument) == nullptr && !PyTuple_Check(argument) && !IsPythonClass(type) && type != &PyRange_Type &&
         type != Names().device && !PyFrozenSet_CheckExact(argument) && type != &PyMethod_Type &&
-        !proxies.contains(argument)) {
+        !IsNumPyScalar(argument) && !IsNumPyArray(argument) && !proxies.contains(argument)) {
       return BreakInt(BreakCode::kUnsupportedObject,
                       std::string(type->tp_name) + " from outside is read by " + QualifiedName(call.callable));
     }

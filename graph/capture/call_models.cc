@@ -18,11 +18,10 @@ struct NamedOperator {
   int number;  // NB_* of Include/opcode.h
 };
 constexpr NamedOperator kBinaryNames[] = {
-    {"add", 0},      {"and_", 1},  {"floordiv", 2},  {"lshift", 3},     {"matmul", 4},   {"mul", 5},
-    {"mod", 6},      {"or_", 7},   {"pow", 8},       {"rshift", 9},     {"sub", 10},     {"truediv", 11},
-    {"xor", 12},     {"iadd", 13}, {"iand", 14},     {"imul", 18},      {"imod", 19},    {"ior", 20},
-    {"ipow", 21},    {"isub", 23}, {"itruediv", 24}, {"ifloordiv", 15}, {"ilshift", 16}, {"imatmul", 17},
-    {"irshift", 22}, {"ixor", 25},
+    {"add", 0},   {"and_", 1},       {"floordiv", 2}, {"lshift", 3},    {"matmul", 4},   {"mul", 5},      {"mod", 6},
+    {"or_", 7},   {"pow", 8},        {"rshift", 9},   {"sub", 10},      {"truediv", 11}, {"xor", 12},     {"iadd", 13},
+    {"iand", 14}, {"ifloordiv", 15}, {"ilshift", 16}, {"imatmul", 17},  {"imul", 18},    {"imod", 19},    {"ior", 20},
+    {"ipow", 21}, {"irshift", 22},   {"isub", 23},    {"itruediv", 24}, {"ixor", 25},    {"iconcat", 13},
 };
 constexpr NamedOperator kCompareNames[] = {{"lt", Py_LT}, {"le", Py_LE}, {"eq", Py_EQ},
                                            {"ne", Py_NE}, {"gt", Py_GT}, {"ge", Py_GE}};
@@ -53,7 +52,8 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return ModelAttribute(treatment, call);
     case Treatment::kTypeCall:
       if (call.nargs < 1 || !PyType_Check(args[0])) return CallPure(call);
-      return CallType(reinterpret_cast<PyTypeObject*>(args[0]), args + 1, call.nargs - 1, call.kwnames);
+      GuardType(reinterpret_cast<PyTypeObject*>(args[0]));
+      return Construct({args[0], args + 1, call.nargs - 1, call.kwnames}, call);
     case Treatment::kLen: {
       if (call.nargs != 1 || !plain) return CallPure(call);
       const Py_ssize_t length = Length(args[0]);
@@ -83,14 +83,8 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
     }
     case Treatment::kIter:
       return call.nargs == 1 ? GetIter(args[0]) : ModelHigherOrder(call);
-    case Treatment::kNext: {
-      if (call.nargs < 1) return CallPure(call);
-      PyObject* item = IterNext(args[0]);
-      if (item != nullptr || PyErr_Occurred()) return item;
-      if (call.nargs > 1) return Py_NewRef(args[1]);
-      PyErr_SetNone(PyExc_StopIteration);
-      return nullptr;
-    }
+    case Treatment::kNext:
+      return ModelNext(call);
     case Treatment::kSum:
       return ModelReduce(call, true);
     case Treatment::kReduce:
@@ -135,14 +129,32 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return ModelTensorValue(call);
     case Treatment::kNewTensor:
       return ModelNewTensor(call);
-    case Treatment::kBuildClass:
-      return ModelBuildClass(call);
     case Treatment::kCheckpoint:
       return ModelCheckpoint(call);
-    case Treatment::kWarn:
-      return ModelWarn(call);
     case Treatment::kTorchState:
       return ModelTorchState(call);
+    case Treatment::kBuildClass:
+      return ModelBuildClass(call);
+    case Treatment::kNewType:
+      return ModelNewType(call);
+    case Treatment::kAsSubclass:
+      return ModelAsSubclass(call);
+    case Treatment::kOnLocal:
+      return ModelOnLocal(call);
+    case Treatment::kWritesFirst:
+      return ModelWritesFirst(call);
+    case Treatment::kReduceEx:
+      return ModelReduceEx(call);
+    case Treatment::kWarn:
+      return ModelWarn(call);
+    case Treatment::kCallEffect:
+      return ModelCallEffect(call);
+    case Treatment::kThreadIdent:
+      return ModelThreadIdent(call);
+    case Treatment::kRandomSeed:
+      return ModelRandomSeed(call);
+    case Treatment::kWeakReference:
+      return ModelWeakReference(call);
     case Treatment::kBreakData:
       return BreakNull(BreakCode::kTensorData, QualifiedName(call.callable));
     case Treatment::kBreakMetadata:
@@ -155,6 +167,16 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return BreakNull(BreakCode::kTorchState, QualifiedName(call.callable));
   }
   return BreakNull(BreakCode::kInternalError, "treatment");
+}
+
+PyObject* RecorderState::Impl::ModelNext(const NativeCall& call) {
+  if (call.nargs < 1) return CallPure(call);
+  PyObject* item = IterNext(call.args[0]);
+  if (item != nullptr || broken()) return item;
+  if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_StopIteration)) return nullptr;
+  if (call.nargs > 1) return PyErr_Clear(), Py_NewRef(call.args[1]);
+  if (!PyErr_Occurred()) PyErr_SetNone(PyExc_StopIteration);
+  return nullptr;
 }
 
 PyObject* RecorderState::Impl::ModelAttribute(Treatment treatment, const NativeCall& call) {
@@ -255,6 +277,7 @@ bool RecorderState::Impl::MayBeCalledByC(PyObject* callable) {
   if (PyType_Check(callable)) return FindCallable(callable) == Treatment::kPure;
   if (std::optional<Treatment> treatment = FindCallable(callable)) return *treatment == Treatment::kPure;
   if (Py_TYPE(callable) == Names().itemgetter) return true;
+  if (std::string_view(Py_TYPE(callable)->tp_name) == "functools.KeyWrapper") return true;  // its function was judged
   if (Py_TYPE(callable) == &PyMethodDescr_Type) {
     PyTypeObject* type = reinterpret_cast<PyDescrObject*>(callable)->d_type;
     return type == &PyUnicode_Type || type == &PyTuple_Type;
@@ -263,6 +286,8 @@ bool RecorderState::Impl::MayBeCalledByC(PyObject* callable) {
 }
 
 PyObject* RecorderState::Impl::ModelHigherOrder(const NativeCall& call) {
+  std::vector<PyObject*> args(call.args, call.args + call.total());
+  std::vector<PyRef> forwarders;
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     PyObject* argument = call.args[i];
     if (Py_TYPE(argument)->tp_call == nullptr || MayBeCalledByC(argument)) continue;
@@ -272,10 +297,11 @@ PyObject* RecorderState::Impl::ModelHigherOrder(const NativeCall& call) {
       if (PrepareArguments(call) != 0) return nullptr;
       if (std::none_of(call.args, call.args + call.total(), [&](PyObject* other) { return HasFake(other); })) continue;
     }
-    return BreakNull(BreakCode::kUnsupportedCallable,
-                     QualifiedName(call.callable) + " calls " + QualifiedName(argument));
+    forwarders.push_back(Forwarder(argument));
+    if (!forwarders.back()) return nullptr;
+    args[static_cast<size_t>(i)] = forwarders.back().get();
   }
-  return CallPure(call);
+  return CallPure({call.callable, args.data(), call.nargs, call.kwnames});
 }
 
 PyObject* RecorderState::Impl::ModelMap(const NativeCall& call) {
@@ -318,6 +344,7 @@ PyObject* RecorderState::Impl::ModelOperator(const NativeCall& call) {
     if (name == "is_") return Boolean(Is(args[0], args[1]));
     if (name == "is_not") return Boolean(!Is(args[0], args[1]));
   }
+  if (name == "call" && call.nargs > 0) return Call(args[0], args + 1, call.nargs - 1, call.kwnames);
   if (call.kwnames == nullptr && call.nargs == 3 && name == "setitem")
     return NoneIf(SetItem(args[0], args[1], args[2]));
   if (call.kwnames == nullptr && call.nargs == 1) {
@@ -339,7 +366,7 @@ PyObject* RecorderState::Impl::ModelGetItemDefault(const NativeCall& call) {
   if (auto proxy = proxies.find(call.args[0]); proxy != proxies.end()) {
     PyRef value = PyRef::Steal(CallReal(call));
     if (!value || (call.nargs > 2 && value.get() == call.args[2])) return value.release();
-    return Lift(value.release(), Intern(SourceKind::kTypeAttribute, Pinned(proxy->second.get()), call.args[1]), true);
+    return LiftTypeAttribute(reinterpret_cast<PyTypeObject*>(proxy->second.get()), call.args[1], value.get());
   }
   return Scan(CallReal(call));
 }
@@ -361,7 +388,10 @@ namespace {
 // Numbers in nested lists and tuples, a dtype or a device: all of it is guarded. The contents of an array or a buffer
 // are not.
 bool IsPlainData(PyObject* object, int depth = 0) {
-  if (IsPrimitive(object) || IsCodeLike(object) || Py_TYPE(object) == Names().device) return true;
+  if (IsPrimitive(object) || IsCodeLike(object) || Py_TYPE(object) == Names().device || IsNativeValue(object) ||
+      IsNumPyArray(object)) {
+    return true;
+  }
   if ((!PyList_Check(object) && !PyTuple_Check(object)) || depth > 24) return false;
   for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(object); ++i) {
     if (!IsPlainData(PySequence_Fast_GET_ITEM(object, i), depth + 1)) return false;
@@ -379,6 +409,8 @@ PyObject* RecorderState::Impl::ModelConstantTensor(const NativeCall& call) {
     return BreakNull(BreakCode::kDataDependent, "torch.tensor of tensors");
   }
   for (PyObject* argument : absl::MakeConstSpan(call.args, static_cast<size_t>(call.total()))) {
+    if (IsNumPyArray(argument) && call.callable != Names().tensor_function)
+      return BreakNull(BreakCode::kTensorData, "a tensor over the memory of an array");
     if (IsPlainData(argument)) continue;
     return BreakNull(BreakCode::kUnsupportedCallable,
                      QualifiedName(call.callable) + " of a " + Py_TYPE(argument)->tp_name);

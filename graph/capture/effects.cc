@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "bytecode/exception_table.h"
+#include "frame_eval/cpython/frame_view.h"
 #include "frame_eval/guards/tensor_memory.h"
 #include "graph/autograd/record_backward.h"
 #include "graph/capture/evaluator.h"
@@ -165,10 +167,13 @@ void RecorderState::Impl::WriteEffect(const Write& write) {
     const PyRef& value = cell_values.at(write.cell.get()).value;
     const RecipeId target = SourceRecipe(cell_sources.at(write.cell.get()));
     AddEffect(EffectKind::kSetCell, target, kNoRecipe, value ? RecipeFor(value.get()) : kNoRecipe);
+  } else if (write.callable) {
+    recording->exit_plan.effects.push_back(
+        Effect{.kind = EffectKind::kCall, .callable = write.callable, .arguments = write.arguments});
   } else {
     const PyRef& value = native_attributes.at({write.object.get(), write.name.get()});
-    AddEffect(EffectKind::kSetAttribute, RecipeFor(write.object.get()), RecipeFor(write.name.get()),
-              RecipeFor(value.get()));
+    AddEffect(value ? EffectKind::kSetAttribute : EffectKind::kDeleteAttribute, RecipeFor(write.object.get()),
+              RecipeFor(write.name.get()), RecipeFor(value.get()));
   }
 }
 
@@ -196,6 +201,37 @@ void RecorderState::Impl::BuildEffects() {
     if (broken()) return;
   }
   AddTorchStateEffects();
+  CheckArrays();
+  CheckFinalizable();
+}
+
+namespace {
+
+// A generator that stands inside a `try` or `with` of its own.
+bool IsInsideTry(PyObject* generator) {
+  PyRef held = PyRef::Steal(PyObject_GetAttrString(generator, "gi_code"));
+  PyRef frame = PyRef::Steal(PyObject_GetAttrString(generator, "gi_frame"));
+  PyErr_Clear();
+  if (!held || !frame || frame.get() == Py_None) return false;
+  auto* code = reinterpret_cast<PyCodeObject*>(held.get());
+  FrameView view(ShimGeneratorFrame(generator));
+  std::optional<ExceptionHandler> handler = FindExceptionHandler(code, view.lasti());
+  // From 3.12 on all of a generator is in one, which makes RuntimeError of StopIteration.
+  std::optional<ExceptionHandler> whole = FindExceptionHandler(code, static_cast<int>(Py_SIZE(code)) - 1);
+  return handler.has_value() && !(PY_MINOR_VERSION >= 12 && whole.has_value() && handler->target == whole->target);
+}
+
+}  // namespace
+
+// What is still alive, is not rebuilt on each call and has code to run when it dies is garbage in a cycle: in eager
+// mode that code runs when the cycle is collected.
+void RecorderState::Impl::CheckFinalizable() {
+  for (const PyRef& reference : finalizable) {
+    PyObject* object = PyWeakref_GetObject(reference.get());
+    if (object == nullptr || object == Py_None || recipe_of.contains(object)) continue;
+    if (PyGen_CheckExact(object) && !IsInsideTry(object)) continue;
+    return Break(BreakCode::kUnsupportedEffect, "an object with code to run when it dies is left in a cycle");
+  }
 }
 
 // Of the real tensors, as the guard NoOverlap judges it.
@@ -289,8 +325,11 @@ std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {
 // What the recording made dies while the hook still sees frames: generators that are closed now must not run their
 // `finally` natively.
 void RecorderState::Impl::Drop() {
-  stopped = true;
+  stopped = dropping = true;
   const bool armed = RecordingHook::Arm(true);
+  // In the program these objects do not exist: neither now nor when their cycles are collected is their __del__ to run.
+  for (const PyRef& reference : finalizable) ShimMarkFinalized(PyWeakref_GetObject(reference.get()));
+  finalizable.clear();
   left.clear();
   recipe_of.clear();
   recipe_objects.clear();
@@ -300,6 +339,7 @@ void RecorderState::Impl::Drop() {
   native_attributes.clear();
   shadows.clear();
   known.clear();
+  arrays.clear();
   kept_alive.clear();
   RecordingHook::Arm(armed);
   PyErr_Clear();

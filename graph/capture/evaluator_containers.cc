@@ -155,6 +155,7 @@ PyRef UnpackItems(FrameEvaluator& f, PyObject* sequence, Py_ssize_t limit) {
     if (!item) break;
     if (PyList_Append(items.get(), item.get()) != 0) return PyRef();
   }
+  if (!f.recorder.broken() && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_StopIteration)) PyErr_Clear();
   if (PyErr_Occurred() || f.recorder.broken()) return PyRef();
   return PyRef::Steal(PyList_AsTuple(items.get()));
 }

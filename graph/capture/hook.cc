@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "bytecode/decode.h"
 #include "frame_eval/cpython/evaluator_hook.h"
 #include "frame_eval/cpython/frame_view.h"
 #include "frame_eval/cpython/recursion.h"
@@ -30,6 +31,26 @@ PyObject* Fail(ThreadHook& hook, PyThreadState* thread, FrameView frame, BreakCo
   return Abandon(thread, frame);
 }
 
+// A frame of which no instruction is to run returns None: CPython finds it in front of a return instruction.
+PyObject* LeaveWithNone(PyThreadState* thread, FrameView frame) {
+  PyCodeObject* code = frame.code();
+  absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(code);
+  for (int i = decoded.ok() ? decoded->size() : 0; i-- > 0;) {
+    if ((*decoded)[i].info().name != "RETURN_VALUE") continue;
+    frame.localsplus()[code->co_nlocalsplus] = Py_NewRef(Py_None);
+    frame.set_stacktop(code->co_nlocalsplus + 1);
+    frame.set_next_offset((*decoded)[i].offset);
+    return ShimEvalDefault(thread, frame.get(), 0);
+  }
+  return Abandon(thread, frame);
+}
+
+// Finalizers and callbacks of what dies with the recording: they belong to the native run, and nobody waits for them.
+bool IsFinalizer(const RecorderState& recorder, PyCodeObject* code) {
+  if ((code->co_flags & (CO_GENERATOR | CO_COROUTINE | CO_ASYNC_GENERATOR)) != 0) return false;
+  return recorder.dropping() || PyUnicode_CompareWithASCIIString(code->co_name, "__del__") == 0;
+}
+
 // A generator function's frame runs natively up to RETURN_GENERATOR, which makes the generator object.
 PyObject* CreateGenerator(ThreadHook& hook, PyThreadState* thread, FrameView frame) {
   PyCodeObject* code = frame.code();
@@ -52,6 +73,7 @@ PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int
   if (recorder.broken()) {
     // A generator that is closed now: GeneratorExit says that it ended, and its `finally` is for the native run.
     if (throwflag != 0 && PyErr_Occurred() != nullptr) return Abandon(thread, frame);
+    if (throwflag == 0 && !frame.is_generators() && IsFinalizer(recorder, code)) return LeaveWithNone(thread, frame);
     return Fail(hook, thread, frame, BreakCode::kInternalError, "a frame started after a break");
   }
   if (code->co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE)) {

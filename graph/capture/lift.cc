@@ -15,6 +15,17 @@ bool IsPrimitive(PyObject* object) {
          object == Py_NotImplemented;
 }
 
+namespace {
+
+// Of functions and dtypes of NumPy, which are told apart by identity.
+bool IsNumPyFunction(PyTypeObject* type) {
+  const std::string_view name = type->tp_name;
+  return name.starts_with("numpy.") &&
+         (name == "numpy.ufunc" || name == "numpy._ArrayFunctionDispatcher" || name.starts_with("numpy.dtype"));
+}
+
+}  // namespace
+
 bool IsCodeLike(PyObject* object) {
   PyTypeObject* type = Py_TYPE(object);
   const WellKnown& n = Names();
@@ -24,8 +35,8 @@ bool IsCodeLike(PyObject* object) {
          type == &PyStaticMethod_Type || type == &PyProperty_Type || type == &PyCode_Type || type == n.dtype ||
          type == n.layout || type == n.memory_format || type == n.lru_cache || type == n.attrgetter ||
          type == n.itemgetter || type == n.pattern || std::string_view(type->tp_name).starts_with("framejit") ||
-         type == n.context_var || type == n.method_wrapper || PyType_IsSubtype(type, n.op_overload) ||
-         PyType_IsSubtype(type, n.op_overload_packet);
+         type == n.context_var || IsNumPyFunction(type) || type == n.method_wrapper ||
+         PyType_IsSubtype(type, n.op_overload) || PyType_IsSubtype(type, n.op_overload_packet);
 }
 
 bool IsTensor(PyObject* object) { return PyType_IsSubtype(Py_TYPE(object), Names().tensor_base); }
@@ -41,6 +52,20 @@ bool IsConstant(PyObject* object, int depth) {
     if (!IsConstant(PyTuple_GET_ITEM(object, i), depth + 1)) return false;
   }
   return true;
+}
+
+bool IsPlainTensorSubclass(PyTypeObject* type) {
+  static PyObject* const name = PyUnicode_InternFromString("__torch_dispatch__");
+  return IsPythonClass(type) && PyType_IsSubtype(type, Names().tensor) && type != Names().parameter &&
+         type != Names().buffer && ShimTypeLookup(type, name) == ShimTypeLookup(Names().tensor, name);
+}
+
+bool IsNativeValue(PyObject* object) {
+  PyTypeObject* type = Py_TYPE(object);
+  if (!IsPythonClass(type)) return IsNumPyScalar(object) || IsPlainDate(object);
+  PyTypeObject* base = NativeBase(type);
+  return base == &PyLong_Type || base == &PyUnicode_Type || base == &PyFloat_Type || base == &PyBytes_Type ||
+         base == &PyComplex_Type;
 }
 
 bool IsPythonClass(PyTypeObject* type) {
@@ -60,8 +85,8 @@ void RecorderState::Impl::AddGuard(GuardKind kind, SourceId source, PyObject* pa
 }
 
 void RecorderState::Impl::GuardType(PyTypeObject* type) {
+  if (IsLocalType(type)) return;
   if ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0 || (type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE) != 0) return;
-  if (local_types.contains(reinterpret_cast<PyObject*>(type))) return;
   if (guarded_types.insert(type).second)
     AddGuard(GuardKind::kTypeVersion, kNoSource, reinterpret_cast<PyObject*>(type));
 }
@@ -80,8 +105,7 @@ Provenance* RecorderState::Impl::FindKnown(PyObject* object) {
 
 SourceId RecorderState::Impl::SourceOf(PyObject* object) {
   if (Provenance* provenance = FindKnown(object)) return provenance->source;
-  if (PyType_Check(object) && local_types.contains(object)) return kNoSource;
-  if (PyType_Check(object) || PyModule_Check(object)) return Pinned(object);
+  if (PyType_Check(object) ? !local_types.contains(object) : PyModule_Check(object)) return Pinned(object);
   if (PyFunction_Check(object) && !local_functions.contains(object)) return Pinned(object);
   return kNoSource;
 }
@@ -128,6 +152,13 @@ PyObject* RecorderState::Impl::Lift(PyObject* value, SourceId source, bool pinne
   if (Py_TYPE(value) == &PyMethod_Type) return LiftMethod(value, source);
   if (Py_TYPE(value) == Names().device) return LiftDevice(value, source, pinned);
   if (Py_TYPE(value) == &PySlice_Type) return LiftSlice(value, source, pinned);
+  if (PyRange_Check(value)) {
+    if (!pinned) AddGuard(GuardKind::kConstantIs, source, value);
+    Remember(value, value, source, pinned);
+    return owned.release();
+  }
+  if (IsNativeValue(value)) return LiftNativeValue(value, source, pinned);
+  if (IsNumPyArray(value)) return LiftArray(value, source, pinned);
   if (Py_TYPE(value) == &PyCell_Type) return BreakNull(BreakCode::kUnsupportedObject, "a cell from outside");
   if (!pinned) AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(Py_TYPE(value)));
   Remember(value, value, source, pinned);
@@ -139,7 +170,8 @@ PyObject* RecorderState::Impl::LiftTensor(PyObject* value, SourceId source) {
   if (IsFakeTensor(value)) return Py_NewRef(value);
   PyTypeObject* type = Py_TYPE(value);
   AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(type));
-  if (type != n.tensor && type != n.parameter && type != n.buffer) {
+  const bool plain = type == n.tensor || type == n.parameter || type == n.buffer;
+  if (!plain && !IsPlainTensorSubclass(type)) {
     return BreakNull(BreakCode::kUnsupportedTensor, type->tp_name);
   }
   absl::StatusOr<at::Tensor> fake = session.MakeInput(TensorOf(value));
@@ -154,6 +186,20 @@ PyObject* RecorderState::Impl::LiftTensor(PyObject* value, SourceId source) {
   recording->inputs.push_back(source);
   recording->torch_graph.inputs.push_back(TorchValue(*fake, true));
   return object.release();
+}
+
+// The value of an object that no code can change, such as a member of a str enumeration.
+PyObject* RecorderState::Impl::LiftNativeValue(PyObject* value, SourceId source, bool pinned) {
+  if (IsVaryingScalar(value, source)) return BreakNull(BreakCode::kVaryingValue, Py_TYPE(value)->tp_name);
+  if (!pinned) {
+    AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(Py_TYPE(value)));
+    PyRef plain = NativeValue(value);
+    if (!plain)
+      return BreakNull(BreakCode::kUnsupportedObject, std::string("the value of a ") + Py_TYPE(value)->tp_name);
+    AddGuard(GuardKind::kConstantIs, Intern(SourceKind::kNativeValue, source), plain.get());
+  }
+  Remember(value, value, source, pinned);
+  return Py_NewRef(value);
 }
 
 // Tuples are lifted whole: they cannot change. A tuple whose items are what they were stays itself.
@@ -318,6 +364,7 @@ int RecorderState::Impl::LiftSlot(PyFunctionObject* function, int index, PyObjec
 int RecorderState::Impl::LiftFrameArguments(PyFunctionObject* function, PyObject** slots) {
   auto* code = reinterpret_cast<PyCodeObject*>(function->func_code);
   auto* object = reinterpret_cast<PyObject*>(function);
+  if (class_body != nullptr && function->func_code == class_body) local_functions.insert(object);
   if (entered_functions.insert(object).second) {
     kept_alive.push_back(PyRef::Borrow(object));
     const SourceId source = SourceOf(object);

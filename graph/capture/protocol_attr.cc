@@ -121,9 +121,7 @@ PyObject* RecorderState::Impl::BindData(PyObject* descriptor, PyObject* object, 
   }
   if (PyObject* get = PythonOverride(kind, Names().get)) {
     GuardType(kind);
-    PyRef lifted =
-        PyRef::Steal(Lift(Py_NewRef(descriptor),
-                          Intern(SourceKind::kTypeAttribute, Pinned(reinterpret_cast<PyObject*>(type)), name), true));
+    PyRef lifted = PyRef::Steal(LiftTypeAttribute(type, name, descriptor));
     return lifted ? Call(get, {lifted.get(), object, reinterpret_cast<PyObject*>(type)}) : nullptr;
   }
   return BreakNull(BreakCode::kUnsupportedObject, std::string("a descriptor of type ") + kind->tp_name);
@@ -134,7 +132,7 @@ PyObject* RecorderState::Impl::BindNative(PyObject* descriptor, PyObject* object
   descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
   auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   const SourceId source = SourceOf(object);
-  if (source == kNoSource) return Scan(get(descriptor, object, type));
+  if (source == kNoSource || IsNumPyArray(object) || IsNumPyScalar(object)) return Scan(get(descriptor, object, type));
   if (PyExceptionInstance_Check(object) && !IsLinkOfExceptions(name) && CheckContent(object) != 0) return nullptr;
   if (auto row = native_attributes.find({object, name}); row != native_attributes.end()) {
     if (!row->second) return NoAttribute(object, name);
@@ -145,7 +143,10 @@ PyObject* RecorderState::Impl::BindNative(PyObject* descriptor, PyObject* object
   PyObject* value = get(descriptor, real, type);
   if (value == nullptr) {
     if (!PyErr_ExceptionMatches(PyExc_AttributeError)) return nullptr;
-    return BreakNull(BreakCode::kUnsupportedObject, "an empty slot of an outside object");
+    if (Py_TYPE(descriptor) != &PyMemberDescr_Type)
+      return BreakNull(BreakCode::kUnsupportedObject, "an attribute of an outside object that cannot be read");
+    AddGuard(GuardKind::kIdentityIs, Intern(SourceKind::kAttribute, source, name));  // nothing is there
+    return nullptr;
   }
   return Lift(value, Intern(SourceKind::kAttribute, source, name));
 }
@@ -155,34 +156,34 @@ PyObject* RecorderState::Impl::Bind(PyObject* descriptor, PyObject* object, PyTy
                                     PyObject* name) {
   PyTypeObject* kind = Py_TYPE(descriptor);
   auto* owner = reinterpret_cast<PyObject*>(type);
-  const SourceId source = Intern(SourceKind::kTypeAttribute, Pinned(reinterpret_cast<PyObject*>(found_on)), name);
+  auto lift = [&](PyObject* value) { return LiftTypeAttribute(found_on, name, value); };
   if (kind == &PyFunction_Type) {
     if (object != nullptr) return PyMethod_New(descriptor, object);
-    return Lift(Py_NewRef(descriptor), source, true);
+    return lift(descriptor);
   }
-  if (kind->tp_descr_get == nullptr) return Lift(Py_NewRef(descriptor), source, true);
+  if (kind->tp_descr_get == nullptr) return lift(descriptor);
   if (object != nullptr && IsEntryType(Py_TYPE(descriptor))) return PyMethod_New(descriptor, object);
   if (kind == &PyStaticMethod_Type) {
     PyRef inner = PyRef::Steal(kind->tp_descr_get(descriptor, object, owner));
-    if (inner && (IsCodeLike(inner.get()) || IsPrimitive(inner.get()))) return Lift(inner.release(), source, true);
+    if (inner && (IsCodeLike(inner.get()) || IsPrimitive(inner.get()) || IsLocalType(found_on)))
+      return lift(inner.get());
     return inner ? BreakNull(BreakCode::kUnsupportedObject, "a static method that is not a function") : nullptr;
   }
   if (kind == &PyProperty_Type || kind == &PyGetSetDescr_Type || kind == &PyMemberDescr_Type) {
-    if (object == nullptr) return Lift(Py_NewRef(descriptor), source, true);
+    if (object == nullptr) return lift(descriptor);
     return BindData(descriptor, object, name);
   }
   if (PyObject* get = PythonOverride(kind, Names().get)) {
     GuardType(kind);
-    PyRef lifted = PyRef::Steal(Lift(Py_NewRef(descriptor), source, true));
+    PyRef lifted = PyRef::Steal(lift(descriptor));
     return lifted ? Call(get, {lifted.get(), object != nullptr ? object : Py_None, owner}) : nullptr;
   }
   if (kind == &PyClassMethod_Type || kind == &PyMethodDescr_Type || kind == &PyWrapperDescr_Type ||
       kind == &PyClassMethodDescr_Type || kind == Names().lru_cache || kind == &PyInstanceMethod_Type) {
     return kind->tp_descr_get(descriptor, object, owner);
   }
-  if (kind == &PyMethod_Type) return Lift(Py_NewRef(descriptor), source, true);
-  if (IsPythonClass(kind) && ShimTypeLookup(kind, Names().get) == nullptr)
-    return Lift(Py_NewRef(descriptor), source, true);
+  if (kind == &PyMethod_Type) return lift(descriptor);
+  if (IsPythonClass(kind) && ShimTypeLookup(kind, Names().get) == nullptr) return lift(descriptor);
   return BreakNull(BreakCode::kUnsupportedObject, std::string("a descriptor of type ") + kind->tp_name);
 }
 

@@ -9,7 +9,7 @@ bool IsImmutableLeaf(PyObject* object) {
   const WellKnown& n = Names();
   PyTypeObject* type = Py_TYPE(object);
   return type == &PyRange_Type || type == n.size || type == n.device || PyTuple_Check(object) ||
-         PyFrozenSet_CheckExact(object) || type == &PySlice_Type;
+         PyFrozenSet_CheckExact(object) || type == &PySlice_Type || IsNativeValue(object) || IsNumPyArray(object);
 }
 
 }  // namespace
@@ -31,6 +31,8 @@ int RecorderState::Impl::PrepareSlot(PyObject* object, PyObject* name) {
 
 // As dict.__getitem__: a dict subclass may have __missing__.
 PyObject* RecorderState::Impl::DictGetItem(PyObject* dict, PyObject* key) {
+  if (HasUnguardedContent(key) && IsOutside(key))
+    return BreakNull(BreakCode::kUnsupportedObject, std::string("the content of a ") + Py_TYPE(key)->tp_name);
   Shadow* shadow = FindShadow(dict);
   PyObject* value = shadow != nullptr ? ShadowDictGet(*shadow, key) : Py_XNewRef(PyDict_GetItemWithError(dict, key));
   if (value != nullptr || PyErr_Occurred()) return value;
@@ -104,8 +106,8 @@ PyObject* RecorderState::Impl::GetItem(PyObject* container, PyObject* key) {
   if (PyType_Check(container)) return Scan(PyObject_GetItem(container, key));
   if (auto proxy = proxies.find(container); proxy != proxies.end()) {
     PyRef value = PyRef::Steal(PyObject_GetItem(container, key));
-    return value ? Lift(value.release(), Intern(SourceKind::kTypeAttribute, Pinned(proxy->second.get()), key), true)
-                 : nullptr;
+    auto* type = reinterpret_cast<PyTypeObject*>(proxy->second.get());
+    return value ? LiftTypeAttribute(type, key, value.get()) : nullptr;
   }
   PyTypeObject* type = Py_TYPE(container);
   PyObject* override_ = IsPythonClass(type) ? ShimTypeLookup(type, Names().getitem) : nullptr;
@@ -191,7 +193,9 @@ int RecorderState::Impl::IsTrue(PyObject* object) {
   if (FindShadow(object) != nullptr) GuardLength(*FindShadow(object));
   if (method != nullptr && FindShadow(object) == nullptr && PrepareSlot(object, Names().len) != 0) return -1;
   if (IsOutside(object) && FindShadow(object) == nullptr && !IsCodeLike(object) && !IsImmutableLeaf(object) &&
-      (type->tp_as_number != nullptr && type->tp_as_number->nb_bool != nullptr)) {
+      ((type->tp_as_number != nullptr && type->tp_as_number->nb_bool != nullptr) ||
+       (type->tp_as_sequence != nullptr && type->tp_as_sequence->sq_length != nullptr) ||
+       (type->tp_as_mapping != nullptr && type->tp_as_mapping->mp_length != nullptr))) {
     return BreakInt(BreakCode::kUnsupportedObject, std::string("bool of ") + type->tp_name);
   }
   return PyObject_IsTrue(object);
@@ -282,9 +286,7 @@ PyObject* RecorderState::Impl::IterNext(PyObject* iterator) {
                      std::string("an iterator from outside is advanced: ") + type->tp_name);
   }
   PyObject* item = Scan(type->tp_iternext(iterator));
-  if (CheckFailure() != 0) return Py_XDECREF(item), nullptr;
-  if (item == nullptr && PyErr_Occurred() && !broken() && PyErr_ExceptionMatches(PyExc_StopIteration)) PyErr_Clear();
-  return item;
+  return CheckFailure() != 0 ? (Py_XDECREF(item), nullptr) : item;
 }
 
 PyObject* RecorderState::Impl::AsTuple(PyObject* sequence) {
@@ -297,6 +299,7 @@ PyObject* RecorderState::Impl::AsTuple(PyObject* sequence) {
   while (PyRef item = PyRef::Steal(IterNext(iterator.get()))) {
     if (PyList_Append(items.get(), item.get()) != 0) return nullptr;
   }
+  if (!broken() && PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_StopIteration)) PyErr_Clear();
   return PyErr_Occurred() || broken() ? nullptr : PyList_AsTuple(items.get());
 }
 

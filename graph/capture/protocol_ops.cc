@@ -49,6 +49,23 @@ bool HasContent(PyObject* object) { return !IsPrimitive(object) && !IsTensor(obj
 
 }  // namespace
 
+// C objects from outside that are compared by something that no guard covers, such as datetime.date.
+bool HasUnguardedContent(PyObject* object) {
+  PyTypeObject* type = Py_TYPE(object);
+  const WellKnown& n = Names();
+  if (type->tp_richcompare == nullptr || type->tp_richcompare == PyBaseObject_Type.tp_richcompare) return false;
+  if (IsCodeLike(object) || IsNativeValue(object) || IsNumPyArray(object) || PyTuple_Check(object) ||
+      PyAnySet_Check(object) || PyList_Check(object) || PyDict_Check(object) || type == &PyRange_Type ||
+      type == &PySlice_Type || type == n.size || type == n.device || type == n.deque || type == &PyMethod_Type ||
+      PyWeakref_CheckRef(object) || type == n.mappingproxy) {
+    return false;
+  }
+  if (!IsPythonClass(type)) return true;
+  PyTypeObject* base = NativeBase(type);
+  return base->tp_richcompare != nullptr && base->tp_richcompare == type->tp_richcompare &&
+         base->tp_richcompare != PyBaseObject_Type.tp_richcompare;
+}
+
 PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
   if (op < 0 || op >= static_cast<int>(std::size(kBinary)))
     return BreakNull(BreakCode::kUnsupportedOpcode, "BINARY_OP");
@@ -56,7 +73,8 @@ PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
   if (IsPrimitive(left) && IsPrimitive(right)) return row.apply(left, right);
   if (IsTensor(left) || IsTensor(right)) {
     PyObject* other = IsTensor(left) ? right : left;
-    if (IsTensor(other) || IsPrimitive(other)) {
+    if (IsTensor(other) || IsPrimitive(other) || IsNumPyScalar(other) ||
+        (IsNativeValue(other) && !PyUnicode_Check(other))) {
       return CallOperator(row.function, {left, right}, [&] { return row.apply(left, right); });
     }
   }
@@ -67,7 +85,8 @@ PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
     if (!HasContent(operand)) continue;
     if (Prepare(operand) != 0) return nullptr;
     if (IsOutside(operand) && FindShadow(operand) == nullptr && !PyTuple_Check(operand) &&
-        !IsPythonClass(Py_TYPE(operand)) && !PyType_Check(operand) && !PyFrozenSet_CheckExact(operand)) {
+        !IsPythonClass(Py_TYPE(operand)) && !PyType_Check(operand) && !PyFrozenSet_CheckExact(operand) &&
+        !IsNumPyScalar(operand) && !IsNumPyArray(operand)) {
       return BreakNull(BreakCode::kUnsupportedObject, std::string("arithmetic on ") + Py_TYPE(operand)->tp_name);
     }
   }
@@ -99,7 +118,7 @@ PyObject* RecorderState::Impl::Unary(UnaryOperator op, PyObject* object) {
   if (IsTensor(object)) return CallOperator(function, {object}, [&] { return apply(object); });
   if (HasContent(object)) {
     if (Prepare(object) != 0) return nullptr;
-    if (IsOutside(object) && !IsPythonClass(Py_TYPE(object))) {
+    if (IsOutside(object) && !IsPythonClass(Py_TYPE(object)) && !IsNumPyScalar(object) && !IsNumPyArray(object)) {
       return BreakNull(BreakCode::kUnsupportedObject, std::string("arithmetic on ") + Py_TYPE(object)->tp_name);
     }
   }
@@ -110,12 +129,15 @@ PyObject* RecorderState::Impl::RichCompare(PyObject* left, PyObject* right, int 
   if (IsPrimitive(left) && IsPrimitive(right)) return PyObject_RichCompare(left, right, op);
   if (IsTensor(left) || IsTensor(right)) {
     PyObject* other = IsTensor(left) ? right : left;
-    if (IsTensor(other) || IsPrimitive(other)) {
+    if ((IsTensor(other) || IsPrimitive(other) || IsNumPyScalar(other)) && !PyUnicode_Check(other)) {
       return CallOperator(kCompare[op], {left, right}, [&] { return PyObject_RichCompare(left, right, op); });
     }
   }
   for (PyObject* operand : {left, right}) {
-    if (HasContent(operand) && Prepare(operand) != 0) return nullptr;
+    if (!HasContent(operand)) continue;
+    if (Prepare(operand) != 0) return nullptr;
+    if (IsOutside(operand) && HasUnguardedContent(operand))
+      return BreakNull(BreakCode::kUnsupportedObject, std::string("comparison of a ") + Py_TYPE(operand)->tp_name);
   }
   // The comparison that every object has is identity.
   if ((op == Py_EQ || op == Py_NE) && IsOutside(left) && IsOutside(right)) {

@@ -15,7 +15,7 @@ int RecorderState::Impl::SetAttr(PyObject* object, PyObject* name, PyObject* val
   PyTypeObject* type = Py_TYPE(object);
   if (IsPrimitive(object)) return PyObject_SetAttr(object, name, value);
   if (IsTensor(object)) return TensorSetAttr(object, name, value);
-  if (PyType_Check(object))
+  if (PyType_Check(object) && !local_types.contains(object))
     return BreakInt(BreakCode::kUnsupportedEffect, std::string("an attribute of class ") +
                                                        reinterpret_cast<PyTypeObject*>(object)->tp_name + " is set");
   GuardType(type);
@@ -34,6 +34,12 @@ int RecorderState::Impl::SetAttr(PyObject* object, PyObject* name, PyObject* val
 
 int RecorderState::Impl::GenericSetAttr(PyObject* object, PyObject* name, PyObject* value) {
   PyTypeObject* type = Py_TYPE(object);
+  if (PyType_Check(object)) {
+    if (!local_types.contains(object))
+      return BreakInt(BreakCode::kUnsupportedEffect, std::string("an attribute of class ") +
+                                                         reinterpret_cast<PyTypeObject*>(object)->tp_name + " is set");
+    return PyType_Type.tp_setattro(object, name, value);
+  }
   PyRef descriptor = PyRef::Borrow(ShimTypeLookup(type, name));
   if (descriptor && Py_TYPE(descriptor.get())->tp_descr_set != nullptr)
     return SetData(descriptor.get(), object, name, value);
@@ -68,8 +74,11 @@ int RecorderState::Impl::SetData(PyObject* descriptor, PyObject* object, PyObjec
   }
   if (kind == &PyMemberDescr_Type || kind == &PyGetSetDescr_Type) {
     if (!IsOutside(object)) return kind->tp_descr_set(descriptor, object, value);
-    if (kind == &PyGetSetDescr_Type || value == nullptr) {
+    if (kind == &PyGetSetDescr_Type)
       return BreakInt(BreakCode::kUnsupportedEffect, std::string("attribute of ") + Py_TYPE(object)->tp_name);
+    if (value == nullptr) {  // an empty slot cannot be deleted
+      PyRef old = PyRef::Steal(BindNative(descriptor, object, name));
+      if (!old) return -1;
     }
     auto [row, inserted] = native_attributes.insert_or_assign(std::pair(object, name), PyRef::Borrow(value));
     if (inserted)
@@ -77,12 +86,13 @@ int RecorderState::Impl::SetData(PyObject* descriptor, PyObject* object, PyObjec
           Write{.shadow = nullptr, .cell = {}, .object = PyRef::Borrow(object), .name = PyRef::Borrow(name)});
     return 0;
   }
-  if (PyObject* set = PythonSetter(kind, Names().set); set != nullptr && value != nullptr) {
+  static PyObject* const delete_name = PyUnicode_InternFromString("__delete__");
+  if (PyObject* set = PythonSetter(kind, value == nullptr ? delete_name : Names().set)) {
     GuardType(kind);
-    auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
-    PyRef lifted =
-        PyRef::Steal(Lift(Py_NewRef(descriptor), Intern(SourceKind::kTypeAttribute, Pinned(type), name), true));
-    PyRef result = PyRef::Steal(lifted ? Call(set, {lifted.get(), object, value}) : nullptr);
+    PyRef lifted = PyRef::Steal(LiftTypeAttribute(Py_TYPE(object), name, descriptor));
+    PyRef result = PyRef::Steal(!lifted            ? nullptr
+                                : value == nullptr ? Call(set, {lifted.get(), object})
+                                                   : Call(set, {lifted.get(), object, value}));
     return result ? 0 : -1;
   }
   return BreakInt(BreakCode::kUnsupportedEffect, std::string("a descriptor of type ") + kind->tp_name);

@@ -11,7 +11,7 @@ namespace {
 bool IsShareable(PyObject* object) {
   const WellKnown& n = Names();
   PyTypeObject* type = Py_TYPE(object);
-  return type == n.device || type == &PyRange_Type || type == n.size || type == n.match;
+  return type == n.device || type == &PyRange_Type || type == n.size || type == n.match || IsNumPyScalar(object);
 }
 
 bool IsSharedTuple(PyObject* object, int depth = 0) {
@@ -34,6 +34,20 @@ bool IsPlainException(PyObject* object, PyTypeObject* base) {
     return false;
   }
   return IsPythonClass(Py_TYPE(object)) || exception->dict == nullptr || PyDict_GET_SIZE(exception->dict) == 0;
+}
+
+bool IsSimpleNamespace(PyTypeObject* type) {
+  PyObject* implementation = PySys_GetObject("implementation");
+  return implementation != nullptr && type == Py_TYPE(implementation);
+}
+
+// list[int] and the like, of classes that outlive the recording.
+bool IsSharedAlias(PyObject* object) {
+  if (Py_TYPE(object) != &Py_GenericAliasType) return false;
+  PyRef origin = PyRef::Steal(PyObject_GetAttrString(object, "__origin__"));
+  PyRef args = PyRef::Steal(PyObject_GetAttrString(object, "__args__"));
+  PyErr_Clear();
+  return origin && args && IsConstant(origin.get()) && IsConstant(args.get());
 }
 
 PyRef ClassOrNull(PyObject* object, PyTypeObject* plain) {
@@ -61,11 +75,9 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
   if (auto row = recipe_of.find(object); row != recipe_of.end()) return row->second;
   auto& recipes = recording->exit_plan.recipes;
   if (IsUnread(object)) return SourceRecipe(UnreadSource(object));
-  if (IsUnlifted(object)) return Unsupported(object);
+  // Of classes made inside: another class, and instances of another one, each call.
+  if (IsUnlifted(object) || local_types.contains(object) || IsLocalType(Py_TYPE(object))) return Unsupported(object);
   if (IsTensor(object)) return TensorRecipe(object);
-  // Another class, and instances of another one, each call.
-  if (local_types.contains(PyType_Check(object) ? object : reinterpret_cast<PyObject*>(Py_TYPE(object))))
-    return Unsupported(object);
   if (Shadow* shadow = FindShadow(object)) {
     const RecipeId id = NewRecipe(object, RecipeKind::kSource);
     recipes[static_cast<size_t>(id)].source = shadow->source;
@@ -93,7 +105,7 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
     return Unsupported(object);
   }
   if (Py_TYPE(object) == Names().method_wrapper || Py_TYPE(object) == Names().lru_cache) return Unsupported(object);
-  if (IsCodeLike(object) || IsShareable(object)) {
+  if (IsCodeLike(object) || IsShareable(object) || IsSharedAlias(object)) {
     const RecipeId id = NewRecipe(object, RecipeKind::kConstant);
     recipes[static_cast<size_t>(id)].object = PyRef::Borrow(object);
     return id;
@@ -114,7 +126,23 @@ RecipeId RecorderState::Impl::TensorRecipe(PyObject* tensor) {
     return id;
   }
   PyObject* dict = ShimInstanceDict(tensor);
-  if (Py_TYPE(tensor) != Names().tensor || (dict != nullptr && PyDict_GET_SIZE(dict) > 0)) return Unsupported(tensor);
+  const bool plain = Py_TYPE(tensor) == Names().tensor;
+  if (!plain && !IsPlainTensorSubclass(Py_TYPE(tensor))) return Unsupported(tensor);
+  if (!plain || (dict != nullptr && PyDict_GET_SIZE(dict) > 0)) {
+    const RecipeId whole = NewRecipe(tensor, RecipeKind::kSubclass);
+    Recipe output{.kind = RecipeKind::kGraphOutput, .object = {}, .children = {}, .attributes = {}};
+    output.index = static_cast<int32_t>(graph_outputs.size());
+    graph_outputs.push_back(PyRef::Borrow(tensor));
+    recipes.push_back(std::move(output));
+    recipes[static_cast<size_t>(whole)].object = PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(tensor)));
+    recipes[static_cast<size_t>(whole)].children = {static_cast<RecipeId>(recipes.size()) - 1};
+    PyObject *key = nullptr, *value = nullptr;
+    for (Py_ssize_t cursor = 0; dict != nullptr && PyDict_Next(dict, &cursor, &key, &value) && !broken();) {
+      const RecipeId child = RecipeFor(value);
+      recipes[static_cast<size_t>(whole)].attributes.emplace_back(PyRef::Borrow(key), child);
+    }
+    return whole;
+  }
   const RecipeId id = NewRecipe(tensor, RecipeKind::kGraphOutput);
   recipes[static_cast<size_t>(id)].index = static_cast<int32_t>(graph_outputs.size());
   graph_outputs.push_back(PyRef::Borrow(tensor));
@@ -169,7 +197,7 @@ void RecorderState::Impl::AddAttributes(RecipeId id, PyObject* object) {
     PyRef factory = PyRef::Steal(PyObject_GenericGetAttr(object, Names().default_factory));
     if (factory) add(Names().default_factory, factory.get());
   }
-  if (!IsPythonClass(type) || type->tp_dictoffset == 0) return;
+  if ((!IsPythonClass(type) && !IsSimpleNamespace(type)) || type->tp_dictoffset == 0) return;
   PyRef dict = PyRef::Steal(ShimMaterializeInstanceDict(object));
   if (!dict) return PyErr_Clear();
   PyObject* key = nullptr;
@@ -243,7 +271,14 @@ RecipeId RecorderState::Impl::InstanceRecipe(PyObject* object) {
                          args.get())
                 : Unsupported(object);
   }
-  if (base == &PyBaseObject_Type && IsPythonClass(type)) {
+  if (IsNativeValue(object)) {
+    PyRef value = NativeValue(object);
+    PyRef alone = PyRef::Steal(value ? PyTuple_Pack(1, value.get()) : nullptr);
+    return alone ? finish(NewRecipe(object, RecipeKind::kValue), PyRef::Borrow(reinterpret_cast<PyObject*>(type)),
+                          alone.get())
+                 : Unsupported(object);
+  }
+  if ((base == &PyBaseObject_Type && IsPythonClass(type)) || IsSimpleNamespace(base)) {
     return finish(NewRecipe(object, RecipeKind::kInstance), PyRef::Borrow(reinterpret_cast<PyObject*>(type)), nullptr);
   }
   return Unsupported(object);

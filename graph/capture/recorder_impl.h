@@ -4,6 +4,7 @@
 #ifndef FRAMEJIT_GRAPH_CAPTURE_RECORDER_IMPL_H_
 #define FRAMEJIT_GRAPH_CAPTURE_RECORDER_IMPL_H_
 
+#include <ATen/PythonTorchFunctionTLS.h>
 #include <Python.h>
 
 #include <functional>
@@ -17,6 +18,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/container/node_hash_map.h"
 #include "frame_eval/cpython/shim.h"
+#include "frame_eval/guards/native_value.h"
 #include "graph/capture/callables.h"
 #include "graph/capture/recorder_state.h"
 #include "graph/capture/well_known.h"
@@ -48,10 +50,18 @@ struct Shadow {
 
 // Something that was written, in order of the first write.
 struct Write {
-  Shadow* shadow = nullptr;  // or a cell, or a native attribute of `object`
+  Shadow* shadow = nullptr;  // or a cell, or a native attribute of `object`, or a call with constant arguments
   PyRef cell;
   PyRef object;
   PyRef name;
+  PyRef callable = {};
+  PyRef arguments = {};
+};
+
+// An outside NumPy array and the copy that stands for it. Its content is guarded; writing to it is not replayed.
+struct ArrayCopy {
+  PyRef baseline;  // what the copy was worth (NativeValue)
+  PyRef copy;
 };
 
 struct CellValue {
@@ -128,6 +138,7 @@ struct RecorderState::Impl {
   int UnpackUnread(PyObject* unread, int size, PyObject*** stack_top);
   SourceId StateSource(PyObject* state);
   bool stopped = false;
+  bool dropping = false;  // the recording is over; what it made dies
   absl::flat_hash_set<SourceId> owned_iterators;  // that a state brought and that are still unread
   std::vector<LeftFrame> left;
   PyCodeObject* entry_code = nullptr;
@@ -161,6 +172,7 @@ struct RecorderState::Impl {
   PyObject* LiftMethod(PyObject* value, SourceId source);
   PyObject* LiftDevice(PyObject* value, SourceId source, bool pinned);
   PyObject* LiftContainer(PyObject* value, SourceId source, bool pinned);
+  PyObject* LiftNativeValue(PyObject* value, SourceId source, bool pinned);
   PyObject* LiftIterator(PyObject* iterator, SourceId source);
   int LiftFrameArguments(PyFunctionObject* function, PyObject** slots);
   int LiftEntryArguments(PyFunctionObject* function, PyObject** slots);
@@ -170,8 +182,9 @@ struct RecorderState::Impl {
   absl::node_hash_map<PyObject*, Provenance> known;
   absl::flat_hash_map<PyObject*, PyObject*> real_of;  // lifted -> real where they differ
   absl::flat_hash_set<PyObject*> local_functions;
-  absl::flat_hash_set<PyObject*> local_types;  // made by class statements of this recording
-  std::vector<PyRef> kept_alive;               // objects whose addresses are keys
+  absl::flat_hash_set<PyObject*> local_types;
+  PyObject* class_body = nullptr;  // code of the class statement being executed: its function is local
+  std::vector<PyRef> kept_alive;  // objects whose addresses are keys
   absl::flat_hash_set<PyTypeObject*> guarded_types;
   absl::flat_hash_set<PyObject*> entered_functions;
 
@@ -263,6 +276,7 @@ struct RecorderState::Impl {
   PyObject* CallFunction(PyObject* function, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
   PyObject* CallMethod(PyObject* method, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
   PyObject* CallType(PyTypeObject* type, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
+  PyObject* Construct(const NativeCall& call, const NativeCall& native);
   PyObject* CallPartial(PyObject* partial, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
   PyObject* CallCached(PyObject* wrapper, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
   PyObject* CallInstance(PyObject* object, PyObject* const* args, Py_ssize_t nargs, PyObject* kwnames);
@@ -290,21 +304,63 @@ struct RecorderState::Impl {
   PyObject* ModelTorchLeaf(const NativeCall& call);
   PyObject* ModelTensorValue(const NativeCall& call);
   PyObject* ModelNewTensor(const NativeCall& call);
-  PyObject* ModelBuildClass(const NativeCall& call);
   PyObject* ModelFunctionApply(const NativeCall& call);
   PyObject* ModelCheckpoint(const NativeCall& call);
-  PyObject* ModelWarn(const NativeCall& call);
-  bool IsPlainClassBody(PyFunctionObject* body);
   int SetGradMode(bool enabled);
-  int NewLocalType(PyTypeObject* type);
   PyObject* ModelGetItemDefault(const NativeCall& call);
   PyObject* ModelOperator(const NativeCall& call);
+  PyObject* ModelNext(const NativeCall& call);
   int PrepareArguments(const NativeCall& call);
+
+  // --- classes that the recording makes (class_models.cc) ------------------------------------------------------------
+  bool IsLocalType(PyTypeObject* type) const { return local_types.contains(reinterpret_cast<PyObject*>(type)); }
+  // What the program sees of `value`, found by `name` along the MRO of `type`.
+  PyObject* LiftTypeAttribute(PyTypeObject* type, PyObject* name, PyObject* value);
+  SourceId TypeAttributeSource(PyTypeObject* type, PyObject* name);  // kNoSource: of a class that is local
+  PyObject* ModelBuildClass(const NativeCall& call);
+  PyObject* ModelNewType(const NativeCall& call);
+  PyObject* CallMetaclass(const NativeCall& call);
+  int InitFunction(PyObject* type, const NativeCall& call);
+  void NoteLocalType(PyObject* type);
+  PyObject* RunClassBody(PyObject* function, PyObject* name_space);
+  // Instances with a __del__ that the recording made, and its generators: weak references.
+  void NoteFinalizable(PyObject* object);
+  void CheckFinalizable();
+  std::vector<PyRef> finalizable;
+
+  // --- library functions (library_models.cc) -------------------------------------------------------------------------
+  PyObject* ModelMethodCaller(const NativeCall& call);
+  PyObject* ModelSingleDispatch(const NativeCall& call);
+  PyObject* ModelTypingCache(const NativeCall& call);
+  PyRef Forwarder(PyObject* callable);
+  PyObject* ModelOnLocal(const NativeCall& call);
+  PyObject* ModelWritesFirst(const NativeCall& call);
+  PyObject* ModelReduceEx(const NativeCall& call);
+  PyObject* ModelWarn(const NativeCall& call);
+  PyObject* ModelThreadIdent(const NativeCall& call);
+  PyObject* ModelRandomSeed(const NativeCall& call);
+  PyObject* ModelCallEffect(const NativeCall& call);
+  PyObject* ModelWeakReference(const NativeCall& call);
+  int WarningAction(PyObject* category, PyObject* text, PyObject* module, long line, std::string* action);
+
+  // --- NumPy (numpy_values.cc) ---------------------------------------------------------------------------------------
+  bool IsVaryingScalar(PyObject* value, SourceId source) const;
+  PyObject* LiftArray(PyObject* value, SourceId source, bool pinned);
+  bool MayCallNumPy(const NativeCall& call);
+  PyObject* CallNumPy(const NativeCall& call);
+  void CheckArrays();
+  std::vector<ArrayCopy> arrays;
+
+  // --- __torch_function__ (torch_function.cc) ------------------------------------------------------------------------
+  bool HasTorchFunction(const NativeCall& call) const;
+  PyObject* CallTorchFunction(const NativeCall& call, const std::function<PyObject*()>& invoke);
+  PyObject* ModelAsSubclass(const NativeCall& call);
 
   // --- torch-level calls (torch_calls.cc) ----------------------------------------------------------------------------
   using Invoke = std::function<PyObject*()>;
   PyObject* CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call, const Invoke& invoke);
   PyObject* CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call);
+  PyObject* RecordTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call, const Invoke& invoke);
   PyObject* CallLeaf(PyObject* method, const NativeCall& call);
   PyObject* entered_leaf = nullptr;  // whose call is being made now; compared, never used
   PyObject* CallOperator(const char* name, std::initializer_list<PyObject*> args, const Invoke& invoke);
@@ -321,6 +377,8 @@ struct RecorderState::Impl {
   void RestoreTorchState();
   void AddTorchStateEffects();
   ProgramTorchState entry_state;
+  at::impl::PythonTorchFunctionTLS entry_torch_function;
+  int64_t entry_modes = 0;  // of __torch_function__
 
   // --- the end (effects.cc, recipes.cc) ------------------------------------------------------------------------------
   std::unique_ptr<Recording> Finish(PyObject* result);
@@ -358,8 +416,15 @@ bool IsPrimitive(PyObject* object);
 bool IsCodeLike(PyObject* object);
 bool IsTensor(PyObject* object);
 bool IsFakeTensor(PyObject* object);
+// A class of tensors that is made by class statements and leaves the dispatcher alone: no __torch_dispatch__.
+bool IsPlainTensorSubclass(PyTypeObject* type);
 // A primitive, something code-like, or a tuple of such.
 bool IsConstant(PyObject* object, int depth = 0);
+// An instance of a subclass of str, bytes, int, float or complex, or a NumPy scalar: its value was guarded when it was
+// lifted.
+bool IsNativeValue(PyObject* object);
+// A C object from outside that is compared and hashed by something that no guard covers (protocol_ops.cc).
+bool HasUnguardedContent(PyObject* object);
 // Made by a class statement.
 bool IsPythonClass(PyTypeObject* type);
 // framejit's own callables, which stand for a Python function.

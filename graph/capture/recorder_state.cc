@@ -97,6 +97,7 @@ RecorderState::~RecorderState() = default;
 
 void RecorderState::Break(BreakCode code, std::string detail) { impl_->Break(code, std::move(detail)); }
 bool RecorderState::broken() const { return impl_->broken(); }
+bool RecorderState::dropping() const { return impl_->dropping; }
 void RecorderState::PushFrame(LiveFrame* frame) {
   frame->is_direct = std::exchange(impl_->direct_call, false);
   if (impl_->frames.empty() && impl_->entry_code == nullptr) impl_->entry_code = frame->code;
@@ -192,6 +193,7 @@ void RecorderState::NewLocalCell(PyObject* cell) {
   if (impl_->local_cells.insert(cell).second) impl_->kept_alive.push_back(PyRef::Borrow(cell));
 }
 void RecorderState::NewLocal(PyObject* object) {
+  if (PyGen_CheckExact(object)) impl_->NoteFinalizable(object);
   if (!PyFunction_Check(object)) return;
   if (impl_->local_functions.insert(object).second) impl_->kept_alive.push_back(PyRef::Borrow(object));
 }

@@ -48,6 +48,8 @@ class RecorderState {
   // The first break wins. The evaluator keeps the user's stack up to date through PushFrame, PopFrame and SetLine.
   void Break(BreakCode code, std::string detail);
   bool broken() const;
+  // The recording is over, and what it made dies: nothing of the program is to run any more.
+  bool dropping() const;
   void PushFrame(LiveFrame* frame);
   void PopFrame();
   // Before each instruction; `offset` in code units. False: the recording ends here, broken() is true.
@@ -99,7 +101,7 @@ class RecorderState {
   int Contains(PyObject* container, PyObject* value);
   Py_ssize_t Length(PyObject* object);
   PyObject* GetIter(PyObject* object);
-  PyObject* IterNext(PyObject* iterator);                                  // null without exception at the end
+  PyObject* IterNext(PyObject* iterator);  // null at the end, as tp_iternext: with a StopIteration or without
   PyObject* Binary(int binary_op_oparg, PyObject* left, PyObject* right);  // NB_* numbers of BINARY_OP
   PyObject* Unary(UnaryOperator op, PyObject* object);
   PyObject* RichCompare(PyObject* left, PyObject* right, int op);

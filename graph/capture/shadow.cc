@@ -276,6 +276,8 @@ int RecorderState::Impl::Prepare(PyObject* object, int depth) {
   if (IsPrimitive(object) || IsTensor(object) || depth > 24) return 0;
   if (Shadow* shadow = FindShadow(object)) {
     if (FullLift(*shadow) != 0) return -1;
+  } else if (HasUnguardedContent(object) && IsOutside(object)) {
+    return BreakInt(BreakCode::kUnsupportedObject, std::string("the content of a ") + Py_TYPE(object)->tp_name);
   } else if (IsPythonClass(Py_TYPE(object))) {
     GuardType(Py_TYPE(object));
   }

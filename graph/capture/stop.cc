@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "frame_eval/cpython/lifetime.h"
 #include "frame_eval/guards/iterators.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unread.h"
@@ -60,6 +61,11 @@ bool StartsDebugger(PyCodeObject* code) {
       return true;
   }
   return false;
+}
+
+// No instruction will read it, but the program can tell when it dies.
+bool IsCarriedDead(PyObject* object) {
+  return DeathIsSeen(object) && IsPythonClass(Py_TYPE(object)) && !IsTensor(object);
 }
 
 }  // namespace
@@ -195,9 +201,10 @@ bool RecorderState::Impl::LeaveFrame(size_t depth, PyObject** handled) {
     slots.resize(static_cast<size_t>(frame.code->co_nlocalsplus));
     std::iota(slots.begin(), slots.end(), 0);
   }
-  for (int slot : slots) {
+  for (int slot = 0; slot < frame.code->co_nlocalsplus; ++slot) {
     PyObject* value = frame.locals[slot];
-    if (value == nullptr) continue;
+    const bool is_live = std::find(slots.begin(), slots.end(), slot) != slots.end();
+    if (value == nullptr || (!is_live && !IsCarriedDead(IsUnread(value) ? UnreadValue(value) : value))) continue;
     state.point.slots.push_back(slot);
     state.items.push_back(PyRef::Borrow(value));
   }

@@ -15,7 +15,7 @@ bool IsTorchConstant(PyObject* object) {
   const WellKnown& n = Names();
   PyTypeObject* type = Py_TYPE(object);
   return IsPrimitive(object) || PyType_Check(object) || type == n.dtype || type == n.device || type == n.layout ||
-         type == n.memory_format;
+         type == n.memory_format || IsNumPyScalar(object);
 }
 
 // Null, or the class to build the tuple with: torch.Size, a namedtuple, torch.return_types.
@@ -89,6 +89,10 @@ bool RecorderState::Impl::Snapshot(PyObject* object, bool is_result, TorchArgume
     argument->constant = PyRef::Borrow(object);
     return true;
   }
+  if (IsNativeValue(object)) {  // torch takes it for the number or text that it is worth
+    argument->constant = NativeValue(object);
+    return static_cast<bool>(argument->constant);
+  }
   if (PyTuple_Check(object) || PyList_Check(object)) {
     argument->kind = PyTuple_Check(object) ? Kind::kTuple : Kind::kList;
     if (PyTuple_Check(object)) argument->constant = TupleClass(object);
@@ -150,6 +154,11 @@ PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target,
 
 PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call,
                                          const Invoke& invoke) {
+  return HasTorchFunction(call) ? CallTorchFunction(call, invoke) : RecordTorch(kind, target, call, invoke);
+}
+
+PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call,
+                                           const Invoke& invoke) {
   TorchCall record{.kind = kind, .target = PyRef::Borrow(target), .args = {}, .kwargs = {}, .result = {}};
   bool has_tensor = false;
   for (Py_ssize_t i = 0; i < call.total(); ++i) {

@@ -25,9 +25,14 @@ ProgramTorchState ProgramTorchState::Current() {
   return state;
 }
 
-void RecorderState::Impl::SaveTorchState() { entry_state = ProgramTorchState::Current(); }
+void RecorderState::Impl::SaveTorchState() {
+  entry_state = ProgramTorchState::Current();
+  entry_torch_function = at::impl::PythonTorchFunctionTLS::get_state();
+  entry_modes = at::impl::PythonTorchFunctionTLS::stack_len();
+}
 
 void RecorderState::Impl::RestoreTorchState() {
+  at::impl::PythonTorchFunctionTLS::set_state(entry_torch_function);
   const ProgramTorchState now = ProgramTorchState::Current();
   if (now == entry_state) return;
   for (int i = now.autocast_nesting; i > entry_state.autocast_nesting; --i) at::autocast::decrement_nesting();
@@ -43,6 +48,11 @@ void RecorderState::Impl::RestoreTorchState() {
 }
 
 void RecorderState::Impl::AddTorchStateEffects() {
+  using at::impl::PythonTorchFunctionTLS;
+  if (PythonTorchFunctionTLS::stack_len() != entry_modes ||
+      PythonTorchFunctionTLS::get_disabled_state() != at::impl::ENABLED) {
+    return Break(BreakCode::kTorchState, "a torch function mode is left active");
+  }
   ProgramTorchState now = ProgramTorchState::Current();
   if (now == entry_state) return;
   const bool grad_mode = now.grad_mode;
