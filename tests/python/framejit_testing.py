@@ -107,6 +107,12 @@ def assert_tensor_equal(actual: Tensor, expected: Tensor, where: str, tolerance:
     )
 
 
+def slots_of(value) -> dict | None:
+    """The content of an object whose class has __slots__ and no __dict__."""
+    names = [name for cls in type(value).__mro__ for name in cls.__dict__.get("__slots__", ()) if name[:2] != "__"]
+    return {name: getattr(value, name) for name in names if hasattr(value, name)} if names else None
+
+
 def assert_same(actual, expected, where: str = "result", tolerance: float = TOLERANCE, seen=None) -> None:
     """Structural equality of two results, tensors by value and metadata."""
     seen = {} if seen is None else seen
@@ -138,6 +144,8 @@ def assert_same(actual, expected, where: str = "result", tolerance: float = TOLE
             assert_same(getattr(actual, f.name), getattr(expected, f.name), f"{where}.{f.name}", tolerance, seen)
     elif hasattr(expected, "__dict__"):
         assert_same(actual.__dict__, expected.__dict__, f"{where}.__dict__", tolerance, seen)
+    elif slots_of(expected) is not None:
+        assert_same(slots_of(actual), slots_of(expected), f"{where}.__slots__", tolerance, seen)
     else:
         assert actual == expected, f"{where}: {actual!r} instead of {expected!r}"
 

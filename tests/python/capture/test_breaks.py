@@ -59,7 +59,7 @@ def reads_clock(x):
 
 @case(X, code="UnsupportedCallable", graphs=1, breaks=2)
 def numpy_function(x):
-    return x * float(numpy.sqrt(4.0))
+    return x * len(numpy.frombuffer(b"\0\0\0\0", dtype=numpy.float32))
 
 
 @case(X, code="UnsupportedCallable", graphs=2)
