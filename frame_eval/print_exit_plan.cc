@@ -51,6 +51,12 @@ std::string Text(PyObject* object, int depth) {
     if (utf8 != nullptr) return utf8;
     PyErr_Clear();
   }
+  if (depth < 8 && Py_TYPE(object) == &Py_GenericAliasType) {  // list[int], made anew by each evaluation
+    PyRef origin = PyRef::Steal(PyObject_GetAttrString(object, "__origin__"));
+    PyRef args = PyRef::Steal(PyObject_GetAttrString(object, "__args__"));
+    PyErr_Clear();
+    return absl::StrCat(Text(origin.get(), depth + 1), "[", Text(args.get(), depth + 1), "]");
+  }
   // Bound anew on each read.
   if (PyCFunction_Check(object)) {
     const auto* function = reinterpret_cast<PyCFunctionObject*>(object);

@@ -70,10 +70,23 @@ bool ReplayCheckEnabled() { return replay_check.load(std::memory_order_relaxed);
 RecordedText::RecordedText(const Recording& recording, const RecordInputs& inputs,
                            const std::vector<std::string>& argument_names)
     : parts_(Parts(recording, inputs.stop.has_value(), argument_names)),
+      shared_memory_(SharedMemory(recording.graph)),
       guards_(PrintGuards(recording.guards, recording.sources, argument_names)),
       advance_iterators_(inputs.advance_iterators),
       stop_(inputs.stop),
       varying_(inputs.varying == nullptr ? VaryingItems() : *inputs.varying) {}
+
+std::vector<size_t> RecordedText::SharedMemory(const Graph& graph) {
+  if (std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& node) { return MutatesArguments(node.op); }))
+    return {};
+  std::vector<size_t> first;
+  for (ValueId input : graph.inputs) {
+    const auto shares = [&](ValueId other) { return graph.meta(other).storage == graph.meta(input).storage; };
+    first.push_back(
+        static_cast<size_t>(std::find_if(graph.inputs.begin(), graph.inputs.end(), shares) - graph.inputs.begin()));
+  }
+  return first;
+}
 
 std::vector<RecordedText::Part> RecordedText::Parts(const Recording& recording, bool stops,
                                                     const std::vector<std::string>& argument_names) {
@@ -102,6 +115,10 @@ absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& 
   const std::vector<Part> now = Parts(*recording, stop_.has_value(), argument_names);
   const std::vector<std::string> guards = PrintGuards(recording->guards, recording->sources, argument_names);
   if (SeesOneObjectForTwo(guards_, guards)) return absl::OkStatus();
+  // Nor need inputs that are only read be guarded against sharing memory; the numbers of the graph's memory differ
+  // then.
+  const std::vector<size_t> shared_memory = SharedMemory(recording->graph);
+  if (shared_memory.size() == shared_memory_.size() && shared_memory != shared_memory_) return absl::OkStatus();
   std::string where;
   for (size_t i = 0; where.empty() && i < parts_.size(); ++i) {
     if (parts_[i].text == now[i].text) continue;

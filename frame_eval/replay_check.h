@@ -41,7 +41,11 @@ class RecordedText {
   static std::vector<Part> Parts(const Recording& recording, bool stops,
                                  const std::vector<std::string>& argument_names);
 
+  // For each input the first that shares memory with it. Nothing where the graph writes: then NoOverlap guards that.
+  static std::vector<size_t> SharedMemory(const Graph& graph);
+
   std::vector<Part> parts_;
+  std::vector<size_t> shared_memory_;
   std::vector<std::string> guards_;
   bool advance_iterators_;
   std::optional<StopPoint> stop_;

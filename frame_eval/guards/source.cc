@@ -4,6 +4,7 @@
 #include <array>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace framejit {
 namespace {
@@ -55,15 +56,29 @@ std::string NameText(PyObject* key) {
 
 }  // namespace
 
+namespace {
+
+std::string TupleText(PyObject* tuple, int depth) {
+  std::vector<std::string> items;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); ++i) {
+    PyObject* item = PyTuple_GET_ITEM(tuple, i);
+    items.push_back(PyTuple_CheckExact(item) && depth < 8 ? TupleText(item, depth + 1) : ObjectText(item));
+  }
+  return absl::StrCat("(", absl::StrJoin(items, ", "), items.size() == 1 ? ",)" : ")");
+}
+
+}  // namespace
+
 std::string ObjectText(PyObject* key) {
   if (key == nullptr) return "<gone>";
   PyTypeObject* type = Py_TYPE(key);
-  if (IsConstantType(type) || type == &PyTuple_Type) {
-    PyRef text = type == &PyTuple_Type && !TypedKey(key) ? PyRef() : PyRef::Steal(PyObject_Repr(key));
+  if (IsConstantType(type)) {
+    PyRef text = PyRef::Steal(PyObject_Repr(key));
     const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
     if (utf8 != nullptr) return utf8;
     PyErr_Clear();
   }
+  if (type == &PyTuple_Type) return TupleText(key, 0);
   if (PyType_Check(key)) return reinterpret_cast<PyTypeObject*>(key)->tp_name;
   if (PyModule_CheckExact(key)) {
     const char* name = PyModule_GetName(key);

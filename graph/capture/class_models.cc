@@ -156,8 +156,8 @@ PyObject* RecorderState::Impl::ModelBuildClass(const NativeCall& call) {
   return Call(meta, passed.values.data(), 3, passed.names.get());
 }
 
-// FunctionMeta.__init__ of a custom autograd Function: it makes the class of the backward nodes, which is local as well,
-// and counts them for the process.
+// FunctionMeta.__init__ makes the class of a custom Function's backward nodes, which is local as well, and counts them
+// for the process.
 int RecorderState::Impl::InitFunction(PyObject* type, const NativeCall& call) {
   FakeSession::Pause pause;
   const bool armed = RecordingHook::Arm(false);

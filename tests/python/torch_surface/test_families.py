@@ -257,6 +257,25 @@ def a_class_of_the_function(x):
     return Scale()(x)
 
 
+@case(X)
+def a_custom_function_of_the_function(x):
+    power = 1 + 2
+
+    class Power(torch.autograd.Function):
+        scale = power * 2
+
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x**power * Power.scale
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad
+
+    return Power.apply(x), Power.__name__, issubclass(Power, torch.autograd.Function)
+
+
 @pytest.mark.parametrize(*case.table)
 def test_families(function, args, expectations):
     check(function, *args, **expectations)
