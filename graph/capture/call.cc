@@ -178,6 +178,7 @@ PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const*
       QualifiedName(function) == "functools.singledispatch.<locals>.dispatch") {
     return ModelSingleDispatch({function, args, nargs, kwnames});
   }
+  if (IsFunctionTransform(function)) return CallTransformed({function, args, nargs, kwnames});
   if (HasFlag(function, Names().disable)) return BreakNull(BreakCode::kDisabled, QualifiedName(function));
   if (HasFlag(function, Names().graph_break)) return BreakNull(BreakCode::kExplicitBreak, QualifiedName(function));
   direct_call = tail;

@@ -28,6 +28,9 @@ class RecordingHook {
 
   // Turns evaluation by the recorder off or on in this thread; returns the previous state.
   static bool Arm(bool armed);
+  // Frames of torch's function transforms run natively while it is on, until one of another file is evaluated; returns
+  // the previous state.
+  static bool EnterTransform(bool entered);
 };
 
 }  // namespace framejit

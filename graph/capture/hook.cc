@@ -1,4 +1,6 @@
 // The PEP 523 hook while recording. Which frames the recorder takes, and how their arguments are made safe to see.
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -19,6 +21,7 @@ struct ThreadHook {
   PyObject* entry_function = nullptr;  // until its frame came
   int depth = 0;
   int max_depth = 0;
+  bool in_transform = false;                  // the innermost frame is of the library that transforms functions
   absl::flat_hash_set<PyObject*> generators;  // made by this recording; compared, never used
 };
 thread_local ThreadHook* thread_hook = nullptr;
@@ -67,9 +70,65 @@ PyObject* CreateGenerator(ThreadHook& hook, PyThreadState* thread, FrameView fra
   return generator;
 }
 
+// The folder of a module's file, with a slash at the end; empty where it has none.
+std::string FolderOf(const char* module) {
+  PyObject* modules = PyImport_GetModuleDict();
+  PyObject* found = modules == nullptr ? nullptr : PyDict_GetItemString(modules, module);
+  PyObject* file =
+      found == nullptr || !PyModule_Check(found) ? nullptr : PyDict_GetItemString(PyModule_GetDict(found), "__file__");
+  const char* path = file == nullptr || !PyUnicode_Check(file) ? nullptr : PyUnicode_AsUTF8(file);
+  PyErr_Clear();
+  const std::string text = path == nullptr ? "" : path;
+  return text.substr(0, text.rfind('/') + 1);
+}
+
+bool IsBelow(std::string_view path, const std::string& folder) { return !folder.empty() && path.starts_with(folder); }
+
+// What torch.func consists of and calls: torch, but for its layers, and the standard library. It handles wrapped
+// tensors and what is behind torch's interpreters, and ends what it began when the recording breaks in the function
+// that it transforms.
+bool IsOfTransforms(PyCodeObject* code) {
+  static const auto* torch_folder = new std::string(FolderOf("torch"));
+  static const auto* library_folder = new std::string(FolderOf("os"));
+  Py_ssize_t size = 0;
+  const char* file = PyUnicode_AsUTF8AndSize(code->co_filename, &size);
+  if (file == nullptr) return PyErr_Clear(), false;
+  const std::string_view path(file, static_cast<size_t>(size));
+  if (IsBelow(path, *torch_folder)) return !IsBelow(path, *torch_folder + "nn/");
+  if (IsBelow(path, *library_folder)) return !IsBelow(path, *library_folder + "site-packages/");
+  return path.starts_with("<frozen ");
+}
+
+// The body of a module that a transform imports when it is first needed.
+PyObject* Import(PyThreadState* thread, FrameView frame, int throwflag) {
+  FakeSession::Pause pause;
+  const bool armed = RecordingHook::Arm(false);
+  PyObject* result = ShimEvalDefault(thread, frame.get(), throwflag);
+  RecordingHook::Arm(armed);
+  return result;
+}
+
+bool IsModuleBody(PyCodeObject* code) { return PyUnicode_CompareWithASCIIString(code->co_name, "<module>") == 0; }
+
+// A frame of the program, called by a transform.
+class OutsideTransform {
+ public:
+  explicit OutsideTransform(bool& state) : state_(state), entered_(std::exchange(state, false)) {}
+  ~OutsideTransform() { state_ = entered_; }
+  OutsideTransform(const OutsideTransform&) = delete;
+  OutsideTransform& operator=(const OutsideTransform&) = delete;
+
+ private:
+  bool& state_;
+  bool entered_;
+};
+
 PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int throwflag) {
   PyCodeObject* code = frame.code();
   RecorderState& recorder = *hook.recorder;
+  if (hook.in_transform && IsModuleBody(code)) return Import(thread, frame, throwflag);
+  if (hook.in_transform && IsOfTransforms(code)) return ShimEvalDefault(thread, frame.get(), throwflag);
+  OutsideTransform outside(hook.in_transform);
   if (recorder.broken()) {
     // A generator that is closed now: GeneratorExit says that it ended, and its `finally` is for the native run.
     if (throwflag != 0 && PyErr_Occurred() != nullptr) return Abandon(thread, frame);
@@ -121,6 +180,10 @@ RecordingHook::RecordingHook(RecorderState& recorder, PyObject* entry_function) 
 RecordingHook::~RecordingHook() {
   SetFrameHandler(thread_hook->previous);
   delete std::exchange(thread_hook, nullptr);
+}
+
+bool RecordingHook::EnterTransform(bool entered) {
+  return thread_hook != nullptr && std::exchange(thread_hook->in_transform, entered);
 }
 
 bool RecordingHook::Arm(bool armed) {

@@ -43,7 +43,9 @@ bool IsTensor(PyObject* object) { return PyType_IsSubtype(Py_TYPE(object), Names
 
 const at::Tensor& TensorOf(PyObject* object) { return THPVariable_Unpack(object); }
 
-bool IsFakeTensor(PyObject* object) { return IsTensor(object) && IsFake(TensorOf(object)); }
+bool IsFakeTensor(PyObject* object) {
+  return IsTensor(object) && (IsFake(TensorOf(object)) || IsTransformed(TensorOf(object)));
+}
 
 bool IsConstant(PyObject* object, int depth) {
   if (IsPrimitive(object) || IsCodeLike(object)) return true;

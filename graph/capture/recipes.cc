@@ -115,7 +115,7 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
 
 // A lifted input that is returned is that input; anything else is an output of the graph.
 RecipeId RecorderState::Impl::TensorRecipe(PyObject* tensor) {
-  if (!IsFakeTensor(tensor)) {
+  if (!IsFakeTensor(tensor) || IsTransformed(TensorOf(tensor))) {
     Break(BreakCode::kUnknownTensor, "in the result");
     return kNoRecipe;
   }

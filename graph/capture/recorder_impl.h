@@ -372,6 +372,14 @@ struct RecorderState::Impl {
   absl::flat_hash_map<const void*, TorchValueId> torch_values;  // by TensorImpl
   std::vector<at::Tensor> kept_tensors;
 
+  // --- transforms of torch.func (transforms.cc) ----------------------------------------------------------------------
+  PyObject* CallTransformed(const NativeCall& call);
+  PyObject* CallInTransform(const NativeCall& call, const Invoke& invoke);
+  bool AddOperatorCalls(size_t first_node);
+  bool OperatorArgument(const Operand& operand, TorchArgument* argument);
+  void OperatorResults(const Node& node, TorchArgument* result);
+  absl::flat_hash_map<ValueId, TorchValueId> operator_values;  // made by AddOperatorCalls
+
   // --- torch state (torch_state.cc) ----------------------------------------------------------------------------------
   void SaveTorchState();
   void RestoreTorchState();
@@ -415,7 +423,14 @@ bool IsPrimitive(PyObject* object);
 // Objects guarded by identity: functions, types, modules, descriptors, dtypes, ...
 bool IsCodeLike(PyObject* object);
 bool IsTensor(PyObject* object);
+// A fake of the recording, or a wrapper that torch.func made of one.
 bool IsFakeTensor(PyObject* object);
+// A wrapper of torch.func around a fake.
+bool IsTransformed(const at::Tensor& tensor);
+// Whether torch.func transforms what is called now.
+bool InsideTransform();
+// What torch.func.vmap, grad and the like return.
+bool IsFunctionTransform(PyObject* function);
 // A class of tensors that is made by class statements and leaves the dispatcher alone: no __torch_dispatch__.
 bool IsPlainTensorSubclass(PyTypeObject* type);
 // A primitive, something code-like, or a tuple of such.

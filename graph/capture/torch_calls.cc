@@ -47,6 +47,13 @@ class Disarmed {
 TorchValueId RecorderState::Impl::TorchValue(const at::Tensor& tensor, bool make) {
   auto row = torch_values.find(tensor.unsafeGetTensorImpl());
   if (row != torch_values.end()) return row->second;
+  if (!operator_values.empty()) {
+    if (auto made = operator_values.find(session.ValueOf(tensor)); made != operator_values.end()) {
+      torch_values.emplace(tensor.unsafeGetTensorImpl(), made->second);
+      kept_tensors.push_back(tensor);
+      return made->second;
+    }
+  }
   if (!make) return -1;
   auto& values = recording->torch_graph.values;
   const auto id = static_cast<TorchValueId>(values.size());
@@ -159,6 +166,7 @@ PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target,
 
 PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call,
                                            const Invoke& invoke) {
+  if (InsideTransform()) return CallInTransform(call, invoke);
   TorchCall record{.kind = kind, .target = PyRef::Borrow(target), .args = {}, .kwargs = {}, .result = {}};
   bool has_tensor = false;
   for (Py_ssize_t i = 0; i < call.total(); ++i) {

@@ -90,7 +90,8 @@ class Canonicaliser {
 
   int Run() {
     for (Node& node : graph_.nodes) {
-      rewrites_ += RenameSynonym(node) + TransposeForm(node) + CountFromFront(node) + UseScalarForm(node);
+      rewrites_ +=
+          RenameSynonym(node) + GiveMemory(node) + TransposeForm(node) + CountFromFront(node) + UseScalarForm(node);
     }
     return rewrites_;
   }
@@ -105,6 +106,16 @@ class Canonicaliser {
     auto op = FindOperator(same->name);
     if (!op) return 0;
     node.op = *op;
+    return 1;
+  }
+
+  // Turn this: _efficientzerotensor(sizes) / Into this: zeros(sizes). Forward-mode derivatives are made of zeros that
+  // have no memory, which kernels and library calls by address need.
+  static int GiveMemory(Node& node) {
+    static const auto memoryless = FindOperator("aten::_efficientzerotensor");
+    static const auto zeros = FindOperator("aten::zeros");
+    if (!memoryless || !zeros || &node.op.schema() != &memoryless->schema()) return 0;
+    node.op = *zeros;
     return 1;
   }
 
