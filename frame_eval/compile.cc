@@ -9,9 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "backends/training/training.h"
 #include "base/log.h"
+#include "base/switches.h"
 #include "frame_eval/autograd_graph.h"
+#include "frame_eval/offset_guards.h"
 #include "frame_eval/record_call.h"
 #include "frame_eval/replay_check.h"
+#include "frame_eval/shadow_check.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/autograd/partition.h"
 #include "graph/fake/fake_session.h"
@@ -139,6 +142,10 @@ class Compilation {
     inputs.stop = std::move(made.stop);
     if (ReplayCheckEnabled())
       trace_->recorded_text = std::make_shared<const RecordedText>(*recording_, inputs, argument_names_);
+    if (ShadowCheckEvery() != 0 && HasGraph()) {
+      trace_->shadow =
+          std::make_shared<const ShadowPlan>(MakeShadowPlan(*recording_, trace_->report.is_segment, argument_names_));
+    }
   }
 
   Timings* timings() { return &trace_->report.timings; }
@@ -158,7 +165,8 @@ class Compilation {
       fetch.insert(fetch.end(), trace_->exit->sources().begin(), trace_->exit->sources().end());
     }
     absl::StatusOr<std::unique_ptr<GuardProgram>> guards =
-        GuardProgram::Build(recording_->sources, recording_->guards, fetch, state_, argument_names_);
+        GuardProgram::Build(recording_->sources, WithOffsets(recording_->guards, recording_->inputs, recording_->graph),
+                            fetch, state_, argument_names_);
     if (!guards.ok()) return guards.status();
     trace_->guards = *std::move(guards);
     LogLazily(LogArtifact::k_guards,
@@ -177,7 +185,9 @@ class Compilation {
     trace_->report.backend = options_.backend_name == "auto" ? "cpu" : options_.backend_name;
     if (!(*chosen)->wants_functional_graph()) return chosen;
     if (!recording_->needs_autograd)
-      return recording_->inputs_overlap ? CallsInOrder("inputs that share memory are written") : chosen;
+      return recording_->inputs_overlap && !IsSwitchedOff("alias", "WrittenInputs")
+                 ? CallsInOrder("inputs that share memory are written")
+                 : chosen;
     if (recording_->joint == nullptr) return TorchAutograd(recording_->no_joint);
     return chosen;
   }

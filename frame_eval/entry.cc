@@ -20,7 +20,9 @@
 #include "frame_eval/guards/torch_state.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/resume_loop.h"
+#include "frame_eval/shadow_check.h"
 #include "graph/capture/recorder.h"
+#include "graph/print.h"
 
 namespace framejit {
 namespace {
@@ -35,7 +37,8 @@ struct EntryState {
   int recordings = 0;
   bool is_segment = false;
   VaryingItems varying;  // of a segment
-  int missed = 0;        // calls that no trace covered after the last recording
+  int64_t shadow_calls = 0;
+  int missed = 0;  // calls that no trace covered after the last recording
   bool warned = false;
   std::shared_ptr<ResumeTable> resumes = NewResumeTable();
   std::vector<std::pair<std::vector<PyObject*>, PyRef>> segments;  // of a root, in order of their making
@@ -194,6 +197,58 @@ bool IsIdle(const EntryState& state, const Trace& trace) {
   return state.options.is_inner && !state.is_segment && !trace.resume && trace.report.recorded.nodes.empty();
 }
 
+// Also in the log: the program may catch what is raised.
+EntryStep RaiseCheckError(const absl::Status& status) {
+  const std::string text(status.message());
+  LogWarning(text);
+  PyErr_SetString(check_error != nullptr ? check_error : PyExc_RuntimeError, text.c_str());
+  ++check_failures;
+  return EntryStep{.kind = EntryStep::Kind::kReturned, .result = {}, .function = {}};
+}
+
+EntryStep RaiseShadowError(EntryObject* entry, const Trace& trace, const std::string& what) {
+  PrintOptions options;
+  options.max_constant_elements = 16;
+  return RaiseCheckError(absl::InternalError(
+      absl::StrCat("FRAMEJIT_CHECK=shadow: internal error: a recording of ", EntryName(entry),
+                   " does something else than the function in eager mode: ", what, "\n  Run by backend '",
+                   trace.report.backend, "', recorded as:\n", PrintGraph(trace.report.recorded, options))));
+}
+
+// The function in eager mode first, whose writes are taken back; then the trace, as always.
+EntryStep RunShadowed(EntryObject* entry, const CallState& call_state, Trace& trace) {
+  absl::Span<PyObject* const> fetched = trace.guards->Fetched();
+  std::vector<PyRef> inputs;
+  for (size_t i = 0; i < trace.input_count; ++i) inputs.push_back(PyRef::Borrow(fetched[i]));
+  trace.guards->Release();
+  ShadowCall eager(*trace.shadow, std::move(inputs));
+  if (absl::Status status = eager.RunEager(call_state); !status.ok())
+    return RaiseShadowError(entry, trace, std::string(status.message()));
+  if (trace.guards->Check(call_state) != GuardResult::kPass) {
+    PyErr_Clear();
+    return RaiseShadowError(
+        entry, trace, absl::StrCat("there it changes what is guarded: ", trace.guards->ExplainFailure(call_state)));
+  }
+  EntryStep step = RunTrace(trace);
+  if (step.kind != EntryStep::Kind::kReturned || !step.result) return step;
+  ++CountsOfShadows().checked;
+  absl::Status status = eager.Compare(step.result.get());
+  if (status.ok()) return step;
+  eager.TakeBack();
+  return RaiseShadowError(entry, trace, std::string(status.message()));
+}
+
+// Which calls are checked depends on their number alone.
+EntryStep RunChecked(EntryObject* entry, const CallState& call_state, Trace& trace) {
+  const int64_t every = ShadowCheckEvery();
+  if (trace.shadow == nullptr || every == 0 || trace.graph == nullptr || ShimToolInUse() ||
+      entry->state->shadow_calls++ % every != 0)
+    return RunTrace(trace);
+  if (trace.shadow->left_out.empty()) return RunShadowed(entry, call_state, trace);
+  ++CountsOfShadows().left_out;
+  return RunTrace(trace);
+}
+
 EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
   EntryState& state = *entry->state;
   if (state.recordings >= state.options.recompile_limit) {
@@ -221,7 +276,7 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
   if (IsIdle(state, *made)) made->graph = nullptr;
   state.traces.insert(state.traces.begin() + static_cast<std::ptrdiff_t>(FirstOfKind(state, made->at_position)), made);
   if (BreaksFullGraph(state, *made)) return RaiseGraphBreak(made->report);
-  return RunTrace(*made);
+  return RunChecked(entry, call_state, *made);
 }
 
 // Afterwards the guards have been checked once more: what they fetched is valid.
@@ -235,15 +290,6 @@ absl::Status CheckReplay(EntryObject* entry, const CallState& call_state, const 
   if (!status.ok() || result == GuardResult::kPass) return status;
   return absl::InternalError(absl::StrCat("FRAMEJIT_CHECK=replay: internal error: recording ", EntryName(entry),
                                           " changed the program's state: ", trace.guards->ExplainFailure(call_state)));
-}
-
-// Also in the log: the program may catch what is raised.
-EntryStep RaiseCheckError(const absl::Status& status) {
-  const std::string text(status.message());
-  LogWarning(text);
-  PyErr_SetString(check_error != nullptr ? check_error : PyExc_RuntimeError, text.c_str());
-  ++check_failures;
-  return EntryStep{.kind = EntryStep::Kind::kReturned, .result = {}, .function = {}};
 }
 
 EntryStep Step(EntryObject* entry, const CallState& call_state) {
@@ -260,7 +306,7 @@ EntryStep Step(EntryObject* entry, const CallState& call_state) {
   if (trace->recorded_text != nullptr && !ShimToolInUse()) {
     if (absl::Status status = CheckReplay(entry, call_state, *trace); !status.ok()) return RaiseCheckError(status);
   }
-  return RunTrace(*trace);
+  return RunChecked(entry, call_state, *trace);
 }
 
 PyObject* Dispatch(const Call& call) {

@@ -19,6 +19,7 @@
 #include "frame_eval/export_program.h"
 #include "frame_eval/optimizer_steps.h"
 #include "frame_eval/replay_check.h"
+#include "frame_eval/shadow_check.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder.h"
 #include "graph/fx_export.h"
@@ -230,7 +231,7 @@ py::list LogArtifacts() {
   return rows;
 }
 
-// Every guard kind, effect kind and alias check, as SwitchOff takes them.
+// Every guard kind, effect kind and check of aliasing, as SwitchOff takes them.
 std::vector<std::string> Switches() {
   return {
 #define GUARD(kind, operands, cost, message) "guard:" #kind,
@@ -239,6 +240,11 @@ std::vector<std::string> Switches() {
 #define EFFECT(kind, description) "effect:" #kind,
 #include "graph/capture/effects.def"
 #undef EFFECT
+      // Written inputs that share memory, an operator's operands that do, results that do, and where an input begins.
+      "alias:WrittenInputs",
+      "alias:Operands",
+      "alias:Results",
+      "alias:StorageOffset",
   };
 }
 
@@ -284,6 +290,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("set_check_error", [](const py::object& type) { SetCheckError(type.ptr()); });
   module.def("check_failures", &CheckFailures);
   module.def("set_replay_check", &SetReplayCheck);
+  module.def("set_shadow_check", &SetShadowCheck, py::arg("every"));
+  module.def("set_shadow_functions", [](const py::object& keep, const py::object& difference) {
+    SetShadowFunctions(keep.ptr(), difference.ptr());
+  });
+  module.def("shadow_counts", [] { return std::make_pair(CountsOfShadows().checked, CountsOfShadows().left_out); });
   // For the tests' tests alone: see base/switches.h.
   module.def("_switches", &Switches);
   module.def("_switch_off", &SwitchOff);

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -20,7 +21,15 @@ std::atomic<bool> replay_check{false};
 // itself.
 constexpr const char* kBackward = "backward";
 
-std::string GraphText(const Graph& graph) {
+// Where inputs begin in their memory is none of what a recording says, unless it is guarded (offset_guards.h): offsets
+// count from there.
+std::string GraphText(Graph graph) {
+  absl::flat_hash_map<int32_t, int64_t> begin;
+  for (ValueId id : graph.inputs) begin.try_emplace(graph.meta(id).storage, graph.meta(id).storage_offset);
+  for (TensorMeta& meta : graph.values) {
+    if (auto found = begin.find(meta.storage); found != begin.end() && meta.storage >= 0)
+      meta.storage_offset -= found->second;
+  }
   PrintOptions options;
   options.max_constant_elements = 1024;
   return PrintGraph(graph, options);

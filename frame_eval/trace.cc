@@ -1,6 +1,5 @@
 #include "frame_eval/trace.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <exception>
@@ -11,28 +10,11 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "frame_eval/generator_state.h"
 #include "frame_eval/written_inputs.h"
 
 namespace framejit {
 namespace {
-
-// Puts the default CPU generator back where it was, so that the native run after a discarded one draws the same
-// numbers.
-class GeneratorState {
- public:
-  GeneratorState() : generator_(at::detail::getDefaultCPUGenerator()) {
-    std::lock_guard<std::mutex> lock(generator_.mutex());
-    state_ = generator_.get_state();
-  }
-  void Restore() {
-    std::lock_guard<std::mutex> lock(generator_.mutex());
-    generator_.set_state(state_);
-  }
-
- private:
-  at::Generator generator_;
-  at::Tensor state_;
-};
 
 // The outputs' vector of this thread, so that a warm call allocates none. Taken and put back, because a call may nest.
 class OutputBuffer {
@@ -85,6 +67,7 @@ Trace::Outcome Trace::Run(PyObject** result) {
   guards->Release();
 
   OutputBuffer outputs;
+  // So that the native run after a discarded one draws the same numbers.
   std::optional<GeneratorState> generator;
   if (random) generator.emplace();
   std::optional<SavedInputs> saved;

@@ -21,6 +21,7 @@
 namespace framejit {
 
 class RecordedText;
+struct ShadowPlan;
 
 // What explain() shows; the graphs also stay alive for the backend that was compiled from them.
 struct TraceReport {
@@ -58,6 +59,8 @@ class Trace {
   int64_t hits = 0;
   // Under the replay check (replay_check.h), else null.
   std::shared_ptr<const RecordedText> recorded_text;
+  // Under the shadow check (shadow_check.h), else null.
+  std::shared_ptr<const ShadowPlan> shadow;
   TraceReport report;
 
   // After guards->Check() passed, before any Python code ran. Requires the GIL.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 from types import ModuleType
 from typing import NamedTuple
+
+from framejit import _logging, _shadow
 
 
 class Check(NamedTuple):
@@ -12,7 +15,10 @@ class Check(NamedTuple):
     has_rate: bool
 
 
-CHECKS = (Check("replay", "before a recording is replayed, record the call again and compare", False),)
+CHECKS = (
+    Check("replay", "before a recording is replayed, record the call again and compare", False),
+    Check("shadow", "before a recording is replayed, run the function in eager mode and compare", True),
+)
 
 
 def parse(text: str) -> dict[str, float]:
@@ -46,3 +52,16 @@ def set_checks(extension: ModuleType, text: str) -> None:
     """Turns on the named checks and no others."""
     chosen = parse(text)
     extension.set_replay_check("replay" in chosen)
+    extension.set_shadow_check(round(1 / chosen["shadow"]) if "shadow" in chosen else 0)
+    if "shadow" in chosen:
+        extension.set_shadow_functions(_shadow.keep, _shadow.difference)
+        atexit.unregister(_report)
+        atexit.register(_report, extension)
+
+
+def _report(extension: ModuleType) -> None:
+    checked, left_out = extension.shadow_counts()
+    _logging.logger.warning(
+        f"FRAMEJIT_CHECK=shadow: {checked} calls were checked; {left_out} were not, since they change objects or "
+        "torch's state, write inputs under autograd, or are parts of calls with breaks"
+    )

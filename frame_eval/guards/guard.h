@@ -27,7 +27,7 @@ struct Guard {
   GuardKind kind;
   SourceId source = kNoSource;
   PyRef payload;               // what guards.def says for this kind
-  int64_t number = 0;          // LengthIs
+  int64_t number = 0;          // LengthIs, TensorMatches
   SourceId other = kNoSource;  // SameObject, NotSameObject
 };
 

@@ -123,7 +123,7 @@ absl::StatusOr<GuardCheck> MakeCheck(const Guard& guard, const TreeBuilder& buil
     const at::Tensor* tensor = payload == nullptr ? nullptr : TensorOrNull(payload);
     if (tensor == nullptr) return absl::InternalError("a tensor guard without a tensor");
     check.tensor = static_cast<int32_t>(tree.tensor_checks.size());
-    tree.tensor_checks.emplace_back(*tensor);
+    tree.tensor_checks.emplace_back(*tensor, /*with_offset=*/guard.number != 0);
     check.identity = nullptr;
     return check;
   }

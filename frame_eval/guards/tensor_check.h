@@ -16,12 +16,13 @@ const at::Tensor* TensorOrNull(PyObject* object);
 
 class TensorCheck {
  public:
-  explicit TensorCheck(const at::Tensor& expected);
+  explicit TensorCheck(const at::Tensor& expected, bool with_offset = false);
 
   bool Matches(const at::Tensor& tensor) const {
     const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
     return impl->key_set() == keys_ && impl->dtype() == dtype_ && device_ == impl->device() &&
-           impl->requires_grad() == requires_grad_ && SameLayout(impl);
+           impl->requires_grad() == requires_grad_ && SameLayout(impl) &&
+           (offset_ == kAnyOffset || impl->storage_offset() == offset_);
   }
   bool Matches(PyObject* object) const {
     const at::Tensor* tensor = TensorOrNull(object);
@@ -32,6 +33,8 @@ class TensorCheck {
   std::string ToString() const;
 
  private:
+  static constexpr int64_t kAnyOffset = -1;
+
   bool SameLayout(const c10::TensorImpl* impl) const;
 
   c10::DispatchKeySet keys_;
@@ -39,6 +42,7 @@ class TensorCheck {
   c10::Device device_;
   bool requires_grad_;
   bool strided_;
+  int64_t offset_;
   c10::DimVector sizes_;
   c10::DimVector strides_;
 };

@@ -282,6 +282,17 @@ PyObject* RecorderState::Impl::TensorGradient(PyObject* tensor) {
   return Lift(gradient, Intern(SourceKind::kTensorGrad, provenance->source));
 }
 
+namespace {
+
+// Fakes of tensors from outside are leaves, whatever the tensors are; parameters are, too.
+bool AsksForHistory(PyObject* real, PyObject* name) {
+  if (!IsTensor(real) || !TensorOf(real).requires_grad() || Py_TYPE(real) == Names().parameter) return false;
+  return PyUnicode_CompareWithASCIIString(name, "is_leaf") == 0 ||
+         PyUnicode_CompareWithASCIIString(name, "retains_grad") == 0;
+}
+
+}  // namespace
+
 PyObject* RecorderState::Impl::TensorGetAttr(PyObject* tensor, PyObject* name) {
   if (!IsFakeTensor(tensor)) return BreakNull(BreakCode::kUnknownTensor, Py_TYPE(tensor)->tp_name);
   PyTypeObject* type = Py_TYPE(tensor);
@@ -296,6 +307,9 @@ PyObject* RecorderState::Impl::TensorGetAttr(PyObject* tensor, PyObject* name) {
     if (PyUnicode_Compare(name, Names().klass) == 0) return Py_NewRef(reinterpret_cast<PyObject*>(type));
     if (FindCallable(descriptor.get()))
       return CallModel(*FindCallable(descriptor.get()), {descriptor.get(), &tensor, 1, nullptr});
+    const Provenance* provenance = FindKnown(tensor);
+    if (provenance != nullptr && AsksForHistory(provenance->real.get(), name))
+      return BreakNull(BreakCode::kAutograd, QualifiedName(descriptor.get()));
     NativeCall call{descriptor.get(), &tensor, 1, nullptr};
     if (PyUnicode_Compare(name, Names().data) == 0) {
       PyRef detach = PyRef::Steal(PyUnicode_InternFromString("detach"));

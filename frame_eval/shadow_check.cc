@@ -1,0 +1,213 @@
+#include "frame_eval/shadow_check.h"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "absl/strings/str_cat.h"
+#include "frame_eval/cpython/recursion.h"
+#include "frame_eval/entry.h"
+#include "frame_eval/written_inputs.h"
+
+namespace framejit {
+namespace {
+
+std::atomic<int64_t> check_every{0};
+PyObject* keep_function = nullptr;
+PyObject* difference_function = nullptr;
+
+const at::Tensor& TensorAt(const std::vector<PyRef>& objects, size_t i) { return THPVariable_Unpack(objects[i].get()); }
+
+int64_t VersionOf(const at::Tensor& tensor) {
+  return tensor.is_inference()
+             ? -1
+             : static_cast<int64_t>(tensor.unsafeGetTensorImpl()->version_counter().current_version());
+}
+
+// Why the eager call could not be taken back; empty where it can.
+std::string LeftOut(const Recording& recording, bool is_segment, const std::vector<size_t>& written) {
+  if (is_segment || recording.resume) return "it is part of a call with breaks";
+  if (!recording.exit_plan.effects.empty()) return "it changes objects or torch's state";
+  const Graph& graph = recording.graph;
+  for (const Node& node : graph.nodes) {
+    for (const Operand& operand : node.operands) {
+      if (operand.kind == Operand::Kind::kConstant && operand.constant.isGenerator())
+        return "it draws from a generator of its own";
+    }
+  }
+  for (size_t position : written) {
+    const int32_t storage = graph.meta(graph.inputs[position]).storage;
+    for (const TensorMeta& meta : graph.values) {
+      if (meta.storage == storage && meta.requires_grad) return "it writes inputs under autograd";
+    }
+  }
+  return "";
+}
+
+// The call that binds to these parameter slots.
+PyRef CallWithSlots(PyObject* function, absl::Span<PyObject* const> slots) {
+  auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function));
+  const int named = code->co_argcount + code->co_kwonlyargcount;
+  PyRef arguments = PyRef::Steal(PyList_New(0)), keywords = PyRef::Steal(PyDict_New());
+  if (!arguments || !keywords) return PyRef();
+  bool by_position = true;
+  for (int i = 0; i < named; ++i) {
+    PyObject* value = slots[static_cast<size_t>(i)];
+    by_position = by_position && i < code->co_argcount && value != nullptr;
+    if (value == nullptr) continue;
+    const int status = by_position
+                           ? PyList_Append(arguments.get(), value)
+                           : PyDict_SetItem(keywords.get(), PyTuple_GET_ITEM(code->co_localsplusnames, i), value);
+    if (status != 0) return PyRef();
+  }
+  size_t next = static_cast<size_t>(named);
+  if ((code->co_flags & CO_VARARGS) != 0) {
+    const Py_ssize_t end = PyList_GET_SIZE(arguments.get());
+    if (PyList_SetSlice(arguments.get(), end, end, slots[next++]) != 0) return PyRef();
+  }
+  if ((code->co_flags & CO_VARKEYWORDS) != 0 && PyDict_Update(keywords.get(), slots[next]) != 0) return PyRef();
+  PyRef tuple = PyRef::Steal(PyList_AsTuple(arguments.get()));
+  PythonCallFromC scope;
+  return tuple && scope.allowed() ? PyRef::Steal(PyObject_Call(function, tuple.get(), keywords.get())) : PyRef();
+}
+
+// The exception that is set, which is cleared.
+std::string TakeError() {
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  PyRef owned[] = {PyRef::Steal(type), PyRef::Steal(value), PyRef::Steal(traceback)};
+  PyRef text = PyRef::Steal(value == nullptr ? nullptr : PyObject_Str(value));
+  const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+  std::string result = type == nullptr ? "" : reinterpret_cast<PyTypeObject*>(type)->tp_name;
+  if (message != nullptr && *message != '\0') absl::StrAppend(&result, ": ", message);
+  PyErr_Clear();
+  return result;
+}
+
+class NothingCompiled {
+ public:
+  NothingCompiled() { AddDisableDepth(1); }
+  ~NothingCompiled() { AddDisableDepth(-1); }
+  NothingCompiled(const NothingCompiled&) = delete;
+  NothingCompiled& operator=(const NothingCompiled&) = delete;
+};
+
+PyRef TupleOf(const std::vector<PyRef>& objects) {
+  PyRef tuple = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(objects.size())));
+  for (size_t i = 0; tuple && i < objects.size(); ++i)
+    PyTuple_SET_ITEM(tuple.get(), static_cast<Py_ssize_t>(i), Py_NewRef(objects[i].get()));
+  return tuple;
+}
+
+}  // namespace
+
+void SetShadowCheck(int64_t every) { check_every.store(every, std::memory_order_relaxed); }
+int64_t ShadowCheckEvery() { return check_every.load(std::memory_order_relaxed); }
+
+void SetShadowFunctions(PyObject* keep, PyObject* difference) {
+  Py_XSETREF(keep_function, Py_NewRef(keep));
+  Py_XSETREF(difference_function, Py_NewRef(difference));
+}
+
+ShadowCounts& CountsOfShadows() {
+  static ShadowCounts counts;
+  return counts;
+}
+
+ShadowPlan MakeShadowPlan(const Recording& recording, bool is_segment, const std::vector<std::string>& argument_names) {
+  ShadowPlan plan;
+  for (SourceId source : recording.inputs)
+    plan.input_names.push_back(recording.sources.ToString(source, argument_names));
+  plan.written = WrittenInputs(recording.graph);
+  plan.left_out = LeftOut(recording, is_segment, plan.written);
+  return plan;
+}
+
+ShadowCall::ShadowCall(const ShadowPlan& plan, std::vector<PyRef> inputs) : plan_(plan), inputs_(std::move(inputs)) {
+  for (size_t i = 0; i < inputs_.size(); ++i) versions_.push_back(VersionOf(TensorAt(inputs_, i)));
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  for (size_t position : plan_.written) {
+    const at::Tensor& input = TensorAt(inputs_, position);
+    before_.emplace_back(input, input.clone());
+  }
+}
+
+absl::Status ShadowCall::RunEager(const CallState& state) {
+  {
+    NothingCompiled scope;
+    expected_ = CallWithSlots(state.function, state.slots);
+  }
+  if (!expected_) raised_ = TakeError();
+  std::vector<PyRef> written;
+  for (size_t position : plan_.written) written.push_back(inputs_[position]);
+  PyRef tuple = TupleOf(written);
+  if (expected_ && tuple)
+    kept_ = PyRef::Steal(PyObject_CallFunctionObjArgs(keep_function, expected_.get(), tuple.get(), nullptr));
+  generator_after_.emplace();
+  eager_written_ = Written();
+  {
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    for (const auto& row : before_) after_.push_back(row.first.clone());
+  }
+  TakeBack();
+  return !expected_ || kept_ ? absl::OkStatus() : absl::InternalError(TakeError());
+}
+
+std::vector<bool> ShadowCall::Written() const {
+  std::vector<bool> written;
+  for (size_t i = 0; i < inputs_.size(); ++i)
+    written.push_back(versions_[i] >= 0 && VersionOf(TensorAt(inputs_, i)) != versions_[i]);
+  return written;
+}
+
+void ShadowCall::TakeBack() {
+  at::AutoDispatchBelowADInplaceOrView below_autograd;
+  for (auto& [input, copy] : before_) input.copy_(copy);
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    if (versions_[i] < 0) continue;
+    c10::VariableVersion counter = TensorAt(inputs_, i).unsafeGetTensorImpl()->version_counter();
+    counter.set_version(versions_[i]);
+  }
+  generator_before_.Restore();
+}
+
+absl::Status ShadowCall::CompareInputs() {
+  const std::vector<bool> written = Written();
+  for (size_t i = 0; i < inputs_.size(); ++i) {
+    if (written[i] == eager_written_[i]) continue;
+    return absl::InternalError(absl::StrCat(
+        plan_.input_names[i], written[i] ? " is written, and not in eager mode" : " is written in eager mode alone"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ShadowCall::Compare(PyObject* result) {
+  if (!expected_) return absl::InternalError(absl::StrCat("eager mode raises ", raised_));
+  if (absl::Status status = CompareInputs(); !status.ok()) return status;
+  // What was written is compared as what is returned is, by the names of the inputs.
+  PyRef expected = PyRef::Steal(PyDict_New()), actual = PyRef::Steal(PyDict_New());
+  for (size_t i = 0; expected && actual && i < plan_.written.size(); ++i) {
+    const size_t position = plan_.written[i];
+    PyRef value = PyRef::Steal(THPVariable_Wrap(after_[i]));
+    const char* name = plan_.input_names[position].c_str();
+    if (!value || PyDict_SetItemString(expected.get(), name, value.get()) != 0 ||
+        PyDict_SetItemString(actual.get(), name, inputs_[position].get()) != 0)
+      return absl::InternalError(TakeError());
+  }
+  PyRef inputs = TupleOf(inputs_), names = PyRef::Steal(PyList_New(0));
+  for (const std::string& name : plan_.input_names) {
+    PyRef text = PyRef::Steal(PyUnicode_FromString(name.c_str()));
+    if (!names || !text || PyList_Append(names.get(), text.get()) != 0) return absl::InternalError(TakeError());
+  }
+  PyRef text =
+      PyRef::Steal(PyObject_CallFunctionObjArgs(difference_function, expected_.get(), result, kept_.get(),
+                                                expected.get(), actual.get(), inputs.get(), names.get(), nullptr));
+  if (!text) return absl::InternalError(TakeError());
+  if (text.get() != Py_None) return absl::InternalError(PyUnicode_AsUTF8(text.get()));
+  if (GeneratorState() == *generator_after_) return absl::OkStatus();
+  return absl::InternalError("another number of random numbers is drawn");
+}
+
+}  // namespace framejit
