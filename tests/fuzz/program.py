@@ -198,7 +198,7 @@ def difference(program: Program, statistics: Statistics | None = None) -> str | 
         if statistics is not None:
             _count(statistics, program, actual)
         # The passes decompose operators, and kernels are fused: sums come in another order.
-        tolerance = 1e-6 if program.backend in ("interp", "eager") else 1e-4
+        tolerance = 0.0 if program.backend in ("interp", "eager") else 1e-5
         for index, (e, a) in enumerate(zip(expected.observations, actual.observations, strict=True)):
             found = observe.compare(e, a, tolerance)
             if found is not None:
