@@ -30,19 +30,15 @@ int64_t VersionOf(const at::Tensor& tensor) {
 std::string LeftOut(const Recording& recording, bool is_segment, const std::vector<size_t>& written) {
   if (is_segment || recording.resume) return "it is part of a call with breaks";
   if (!recording.exit_plan.effects.empty()) return "it changes objects or torch's state";
-  const Graph& graph = recording.graph;
-  for (const Node& node : graph.nodes) {
+  for (const Node& node : recording.graph.nodes) {
     for (const Operand& operand : node.operands) {
       if (operand.kind == Operand::Kind::kConstant && operand.constant.isGenerator())
         return "it draws from a generator of its own";
     }
   }
-  for (size_t position : written) {
-    const int32_t storage = graph.meta(graph.inputs[position]).storage;
-    for (const TensorMeta& meta : graph.values) {
-      if (meta.storage == storage && meta.requires_grad) return "it writes inputs under autograd";
-    }
-  }
+  // Such a write gives the input a history, and is never differentiated by a recorded backward.
+  if (recording.needs_autograd && recording.joint == nullptr && !written.empty())
+    return "it may write inputs under autograd";
   return "";
 }
 

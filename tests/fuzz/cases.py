@@ -8,7 +8,7 @@ from tests.fuzz.world import WORLD
 
 SETUP = WORLD.format(n0=1, n1=3, flag=True, mode="add", eval=".eval()")
 
-# One function for each case; what it is called with stands where defaults do.
+# One function for each case; what it is called with stands where defaults do, up to a `/` if there is one.
 FUNCTIONS = """
 def globals(x=T(2, 3)):
     return x * N0 + N1 if FLAG else x + W0
@@ -61,6 +61,9 @@ def arguments(x=T(2, 3), y=[T(3), W1, T(2, 3, seed=9)]):
 def argument_dict(x=T(3), y={'a': T(3), 'n': 2, 'z': None}):
     return y["a"] * y["n"], list(y), x.requires_grad
 
+def defaults(x=T(3), /, n=2, *, m=3):
+    return x * n + m
+
 def identities(x=T(3), y=B0):
     return (x is W1), (y is B0), (B2 is B0), (NOTHING is None), (W0 is x), x + 1
 
@@ -97,6 +100,17 @@ def aliases(x=T(3), y=T(3, seed=2)):
     y.mul_(2)
     return x + y
 
+def written_views(x=T(3)):
+    x[1:].mul_(2)
+    return x[1:], x.view(3, 1)
+
+def overlapping_operands(x=T(3, 3)):
+    try:
+        x.add_(x.t())
+    except RuntimeError:
+        return x + 1
+    return x
+
 def container_aliases(x=[1, 2], y=[1, 2]):
     x.append(N0)
     return W1 * len(y), y
@@ -120,14 +134,18 @@ def broken(x=T(3)):
     print(FLAG)
     return z + N1, LN0
 
+def broken_list(x=T(3)):
+    return [v + len(LOG) for v in LT0 if print(N0) is None]
+
 def state(x=T(3, grad=True)):
     with torch.no_grad():
         z = x * W0
     return z, x + 1, torch.is_grad_enabled(), torch.zeros(2)
 
 def set_state(x=T(3, grad=True)):
-    torch.set_grad_enabled(FLAG)
-    return x * 2
+    torch.set_grad_enabled(not FLAG)
+    torch.set_default_dtype(torch.float64)
+    return x * 2, torch.zeros(2)
 
 def random(x=T(3)):
     return x + torch.rand(3) if FLAG else F.dropout(x, 0.5)
@@ -161,8 +179,10 @@ CrossEntropyLoss(label_smoothing=0.1)(T(2, 3), torch.tensor([0, 2]))
 def all_cases():
     """(name, setup, arguments)"""
     for function in ast.parse(FUNCTIONS).body:
-        arguments = [ast.unparse(value) for value in function.args.defaults]
-        name, function.name, function.args.defaults = function.name, "f", []
+        count = len(function.args.posonlyargs) or len(function.args.args)
+        arguments = [ast.unparse(value) for value in function.args.defaults[:count]]
+        name, function.name = function.name, "f"
+        function.args.defaults = function.args.defaults[count:]
         yield name, f"{SETUP}\n{ast.unparse(function)}\n", arguments
     for statement in ast.parse(LAYERS).body:
         layer, arguments = statement.value.func, [ast.unparse(value) for value in statement.value.args]

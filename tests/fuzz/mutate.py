@@ -37,6 +37,7 @@ MUTANTS = {
         "{p} + 1",
         "{p}.detach().double()",
         "{p}.detach()[..., :1]",
+        "torch.cat([{p}.detach(), {p}.detach()])[len({p}) :]",
         "{p}.detach().unsqueeze(0)",
         "{p}.detach().clone().requires_grad_(not {p}.requires_grad) if {p}.is_floating_point() else {p}.float()",
         "torch.stack([{p}, {p}], -1).detach()[..., 0]",
