@@ -240,10 +240,9 @@ std::vector<std::string> Switches() {
 #define EFFECT(kind, description) "effect:" #kind,
 #include "graph/capture/effects.def"
 #undef EFFECT
-      // Written inputs that share memory, an operator's operands that do, results that do, and where an input begins.
+      // Written inputs that share memory, an operator's operands that do, and where an input begins in its memory.
       "alias:WrittenInputs",
       "alias:Operands",
-      "alias:Results",
       "alias:StorageOffset",
   };
 }

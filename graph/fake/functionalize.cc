@@ -124,7 +124,7 @@ class Functionalizer {
         return absl::UnimplementedError("a written result has another layout");
       if (absl::Status status = AddOutput(output); !status.ok()) return status;
     }
-    return IsSwitchedOff("alias", "Results") ? absl::OkStatus() : CheckAliasing();
+    return CheckAliasing();
   }
 
  private:
@@ -350,7 +350,7 @@ class Functionalizer {
         return absl::FailedPreconditionError("metadata of an input is changed in place");
       }
       input.mutated = wrapper->has_data_mutation();
-      if (!input.mutated) continue;
+      if (!input.mutated || IsSwitchedOff("alias", "WrittenInputs")) continue;
       for (const Input& other : inputs_) {
         if (&other != &input && source_.meta(other.source).storage == source_.meta(input.source).storage) {
           return absl::UnimplementedError("an input that shares memory with another input is written");

@@ -1,6 +1,7 @@
 // Dead code elimination: one walk from the last node to the first, keeping what has an effect or is used by what is
 // kept.
 #include "graph/passes/analysis.h"
+#include "graph/passes/execute.h"
 #include "graph/passes/pipeline.h"
 
 namespace framejit {
@@ -16,7 +17,8 @@ int EliminateDeadCode(Graph& graph) {
     Node& node = graph.nodes[i];
     bool needed = HasEffect(node) || MayRaiseOnData(node);
     for (ValueId id : node.outputs) needed |= id != kNoValue && used[id];
-    if (!needed) continue;
+    // Eager would raise, whoever uses the result.
+    if (!needed && !RaisesForItsTypes(graph, node)) continue;
     ForEachOperandValue(node, [&used](ValueId& id) { used[id] = true; });
     kept.push_back(std::move(node));
   }

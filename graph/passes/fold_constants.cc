@@ -2,11 +2,9 @@
 // Not folded: what the caller gets (it may write it), what an operator writes, and bare fills (full, zeros, ones),
 // which fuse better as numbers than as memory. Runs operators through the dispatcher; one that raises is left in the
 // graph.
-#include <ATen/core/LegacyTypeDispatch.h>
-#include <c10/core/InferenceMode.h>
-
 #include "graph/constant.h"
 #include "graph/passes/analysis.h"
+#include "graph/passes/execute.h"
 #include "graph/passes/operator_table.h"
 #include "graph/passes/pipeline.h"
 
@@ -82,7 +80,7 @@ class Folder {
     bool complete = true;
     ForEachOperandValue(node, [&](const ValueId& operand) { complete = complete && Compute(operand); });
     if (!complete) return false;
-    at::Tensor result = Execute(node);
+    at::Tensor result = Result(node);
     if (!result.defined()) return false;
     const TensorMeta& meta = graph_.meta(id);
     bool expected = result.scalar_type() == meta.dtype && result.sizes() == c10::IntArrayRef(meta.sizes) &&
@@ -91,41 +89,13 @@ class Folder {
     return expected;
   }
 
-  at::Tensor Execute(const Node& node) const {
-    const auto& arguments = node.op.schema().arguments();
+  at::Tensor Result(const Node& node) const {
     try {
-      c10::InferenceMode no_inference(false);  // the constant is used in graphs of either kind
-      at::AutoDispatchBelowAutograd no_autograd;
-      torch::jit::Stack stack;
-      for (size_t i = 0; i < node.operands.size(); ++i) stack.push_back(Boxed(node.operands[i], arguments[i]));
-      node.op.callBoxed(stack);
+      const torch::jit::Stack stack = Execute(node, [this](ValueId id) { return known_[id]; });
       return stack.size() == 1 && stack[0].isTensor() ? stack[0].toTensor() : at::Tensor();
     } catch (const std::exception&) {
       return {};  // then the call raises it, in its place
     }
-  }
-
-  c10::IValue Boxed(const Operand& operand, const c10::Argument& argument) const {
-    switch (operand.kind) {
-      case Operand::Kind::kConstant:
-        return operand.constant;
-      case Operand::Kind::kValue:
-        if (operand.value != kNoValue) return known_[operand.value];
-        return TypeOf(argument).optional ? c10::IValue() : c10::IValue(at::Tensor());
-      case Operand::Kind::kValueList:
-        break;
-    }
-    bool absent = std::find(operand.values.begin(), operand.values.end(), kNoValue) != operand.values.end();
-    if (!absent && argument.type()->str() == "Tensor[]") {
-      c10::List<at::Tensor> list;
-      for (ValueId id : operand.values) list.push_back(known_[id]);
-      return list;
-    }
-    c10::List<std::optional<at::Tensor>> list;
-    for (ValueId id : operand.values) {
-      list.push_back(id == kNoValue ? std::optional<at::Tensor>() : std::optional<at::Tensor>(known_[id]));
-    }
-    return list;
   }
 
   Graph& graph_;

@@ -78,7 +78,7 @@ def writes_deque_and_set(x=T(3)):
     Q0.append(N0)
     S0.add(N1)
     OD0["w"] = 1
-    LN0[0] = N0
+    LN0[0] = N1
     del DN0["a"]
     return x + 1
 

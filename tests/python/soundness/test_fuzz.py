@@ -11,7 +11,7 @@ from tests.fuzz.program import Program, Statistics, difference
 from tests.fuzz.shrink import Shrinker
 
 LONG = os.environ.get("FRAMEJIT_LONG_TESTS") == "1"
-PROGRAMS, CHUNK = (20_000, 500) if LONG else (120, 30)
+PROGRAMS, CHUNK = (20_000, 500) if LONG else (120, 60)
 X = vector(3, seed=1)
 
 
@@ -99,4 +99,18 @@ def test_what_is_only_read_may_share_memory():
     setup = "W = T(3)\n\ndef f(x, y):\n    return x + 1, y\n"
     steps = ["result = call(W, T(3))", "result = call(W, W.view(-1))", "result = call(W[:2], W[1:])"]
     found = difference(Program(setup, steps, checks="replay"))
+    assert found is None, found
+
+
+NOT_IMPLEMENTED = ["torch.softmax(x, -1)", "torch.sin(x) & 1", "F.layer_norm(x, (3,))", "F.gelu(x)", "x.bitwise_and(3)",
+                   "torch.cumsum(x, 0).svd()", "F.silu(x)", "x @ x.t()"]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", NOT_IMPLEMENTED)
+@pytest.mark.parametrize("backend", ["interp", "auto"])
+def test_unused_results_that_kernels_refuse(call, backend):
+    """Eager raises where a kernel is not implemented for a dtype, whether or not the result is used."""
+    setup = f"def f(x):\n    y = {call}\n    return x + 1\n"
+    steps = [f"result = call(T(3, 3, dtype=torch.{dtype}))" for dtype in ("int64", "float32", "bool", "int64")]
+    found = difference(Program(setup, steps, backend=backend))
     assert found is None, found

@@ -71,9 +71,7 @@ def test_memory_that_results_share():
         return y, y[:]
 
     compiled = framejit.compile(two, backend=wrong(torch.clone))
-    with pytest.raises(
-        framejit.CheckError, match=r"the result\[1\] has memory of its own, in eager mode shares"
-    ):
+    with pytest.raises(framejit.CheckError, match=r"the result\[1\] has memory of its own, in eager mode shares"):
         compiled(X)
 
 
