@@ -50,6 +50,13 @@ def test_a_missing_guard_is_named(monkeypatch, caplog):
     assert text in caplog.text, "a program may catch the error: the log has it too"
 
 
+def test_memory_that_is_only_read_may_be_shared():
+    compiled = framejit.compile(lambda x, y: x * y)
+    for y in (X, X.clone(), X[:], X.view(4, 6)):
+        assert torch.equal(compiled(X, y), X * X)
+    assert torch.equal(compiled(X[1:3], X[2:]), X[1:3] * X[2:])
+
+
 @pytest.mark.check_failures(1)
 def test_effects_are_compared(monkeypatch):
     framejit._C._switch_off(["guard:ConstantIs"])
