@@ -269,7 +269,7 @@ class Generator(Statements):
         source += f"\ndef f({', '.join(parameters)}):\n" + "\n".join(indented(lines)) + "\n"
         steps = self.steps(kinds, names, len(kinds) - defaults)
         backend = "auto" if seed % 4 == 3 else "interp"
-        return Program(source, steps, backend, "replay" if seed % 3 == 1 else "", f"seed {seed}")
+        return Program(source, steps, backend, ["", "replay", "shadow"][seed % 3], f"seed {seed}")
 
     def split(self, text: str) -> list[str]:
         indent = text[: len(text) - len(text.lstrip())]
