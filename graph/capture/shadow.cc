@@ -127,8 +127,10 @@ PyObject* RecorderState::Impl::LiftContainer(PyObject* value, SourceId source, b
   }
   if (Py_TYPE(value) == Names().deque) {
     PyRef items = PyRef::Steal(PySequence_List(value));
-    PyRef maxlen = PyRef::Steal(PyObject_GetAttrString(value, "maxlen"));
+    PyRef name = PyRef::Steal(PyUnicode_InternFromString("maxlen"));
+    PyRef maxlen = PyRef::Steal(name ? PyObject_GetAttr(value, name.get()) : nullptr);
     if (!items || !maxlen) return nullptr;
+    AddGuard(GuardKind::kConstantIs, Intern(SourceKind::kAttribute, source, name.get()), maxlen.get());
     AddGuard(GuardKind::kLengthIs, source, nullptr, PyList_GET_SIZE(items.get()));
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(items.get()); ++i) {
       PyObject* item = Lift(Py_NewRef(PyList_GET_ITEM(items.get(), i)),

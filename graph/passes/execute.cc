@@ -9,6 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "graph/constant.h"
@@ -81,6 +82,7 @@ torch::jit::Stack Execute(const Node& node, const std::function<at::Tensor(Value
 bool RaisesForItsTypes(const Graph& graph, const Node& node) {
   if (OnlyMakesViews(node) || IsUninitialized(node)) return false;
   std::string key = OperatorName(node.op);
+  if (!absl::StartsWith(key, "aten::")) return false;  // an operator of the program's own is not called without need
   bool on_cpu = true;
   auto add = [&](const ValueId& id) {
     absl::StrAppend(&key, ",", static_cast<int>(graph.meta(id).dtype));

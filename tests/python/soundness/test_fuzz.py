@@ -79,6 +79,14 @@ def test_out_that_is_resized():
     assert found is None, found
 
 
+def test_a_deque_of_another_length():
+    """Found by seed 13579: what a write to a bounded deque leaves depends on its bound."""
+    setup = "Q = collections.deque([1, 2, 3])\n\ndef f(x):\n    Q.appendleft(4)\n    return x + 1\n"
+    steps = ["result = call(T(3))", *(f"Q = collections.deque([1, 2, 3], {n})\nresult = call(T(3))" for n in (3, None))]
+    found = difference(Program(setup, steps))
+    assert found is None, found
+
+
 MIXED = ["F.linear(x, w)", "F.linear(x[0], w)", "torch.mm(x, w)", "F.layer_norm(x, (3,), w[0])", "x[0] @ w",
          "torch.bmm(x[None], w[None])", "F.batch_norm(x, w[0], w[0], w[1])"]  # fmt: skip
 
