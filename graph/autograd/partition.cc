@@ -288,6 +288,23 @@ class Partitioner {
       saved.index = static_cast<int32_t>(forward.outputs.size());
       forward.outputs.push_back(saved.value);
     }
+    DropEngineWork(forward);
+  }
+
+  // What the engine computed of values of the forward alone is made again in the backward.
+  static void DropEngineWork(Graph& forward) {
+    std::vector<bool> used(forward.values.size(), false), dropped(forward.nodes.size(), false);
+    for (ValueId id : forward.outputs) used[id] = true;
+    for (const InputMutation& mutation : forward.mutations) used[mutation.value] = true;
+    for (size_t i = forward.nodes.size(); i-- > 0;) {
+      const Node& node = forward.nodes[i];
+      dropped[i] = node.torch_call == kBackwardCall && !HasEffect(node) &&
+                   std::none_of(node.outputs.begin(), node.outputs.end(),
+                                [&](ValueId id) { return id != kNoValue && used[id]; });
+      if (!dropped[i]) ForEachOperandValue(node, [&](const ValueId& id) { used[id] = true; });
+    }
+    size_t index = 0;
+    std::erase_if(forward.nodes, [&](const Node&) { return dropped[index++]; });
   }
 
   void FindUsers() {

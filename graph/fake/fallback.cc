@@ -6,6 +6,8 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -169,6 +171,7 @@ class RecordedCall {
     RunMetadata(op_, info_, &stack_);
     CheckOutSizes();
     for (size_t i = base_; i < stack_.size(); ++i) WrapResult(stack_[i], node);
+    CheckNumbers(node);
     if (info_.recorded) recording_.graph.nodes.push_back(std::move(node));
   }
 
@@ -266,6 +269,24 @@ class RecordedCall {
     }
   }
 
+  // Kernels raise where a number is out of the result's range, most of them; no other form of an operator is to
+  // compute with it.
+  void CheckNumbers(const Node& node) {
+    if (info_.number_arguments == 0 || node.outputs.empty() || node.outputs[0] == kNoValue) return;
+    const at::ScalarType dtype = recording_.graph.meta(node.outputs[0]).dtype;
+    if (!at::isFloatingType(dtype) || dtype == at::kDouble) return;
+    double largest = std::numeric_limits<float>::max();
+    if (dtype == at::kHalf) largest = std::numeric_limits<c10::Half>::max();
+    if (dtype == at::kBFloat16) largest = std::numeric_limits<c10::BFloat16>::max();
+    for (size_t i = 0; i < node.operands.size() && i < 64; ++i) {
+      const IValue& constant = node.operands[i].constant;
+      if ((info_.number_arguments >> i & 1) == 0 || (!constant.isDouble() && !constant.isInt())) continue;
+      const double number = constant.isInt() ? static_cast<double>(constant.toInt()) : constant.toDouble();
+      if (std::isfinite(number) && std::abs(number) > largest)
+        FailAndThrow(recording_, BreakCode::kUnsupportedCallable, NameOf(info_) + " with a number out of range");
+    }
+  }
+
   void TakeDevice(bool device_known) {
     if (info_.device_argument < 0) return;
     IValue& value = stack_[base_ + static_cast<size_t>(info_.device_argument)];
@@ -326,16 +347,20 @@ bool HasMask(const Stack& stack, size_t base) {
   return false;
 }
 
-// Layers with parameters of full precision take inputs of reduced precision.
+// Normalisations take inputs of reduced precision with parameters and statistics of full precision: all of them.
 bool MixesDtypes(const OpInfo& info, const Stack& stack, size_t base) {
   std::optional<at::ScalarType> first;
-  bool mixed = false;
+  bool mixed = false, full = true;
   ForEachTensor(info, stack, base, [&](const at::Tensor& tensor) {
-    if (!tensor.defined()) return;
-    if (!first.has_value()) first = tensor.scalar_type();
+    if (!first.has_value()) {
+      first = tensor.scalar_type();
+      return;
+    }
     mixed |= tensor.scalar_type() != *first;
+    full &= tensor.scalar_type() == at::kFloat;
   });
-  return mixed && !at::isReducedFloatingType(*first);
+  const bool norm = info.name.name.rfind("aten::native_", 0) == 0;
+  return mixed && !(norm && full && at::isReducedFloatingType(*first));
 }
 
 void CheckRecordable(const OpInfo& info, FakeRecording& recording, const Stack& stack, size_t base) {
@@ -353,6 +378,16 @@ void CheckRecordable(const OpInfo& info, FakeRecording& recording, const Stack& 
   if (info.one_dtype && MixesDtypes(info, stack, base))
     FailAndThrow(recording, BreakCode::kUnsupportedCallable, NameOf(info) + " of tensors of several dtypes");
   if (info.replaces_memory) FailAndThrow(recording, BreakCode::kTensorMetadataMutation, NameOf(info));
+}
+
+// resize_ and resize_as_ to the sizes that the tensor has: they leave it as it is, and return it.
+bool KeepsSizes(const OpInfo& info, const Stack& stack, size_t base) {
+  const bool as_other = info.name.name == "aten::resize_as_";
+  if ((!as_other && info.name.name != "aten::resize_") || info.arguments.size() != 3 || !stack[base + 2].isNone())
+    return false;
+  const at::Tensor& self = stack[base].toTensor();
+  if (as_other) return self.sizes() == stack[base + 1].toTensor().sizes();
+  return stack[base + 1].isIntList() && self.sizes() == at::IntArrayRef(stack[base + 1].toDimVector());
 }
 
 // What an operator says of data that is known: made of constants alone. False where it is not.
@@ -416,6 +451,7 @@ void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, St
       " was called on a tensor of a recording outside of that recording (it ended, is paused, or runs in another "
       "thread)");
   if (AnswerFromKnown(op, info, *recording, stack, base)) return;
+  if (info.replaces_memory && KeepsSizes(info, *stack, base)) return stack->resize(base + 1);
   CheckRecordable(info, *recording, *stack, base);
   if (info.source == MetadataSource::kComposite) return info.kernel->callBoxed(op, keys, stack);
   if (info.source == MetadataSource::kOnFakes) return info.kernel->callBoxed(op, keys, stack);

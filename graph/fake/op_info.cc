@@ -32,6 +32,11 @@ ArgumentKind KindOf(const c10::Type& type) {
   return IsTensorType(element) ? ArgumentKind::kOptionalTensorList : ArgumentKind::kOther;
 }
 
+bool IsNumberType(const c10::Type& type) {
+  if (type.kind() == c10::TypeKind::OptionalType) return IsNumberType(*type.containedType(0));
+  return type.kind() == c10::TypeKind::NumberType;
+}
+
 DataDependence DataDependenceOf(const c10::OperatorHandle& op) {
   const std::string& name = op.schema().name();
   if (name == "aten::index" || name == "aten::_unsafe_index") return DataDependence::kMaskIndex;
@@ -48,6 +53,7 @@ void DescribeSchema(const c10::FunctionSchema& schema, OpInfo& info) {
     if (arguments[i].name() == "device") info.device_argument = static_cast<int>(i);
     const c10::AliasInfo* alias = arguments[i].alias_info();
     if (alias != nullptr && alias->isWrite() && i < 64) info.written_arguments |= uint64_t{1} << i;
+    if (IsNumberType(*arguments[i].type()) && i < 64) info.number_arguments |= uint64_t{1} << i;
   }
   for (const c10::Argument& result : schema.returns()) {
     if (KindOf(*result.type()) != ArgumentKind::kOther) info.returns_tensors = true;
@@ -143,11 +149,13 @@ void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
   }
   if (!aten) return;
   info.kernel = FindCppKernel(op, DispatchKey::Meta);
+  if (info.kernel == nullptr) info.functional = FunctionalForm(op.schema());
+  if (info.functional) {
+    info.source = MetadataSource::kFunctional;
+    return;
+  }
   if (info.kernel == nullptr) info.kernel = CompositeExplicitKernel(op);
   if (info.kernel != nullptr) info.source = MetadataSource::kCppKernel;
-  if (info.kernel != nullptr) return;
-  info.functional = FunctionalForm(op.schema());
-  if (info.functional) info.source = MetadataSource::kFunctional;
 }
 
 }  // namespace

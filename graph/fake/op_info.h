@@ -44,6 +44,7 @@ struct OpInfo {
   absl::InlinedVector<ArgumentKind, 8> arguments;
   int device_argument = -1;
   uint64_t written_arguments = 0;  // bit i: argument i is written
+  uint64_t number_arguments = 0;   // bit i: argument i is a Scalar
   DataDependence data_dependence = DataDependence::kNone;
   bool replaces_memory = false;  // set_, resize_: the tensor's storage or extent changes under other fakes
   bool one_dtype = false;  // its kernels raise where tensors of several dtypes come together; its metadata does not

@@ -1,8 +1,8 @@
 // Dead code elimination: one walk from the last node to the first, keeping what has an effect or is used by what is
-// kept.
+// kept. What nobody uses and may raise stays: eager would raise.
 #include "graph/passes/analysis.h"
-#include "graph/passes/execute.h"
 #include "graph/passes/pipeline.h"
+#include "graph/passes/total.h"
 
 namespace framejit {
 
@@ -15,10 +15,9 @@ int EliminateDeadCode(Graph& graph) {
   kept.reserve(graph.nodes.size());
   for (size_t i = graph.nodes.size(); i-- > 0;) {
     Node& node = graph.nodes[i];
-    bool needed = HasEffect(node) || MayRaiseOnData(node);
+    bool needed = HasEffect(node);
     for (ValueId id : node.outputs) needed |= id != kNoValue && used[id];
-    // Eager would raise, whoever uses the result.
-    if (!needed && !RaisesForItsTypes(graph, node)) continue;
+    if (!needed && IsTotal(graph, node)) continue;
     ForEachOperandValue(node, [&used](ValueId& id) { used[id] = true; });
     kept.push_back(std::move(node));
   }

@@ -282,7 +282,8 @@ class Decomposer {
     return at::isFloatingType(dtype) || (row.kind == Kind::kPower && at::isIntegralType(dtype, false));
   }
 
-  // Inference with running statistics, and nobody asks for the (empty) saved ones.
+  // Inference with running statistics, of the dtypes and sizes that the kernels take, and nobody asks for the (empty)
+  // saved ones.
   bool BatchNormApplies(const Node& node, const Decomposition& row) const {
     if (row.training >= 0 && !SameConstant(node.operands[row.training].constant, false)) return false;
     for (size_t i = 1; i < node.outputs.size(); ++i) {
@@ -290,7 +291,13 @@ class Decomposer {
     }
     bool statistics = node.operands[3].value != kNoValue && node.operands[4].value != kNoValue;
     const TensorMeta& input = graph_.meta(node.operands[0].value);
-    return statistics && input.sizes.size() >= 2 && input.numel() > 0;
+    if (!statistics || input.sizes.size() < 2 || input.numel() == 0 || !at::isFloatingType(input.dtype)) return false;
+    for (size_t i = 1; i <= 4; ++i) {
+      if (node.operands[i].value == kNoValue) continue;
+      const TensorMeta& meta = graph_.meta(node.operands[i].value);
+      if (meta.sizes.size() != 1 || meta.sizes[0] != input.sizes[1] || !at::isFloatingType(meta.dtype)) return false;
+    }
+    return true;
   }
 
   bool Replace(const Node& node, const Decomposition& row) {
