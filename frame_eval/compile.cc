@@ -11,7 +11,6 @@
 #include "base/log.h"
 #include "base/switches.h"
 #include "frame_eval/autograd_graph.h"
-#include "frame_eval/offset_guards.h"
 #include "frame_eval/record_call.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/shadow_check.h"
@@ -165,8 +164,7 @@ class Compilation {
       fetch.insert(fetch.end(), trace_->exit->sources().begin(), trace_->exit->sources().end());
     }
     absl::StatusOr<std::unique_ptr<GuardProgram>> guards =
-        GuardProgram::Build(recording_->sources, WithOffsets(recording_->guards, recording_->inputs, recording_->graph),
-                            fetch, state_, argument_names_);
+        GuardProgram::Build(recording_->sources, recording_->guards, fetch, state_, argument_names_);
     if (!guards.ok()) return guards.status();
     trace_->guards = *std::move(guards);
     LogLazily(LogArtifact::k_guards,

@@ -70,6 +70,24 @@ bool CallDequeMethod(PyObject* deque, const char* name, PyObject* argument = nul
   return static_cast<bool>(PyRef::Steal(PyObject_CallFunctionObjArgs(method.get(), deque, argument, nullptr)));
 }
 
+c10::DimVector Integers(PyObject* tuple) {
+  c10::DimVector integers;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); ++i)
+    integers.push_back(PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i)));
+  return integers;
+}
+
+// As transpose_ and its kin do it, whose checks the recording has passed. A graph that ran the program's own calls has
+// done it already.
+bool SetLayout(PyObject* target, PyObject* layout) {
+  const at::Tensor& tensor = THPVariable_Unpack(target);
+  const c10::DimVector sizes = Integers(PyTuple_GET_ITEM(layout, 0)), strides = Integers(PyTuple_GET_ITEM(layout, 1));
+  if (tensor.sizes() == c10::IntArrayRef(sizes) && tensor.strides() == c10::IntArrayRef(strides)) return true;
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides, tensor.storage_offset());
+  if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
+  return true;
+}
+
 }  // namespace
 
 // Builds the objects of one call. An object is entered into the memo before its content is built, so that cycles close;
@@ -423,6 +441,8 @@ bool ExitProgram::ApplyEffect(const Effect& effect, Builder& builder) const {
       return CallDequeMethod(target, "clear") && CallDequeMethod(target, "extend", value);
     case EffectKind::kSetCell:
       return PyCell_Set(target, value) == 0;
+    case EffectKind::kSetLayout:
+      return SetLayout(target, value);
     case EffectKind::kCall:
       return static_cast<bool>(PyRef::Steal(PyObject_Call(effect.callable.get(), effect.arguments.get(), nullptr)));
   }

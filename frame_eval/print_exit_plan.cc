@@ -91,7 +91,11 @@ std::string EffectText(const Effect& effect) {
 
 std::string PayloadText(const Guard& guard) {
   const at::Tensor* tensor = guard.payload ? TensorOrNull(guard.payload.get()) : nullptr;
-  if (guard.kind == GuardKind::kTensorMatches && tensor != nullptr) return TensorCheck(*tensor).ToString();
+  if (guard.kind == GuardKind::kTensorMatches && tensor != nullptr) {
+    TensorCheck check(*tensor);
+    if (guard.number > 0) check.RequireOffset(guard.number - 1);
+    return check.ToString();
+  }
   if (guard.kind == GuardKind::kLengthIs) return absl::StrCat(guard.number);
   return guard.payload ? Text(guard.payload.get()) : "";
 }

@@ -21,8 +21,8 @@ std::atomic<bool> replay_check{false};
 // itself.
 constexpr const char* kBackward = "backward";
 
-// Where inputs begin in their memory is none of what a recording says, unless it is guarded (offset_guards.h): offsets
-// count from there.
+// Where inputs begin in their memory is none of what a recording says, unless it is guarded
+// (graph/capture/tensor_layout.cc): offsets count from there.
 std::string GraphText(Graph graph) {
   absl::flat_hash_map<int32_t, int64_t> begin;
   for (ValueId id : graph.inputs) begin.try_emplace(graph.meta(id).storage, graph.meta(id).storage_offset);

@@ -41,12 +41,22 @@ std::vector<size_t> WrittenInputs(const Graph& recorded) {
 
 SavedInputs::SavedInputs(c10::ArrayRef<at::Tensor> inputs, const std::vector<size_t>& written) {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
-  for (size_t position : written) saved_.emplace_back(inputs[position], inputs[position].clone());
+  for (size_t position : written) {
+    const at::Tensor& input = inputs[position];
+    saved_.push_back(
+        {input, input.clone(), c10::DimVector(input.sizes()), c10::DimVector(input.strides()), input.storage_offset()});
+  }
 }
 
 void SavedInputs::Restore() {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
-  for (auto& [input, copy] : saved_) input.copy_(copy);
+  for (Saved& saved : saved_) {
+    const bool same = saved.input.sizes() == at::IntArrayRef(saved.sizes) &&
+                      saved.input.strides() == at::IntArrayRef(saved.strides) &&
+                      saved.input.storage_offset() == saved.offset;
+    if (!same) saved.input.unsafeGetTensorImpl()->set_sizes_and_strides(saved.sizes, saved.strides, saved.offset);
+    saved.input.copy_(saved.copy);
+  }
 }
 
 }  // namespace framejit

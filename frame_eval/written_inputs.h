@@ -12,14 +12,21 @@ namespace framejit {
 // Positions in Graph::inputs, ascending, without duplicates. `recorded` is not functional.
 std::vector<size_t> WrittenInputs(const Graph& recorded);
 
-// The contents of inputs before a run, to put back where the run raises halfway.
+// The contents and layouts of inputs before a run, to put back where the run raises halfway.
 class SavedInputs {
  public:
   SavedInputs(c10::ArrayRef<at::Tensor> inputs, const std::vector<size_t>& written);
   void Restore();
 
  private:
-  std::vector<std::pair<at::Tensor, at::Tensor>> saved_;  // the input, its copy
+  struct Saved {
+    at::Tensor input;
+    at::Tensor copy;
+    c10::DimVector sizes;
+    c10::DimVector strides;
+    int64_t offset;
+  };
+  std::vector<Saved> saved_;
 };
 
 }  // namespace framejit

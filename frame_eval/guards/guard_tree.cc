@@ -111,6 +111,16 @@ class TreeBuilder {
   std::vector<int32_t> node_of_;
 };
 
+// Adds the storage offset to the check that the tensor has.
+bool RequireOffset(const Guard& guard, const TreeBuilder& builder, GuardTree& tree) {
+  for (const GuardCheck& check : tree.checks) {
+    if (check.kind != GuardKind::kTensorMatches || check.node != builder.NodeOf(guard.source)) continue;
+    tree.tensor_checks[static_cast<size_t>(check.tensor)].RequireOffset(guard.number - 1);
+    return true;
+  }
+  return false;
+}
+
 absl::StatusOr<GuardCheck> MakeCheck(const Guard& guard, const TreeBuilder& builder, GuardTree& tree) {
   GuardCheck check;
   check.kind = guard.kind;
@@ -123,7 +133,7 @@ absl::StatusOr<GuardCheck> MakeCheck(const Guard& guard, const TreeBuilder& buil
     const at::Tensor* tensor = payload == nullptr ? nullptr : TensorOrNull(payload);
     if (tensor == nullptr) return absl::InternalError("a tensor guard without a tensor");
     check.tensor = static_cast<int32_t>(tree.tensor_checks.size());
-    tree.tensor_checks.emplace_back(*tensor, /*with_offset=*/guard.number != 0);
+    tree.tensor_checks.emplace_back(*tensor);
     check.identity = nullptr;
     return check;
   }
@@ -168,6 +178,10 @@ absl::StatusOr<GuardTree> GuardTree::Make(const SourceTable& sources, const Guar
     }
     if (guard.kind == GuardKind::kNoOverlap) {
       tree.no_overlap = true;
+      continue;
+    }
+    if (guard.kind == GuardKind::kTensorMatches && guard.number > 0) {
+      if (!RequireOffset(guard, builder, tree)) return absl::InternalError("an offset of a tensor without a guard");
       continue;
     }
     absl::StatusOr<GuardCheck> check = MakeCheck(guard, builder, tree);

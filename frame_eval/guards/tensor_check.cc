@@ -32,27 +32,26 @@ const at::Tensor* TensorOrNull(PyObject* object) {
   return &THPVariable_Unpack(object);
 }
 
-TensorCheck::TensorCheck(const at::Tensor& expected, bool with_offset)
+TensorCheck::TensorCheck(const at::Tensor& expected)
     : keys_(expected.key_set()),
       dtype_(expected.dtype()),
       device_(expected.device()),
       requires_grad_(expected.requires_grad()),
       strided_(IsStrided(expected.unsafeGetTensorImpl())),
-      offset_(with_offset && strided_ ? expected.storage_offset() : kAnyOffset),
       sizes_(expected.sizes()),
       strides_(strided_ ? c10::DimVector(expected.strides()) : c10::DimVector()) {}
 
 bool TensorCheck::SameLayout(const c10::TensorImpl* impl) const {
   if (impl->has_symbolic_sizes_strides()) return false;
   if (!EqualSizes(impl->sizes(), sizes_)) return false;
+  if (offset_ >= 0 && impl->storage_offset() != offset_) return false;
   return !strided_ || EqualSizes(impl->strides(), strides_);
 }
 
 std::string TensorCheck::ToString() const {
   return absl::StrCat(c10::toString(c10::typeMetaToScalarType(dtype_)), " ", ListText(sizes_), " strides ",
-                      ListText(strides_), " on ", device_.str(),
-                      offset_ != kAnyOffset ? absl::StrCat(" offset ", offset_) : "",
-                      requires_grad_ ? " requires_grad" : "");
+                      ListText(strides_), " on ", device_.str(), requires_grad_ ? " requires_grad" : "",
+                      offset_ >= 0 ? absl::StrCat(" at ", offset_) : "");
 }
 
 std::string TensorCheck::Difference(PyObject* object) const {
@@ -81,7 +80,7 @@ std::string TensorCheck::Difference(PyObject* object) const {
   if (strided_ && !EqualSizes(tensor->strides(), strides_)) {
     return absl::StrCat("stride is ", ListText(tensor->strides()), ", expected ", ListText(strides_));
   }
-  if (offset_ != kAnyOffset && tensor->storage_offset() != offset_) {
+  if (offset_ >= 0 && tensor->storage_offset() != offset_) {
     return absl::StrCat("storage offset is ", tensor->storage_offset(), ", expected ", offset_);
   }
   return "matches";

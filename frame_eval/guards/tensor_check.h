@@ -16,13 +16,12 @@ const at::Tensor* TensorOrNull(PyObject* object);
 
 class TensorCheck {
  public:
-  explicit TensorCheck(const at::Tensor& expected, bool with_offset = false);
+  explicit TensorCheck(const at::Tensor& expected);
 
   bool Matches(const at::Tensor& tensor) const {
     const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
     return impl->key_set() == keys_ && impl->dtype() == dtype_ && device_ == impl->device() &&
-           impl->requires_grad() == requires_grad_ && SameLayout(impl) &&
-           (offset_ == kAnyOffset || impl->storage_offset() == offset_);
+           impl->requires_grad() == requires_grad_ && SameLayout(impl);
   }
   bool Matches(PyObject* object) const {
     const at::Tensor* tensor = TensorOrNull(object);
@@ -30,11 +29,11 @@ class TensorCheck {
   }
   // "float32 [2, 3] strides [3, 1] on cpu" of a tensor, and the first property of `object` that differs.
   std::string Difference(PyObject* object) const;
+  // From now on the storage offset has to match as well.
+  void RequireOffset(int64_t offset) { offset_ = offset; }
   std::string ToString() const;
 
  private:
-  static constexpr int64_t kAnyOffset = -1;
-
   bool SameLayout(const c10::TensorImpl* impl) const;
 
   c10::DispatchKeySet keys_;
@@ -42,7 +41,7 @@ class TensorCheck {
   c10::Device device_;
   bool requires_grad_;
   bool strided_;
-  int64_t offset_;
+  int64_t offset_ = -1;  // any
   c10::DimVector sizes_;
   c10::DimVector strides_;
 };

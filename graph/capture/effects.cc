@@ -200,6 +200,7 @@ void RecorderState::Impl::BuildEffects() {
     WriteEffect(write);
     if (broken()) return;
   }
+  LayoutEffects();
   AddTorchStateEffects();
   CheckArrays();
   CheckFinalizable();
@@ -259,6 +260,7 @@ bool RecorderState::Impl::WritesUnderAutograd() const {
 
 void RecorderState::Impl::CollectOutputs() {
   Graph& graph = session.graph();
+  GuardAbsoluteViews();
   for (const PyRef& output : graph_outputs) {
     const at::Tensor& tensor = TensorOf(output.get());
     graph.outputs.push_back(session.ValueOf(tensor));

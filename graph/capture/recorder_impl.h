@@ -394,6 +394,9 @@ struct RecorderState::Impl {
   void Drop();
   void GuardAgainstAliases();
   void BuildEffects();
+  void GuardOffsets(int32_t storage);  // tensor_layout.cc, as are the next two
+  void GuardAbsoluteViews();
+  void LayoutEffects();
   void DictEffects(const Shadow& shadow);
   void InstanceEffects(const Shadow& shadow);
   void SequenceEffects(const Shadow& shadow);

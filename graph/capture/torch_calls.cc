@@ -197,6 +197,9 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
   if (!has_tensor && IsTensor(result.get()) && !IsFakeTensor(result.get()) && TensorOf(result.get()).dim() == 0) {
     return ModelConstantTensor(call);  // torch.div(7, 2): numbers alone do not come to the recording
   }
+  if (PyLong_CheckExact(result.get()) && IsTensor(call.args[0]) &&
+      QualifiedName(call.callable).ends_with(".storage_offset"))
+    GuardOffsets(FakeSession::MetaOf(TensorOf(call.args[0])).storage);
   if (has_tensor && result.get() == Py_None) {
     recording->torch_graph.calls.push_back(std::move(record));
     return result.release();
@@ -204,6 +207,15 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
   result = PyRef::Steal(Scan(result.release()));
   if (!result) return nullptr;
   if (!HasFake(result.get())) return result.release();
+  if (IsTensor(result.get()) && IsFakeTensor(result.get())) {
+    // What has another layout since, by transpose_ and its kin, is another value of the graph.
+    const at::Tensor& made = TensorOf(result.get());
+    auto row = torch_values.find(made.unsafeGetTensorImpl());
+    const auto& values = recording->torch_graph.values;
+    if (row != torch_values.end() &&
+        at::IntArrayRef(values[static_cast<size_t>(row->second)].strides) != made.strides())
+      torch_values.erase(row);
+  }
   if (!Snapshot(result.get(), true, &record.result)) {
     return BreakNull(BreakCode::kUnsupportedCallable,
                      QualifiedName(call.callable) + " returns a " + Py_TYPE(result.get())->tp_name);

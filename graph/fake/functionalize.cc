@@ -2,6 +2,7 @@
 // are reapplied as views, so aliasing is kept; in-place operators become new values, mutated inputs trailing mutations.
 #include <ATen/FunctionalTensorWrapper.h>
 #include <ATen/ops/as_strided.h>
+#include <ATen/ops/slice.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -346,11 +347,11 @@ class Functionalizer {
   absl::Status FindMutations() {
     for (Input& input : inputs_) {
       auto* wrapper = functional::unsafeGetFunctionalWrapper(input.wrapper);
-      if (wrapper->has_metadata_mutation()) {
-        return absl::FailedPreconditionError("metadata of an input is changed in place");
-      }
       input.mutated = wrapper->has_data_mutation();
       if (!input.mutated || IsSwitchedOff("alias", "WrittenInputs")) continue;
+      if (wrapper->has_metadata_mutation() && !KeepsOwnLayout(input)) {
+        return absl::UnimplementedError("an input is written and its metadata are changed in place");
+      }
       for (const Input& other : inputs_) {
         if (&other != &input && source_.meta(other.source).storage == source_.meta(input.source).storage) {
           return absl::UnimplementedError("an input that shares memory with another input is written");
@@ -359,6 +360,20 @@ class Functionalizer {
       target_.graph.mutations.push_back(InputMutation{input.target, AsFake(Synced(input.wrapper))->value()});
     }
     return absl::OkStatus();
+  }
+
+  // Whether the last result that is the input itself is laid out as the input.
+  bool KeepsOwnLayout(const Input& input) const {
+    const TensorMeta& before = source_.meta(input.source);
+    for (size_t i = source_.nodes.size(); i-- > 0;) {
+      for (ValueId id : source_.nodes[i].outputs) {
+        if (id == kNoValue || !tensors_[static_cast<size_t>(id)].is_same(input.wrapper)) continue;
+        const TensorMeta& after = source_.meta(id);
+        return after.sizes == before.sizes && after.strides == before.strides &&
+               after.storage_offset == before.storage_offset;
+      }
+    }
+    return true;
   }
 
   // The mutated input whose memory `id` shares, if any.
@@ -375,6 +390,7 @@ class Functionalizer {
     ValueId target;
     if (const Input* base = MutatedBase(id)) {
       target = tensor.is_same(base->wrapper) ? base->target : ViewOf(*base, source_.meta(id));
+      if (target == kNoValue) return absl::UnimplementedError("a result lies outside of a written input");
     } else if (const at::Tensor fake = Synced(tensor); IsFake(fake)) {
       target = AsFake(fake)->value();
     } else {
@@ -386,8 +402,20 @@ class Functionalizer {
     return absl::OkStatus();
   }
 
+  // From where the input begins: no guard says where that is in its memory.
   ValueId ViewOf(const Input& base, const TensorMeta& meta) {
-    return AsFake(at::as_strided(base.fake, meta.sizes, meta.strides, meta.storage_offset))->value();
+    at::Tensor view = base.fake;
+    int64_t distance = meta.storage_offset - view.storage_offset();
+    std::vector<std::pair<int64_t, int64_t>> dims;  // stride, dimension
+    for (int64_t d = 0; d < view.dim(); ++d) dims.emplace_back(view.stride(d), d);
+    std::sort(dims.rbegin(), dims.rend());
+    for (const auto& [stride, d] : dims) {
+      if (stride <= 0 || distance < stride) continue;
+      const int64_t steps = std::min(distance / stride, view.size(d) - 1);
+      view = at::slice(view, d, steps);
+      distance -= steps * stride;
+    }
+    return distance == 0 ? AsFake(at::as_strided(view, meta.sizes, meta.strides))->value() : kNoValue;
   }
 
   // Outputs share memory with inputs and each other exactly as in the source graph.

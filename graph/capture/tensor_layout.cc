@@ -1,0 +1,92 @@
+// Where tensors lie in their memory: what a recording depends on besides sizes and strides, and inputs whose sizes and
+// strides the program changed in place.
+#include <algorithm>
+#include <string_view>
+
+#include "base/switches.h"
+#include "graph/capture/recorder_impl.h"
+
+namespace framejit {
+namespace {
+
+// The explicit storage offset of the as_strided family, which counts from where the memory begins.
+bool HasAbsoluteOffset(const Node& node) {
+  if (!node.op.schema().name().starts_with("aten::as_strided")) return false;
+  const auto& arguments = node.op.schema().arguments();
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (arguments[i].name() == "storage_offset") return !node.operands[i].constant.isNone();
+  }
+  return false;
+}
+
+// How far a tensor reaches beyond its first element.
+int64_t ReachOf(at::IntArrayRef sizes, at::IntArrayRef strides) {
+  int64_t reach = 0;
+  for (size_t d = 0; d < sizes.size(); ++d) {
+    if (sizes[d] == 0) return 0;
+    reach += (sizes[d] - 1) * strides[d];
+  }
+  return reach;
+}
+
+PyRef TupleOf(at::IntArrayRef values) {
+  PyRef tuple = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(values.size())));
+  for (size_t i = 0; tuple && i < values.size(); ++i) {
+    PyObject* item = PyLong_FromLongLong(values[i]);
+    if (item == nullptr) return {};
+    PyTuple_SET_ITEM(tuple.get(), static_cast<Py_ssize_t>(i), item);
+  }
+  return tuple;
+}
+
+PyRef LayoutOf(const at::Tensor& tensor) {
+  PyRef sizes = TupleOf(tensor.sizes()), strides = TupleOf(tensor.strides());
+  return PyRef::Steal(sizes && strides ? PyTuple_Pack(2, sizes.get(), strides.get()) : nullptr);
+}
+
+}  // namespace
+
+// Of the inputs in a memory the recording depends on where they begin.
+void RecorderState::Impl::GuardOffsets(int32_t storage) {
+  if (IsSwitchedOff("alias", "StorageOffset")) return;
+  std::vector<std::pair<SourceId, PyObject*>> found;
+  for (const auto& [object, provenance] : known) {
+    PyObject* fake = provenance.lifted.get();
+    if (object != provenance.real.get() || !IsTensor(object) || !IsTensor(fake) || !IsFakeTensor(fake)) continue;
+    if (FakeSession::MetaOf(TensorOf(fake)).storage == storage) found.emplace_back(provenance.source, object);
+  }
+  std::sort(found.begin(), found.end());
+  for (const auto& [source, object] : found) {
+    AddGuard(GuardKind::kTensorMatches, source, object, TensorOf(object).storage_offset() + 1);
+  }
+}
+
+void RecorderState::Impl::GuardAbsoluteViews() {
+  const Graph& graph = session.graph();
+  for (const Node& node : graph.nodes) {
+    if (!HasAbsoluteOffset(node) || node.operands[0].value == kNoValue) continue;
+    GuardOffsets(graph.meta(node.operands[0].value).storage);
+  }
+}
+
+// Inputs that the program transposed, squeezed and so on in place.
+void RecorderState::Impl::LayoutEffects() {
+  for (const SourceId source : recording->inputs) {
+    const auto row = std::find_if(known.begin(), known.end(), [&](const auto& entry) {
+      return entry.first == entry.second.real.get() && entry.second.source == source;
+    });
+    if (row == known.end() || !IsFakeTensor(row->second.lifted.get())) continue;
+    const at::Tensor &real = TensorOf(row->first), &fake = TensorOf(row->second.lifted.get());
+    if (fake.sizes() == real.sizes() && fake.strides() == real.strides()) continue;
+    const bool inside = fake.storage_offset() == real.storage_offset() &&
+                        ReachOf(fake.sizes(), fake.strides()) <= ReachOf(real.sizes(), real.strides());
+    if (!inside || real.requires_grad() || fake.requires_grad() || real.is_inference())
+      return Break(BreakCode::kTensorMetadataMutation, "an input's sizes or strides are changed in place");
+    PyRef layout = LayoutOf(fake);
+    if (!layout) return Break(BreakCode::kInternalError, "the layout of an input");
+    kept_alive.push_back(layout);
+    AddEffect(EffectKind::kSetLayout, SourceRecipe(source), kNoRecipe, RecipeFor(layout.get()));
+  }
+}
+
+}  // namespace framejit
