@@ -82,8 +82,12 @@ c10::DimVector Integers(PyObject* tuple) {
 bool SetLayout(PyObject* target, PyObject* layout) {
   const at::Tensor& tensor = THPVariable_Unpack(target);
   const c10::DimVector sizes = Integers(PyTuple_GET_ITEM(layout, 0)), strides = Integers(PyTuple_GET_ITEM(layout, 1));
-  if (tensor.sizes() == c10::IntArrayRef(sizes) && tensor.strides() == c10::IntArrayRef(strides)) return true;
-  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides, tensor.storage_offset());
+  int64_t offset = Integers(PyTuple_GET_ITEM(layout, 2))[0];
+  if (offset < 0) offset = tensor.storage_offset();
+  const bool done = tensor.sizes() == c10::IntArrayRef(sizes) && tensor.strides() == c10::IntArrayRef(strides) &&
+                    tensor.storage_offset() == offset;
+  if (done) return true;
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides, offset);
   if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
   return true;
 }

@@ -39,9 +39,11 @@ PyRef TupleOf(at::IntArrayRef values) {
   return tuple;
 }
 
-PyRef LayoutOf(const at::Tensor& tensor) {
+// Sizes, strides, and the storage offset, or -1 where that of `before` stays, whatever it is.
+PyRef LayoutOf(const at::Tensor& tensor, const at::Tensor& before) {
   PyRef sizes = TupleOf(tensor.sizes()), strides = TupleOf(tensor.strides());
-  return PyRef::Steal(sizes && strides ? PyTuple_Pack(2, sizes.get(), strides.get()) : nullptr);
+  PyRef offset = TupleOf({tensor.storage_offset() == before.storage_offset() ? -1 : tensor.storage_offset()});
+  return PyRef::Steal(sizes && strides && offset ? PyTuple_Pack(3, sizes.get(), strides.get(), offset.get()) : nullptr);
 }
 
 }  // namespace
@@ -77,12 +79,14 @@ void RecorderState::Impl::LayoutEffects() {
     });
     if (row == known.end() || !IsFakeTensor(row->second.lifted.get())) continue;
     const at::Tensor &real = TensorOf(row->first), &fake = TensorOf(row->second.lifted.get());
-    if (fake.sizes() == real.sizes() && fake.strides() == real.strides()) continue;
-    const bool inside = fake.storage_offset() == real.storage_offset() &&
-                        ReachOf(fake.sizes(), fake.strides()) <= ReachOf(real.sizes(), real.strides());
+    const int64_t distance = fake.storage_offset() - real.storage_offset();
+    if (fake.sizes() == real.sizes() && fake.strides() == real.strides() && distance == 0) continue;
+    const bool inside =
+        distance >= 0 && distance + ReachOf(fake.sizes(), fake.strides()) <= ReachOf(real.sizes(), real.strides());
+    if (distance != 0) GuardOffsets(FakeSession::MetaOf(fake).storage);
     if (!inside || real.requires_grad() || fake.requires_grad() || real.is_inference())
       return Break(BreakCode::kTensorMetadataMutation, "an input's sizes or strides are changed in place");
-    PyRef layout = LayoutOf(fake);
+    PyRef layout = LayoutOf(fake, real);
     if (!layout) return Break(BreakCode::kInternalError, "the layout of an input");
     kept_alive.push_back(layout);
     AddEffect(EffectKind::kSetLayout, SourceRecipe(source), kNoRecipe, RecipeFor(layout.get()));

@@ -71,6 +71,10 @@ void RunFunctional(const c10::OperatorHandle& op, OpInfo& info, Stack* stack) {
   RunMetadata(*info.functional, OpInfoOf(*info.functional), stack);
   for (size_t i = 0; i < outs; ++i) {
     const at::Tensor &made = (*stack)[base + i].toTensor(), &out = given[i].toTensor();
+    if (out.numel() == 0 && made.numel() != 0 && made.is_contiguous()) {
+      MetadataScope scope(/*intercept=*/false);
+      out.resize_(made.sizes());
+    }
     TORCH_CHECK(made.sizes() == out.sizes() && c10::canCast(made.scalar_type(), out.scalar_type()),
                 "framejit: out= of ", NameOf(info), " has another shape or dtype");
     (*stack)[base + i] = out;

@@ -39,6 +39,12 @@ def restrided_input(x):
 
 
 @case(X)
+def moved_input(x):
+    x.as_strided_((2, 2), (4, 1), 2)
+    return x + 1
+
+
+@case(X)
 def views_from_before(x):
     row = x[1]
     flat = x.view(-1)
@@ -178,6 +184,12 @@ def scans(x):
     torch.cummax(x, 0, out=(values, indices))
     sums = torch.logcumsumexp(x, 1, out=torch.zeros(3, 4))
     return values, indices, torch.cummin(x, 1, out=(values.clone(), indices.clone())), sums
+
+
+@out(X)
+def empty_tensors(x):
+    values = torch.empty(0)
+    return torch.msort(x, out=values), torch.cummax(x, 0, out=(torch.empty(0), torch.empty(0, dtype=torch.long)))
 
 
 @out(X)
