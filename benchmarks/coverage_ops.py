@@ -13,7 +13,8 @@ Each operator is called by a function that does nothing else, in no_grad mode, w
   crash      the process ended, or gave no result in time
 
 A row of the table is what the worst of its calls is. The calls are made in child processes, which may crash.
-usage: python -m benchmarks.coverage_ops [ops] [modules] [--only TEXT] [--samples N] [--dtypes A,B] [--write] [--check]
+usage: python -m benchmarks.coverage_ops [ops] [modules] [--only TEXT] [--samples N] [--dtypes A,B] [--jobs N]
+                                         [--write] [--check]
 --write writes docs/coverage_ops.md. --check fails below 95 % or if anything is wrong, internal or a crash.
 """
 
@@ -27,6 +28,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -410,7 +412,7 @@ def reasons(table: dict) -> list[str]:
 
 
 def page(table: dict, count: int) -> str:
-    intro = [line for line in __doc__.splitlines() if not line.startswith(("usage:", "--"))]
+    intro = __doc__.split("usage:")[0].splitlines()
     lines = ["# Coverage of torch's operators and modules", "",
              f"Made by `python -m benchmarks.coverage_ops --write` with torch {torch.__version__.split('+')[0]}, "
              f"{count} samples each.", "", *intro, "## Summary", "", *summary(table), ""]  # fmt: skip
@@ -425,18 +427,32 @@ def page(table: dict, count: int) -> str:
     return "\n".join(lines)
 
 
-def measure(kinds, only: str, count: int, dtypes=DTYPES) -> dict:
+def measure(kinds, only: str, count: int, dtypes=DTYPES, jobs: int = 1) -> dict:
     """(kind, name) -> column -> results; prints what is not captured."""
-    table = collections.defaultdict(dict)
-    children = Children(count)
-    for kind in kinds:
-        for key in keys_of(kind, only, dtypes):
-            results = children.evaluate(key)
-            _, name, column = key.split(" ")
-            table[kind, name][column] = results
+    keys = [key for kind in kinds for key in keys_of(kind, only, dtypes)]
+    waiting, found = collections.deque(keys), {}
+
+    def work():
+        children = Children(count)
+        while waiting:
+            try:
+                key = waiting.popleft()
+            except IndexError:
+                break
+            results = found[key] = children.evaluate(key)
             if results and worst(results)[0] != "captured":
                 print(f"{key}: {cell_text(results)}", flush=True)
-    children.stop()
+        children.stop()
+
+    workers = [threading.Thread(target=work) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    table = collections.defaultdict(dict)
+    for key in keys:
+        kind, name, column = key.split(" ")
+        table[kind, name][column] = found[key]
     return table
 
 
@@ -446,6 +462,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="only keys that contain this")
     parser.add_argument("--samples", type=int, default=SAMPLES)
     parser.add_argument("--dtypes", default=",".join(DTYPES), help="of the operators; the page has the default ones")
+    parser.add_argument("--jobs", type=int, default=1, help="child processes at a time")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -455,7 +472,7 @@ def main() -> int:
         return 0
     began = time.monotonic()
     table = measure(arguments.kinds or ("ops", "modules"), arguments.only, arguments.samples,
-                    arguments.dtypes.split(","))  # fmt: skip
+                    arguments.dtypes.split(","), arguments.jobs)  # fmt: skip
     print(*summary(table), sep="\n")
     print(f"{time.monotonic() - began:.0f} s")
     if arguments.write:
