@@ -140,6 +140,7 @@ class Rewriter {
   const SourceSpan& SpanAt(int index) const { return original_.assembly.instructions[index].span; }
 
   // Prologue.
+  void EmitEmptyCells(const EnterAt& enter);
   void EmitMadeCells();
   void LoadState(int item);
   void EmitStack(const EnterAt& enter, const std::vector<int>& saved);
@@ -183,6 +184,7 @@ class Rewriter {
 void Rewriter::EmitPrologue(const EnterAt& enter) {
   if (original_.code->co_nfreevars > 0 && enter.closure)
     writer_.Emit(Opcode::k_COPY_FREE_VARS, original_.code->co_nfreevars);
+  if (!enter.closure) EmitEmptyCells(enter);
   EmitMadeCells();
   const std::vector<int> saved = original_.reentries->SavedAt(enter.target);
   const int origin = enter.inner_call ? enter.call : enter.target;
@@ -211,6 +213,15 @@ void Rewriter::EmitPrologue(const EnterAt& enter) {
   writer_.Bind(end);
   writer_.EmitJump(Opcode::k_JUMP_FORWARD, (enter.inner_call ? entries_ : instructions_) + enter.target);
   CoverLike(origin, begin, end);
+}
+
+// Of free variables that the state does not have: CPython takes each of them to be a cell when it makes f_locals.
+void Rewriter::EmitEmptyCells(const EnterAt& enter) {
+  const int end = original_.code->co_nlocalsplus;
+  for (int slot = end - original_.code->co_nfreevars; slot < end; ++slot) {
+    if (std::find(enter.locals.begin(), enter.locals.end(), slot) == enter.locals.end())
+      writer_.Emit(Opcode::k_MAKE_CELL, slot + shift_);
+  }
 }
 
 void Rewriter::EmitMadeCells() {

@@ -334,3 +334,33 @@ def test_warnings_name_the_line():
     compiled = framejit.compile(warns)
     for _ in range(3):
         assert once(compiled) == expected
+
+
+# --- frames of a traceback can be looked at ---------------------------------------------------------------------------
+
+
+def closures(factor, fails):
+    def inner(x):
+        y = x.sin()
+        show("behind this the frame is another one")
+        if fails:
+            raise ValueError(factor)
+        return y * factor
+
+    def outer(x):
+        return (inner(x + factor) + 1) * 2
+
+    return outer
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_variables_of_frames_below_one_that_raised(depth):
+    """Free variables that nothing reads any more are no cells of the state; f_locals takes them to be some."""
+    function = closures(3, fails=True)
+    compiled = framejit.compile(function if depth == 1 else lambda x: function(x).cos())
+    for _ in range(3):
+        with pytest.raises(ValueError, match="3") as caught:
+            compiled(X)
+        frames = [entry.frame for entry in caught.traceback if entry.name in ("outer", "inner")]
+        assert [frame.code.name for frame in frames] == ["outer", "inner"]
+        assert all(frame.f_locals.get("factor", 3) == 3 for frame in frames)
