@@ -83,6 +83,12 @@ PyRef ArrayValue(PyObject* array) {
   return PyRef::Steal(header);
 }
 
+// A function that says how often abstract base classes were given other classes to recognise.
+bool IsAbcToken(PyObject* object) {
+  return PyCFunction_CheckExact(object) &&
+         std::string_view(reinterpret_cast<PyCFunctionObject*>(object)->m_ml->ml_name) == "get_cache_token";
+}
+
 }  // namespace
 
 bool IsNumPyScalar(PyObject* object) {
@@ -108,6 +114,11 @@ bool IsPlainDate(PyObject* object) {
 PyRef NativeValue(PyObject* object) {
   if (object == nullptr) return {};
   PyRef value;
+  if (IsAbcToken(object)) {
+    value = PyRef::Steal(PyObject_CallNoArgs(object));
+    PyErr_Clear();
+    return value;
+  }
   if (IsPlainDate(object)) {
     value = PyRef::Steal(Py_TYPE(object)->tp_repr(object));
     PyErr_Clear();

@@ -32,6 +32,27 @@ bool InScan(const std::vector<LiveFrame*>& frames) {
   return !frames.empty() && PyUnicode_CompareWithASCIIString(frames.back()->code->co_name, "mamba_selective_scan") == 0;
 }
 
+// What abstract base classes recognise is cached by class, until one of the process is given another class to
+// recognise: the function that counts that. Null where `callable` is no check of theirs.
+PyObject* AbcToken(PyObject* callable) {
+  static PyObject* const token = [] {
+    PyRef module = PyRef::Steal(PyImport_ImportModule("_abc"));
+    PyObject* found = module ? PyObject_GetAttrString(module.get(), "get_cache_token") : nullptr;
+    PyErr_Clear();
+    return found;
+  }();
+  return QualifiedName(callable).starts_with("_abc.") ? token : nullptr;
+}
+
+// The caches make that whether Python code of the classes runs is no property of the program.
+PyObject* CallUnrecorded(const NativeCall& call) {
+  FakeSession::Pause pause;
+  const bool armed = RecordingHook::Arm(false);
+  PyObject* result = PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames);
+  RecordingHook::Arm(armed);
+  return result;
+}
+
 }  // namespace
 
 PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& call) {
@@ -67,6 +88,11 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
           PyObject* member = PyTuple_GET_ITEM(args[i], k);
           if (PyType_Check(member)) GuardType(reinterpret_cast<PyTypeObject*>(member));
         }
+      }
+      if (PyObject* token = AbcToken(call.callable)) {
+        PyRef count = NativeValue(token);
+        AddGuard(GuardKind::kConstantIs, Intern(SourceKind::kNativeValue, Pinned(token)), count.get());
+        return CallUnrecorded(call);
       }
       return CallReal(call);
     case Treatment::kIdentity:

@@ -1,6 +1,7 @@
 """A recording is not used where a value that it read has become another one: one function, two values, for each kind of
 value that programs pass around. And what dies, dies when it does in eager mode."""
 
+import abc
 import array
 import collections
 import dataclasses
@@ -294,3 +295,29 @@ def test_torch_function_of_the_users_runs_once_per_call():
             result = compiled(x)
             assert type(result) is Noted and calls == expected
             assert_same(result.as_subclass(torch.Tensor), X + 1)
+
+
+class Shape(abc.ABC):
+    pass
+
+
+class Solid(abc.ABC):
+    pass
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_classes_that_an_abstract_class_is_given_later(direct):
+    class Round:
+        pass
+
+    def f(x, thing):
+        return x + 1 if isinstance(thing, Shape) or issubclass(type(thing), Shape) else x - 1
+
+    compiled, backend = counting(f)
+    Shape.register(Solid)
+    for _ in range(2):
+        assert torch.equal(compiled(X, Round()), X - 1)
+    (Shape if direct else Solid).register(Round)
+    for _ in range(2):
+        assert torch.equal(compiled(X, Round()), X + 1)
+    assert backend.count == 2
