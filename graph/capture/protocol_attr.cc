@@ -132,6 +132,14 @@ PyObject* RecorderState::Impl::BindNative(PyObject* descriptor, PyObject* object
   descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
   auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   const SourceId source = SourceOf(object);
+  // The namespaces of a function made inside are the user's own.
+  if (source == kNoSource && PyFunction_Check(object)) {
+    const auto* function = reinterpret_cast<PyFunctionObject*>(object);
+    PyRef value = PyRef::Steal(get(descriptor, object, type));
+    if (value.get() != function->func_globals && value.get() != function->func_builtins) return Scan(value.release());
+    Shadow* shadow = GlobalsShadow(value.get());
+    return shadow == nullptr ? nullptr : Py_NewRef(shadow->copy.get());
+  }
   if (source == kNoSource || IsNumPyArray(object) || IsNumPyScalar(object)) return Scan(get(descriptor, object, type));
   if (PyExceptionInstance_Check(object) && !IsLinkOfExceptions(name) && CheckContent(object) != 0) return nullptr;
   if (auto row = native_attributes.find({object, name}); row != native_attributes.end()) {

@@ -11,6 +11,7 @@ import enum
 import fractions
 import functools
 import gc
+import inspect
 import operator
 import re
 import types
@@ -321,3 +322,33 @@ def test_classes_that_an_abstract_class_is_given_later(direct):
     for _ in range(2):
         assert torch.equal(compiled(X, Round()), X + 1)
     assert backend.count == 2
+
+
+WEIGHT = vector(seed=3)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda f: inspect.signature(f),
+        lambda f: inspect.get_annotations(f),
+        lambda f: f.__globals__["WEIGHT"],
+        lambda f: len(f.__builtins__) > 0,
+    ],
+)
+def test_namespaces_of_functions_made_inside_are_the_users(look):
+    """Those that are read as a function's attributes were filled with the recording's tensors."""
+
+    def f(x):
+        def inner(a: torch.Tensor, *, b=2):
+            return a * b
+
+        look(inner)
+        return inner(x) + WEIGHT
+
+    weight, before = WEIGHT, dict(globals())
+    compiled, backend = counting(f)
+    for _ in range(3):
+        assert torch.equal(compiled(X), X * 2 + weight)
+    assert backend.count == 1
+    assert all(globals()[name] is value for name, value in before.items())
