@@ -91,7 +91,9 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       }
       if (PyObject* token = AbcToken(call.callable)) {
         PyRef count = NativeValue(token);
-        AddGuard(GuardKind::kConstantIs, Intern(SourceKind::kNativeValue, Pinned(token)), count.get());
+        // One that was made inside recognises what the recording gave it.
+        if (call.nargs > 0 && IsOutside(args[0]))
+          AddGuard(GuardKind::kConstantIs, Intern(SourceKind::kNativeValue, Pinned(token)), count.get());
         return CallUnrecorded(call);
       }
       return CallReal(call);

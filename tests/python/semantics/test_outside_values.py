@@ -352,3 +352,20 @@ def test_namespaces_of_functions_made_inside_are_the_users(look):
         assert torch.equal(compiled(X), X * 2 + weight)
     assert backend.count == 1
     assert all(globals()[name] is value for name, value in before.items())
+
+
+def test_abstract_classes_made_inside():
+    def f(x):
+        class Given(abc.ABC):
+            pass
+
+        class Taken:
+            pass
+
+        Given.register(Taken)
+        return x + 1 if isinstance(Taken(), Given) else x - 1
+
+    compiled, backend = counting(f)
+    for _ in range(3):
+        assert torch.equal(compiled(X), X + 1)
+    assert backend.count == 1
