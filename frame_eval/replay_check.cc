@@ -23,13 +23,17 @@ constexpr const char* kBackward = "backward";
 
 // Where inputs begin in their memory is none of what a recording says, unless it is guarded
 // (graph/capture/tensor_layout.cc): offsets count from there.
-std::string GraphText(Graph graph) {
+Graph FromInputs(Graph graph) {
   absl::flat_hash_map<int32_t, int64_t> begin;
   for (ValueId id : graph.inputs) begin.try_emplace(graph.meta(id).storage, graph.meta(id).storage_offset);
   for (TensorMeta& meta : graph.values) {
     if (auto found = begin.find(meta.storage); found != begin.end() && meta.storage >= 0)
       meta.storage_offset -= found->second;
   }
+  return graph;
+}
+
+std::string GraphText(const Graph& graph) {
   PrintOptions options;
   options.max_constant_elements = 1024;
   return PrintGraph(graph, options);
@@ -101,7 +105,7 @@ std::vector<RecordedText::Part> RecordedText::Parts(const Recording& recording, 
                                                     const std::vector<std::string>& argument_names) {
   std::vector<std::string> inputs;
   for (SourceId source : recording.inputs) inputs.push_back(recording.sources.ToString(source, argument_names));
-  const Graph& graph = recording.graph;
+  const Graph graph = FromInputs(recording.graph);
   return {
       {"break", recording.graph_break.has_value() && !stops ? recording.graph_break->ToString() : "none"},
       {"graph", GraphText(graph)},
@@ -110,7 +114,7 @@ std::vector<RecordedText::Part> RecordedText::Parts(const Recording& recording, 
       {"exit plan", PrintExitPlan(recording.exit_plan, recording.sources, argument_names)},
       {"way it goes on behind a break",
        recording.resume ? absl::StrCat("0x", absl::Hex(reinterpret_cast<uintptr_t>(recording.resume.get()))) : "none"},
-      {kBackward, recording.joint == nullptr ? "" : GraphText(recording.joint->graph)},
+      {kBackward, recording.joint == nullptr ? "" : GraphText(FromInputs(recording.joint->graph))},
   };
 }
 
