@@ -278,7 +278,7 @@ class ProgramBuilder(_fx.Builder):
             return self.graph.call_function(cls or collections.deque, (parts, index if index >= 0 else None))
         if cls is None or cls in (tuple, list):
             return tuple(parts) if kind == "Tuple" else parts
-        return cls(*parts) if hasattr(cls, "_fields") else self.graph.call_function(cls, (parts,))
+        return self.graph.call_function(cls, tuple(parts) if hasattr(cls, "_fields") else (parts,))
 
 
 def instance(cls: type, attributes: dict[str, Any]) -> Any:

@@ -34,17 +34,22 @@ PyObject* Fail(ThreadHook& hook, PyThreadState* thread, FrameView frame, BreakCo
   return Abandon(thread, frame);
 }
 
-// A frame of which no instruction is to run returns None: CPython finds it in front of a return instruction.
-PyObject* LeaveWithNone(PyThreadState* thread, FrameView frame) {
+// A frame of which no instruction is to run returns None, or the constant that its last instruction returns: CPython
+// finds it in front of a return instruction. Code that has none would only raise, to nobody.
+PyObject* LeaveAtReturn(PyThreadState* thread, FrameView frame) {
   PyCodeObject* code = frame.code();
   absl::StatusOr<DecodedCode> decoded = DecodedCode::Decode(code);
   for (int i = decoded.ok() ? decoded->size() : 0; i-- > 0;) {
-    if ((*decoded)[i].info().name != "RETURN_VALUE") continue;
-    frame.localsplus()[code->co_nlocalsplus] = Py_NewRef(Py_None);
-    frame.set_stacktop(code->co_nlocalsplus + 1);
+    const std::string_view name = (*decoded)[i].info().name;
+    if (name != "RETURN_VALUE" && name != "RETURN_CONST") continue;
+    if (name == "RETURN_VALUE") {
+      frame.localsplus()[code->co_nlocalsplus] = Py_NewRef(Py_None);
+      frame.set_stacktop(code->co_nlocalsplus + 1);
+    }
     frame.set_next_offset((*decoded)[i].offset);
     return ShimEvalDefault(thread, frame.get(), 0);
   }
+  PyErr_SetString(PyExc_RuntimeError, "framejit: a finalizer without a return instruction");
   return Abandon(thread, frame);
 }
 
@@ -132,7 +137,7 @@ PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int
   if (recorder.broken()) {
     // A generator that is closed now: GeneratorExit says that it ended, and its `finally` is for the native run.
     if (throwflag != 0 && PyErr_Occurred() != nullptr) return Abandon(thread, frame);
-    if (throwflag == 0 && !frame.is_generators() && IsFinalizer(recorder, code)) return LeaveWithNone(thread, frame);
+    if (throwflag == 0 && !frame.is_generators() && IsFinalizer(recorder, code)) return LeaveAtReturn(thread, frame);
     return Fail(hook, thread, frame, BreakCode::kInternalError, "a frame started after a break");
   }
   if (code->co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE)) {

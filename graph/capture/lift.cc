@@ -74,8 +74,15 @@ bool IsPythonClass(PyTypeObject* type) {
   return (type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0 && type->tp_dealloc == Names().subtype_dealloc;
 }
 
+namespace {
+
+// A C type from 3.12 on, which adds nothing to an object.
+bool IsGeneric(PyTypeObject* type) { return std::string_view(type->tp_name) == "typing.Generic"; }
+
+}  // namespace
+
 PyTypeObject* NativeBase(PyTypeObject* type) {
-  while (IsPythonClass(type)) type = type->tp_base;
+  while (IsPythonClass(type) || IsGeneric(type)) type = type->tp_base;
   return type;
 }
 

@@ -104,6 +104,13 @@ def written_views(x=T(3)):
     x[1:].mul_(2)
     return x[1:], x.view(3, 1)
 
+def offsets(x=T(3)):
+    return x.as_strided((2,), (1,), 1), x.storage_offset()
+
+def layouts(x=T(2, 3)):
+    x.t_()
+    return x * 2
+
 def overlapping_operands(x=T(3, 3)):
     try:
         x.add_(x.t())

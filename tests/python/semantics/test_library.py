@@ -10,6 +10,7 @@ import math
 import random
 import re
 import string
+import sys
 import textwrap
 import types
 import typing
@@ -116,7 +117,8 @@ def counter_as_argument(c, x):
     return x * c["a"], c["nothing"], c.most_common(1)
 
 
-@case(X)
+# From 3.12 on, iterating over a ChainMap is map(dict.fromkeys, ...), in C.
+@case(X, **({"graphs": 0, "breaks": 1} if sys.version_info >= (3, 12) else {}))
 def chain_maps_and_user_containers(x):
     class_default = {"a": 1, "b": 2}
     chained = ChainMap({"a": x}, class_default)
@@ -233,7 +235,7 @@ def data_class_as_argument(d):
 
 
 # dataclass() calls exec; what follows works on a class of the interpreter's, another one on each call.
-@case(X, graphs=3, breaks=13)
+@case(X, graphs=3, breaks=13 if sys.version_info < (3, 12) else 15)
 def data_class_made_inside(x):
     @dataclasses.dataclass
     class Local:
@@ -435,7 +437,8 @@ class Options(typing.TypedDict, total=False):
     b: float
 
 
-@case(X)
+# From 3.12 on, isinstance with a protocol reads a getset descriptor of the class by hand.
+@case(X, breaks=1 if sys.version_info >= (3, 12) else 0)
 def typing_tools(x):
     box = Box[int](x)
     value: typing.Optional[int] = 3  # noqa: UP007

@@ -40,10 +40,11 @@ WITNESSES = {
     "effect:ReplaceSet": "writes_deque_and_set",
     "effect:ReplaceDeque": "writes_deque_and_set",
     "effect:SetCell": "writes_attributes",
+    "effect:SetLayout": "layouts",
     "effect:Call": "set_state",
     "alias:WrittenInputs": "aliases",
     "alias:Operands": "overlapping_operands",
-    "alias:StorageOffset": "written_views",
+    "alias:StorageOffset": "offsets",
 }
 CASES = {name: (setup, arguments) for name, setup, arguments in all_cases()}
 SLOW = ("TransformerEncoderLayer", "module_in_training", "parameters")
