@@ -138,7 +138,7 @@ struct RecorderState::Impl {
   int UnpackUnread(PyObject* unread, int size, PyObject*** stack_top);
   SourceId StateSource(PyObject* state);
   bool stopped = false;
-  bool dropping = false;  // the recording is over; what it made dies
+  bool dropping = false;                          // the recording is over; what it made dies
   absl::flat_hash_set<SourceId> owned_iterators;  // that a state brought and that are still unread
   std::vector<LeftFrame> left;
   PyCodeObject* entry_code = nullptr;
@@ -184,7 +184,7 @@ struct RecorderState::Impl {
   absl::flat_hash_set<PyObject*> local_functions;
   absl::flat_hash_set<PyObject*> local_types;
   PyObject* class_body = nullptr;  // code of the class statement being executed: its function is local
-  std::vector<PyRef> kept_alive;  // objects whose addresses are keys
+  std::vector<PyRef> kept_alive;   // objects whose addresses are keys
   absl::flat_hash_set<PyTypeObject*> guarded_types;
   absl::flat_hash_set<PyObject*> entered_functions;
 
