@@ -22,14 +22,24 @@ std::atomic<bool> replay_check{false};
 constexpr const char* kBackward = "backward";
 
 // Where inputs begin in their memory is none of what a recording says, unless it is guarded
-// (graph/capture/tensor_layout.cc): offsets count from there.
-Graph FromInputs(Graph graph) {
+// (graph/capture/tensor_layout.cc): offsets count from there. Nor is it, where a recording was made of inputs that
+// share memory, which of them do (Recording::inputs_overlap).
+void CountFromInputs(const std::vector<int32_t>& inputs, bool inputs_overlap, std::vector<TensorMeta>& values) {
   absl::flat_hash_map<int32_t, int64_t> begin;
-  for (ValueId id : graph.inputs) begin.try_emplace(graph.meta(id).storage, graph.meta(id).storage_offset);
-  for (TensorMeta& meta : graph.values) {
+  for (int32_t id : inputs) {
+    const TensorMeta& meta = values[static_cast<size_t>(id)];
+    begin.try_emplace(meta.storage, meta.storage_offset);
+  }
+  for (TensorMeta& meta : values) {
     if (auto found = begin.find(meta.storage); found != begin.end() && meta.storage >= 0)
       meta.storage_offset -= found->second;
+    if (inputs_overlap) meta.storage = 0;
   }
+}
+
+template <typename AnyGraph>
+AnyGraph FromInputs(AnyGraph graph, bool inputs_overlap) {
+  CountFromInputs(graph.inputs, inputs_overlap, graph.values);
   return graph;
 }
 
@@ -105,16 +115,17 @@ std::vector<RecordedText::Part> RecordedText::Parts(const Recording& recording, 
                                                     const std::vector<std::string>& argument_names) {
   std::vector<std::string> inputs;
   for (SourceId source : recording.inputs) inputs.push_back(recording.sources.ToString(source, argument_names));
-  const Graph graph = FromInputs(recording.graph);
+  const Graph graph = FromInputs(recording.graph, recording.inputs_overlap);
   return {
       {"break", recording.graph_break.has_value() && !stops ? recording.graph_break->ToString() : "none"},
       {"graph", GraphText(graph)},
-      {"torch-level graph", PrintTorchGraph(recording.torch_graph, graph)},
+      {"torch-level graph", PrintTorchGraph(FromInputs(recording.torch_graph, recording.inputs_overlap), graph)},
       {"list of inputs", absl::StrJoin(inputs, "\n")},
       {"exit plan", PrintExitPlan(recording.exit_plan, recording.sources, argument_names)},
       {"way it goes on behind a break",
        recording.resume ? absl::StrCat("0x", absl::Hex(reinterpret_cast<uintptr_t>(recording.resume.get()))) : "none"},
-      {kBackward, recording.joint == nullptr ? "" : GraphText(FromInputs(recording.joint->graph))},
+      {kBackward,
+       recording.joint == nullptr ? "" : GraphText(FromInputs(recording.joint->graph, recording.inputs_overlap))},
   };
 }
 

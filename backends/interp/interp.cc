@@ -17,9 +17,12 @@ class InterpGraph : public CompiledGraph {
     const bool writes =
         std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& node) { return MutatesArguments(node.op); });
     for (const GraphConstant& constant : graph.constants) {
-      handed_out_.push_back(writes || std::any_of(graph.outputs.begin(), graph.outputs.end(), [&](ValueId id) {
-                              return id != kNoValue && roots[static_cast<size_t>(id)] == constant.id;
-                            }));
+      // Nobody sees or writes a number of the program's, and a copy would be no number to type promotion.
+      const bool is_number = constant.tensor.unsafeGetTensorImpl()->is_wrapped_number();
+      handed_out_.push_back(!is_number &&
+                            (writes || std::any_of(graph.outputs.begin(), graph.outputs.end(), [&](ValueId id) {
+                               return id != kNoValue && roots[static_cast<size_t>(id)] == constant.id;
+                             })));
     }
   }
 

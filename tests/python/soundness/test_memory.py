@@ -35,6 +35,20 @@ def test_most_recordings_hold_for_every_part(body):
     assert [trace["hits"] for trace in framejit._C.traces(compiled)] == [4]
 
 
+@pytest.mark.parametrize("backend", ["interp", "auto"])
+def test_numbers_stay_numbers_where_inputs_share_memory(backend):
+    setup = "def f(x, y):\n    x[...] = 1\n    return x * 0.5, y + 2\n"
+    found = difference(Program(setup, ["a = T()\nresult = call(a, a.detach())"] * 2, backend=backend))
+    assert found is None, found
+
+
+def test_which_inputs_share_memory_is_no_difference_to_the_replay_check():
+    setup = "def f(x, y, z, v):\n    torch.add(x, 1, out=y)\n    return z + v\n"
+    steps = ["a = T(3)\nw = T(2)\nresult = call(a, a.detach(), w, T(2))", "result = call(a, a.detach(), w, w.detach())"]
+    found = difference(Program(setup, steps, backend="interp", checks="replay"))
+    assert found is None, found
+
+
 @pytest.mark.parametrize("name", ["is_leaf", "retains_grad", "_grad"])
 def test_how_an_input_came_to_require_grad(name):
     setup = f"def f(x):\n    return x.{name}, x + 1\n"
