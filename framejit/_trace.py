@@ -335,7 +335,10 @@ def _tensors_of(root: nn.Module | None) -> dict[int, str]:
     return names
 
 
-def trace(extension: Any, break_error: type, target: Any, args: tuple, kwargs: dict, chosen: _Leaves) -> Callable:
+def trace(
+    extension: Any, break_error: type, target: Any, args: tuple, kwargs: dict, chosen: _Leaves
+) -> torch.fx.GraphModule:
+    """framejit.trace; `chosen` are its leaf_modules."""
     root, function, bound = program(target)
     arguments = Arguments(function, (*bound, *args), kwargs)
     modules = leaves(root, chosen)

@@ -3,6 +3,7 @@
 #include "absl/container/inlined_vector.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unrecorded.h"
 
 namespace framejit {
 namespace {
@@ -282,13 +283,7 @@ PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* ar
     if (!IsConstant(args[i]) && !IsSize(args[i]))
       return BreakNull(BreakCode::kUnsupportedCallable, "a cached function: " + QualifiedName(wrapper));
   }
-  PyRef result;
-  {
-    FakeSession::Pause pause;
-    const bool armed = RecordingHook::Arm(false);
-    result = PyRef::Steal(PyObject_Vectorcall(wrapper, args, static_cast<size_t>(nargs), kwnames));
-    RecordingHook::Arm(armed);
-  }
+  PyRef result = PyRef::Steal(CallUnrecorded(call));
   if (!result) return nullptr;
   if (IsConstant(result.get()) || IsSize(result.get())) return result.release();
   if (!PyAnySet_CheckExact(result.get())) {

@@ -6,6 +6,7 @@
 #include "absl/types/span.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unrecorded.h"
 
 namespace framejit {
 namespace {
@@ -42,15 +43,6 @@ PyObject* AbcToken(PyObject* callable) {
     return found;
   }();
   return QualifiedName(callable).starts_with("_abc.") ? token : nullptr;
-}
-
-// The caches make that whether Python code of the classes runs is no property of the program.
-PyObject* CallUnrecorded(const NativeCall& call) {
-  FakeSession::Pause pause;
-  const bool armed = RecordingHook::Arm(false);
-  PyObject* result = PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames);
-  RecordingHook::Arm(armed);
-  return result;
 }
 
 }  // namespace
@@ -94,6 +86,7 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
         // One that was made inside recognises what the recording gave it.
         if (call.nargs > 0 && IsOutside(args[0]))
           AddGuard(GuardKind::kConstantIs, Intern(SourceKind::kNativeValue, Pinned(token)), count.get());
+        // The caches make that whether Python code of the classes runs is no property of the program.
         return CallUnrecorded(call);
       }
       return CallReal(call);
@@ -443,13 +436,7 @@ PyObject* RecorderState::Impl::ModelConstantTensor(const NativeCall& call) {
     return BreakNull(BreakCode::kUnsupportedCallable,
                      QualifiedName(call.callable) + " of a " + Py_TYPE(argument)->tp_name);
   }
-  PyRef made;
-  {
-    FakeSession::Pause pause;
-    const bool armed = RecordingHook::Arm(false);
-    made = PyRef::Steal(PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames));
-    RecordingHook::Arm(armed);
-  }
+  PyRef made = PyRef::Steal(CallUnrecorded(call));
   if (!made) return nullptr;
   const at::Tensor real = TensorOf(made.get());
   if (real.requires_grad()) return BreakNull(BreakCode::kAutograd, "torch.tensor(requires_grad=True)");

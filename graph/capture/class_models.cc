@@ -3,6 +3,7 @@
 #include "absl/container/inlined_vector.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unrecorded.h"
 
 namespace framejit {
 namespace {

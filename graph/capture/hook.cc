@@ -9,6 +9,7 @@
 #include "frame_eval/cpython/frame_view.h"
 #include "frame_eval/cpython/recursion.h"
 #include "graph/capture/evaluator.h"
+#include "graph/capture/unrecorded.h"
 
 namespace framejit {
 namespace {
@@ -107,10 +108,8 @@ bool IsOfTransforms(PyCodeObject* code) {
 // The body of a module that a transform imports when it is first needed.
 PyObject* Import(PyThreadState* thread, FrameView frame, int throwflag) {
   FakeSession::Pause pause;
-  const bool armed = RecordingHook::Arm(false);
-  PyObject* result = ShimEvalDefault(thread, frame.get(), throwflag);
-  RecordingHook::Arm(armed);
-  return result;
+  Disarmed disarmed;
+  return ShimEvalDefault(thread, frame.get(), throwflag);
 }
 
 bool IsModuleBody(PyCodeObject* code) { return PyUnicode_CompareWithASCIIString(code->co_name, "<module>") == 0; }

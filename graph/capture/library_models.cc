@@ -5,6 +5,7 @@
 #include "absl/types/span.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unrecorded.h"
 
 namespace framejit {
 namespace {
@@ -141,13 +142,7 @@ PyObject* RecorderState::Impl::ModelSingleDispatch(const NativeCall& call) {
     if (!registry || Prepare(registry.get()) != 0) return nullptr;
   }
   GuardType(reinterpret_cast<PyTypeObject*>(call.args[0]));
-  PyRef found;
-  {
-    FakeSession::Pause pause;
-    const bool armed = RecordingHook::Arm(false);
-    found = PyRef::Steal(PyObject_Vectorcall(call.callable, call.args, 1, nullptr));
-    RecordingHook::Arm(armed);
-  }
+  PyRef found = PyRef::Steal(CallUnrecorded({call.callable, call.args, 1, nullptr}));
   return found && IsCodeLike(found.get()) ? found.release()
          : found ? BreakNull(BreakCode::kUnsupportedCallable, "functools.singledispatch to an object")
                  : nullptr;
@@ -155,13 +150,7 @@ PyObject* RecorderState::Impl::ModelSingleDispatch(const NativeCall& call) {
 
 // The functions of module typing are cached, and make the same object of the same arguments again.
 PyObject* RecorderState::Impl::ModelTypingCache(const NativeCall& call) {
-  PyRef made;
-  {
-    FakeSession::Pause pause;
-    const bool armed = RecordingHook::Arm(false);
-    made = PyRef::Steal(PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames));
-    RecordingHook::Arm(armed);
-  }
+  PyRef made = PyRef::Steal(CallUnrecorded(call));
   if (!made || IsPrimitive(made.get())) return made.release();
   PyObject* object = made.get();
   return Lift(made.release(), Pinned(object), true);
@@ -183,10 +172,12 @@ PyObject* NewForwarderMaker() {
 // A Python function that passes its arguments on to `callable`: C code may call it, since its frame comes to the hook.
 PyRef RecorderState::Impl::Forwarder(PyObject* callable) {
   static PyObject* maker = nullptr;
-  const bool armed = RecordingHook::Arm(false);
-  if (maker == nullptr) maker = NewForwarderMaker();
-  PyRef forwarder = PyRef::Steal(maker == nullptr ? nullptr : PyObject_CallOneArg(maker, callable));
-  RecordingHook::Arm(armed);
+  PyRef forwarder;
+  {
+    Disarmed disarmed;
+    if (maker == nullptr) maker = NewForwarderMaker();
+    forwarder = PyRef::Steal(maker == nullptr ? nullptr : PyObject_CallOneArg(maker, callable));
+  }
   if (!forwarder) return {};
   auto* function = reinterpret_cast<PyFunctionObject*>(forwarder.get());
   if (local_functions.insert(forwarder.get()).second) kept_alive.push_back(forwarder);

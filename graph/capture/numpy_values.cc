@@ -6,6 +6,7 @@
 
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unrecorded.h"
 
 namespace framejit {
 namespace {
@@ -108,14 +109,7 @@ PyObject* RecorderState::Impl::CallNumPy(const NativeCall& call) {
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     if (Prepare(call.args[i]) != 0) return nullptr;
   }
-  PyRef result;
-  {
-    FakeSession::Pause pause;
-    const bool armed = RecordingHook::Arm(false);
-    result = PyRef::Steal(PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames));
-    RecordingHook::Arm(armed);
-  }
-  return Scan(result.release());
+  return Scan(CallUnrecorded(call));
 }
 
 }  // namespace framejit

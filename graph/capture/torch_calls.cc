@@ -5,6 +5,7 @@
 
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unrecorded.h"
 
 namespace framejit {
 namespace {
@@ -30,17 +31,6 @@ bool HasValue(const TorchArgument& argument) {
   }
   return false;
 }
-
-class Disarmed {
- public:
-  Disarmed() : armed_(RecordingHook::Arm(false)) {}
-  ~Disarmed() { RecordingHook::Arm(armed_); }
-  Disarmed(const Disarmed&) = delete;
-  Disarmed& operator=(const Disarmed&) = delete;
-
- private:
-  bool armed_;
-};
 
 }  // namespace
 

@@ -10,6 +10,7 @@
 
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unrecorded.h"
 #include "graph/constant.h"
 
 namespace framejit {
@@ -35,18 +36,6 @@ PyRef CallFunctorch(const char* name, PyObject* argument) {
                                           : PyObject_CallOneArg(function.get(), argument));
 }
 
-// Python code that runs is not recorded.
-class Native {
- public:
-  Native() : armed_(RecordingHook::Arm(false)) {}
-  ~Native() { RecordingHook::Arm(armed_); }
-  Native(const Native&) = delete;
-  Native& operator=(const Native&) = delete;
-
- private:
-  bool armed_;
-};
-
 // Leaves no layer of a transform that failed, whoever lost it. An exception that is set stays.
 class LayersScope {
  public:
@@ -69,7 +58,7 @@ class LayersScope {
 
 // torch.ops.aten.add.Tensor, which Python code makes when it is first asked for.
 PyRef OverloadOf(const c10::OperatorHandle& op) {
-  const Native native;
+  Disarmed disarmed;
   const std::string& name = op.schema().name();
   const size_t colons = name.find("::");
   const std::string& overload = op.schema().overload_name();
