@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
@@ -42,8 +43,9 @@ def run_range(first: int, count: int, shrink_seconds: float) -> tuple[Statistics
     return statistics, failures
 
 
-def run_chunk(first: int, count: int, arguments: argparse.Namespace, total: Statistics) -> int:
+def run_chunk(first: int, count: int, arguments: argparse.Namespace) -> tuple[Statistics, int]:
     """One chunk in a process of its own; how many of its programs failed."""
+    total = Statistics()
     command = [sys.executable, "-m", "tests.fuzz", "--worker", "--seed", str(first), "--programs", str(count),
                "--shrink", str(arguments.shrink)]  # fmt: skip
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
@@ -58,16 +60,19 @@ def run_chunk(first: int, count: int, arguments: argparse.Namespace, total: Stat
             print(line, end="", flush=True)
     if worker.wait() < 0:
         print(f"seed {seed}: crash: signal {-worker.returncode}", flush=True)
-        failures += 1 + (
-            run_chunk(seed + 1, first + count - seed - 1, arguments, total) if seed + 1 < first + count else 0
-        )
-    return failures
+        failures += 1
+        if seed + 1 < first + count:
+            rest, failed = run_chunk(seed + 1, first + count - seed - 1, arguments)
+            total.add(rest)
+            failures += failed
+    return total, failures
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--programs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--shrink", type=float, default=60.0, help="seconds for making a failing program small; 0: not")
     parser.add_argument("--show", action="store_true", help="print the program of the seed instead of running it")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -82,14 +87,20 @@ def main() -> int:
         return 0
     os.environ["PYTHONHASHSEED"] = "0"
     start, failures, total = time.monotonic(), 0, Statistics()
-    last = arguments.seed + arguments.programs
-    for first in range(arguments.seed, last, CHUNK):
-        failures += run_chunk(first, min(CHUNK, last - first), arguments, total)
-        if last - arguments.seed > CHUNK:
-            print(
-                f"seeds {arguments.seed} to {min(first + CHUNK, last) - 1}: {failures} differences; {total}", flush=True
-            )
-    print(f"{arguments.programs} programs, seeds {arguments.seed} to {last - 1}: {failures} differences, "
+    end = arguments.seed + arguments.programs
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        chunks = {
+            pool.submit(run_chunk, first, min(CHUNK, end - first), arguments): first
+            for first in range(arguments.seed, end, CHUNK)
+        }
+        for chunk in as_completed(chunks):
+            statistics, failed = chunk.result()
+            total.add(statistics)
+            failures += failed
+            if len(chunks) > 1:
+                first = chunks[chunk]
+                print(f"seeds {first} to {min(first + CHUNK, end) - 1}: {failed} differences; {statistics}", flush=True)
+    print(f"{arguments.programs} programs, seeds {arguments.seed} to {end - 1}: {failures} differences, "
           f"{time.monotonic() - start:.0f} s; {total}")  # fmt: skip
     return 1 if failures else 0
 
