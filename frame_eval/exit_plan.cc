@@ -443,6 +443,11 @@ bool ExitProgram::ApplyEffect(const Effect& effect, Builder& builder) const {
       return PySet_Clear(target) == 0 && _PySet_Update(target, value) == 0;
     case EffectKind::kReplaceDeque:
       return CallDequeMethod(target, "clear") && CallDequeMethod(target, "extend", value);
+    case EffectKind::kSetDequeItems:
+      for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value); ++i) {
+        if (PySequence_SetItem(target, i, PyList_GET_ITEM(value, i)) != 0) return false;
+      }
+      return true;
     case EffectKind::kSetCell:
       return PyCell_Set(target, value) == 0;
     case EffectKind::kSetLayout:

@@ -46,6 +46,7 @@ class RecordedText {
 
   std::vector<Part> parts_;
   std::vector<size_t> shared_memory_;
+  bool inputs_overlap_;
   std::vector<std::string> guards_;
   bool advance_iterators_;
   std::optional<StopPoint> stop_;

@@ -138,6 +138,13 @@ class Planner {
 
   // --- lifetimes ---
 
+  // The offset that as_strided is given counts from the start of the storage, and the scatters of views begin with a
+  // copy of all of it: such a value needs one of its own.
+  static bool ReadsWholeStorage(std::string_view op) {
+    return op.starts_with("aten::as_strided") || op.starts_with("aten::select_scatter") ||
+           op.starts_with("aten::slice_scatter") || op.starts_with("aten::diagonal_scatter");
+  }
+
   void FindLifetimes() {
     last_unit_.assign(graph().values.size(), -1);
     returned_.assign(graph().values.size(), false);
@@ -152,10 +159,8 @@ class Planner {
       last_unit_[static_cast<size_t>(root(id))] = kForever;
       returned_[static_cast<size_t>(root(id))] = true;
     }
-    // The offset that as_strided is given counts from the start of the storage: such a value needs one of its own.
     for (const Node& node : graph().nodes) {
-      bool absolute = OperatorName(node.op).rfind("aten::as_strided", 0) == 0;
-      if (absolute) returned_[static_cast<size_t>(root(node.operands[0].value))] = true;
+      if (ReadsWholeStorage(OperatorName(node.op))) returned_[static_cast<size_t>(root(node.operands[0].value))] = true;
     }
     for (const InputMutation& mutation : graph().mutations)
       last_unit_[static_cast<size_t>(root(mutation.value))] = kForever;

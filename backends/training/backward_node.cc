@@ -144,8 +144,9 @@ std::vector<bool> BackwardNode::WantedGradients() {
   return wanted;
 }
 
+// Adds to `converted` the memory of tangents that were brought into another layout.
 std::vector<at::Tensor> BackwardNode::SectionInputs(const BackwardVariant& variant, const Variables& tangents,
-                                                    bool by_operator) {
+                                                    bool by_operator, std::vector<const void*>* converted) {
   std::vector<at::Tensor> inputs;
   inputs.reserve(variant.plan.graph.inputs.size());
   auto add = [&](const at::Tensor& tensor) {
@@ -153,7 +154,11 @@ std::vector<at::Tensor> BackwardNode::SectionInputs(const BackwardVariant& varia
     inputs.push_back(by_operator ? tensor : InLayout(tensor, meta));
   };
   for (int32_t index : variant.plan.saved) add(saved_[static_cast<size_t>(index)].unpack(getptr()));
-  for (int32_t index : variant.plan.tangents) add(tangents[static_cast<size_t>(index)]);
+  for (int32_t index : variant.plan.tangents) {
+    const at::Tensor& tangent = tangents[static_cast<size_t>(index)];
+    add(tangent);
+    if (!inputs.back().is_same(tangent)) converted->push_back(inputs.back().storage().unsafeGetStorageImpl());
+  }
   return inputs;
 }
 
@@ -162,7 +167,8 @@ BackwardNode::Variables BackwardNode::RunSection(size_t section, Variables& tang
   bool by_operator = false;
   for (const at::Tensor& tangent : tangents) by_operator |= tangent.defined() && !IsPlain(tangent);
   const BackwardVariant& variant = program_->Backward(section, WantedGradients(), by_operator);
-  std::vector<at::Tensor> inputs = SectionInputs(variant, tangents, by_operator), outputs;
+  std::vector<const void*> converted;
+  std::vector<at::Tensor> inputs = SectionInputs(variant, tangents, by_operator, &converted), outputs;
   if (release) {
     Free(program_->joint().sections[section].tangents);
     tangents.clear();
@@ -175,7 +181,11 @@ BackwardNode::Variables BackwardNode::RunSection(size_t section, Variables& tang
     const int32_t position = variant.plan.gradients[i];
     if (position < 0) continue;
     const at::Tensor& output = outputs[static_cast<size_t>(position)];
-    gradients[i] = variant.plan.copied[static_cast<size_t>(position)] ? output.clone() : output;
+    // Of a tangent in its own layout eager would have a view that no gradient keeps, and copy it.
+    const bool of_converted =
+        !converted.empty() && output.defined() && output.has_storage() &&
+        std::find(converted.begin(), converted.end(), output.storage().unsafeGetStorageImpl()) != converted.end();
+    gradients[i] = of_converted || variant.plan.copied[static_cast<size_t>(position)] ? output.clone() : output;
   }
   return gradients;
 }

@@ -32,7 +32,8 @@ class BackwardNode : public torch::autograd::Node {
   using Variables = torch::autograd::variable_list;
 
   Variables RunSection(size_t section, Variables& tangents, bool release);
-  std::vector<at::Tensor> SectionInputs(const BackwardVariant& variant, const Variables& tangents, bool by_operator);
+  std::vector<at::Tensor> SectionInputs(const BackwardVariant& variant, const Variables& tangents, bool by_operator,
+                                        std::vector<const void*>* converted);
   std::vector<bool> WantedGradients();
   void CheckNotFreed(OutputMask given) const;
   void Free(OutputMask given);

@@ -116,6 +116,8 @@ PyObject* ShimTopmostHandledException(PyThreadState* thread);
 extern const uint8_t* const kShimDeopt;
 // Inline-cache units that follow an opcode.
 extern const uint8_t* const kShimCaches;
+// Whether the compiler puts all of a generator into a handler of its own, which makes RuntimeError of StopIteration.
+extern const int kShimGeneratorsHaveHandler;
 
 // What slot `index` of localsplus holds: any of these. Requires index < co_nlocalsplus.
 enum { kShimLocal = 1, kShimCell = 2, kShimFree = 4 };

@@ -33,6 +33,8 @@ static int IsTraced(PyThreadState* thread, PyCodeObject* code) {
   return thread->cframe->use_tracing != 0;
 }
 
+const int kShimGeneratorsHaveHandler = 0;
+
 int ShimIsInstrumented(PyCodeObject* code) {
   (void)code;
   return 0;

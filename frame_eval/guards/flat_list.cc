@@ -132,6 +132,39 @@ void FlatList::AddType(PyTypeObject* type, uint32_t version, int32_t owner) {
     AddWord32(tag, version, owner);
 }
 
+namespace {
+
+// Whether what the node checks of `object` may become another without a change to whatever holds the object.
+bool CanChangeInPlace(const GuardTree& tree, const GuardNode& node, PyObject* object) {
+  for (int32_t c = 0; c < node.check_count; ++c) {
+    switch (tree.checks[static_cast<size_t>(node.first_check + c)].kind) {
+      case GuardKind::kLengthIs:
+      case GuardKind::kSetEquals:
+      case GuardKind::kFunctionCode:
+      case GuardKind::kKeyPresent:
+      case GuardKind::kKeyAbsent:
+      case GuardKind::kKeysAre:
+        return true;
+      case GuardKind::kTypeIs:
+        if (ClassCanChange(Py_TYPE(object))) return true;
+        break;
+      case GuardKind::kTypeVersion:
+      case GuardKind::kConstantIs:
+      case GuardKind::kIdentityIs:
+      case GuardKind::kSameObject:
+      case GuardKind::kNotSameObject:
+      case GuardKind::kTensorMatches:  // tensors_
+      case GuardKind::kNoOverlap:
+      case GuardKind::kArgumentAbsent:
+      case GuardKind::kTorchState:
+        break;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
 void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32_t index) {
   size_t i = static_cast<size_t>(index);
   const GuardNode& node = tree.nodes[i];
@@ -158,8 +191,9 @@ void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32
       AddWord(_PyObject_GetDictPtr(parent_object), Word(object), index);
       break;
     case SourceKind::kDictItem:
-      // A volatile dict checks its leaves itself; what has children below might be another object at the same address.
-      refetch = is_volatile_[parent] && !node.leaf();
+      // A volatile dict checks its leaves itself, when they may be other objects. What has children below might be
+      // another object at the same address, and what can change in place is no matter of the dict's version.
+      refetch = is_volatile_[parent] && (!node.leaf() || CanChangeInPlace(tree, node, object));
       stable_[i] = !refetch;
       dynamic_[i] = is_volatile_[parent] && node.leaf();
       break;
@@ -198,6 +232,8 @@ void FlatList::AddNode(const GuardTree& tree, const GuardObjects& objects, int32
     if (node.leaf()) dynamic_[i] = true;
   }
   if (stable_[i] && !dynamic_[i]) AddStableChecks(tree, objects, index);
+  // The next object of a dynamic node is looked at itself, and this one's version may be gone by then.
+  if (dynamic_[i]) return;
   if (object != nullptr && PyDict_Check(object) && NeedsDictVersion(tree, index)) {
     AddDict(tree, objects, index);
   } else if (node.source.kind == SourceKind::kInstanceDict && node.check_count > 0) {

@@ -2,6 +2,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "bytecode/exception_table.h"
 #include "frame_eval/cpython/frame_view.h"
@@ -116,10 +118,43 @@ void RecorderState::Impl::DictEffects(const Shadow& shadow) {
     }
     return;
   }
-  for (PyObject* key : changes.set) {
+  // In the order of the writes: which of the keys are there already is no part of the recording, and decides where the
+  // others go. Where all keys were looked at it is, and C code may have written.
+  const auto order = [&](PyObject* key) {
+    const auto same = [&](const PyRef& written) { return PyObject_RichCompareBool(written.get(), key, Py_EQ) == 1; };
+    return std::find_if(shadow.written.begin(), shadow.written.end(), same) - shadow.written.begin();
+  };
+  std::vector<std::pair<ptrdiff_t, PyObject*>> set_keys;
+  for (PyObject* key : changes.set) set_keys.emplace_back(order(key), key);
+  if (!shadow.full)
+    std::stable_sort(set_keys.begin(), set_keys.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (const auto& [position, key] : set_keys) {
     AddEffect(set, target, RecipeFor(key), RecipeFor(PyDict_GetItemWithError(shadow.copy.get(), key)));
   }
 }
+
+bool RecorderState::Impl::MovesIterators(const Shadow& shadow) {
+  if (!shadow.touched) return false;
+  if (shadow.kind == ShadowKind::kList) return PyList_GET_SIZE(shadow.real.get()) != PyList_GET_SIZE(shadow.copy.get());
+  if (!PyDict_Check(shadow.copy.get())) return true;
+  PyRef before = KeysOf(shadow.real.get()), now = KeysOf(shadow.copy.get());
+  const bool same = before && now && PyObject_RichCompareBool(before.get(), now.get(), Py_EQ) == 1;
+  PyErr_Clear();
+  return !same;
+}
+
+namespace {
+
+// Whether iterators over the deque that were made before the recording fail now: appending to a full one may change
+// nothing else.
+bool FailsIterators(PyObject* witness) {
+  PyRef next = PyRef::Steal(PyIter_Next(witness));
+  const bool failed = PyErr_Occurred() != nullptr;
+  PyErr_Clear();
+  return failed;
+}
+
+}  // namespace
 
 // A list that kept its elements is extended; otherwise lists, sets and deques are replaced whole.
 void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
@@ -128,6 +163,7 @@ void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
   const Py_ssize_t size = PyList_GET_SIZE(now.get());
   Py_ssize_t first = 0;  // the first element that is written
   EffectKind effect = EffectKind::kReplaceList;
+  bool changed_form = false;  // of a deque: more than single items
   if (shadow.kind == ShadowKind::kSet) {
     if (PyObject_RichCompareBool(shadow.copy.get(), shadow.baseline.get(), Py_EQ) == 1) return;
   } else {
@@ -137,7 +173,8 @@ void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
            PyList_GET_ITEM(now.get(), kept) == PyList_GET_ITEM(shadow.baseline.get(), kept)) {
       ++kept;
     }
-    if (kept == size && kept == old_size) return;
+    changed_form = shadow.witness && FailsIterators(shadow.witness.get());
+    if (kept == size && kept == old_size && !changed_form) return;
     if (kept == old_size && shadow.kind == ShadowKind::kList) first = kept, effect = EffectKind::kExtendList;
   }
   Recipe recipe{.kind = RecipeKind::kList, .object = {}, .children = {}, .attributes = {}};
@@ -146,7 +183,7 @@ void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
     recipe.object = PyRef::Borrow(reinterpret_cast<PyObject*>(&PySet_Type));
     effect = EffectKind::kReplaceSet;
   } else if (shadow.kind == ShadowKind::kDeque) {
-    effect = EffectKind::kReplaceDeque;
+    effect = changed_form ? EffectKind::kReplaceDeque : EffectKind::kSetDequeItems;
   }
   for (Py_ssize_t i = first; i < size; ++i) {
     PyObject* item = PyList_GET_ITEM(now.get(), i);
@@ -217,9 +254,9 @@ bool IsInsideTry(PyObject* generator) {
   auto* code = reinterpret_cast<PyCodeObject*>(held.get());
   FrameView view(ShimGeneratorFrame(generator));
   std::optional<ExceptionHandler> handler = FindExceptionHandler(code, view.lasti());
-  // From 3.12 on all of a generator is in one, which makes RuntimeError of StopIteration.
+  if (!handler.has_value() || kShimGeneratorsHaveHandler == 0) return handler.has_value();
   std::optional<ExceptionHandler> whole = FindExceptionHandler(code, static_cast<int>(Py_SIZE(code)) - 1);
-  return handler.has_value() && !(PY_MINOR_VERSION >= 12 && whole.has_value() && handler->target == whole->target);
+  return !whole.has_value() || handler->target != whole->target;
 }
 
 }  // namespace

@@ -31,6 +31,16 @@ bool IsLinkOfExceptions(PyObject* name) {
          PyUnicode_CompareWithASCIIString(name, "__suppress_context__") == 0;
 }
 
+PyTypeObject* UnionType() {
+  static PyTypeObject* const type = [] {
+    auto* of_int = reinterpret_cast<PyObject*>(&PyLong_Type);
+    PyRef made = PyRef::Steal(PyNumber_Or(of_int, reinterpret_cast<PyObject*>(&PyUnicode_Type)));
+    if (!made) PyErr_Clear();
+    return made ? Py_TYPE(made.get()) : nullptr;
+  }();
+  return type;
+}
+
 PyObject* NoAttribute(PyObject* object, PyObject* name) {
   PyErr_Format(PyExc_AttributeError, "'%.50s' object has no attribute '%U'", Py_TYPE(object)->tp_name, name);
   return nullptr;
@@ -62,6 +72,8 @@ PyObject* RecorderState::Impl::InstanceGetAttr(PyObject* object, PyObject* name)
   } else if (!IsOutside(object)) {
     result = PyRef::Steal(Scan(PyObject_GetAttr(object, name)));
     return result.release();
+  } else if (type == UnionType() || type == &Py_GenericAliasType) {
+    return AliasGetAttr(object, name);
   } else {
     return BreakNull(BreakCode::kUnsupportedObject, std::string("attributes of a ") + type->tp_name);
   }
@@ -72,6 +84,23 @@ PyObject* RecorderState::Impl::InstanceGetAttr(PyObject* object, PyObject* name)
   if (fallback == nullptr) return PyErr_Occurred() ? nullptr : NoAttribute(object, name);
   PyErr_Clear();
   return Call(fallback, {object, name});
+}
+
+// int | str and list[int]: what they are made of is theirs; other attributes of list[int] are those of list.
+PyObject* RecorderState::Impl::AliasGetAttr(PyObject* object, PyObject* name) {
+  PyTypeObject* type = Py_TYPE(object);
+  PyObject* found = ShimTypeLookup(type, name);
+  const bool readable =
+      found != nullptr && (Py_TYPE(found) == &PyMemberDescr_Type || Py_TYPE(found) == &PyGetSetDescr_Type);
+  const bool callable =
+      found != nullptr && (Py_TYPE(found) == &PyMethodDescr_Type || Py_TYPE(found) == &PyWrapperDescr_Type);
+  const bool own = (readable || callable) && PyDescr_TYPE(found) == type;
+  if (own && readable) return BindData(found, object, name);
+  if (own || type != &Py_GenericAliasType || name == Names().klass)
+    return BreakNull(BreakCode::kUnsupportedObject, std::string("attributes of a ") + type->tp_name);
+  PyRef origin = PyRef::Steal(PyUnicode_InternFromString("__origin__"));
+  PyRef forward = origin ? PyRef::Steal(AliasGetAttr(object, origin.get())) : PyRef();
+  return forward ? GetAttr(forward.get(), name) : nullptr;
 }
 
 // Null with *found false and no exception: no such attribute.

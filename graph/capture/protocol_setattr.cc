@@ -104,6 +104,11 @@ int RecorderState::Impl::TensorSetAttr(PyObject* tensor, PyObject* name, PyObjec
   if (descriptor != nullptr && Py_TYPE(descriptor) == &PyGetSetDescr_Type) {
     const char* text = PyUnicode_AsUTF8(name);
     if (text == nullptr) return -1;
+    // Module.to() of what is there already: a tensor that is given its own data stays as it is.
+    if (std::string_view(text) == "data" && value != nullptr && IsFakeTensor(value) &&
+        TensorOf(value).is_same(TensorOf(tensor))) {
+      return 0;
+    }
     const bool is_gradient = std::string_view(text) == "grad" || std::string_view(text) == "requires_grad";
     return BreakInt(is_gradient ? BreakCode::kAutograd : BreakCode::kTensorMetadataMutation,
                     std::string("Tensor.") + text + " is set");

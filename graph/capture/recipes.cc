@@ -260,6 +260,9 @@ RecipeId RecorderState::Impl::InstanceRecipe(PyObject* object) {
   if (IsPlainIterator(object)) {
     PyRef parts = IteratorParts(object);
     if (!parts) return Unsupported(object);
+    // Iterators are made before the effects, of the container as it is outside.
+    const Shadow* over = PyTuple_GET_SIZE(parts.get()) > 0 ? FindShadow(PyTuple_GET_ITEM(parts.get(), 0)) : nullptr;
+    if (over != nullptr && MovesIterators(*over)) return Unsupported(object);
     PyRef alone = PyRef::Steal(PyTuple_Pack(1, parts.get()));
     return alone ? finish(NewRecipe(object, RecipeKind::kIterator), PyRef::Borrow(reinterpret_cast<PyObject*>(type)),
                           alone.get())

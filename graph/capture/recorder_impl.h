@@ -43,9 +43,11 @@ struct Shadow {
   PyRef copy;
   PyRef baseline;  // dict: key -> lifted value; list, deque: list; set: set
   PyRef owner;     // kInstanceDict: the instance
+  PyRef witness;   // deque: an iterator, which fails once the copy was changed, be it to what it was
   SourceId source = kNoSource;
-  bool full = false;     // every element is lifted and the keys or the length are guarded
-  bool touched = false;  // written: listed in RecorderImpl::writes
+  std::vector<PyRef> written = {};  // dict: the keys that were set, in the order of the first write
+  bool full = false;                // every element is lifted and the keys or the length are guarded
+  bool touched = false;             // written: listed in RecorderImpl::writes
 };
 
 // Something that was written, in order of the first write.
@@ -220,6 +222,7 @@ struct RecorderState::Impl {
   PyObject* GetAttr(PyObject* object, PyObject* name);
   PyObject* InstanceGetAttr(PyObject* object, PyObject* name);
   PyObject* GenericGetAttr(PyObject* object, PyObject* name, bool* found);
+  PyObject* AliasGetAttr(PyObject* object, PyObject* name);
   PyObject* TypeGetAttr(PyTypeObject* type, PyObject* name);
   PyObject* ModuleGetAttr(PyObject* module, PyObject* name);
   PyObject* SuperGetAttr(PyObject* object, PyObject* name);
@@ -369,6 +372,8 @@ struct RecorderState::Impl {
   bool HasFake(PyObject* object, int depth = 0) const;
   int CheckFailure();
   bool BreakWhereFakesFailed(PyObject* callable);
+  // Errors of operators on fakes, whose texts and sometimes classes are not those of eager mode's kernels.
+  std::vector<PyRef> operator_errors;
   absl::flat_hash_map<const void*, TorchValueId> torch_values;  // by TensorImpl
   std::vector<at::Tensor> kept_tensors;
 
@@ -400,6 +405,8 @@ struct RecorderState::Impl {
   void DictEffects(const Shadow& shadow);
   void InstanceEffects(const Shadow& shadow);
   void SequenceEffects(const Shadow& shadow);
+  // Whether an iterator over the outside container would not stand where one over its changed copy stands.
+  static bool MovesIterators(const Shadow& shadow);
   void WriteEffect(const Write& write);
   void AddEffect(EffectKind kind, RecipeId target, RecipeId key, RecipeId value);
   RecipeId SourceRecipe(SourceId source);

@@ -139,9 +139,11 @@ PyObject* RecorderState::Impl::LiftContainer(PyObject* value, SourceId source, b
     }
     PyRef copy = PyRef::Steal(
         PyObject_CallFunctionObjArgs(reinterpret_cast<PyObject*>(Names().deque), items.get(), maxlen.get(), nullptr));
-    if (!copy) return nullptr;
+    PyRef witness = PyRef::Steal(copy ? PyObject_GetIter(copy.get()) : nullptr);
+    if (!witness) return nullptr;
     Shadow* shadow = NewShadow(ShadowKind::kDeque, value, std::move(copy), source);
     shadow->full = true;
+    shadow->witness = std::move(witness);
     shadow->baseline = std::move(items);
     return Py_NewRef(shadow->copy.get());
   }
@@ -196,10 +198,20 @@ int RecorderState::Impl::ShadowDictContains(Shadow& shadow, PyObject* key) {
 int RecorderState::Impl::ShadowDictSet(Shadow& shadow, PyObject* key, PyObject* value) {
   Touch(shadow);
   if (shadow.kind == ShadowKind::kGlobals) globals_cache.clear();
-  if (value != nullptr) return CheckKey(key) != 0 ? -1 : PutDict(shadow.copy.get(), key, value);
+  if (value != nullptr) {
+    if (CheckKey(key) != 0 || PutDict(shadow.copy.get(), key, value) != 0) return -1;
+    shadow.written.push_back(PyRef::Borrow(key));
+    return 0;
+  }
   int present = ShadowDictContains(shadow, key);
   if (present < 0) return -1;
   if (present == 0) return PyErr_SetObject(PyExc_KeyError, key), -1;
+  // What was set and is deleted leaves the outside dict as it was, or without what was there before.
+  const bool outside = PyDict_GetItemWithError(shadow.real.get(), key) != nullptr;
+  if (!outside && PyErr_Occurred()) return -1;
+  AddGuard(outside ? GuardKind::kKeyPresent : GuardKind::kKeyAbsent, shadow.source, key);
+  std::erase_if(shadow.written,
+                [&](const PyRef& written) { return PyObject_RichCompareBool(written.get(), key, Py_EQ) == 1; });
   return PyODict_Check(shadow.copy.get()) ? PyODict_DelItem(shadow.copy.get(), key)
                                           : PyDict_DelItem(shadow.copy.get(), key);
 }

@@ -128,6 +128,9 @@ bool RecorderState::Impl::Snapshot(PyObject* object, bool is_result, TorchArgume
 bool RecorderState::Impl::BreakWhereFakesFailed(PyObject* callable) {
   PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
   PyErr_Fetch(&type, &value, &traceback);
+  PyErr_NormalizeException(&type, &value, &traceback);
+  // A TypeError is what torch's parser of arguments says, in eager mode as well.
+  if (value != nullptr && type != PyExc_TypeError) operator_errors.push_back(PyRef::Borrow(value));
   PyRef text = PyRef::Steal(value == nullptr ? nullptr : PyObject_Str(value));
   const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
   PyErr_Clear();

@@ -6,7 +6,7 @@ import ast
 
 from tests.fuzz.world import WORLD
 
-SETUP = WORLD.format(n0=1, n1=3, flag=True, mode="add", eval=".eval()")
+SETUP = WORLD.format(n0=1, n1=3, flag=True, mode="add", eval=".eval()") + "\nQ1 = collections.deque([1, 2])\n"
 
 # One function for each case; what it is called with stands where defaults do, up to a `/` if there is one.
 FUNCTIONS = """
@@ -76,6 +76,7 @@ def writes(x=T(3), y=B0):
 
 def writes_deque_and_set(x=T(3)):
     Q0.append(N0)
+    Q1[0] = N1
     S0.add(N1)
     OD0["w"] = 1
     LN0[0] = N1

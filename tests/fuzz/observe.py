@@ -12,7 +12,7 @@ import torch
 
 import framejit
 
-PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), torch.dtype, torch.device, range, slice)
+PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), torch.dtype, torch.device, range)
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -32,6 +32,8 @@ class Values:
 
 def _is_plain(value) -> bool:
     """Whether the value is all there is to see: nobody asks which of two equal ones it is."""
+    if isinstance(value, slice):
+        return all(map(_is_plain, (value.start, value.stop, value.step)))
     return isinstance(value, PLAIN) or (type(value) in (tuple, torch.Size) and all(map(_is_plain, value)))
 
 
@@ -95,7 +97,10 @@ class _Observer:
             for index, item in enumerate(value):
                 self.visit(f"{path}[{index}]", item)
         elif isinstance(value, (set, frozenset)):
-            self.add(path, sorted(map(repr, value)))
+            self.add(path, sorted(ADDRESS.sub("", repr(item)) for item in value))
+        elif isinstance(value, slice):
+            for name in ("start", "stop", "step"):
+                self.visit(f"{path}.{name}", getattr(value, name))
         if isinstance(getattr(value, "__dict__", None), dict):
             for name, item in list(value.__dict__.items()):
                 self.visit(f"{path}.{name}", item)

@@ -178,10 +178,12 @@ c = C(); c.old = 1
 d = {'a': 1, 'b': 2}; kept = [1, 2]; grown = [1]; s = {1, 2}
 import collections
 q = collections.deque([1], maxlen=3)
+items = collections.deque([1, 2])
+over_items = iter(items)
 )");
   SourceId next = 0;
   RecipeId c = Source(next++), d = Source(next++), kept = Source(next++), grown = Source(next++), s = Source(next++),
-           q = Source(next++);
+           q = Source(next++), items = Source(next++);
   RecipeId three = Constant("3"), four = Constant("4");
   RecipeId list = Container(RecipeKind::kList, {three, four});
   AddEffect(EffectKind::kSetAttribute, c, Constant("'new'"), three);
@@ -193,9 +195,12 @@ q = collections.deque([1], maxlen=3)
   AddEffect(EffectKind::kExtendList, grown, kNoRecipe, list);
   AddEffect(EffectKind::kReplaceSet, s, kNoRecipe, Container(RecipeKind::kSet, {four}));
   AddEffect(EffectKind::kReplaceDeque, q, kNoRecipe, list);
-  ASSERT_TRUE(Run(Container(RecipeKind::kTuple, {c, kept}),
-                  {python_["c"], python_["d"], python_["kept"], python_["grown"], python_["s"], python_["q"]}));
+  AddEffect(EffectKind::kSetDequeItems, items, kNoRecipe, list);
+  ASSERT_TRUE(Run(
+      Container(RecipeKind::kTuple, {c, kept}),
+      {python_["c"], python_["d"], python_["kept"], python_["grown"], python_["s"], python_["q"], python_["items"]}));
   Holds("r[0] is c and r[1] is kept and c.__dict__ == {'new': 4} and list(d.items()) == [('b', 2), ('c', 3)]");
+  Holds("list(over_items) == [3, 4]");
   Holds("kept == [3, 4] and grown == [1, 3, 4] and s == {4} and list(q) == [3, 4] and q.maxlen == 3");
 }
 

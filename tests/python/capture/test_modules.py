@@ -60,6 +60,11 @@ def module_call(x):
 
 
 @case(X)
+def module_that_is_moved_to_where_it_is(x):
+    return BLOCK.to(torch.float32).to("cpu")(x)
+
+
+@case(X)
 def module_with_keyword(x):
     return BLOCK(x, twice=True)
 

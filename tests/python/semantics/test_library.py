@@ -463,6 +463,19 @@ class Target:
         self.x = x
 
 
+UNION, ALIAS = int | Target, dict[str, "Target"]
+
+
+@case(X)
+def aliases_from_outside(x):
+    args = typing.get_args(UNION)
+    y = x * 2 if args[0] is int and args[1] is Target else x
+    return (
+        y, args[0], UNION.__args__[1], typing.get_origin(UNION), typing.get_args(ALIAS), ALIAS.__origin__,
+        ALIAS.__parameters__, ALIAS.fromkeys([1], 2), ALIAS.__name__,
+    )  # fmt: skip
+
+
 @case(X)
 def weak_references(x):
     target = Target(x)

@@ -87,6 +87,108 @@ def test_a_deque_of_another_length():
     assert found is None, found
 
 
+def test_a_full_deque_that_is_appended_to_while_it_is_iterated_over():
+    """Found by seed 22267: appending what is there already leaves the same elements, and iterators fail."""
+    setup = (
+        "Q = collections.deque([2], maxlen=4)\n\n"
+        "def f(x):\n    for v, w in zip(Q, [x, x]):\n        Q.appendleft(v)\n    return x + 1\n"
+    )
+    found = difference(Program(setup, ["result = call(T(3))"] * 6))
+    assert found is None, found
+
+
+FOUND = {
+    "a text that a meta kernel wrote (33993)": (
+        "W = T()\nD = T(3)\n\ndef f():\n    try:\n        W[...] = D.clone()\n    except Exception as e:\n"
+        "        LOG.append(str(e))\n",
+        ["call()"] * 3,
+    ),
+    "a key that is set and deleted (35988)": (
+        "D = {'a': 1}\n\ndef f(x):\n    D['a'] = x\n    del D['a']\n    return x + 1\n",
+        [
+            "result = call(T(3))",
+            "result = call(T(3))",
+            "D['a'] = 2\nresult = call(T(3))",
+            "D['a'] = 3\nresult = call(T(3))",
+        ],
+    ),
+    "iteration over a dict that was changed before (42213)": (
+        "D = {'a': 1, 'b': 2}\n\ndef f(x):\n    D.pop('b', 0)\n    for key in D.items():\n        LOG.append(key)\n"
+        "        print('a', x.sum().item() > 0)\n    return x + 1\n",
+        ["result = call(T(3))", "D['b'] = 3\nresult = call(T(3))", "result = call(T(3))"],
+    ),
+    "iteration over a list that grows": (
+        "L = [1]\n\ndef f(x):\n    for i in L:\n        if len(L) < 5:\n            L.extend([i + 1, i + 2])\n"
+        "        x = x + x.sum().item() if i == 3 else x * i\n    return x\n",
+        ["result = call(T(3))", "L[:] = [1]\nresult = call(T(3))", "L[:] = [2]\nresult = call(T(3))"],
+    ),
+    "what a write to a view leaves begins at its memory (42755)": (
+        "def f(x):\n    y = x + torch.full((), 1.0)\n    y[1].mul_(2)\n    return list(y.contiguous())\n",
+        ["result = call(T(3))"] * 2,
+    ),
+    "new attributes come in the order of the writes (30733)": (
+        "def f(o, x):\n    o.first = x\n    o.second = 2\n    return x + 1\n",
+        [
+            "a = O()\na.second = 1\nresult = call(a, T(3))",
+            "a = O()\nresult = call(a, T(3))",
+            "a = O()\na.first = 1\nresult = call(a, T(3))",
+        ],
+    ),
+    # Nothing is written to the globals between the last two calls.
+    "a list behind a global that was another one (41617)": (
+        "L, a = [], T(3)\n\ndef f(x):\n    return x + len(L)\n",
+        ["LOG.append(call(a))", "L = []\nLOG.append(call(a))", "L.append(1)\nLOG.append(call(a))"],
+    ),
+    "a dict behind a global that was another one": (
+        "D, a = {}, T(3)\n\ndef f(x):\n    return x + 1 if 'a' in D else x\n",
+        ["LOG.append(call(a))", "D = {}\nLOG.append(call(a))", "D['a'] = 1\nLOG.append(call(a))"],
+    ),
+    "a set behind a global that was another one": (
+        "S, a = set(), T(3)\n\ndef f(x):\n    return x + 1 if 'a' in S else x\n",
+        ["LOG.append(call(a))", "S = set()\nLOG.append(call(a))", "S.add('a')\nLOG.append(call(a))"],
+    ),
+    "an object behind a global that becomes one of another class": (
+        "class P:\n    k = 2\n\nclass Q:\n    k = 3\n\nV, a = P(), T(3)\n\ndef f(x):\n"
+        "    return x * (2 if type(V) is P else 3)\n",
+        ["LOG.append(call(a))", "V = P()\nLOG.append(call(a))", "V.__class__ = Q\nLOG.append(call(a))"],
+    ),
+    "inputs that shared memory when they were recorded (38899)": (
+        "W = T()\nL = [T()]\nB = torch.zeros(3)\n\ndef f():\n    B.sub_(3)\n    L[0] = sum(L, W)\n",
+        ["L[0] = W.detach()\ncall()", "call()", "call()"],
+    ),
+    "items of a deque that is iterated over (52137)": (
+        "Q = collections.deque([2, 3])\n\ndef f(x):\n    for v in Q:\n        Q[-1] = 5\n"
+        "        x = x + v + x.sum().item()\n    return x\n",
+        ["result = call(T(3))", "Q[-1] = 2\nresult = call(T(3))", "Q.append(1)\nresult = call(T(3))"],
+    ),
+    "keys that C code writes (56201)": (
+        "D = collections.OrderedDict()\n\ndef f(x):\n    D.update(a=1)\n    D['b'] = 2\n    return x + 1\n",
+        ["result = call(T(3))", "result = call(T(3))", "D.clear()\nD['b'] = 1\nresult = call(T(3))"],
+    ),
+    "gradients that are parts of an expanded one (56635)": (
+        "W = T(2, 3)\n\ndef f(x):\n    return torch.stack([W, x])\n",
+        [
+            "a = T(2, 3, grad=True)\ncall(a).sum().backward()",
+            "call(a).mean().backward()",
+            "call(a).sin().sum().backward()",
+        ],
+    ),
+    "an argument that is the default's object (47413)": (
+        "N = 3\n\ndef g(x, *args, key=1):\n    return x * key\n\ndef f(x):\n    return g(x, key=N)\n",
+        ["result = call(T(3))", "g.__kwdefaults__ = {'key': 3}\nresult = call(T(3))"],
+    ),
+}
+
+
+@pytest.mark.parametrize("backend", ["interp", "auto"])
+@pytest.mark.parametrize("checks", ["", "replay"])
+@pytest.mark.parametrize("name", FOUND)
+def test_found_by_the_fuzzer(name, checks, backend):
+    setup, steps = FOUND[name]
+    found = difference(Program("class O:\n    pass\n\n" + setup, steps, checks=checks, backend=backend))
+    assert found is None, found
+
+
 MIXED = ["F.linear(x, w)", "F.linear(x[0], w)", "torch.mm(x, w)", "F.layer_norm(x, (3,), w[0])", "x[0] @ w",
          "torch.bmm(x[None], w[None])", "F.batch_norm(x, w[0], w[0], w[1])"]  # fmt: skip
 

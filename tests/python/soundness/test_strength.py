@@ -39,6 +39,7 @@ WITNESSES = {
     "effect:ExtendList": "broken_list",
     "effect:ReplaceSet": "writes_deque_and_set",
     "effect:ReplaceDeque": "writes_deque_and_set",
+    "effect:SetDequeItems": "writes_deque_and_set",
     "effect:SetCell": "writes_attributes",
     "effect:SetLayout": "layouts",
     "effect:Call": "set_state",
