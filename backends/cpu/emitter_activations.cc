@@ -131,7 +131,7 @@ constexpr EmitRule P(EmitResults (*emit)(Emitter&)) { return {NodeKind::kPointwi
 
 constexpr EmitRule Channelwise(EmitResults (*emit)(Emitter&)) {
   EmitRule rule = P(emit);
-  rule.channel_operands = true;
+  rule.operand_dim = 1;
   return rule;
 }
 

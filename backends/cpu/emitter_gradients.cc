@@ -103,6 +103,25 @@ EmitResults MeanSquare(Emitter& e) {
   return {d.Mul(d.Mul(d.Number(norm), difference), d.gradient)};
 }
 
+// nll_loss_backward(gradient, log_probabilities, target, weight?, reduction, ignore_index, total_weight) over rows of
+// classes: the forward has seen that the targets are classes.
+EmitResults NegativeLogLikelihood(Emitter& e) {
+  const at::ScalarType type = e.out();
+  const int64_t reduction = e.constant(4).toInt(), ignored = e.constant(5).toInt();
+  const int64_t classes = e.out_meta().sizes.empty() ? 0 : e.out_meta().sizes.back();
+  if ((type != at::ScalarType::Float && type != at::ScalarType::Double) || !e.IsNone(3) || classes > INT32_MAX ||
+      reduction == at::Reduction::None || e.out_meta().sizes.size() != 2 || e.operand_meta(2).dtype != at::kLong) {
+    return {e.Fail()};
+  }
+  ValueId gradient = e.b().Unary(Op::kNeg, e.As(0, type)), target = e.As(e.Get(2, 0), at::kLong);
+  if (reduction == at::Reduction::Mean) gradient = e.b().Binary(Op::kDiv, gradient, e.As(6, type));
+  const ValueId counts = e.b().Binary(Op::kNe, target, e.b().ConstInt(loop::DType::kInt64, ignored));
+  const ValueId of_row = e.b().Select(counts, gradient, e.Number(0, type));
+  const ValueId here = e.b().Binary(Op::kEq, e.b().Cast(loop::DType::kInt32, e.Index(1)),
+                                    e.b().Cast(loop::DType::kInt32, target));
+  return {e.b().Select(here, of_row, e.Number(0, type))};
+}
+
 // _softmax_backward_data(gradient, y, dim, input_dtype); the same for log_softmax.
 bool KeepsType(Emitter& e) { return c10::isFloatingType(e.out()) && e.operand_meta(0).dtype == e.out(); }
 
@@ -147,6 +166,8 @@ const NamedRule kRules[] = {
     {"aten::leaky_relu_backward", P(LeakyRelu)},
     {"aten::hardtanh_backward", P(Hardtanh)},
     {"aten::mse_loss_backward", P(MeanSquare)},
+    {"aten::nll_loss_backward",
+     {NodeKind::kPointwise, NegativeLogLikelihood, -1, false, false, /*operand_dim=*/0}},
     {"aten::_softmax_backward_data", Row(Softmax, 2)},
     {"aten::_log_softmax_backward_data", Row(LogSoftmax, 2)},
     {"aten::native_layer_norm_backward", {NodeKind::kRow, LayerNorm, 2, /*trailing_dims=*/true}},

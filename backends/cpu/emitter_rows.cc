@@ -1,5 +1,7 @@
 // Operators over rows: reductions, softmax, layer norm. Operand 0 is an element value of the kernel; its reduced
 // dimensions are the kernel's inner dimension.
+#include <c10/core/WrapDimMinimal.h>
+
 #include "backends/cpu/emitter_rules.h"
 
 namespace framejit::cpu {
@@ -36,6 +38,24 @@ template <Op op>
 EmitResults Quantifier(Emitter& e) {
   if (e.out() != at::ScalarType::Bool) return {e.Fail()};
   return {e.b().Reduce(op, e.b().Cast(loop::DType::kInt32, e.As(0, at::ScalarType::Bool)))};
+}
+
+// argmax(input, dim?, keepdim): the first of the extreme values, or the first NaN. Over all dimensions only where there is
+// one, since positions are counted along a dimension.
+template <Op op>
+EmitResults ArgExtremum(Emitter& e) {
+  const at::ScalarType type = e.operand_meta(0).dtype;
+  const int64_t rank = static_cast<int64_t>(e.operand_meta(0).sizes.size());
+  if (rank == 0 || (e.IsNone(1) && rank != 1) || type == at::ScalarType::Bool) return {e.Fail()};
+  const int64_t dim = e.IsNone(1) ? 0 : c10::maybe_wrap_dim(e.constant(1).toInt(), rank);
+  if (e.operand_meta(0).sizes[static_cast<size_t>(dim)] >= INT32_MAX) return {e.Fail()};
+  const ValueId x = e.As(0, type);
+  ValueId found = e.b().Binary(Op::kEq, x, e.b().Reduce(op, x));
+  if (c10::isFloatingType(type)) found = e.b().Binary(Op::kOr, found, e.b().Binary(Op::kNe, x, x));
+  const ValueId position = e.b().Cast(loop::DType::kInt32, e.Index(dim));
+  const ValueId none = e.b().ConstInt(loop::DType::kInt32, INT32_MAX);
+  const ValueId first = e.b().Reduce(Op::kReduceMin, e.b().Select(found, position, none));
+  return {e.b().Cast(loop::DType::kInt64, first)};
 }
 
 // Divisor as torch has it: an empty or zero divisor gives NaN or infinity, like 0 / 0.
@@ -104,6 +124,8 @@ const NamedRule kRules[] = {
     {"aten::min", Row(Extremum<Op::kReduceMin>, -1)},
     {"aten::amax", Row(Extremum<Op::kReduceMax>, 1)},
     {"aten::amin", Row(Extremum<Op::kReduceMin>, 1)},
+    {"aten::argmax", Row(ArgExtremum<Op::kReduceMax>, 1)},
+    {"aten::argmin", Row(ArgExtremum<Op::kReduceMin>, 1)},
     {"aten::any", Row(Quantifier<Op::kReduceMax>, -1)},
     {"aten::any.dim", Row(Quantifier<Op::kReduceMax>, 1)},
     {"aten::any.dims", {NodeKind::kRow, Quantifier<Op::kReduceMax>, 1, false, /*empty_means_none=*/true}},

@@ -16,7 +16,7 @@ struct EmitRule {
   int dims_operand = -1;          // kRow: the operand that names the dimensions; -1: all of them
   bool trailing_dims = false;     // kRow: that operand is a shape, whose length counts the trailing dimensions
   bool empty_means_none = false;  // kRow: no dimensions given is no reduction, instead of one over all
-  bool channel_operands = false;  // operands after the first lie on dimension 1 instead of being aligned to the right
+  int operand_dim = kAlignRight;  // where the first dimension of operands after the first lies
 };
 
 // Null where ATen runs the operator.

@@ -5,14 +5,13 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "backends/cpu/emitter_rules.h"
+#include "backends/loop/split.h"
 
 namespace framejit::cpu {
 namespace {
 
 constexpr size_t kMaxNodes = 64;       // of one kernel: beyond, registers spill more than fusion saves
 constexpr int8_t kUnknown = -3;        // a dimension no operand inside the group has settled yet
-constexpr int64_t kWideRow = 1 << 16;  // a reduction of few rows this long is ATen's, which splits rows over threads
-constexpr int64_t kFewRows = 8;
 constexpr int64_t kFewColumns = 16;  // fewer leave vectors mostly empty, and too few of them to hide latencies
 
 int64_t Product(c10::ArrayRef<int64_t> sizes) {
@@ -391,7 +390,8 @@ class Fuser {
 
   static bool RowsAreWorthIt(c10::ArrayRef<int64_t> domain, int inner_dims) {
     size_t rows = domain.size() - static_cast<size_t>(inner_dims);
-    return Product(domain.slice(0, rows)) >= kFewRows || Product(domain.slice(rows)) < kWideRow;
+    const int64_t inner = Product(domain.slice(rows));
+    return Product(domain.slice(0, rows)) >= kFewRows || inner < kWideRow || loop::PiecesOfRow(inner) > 0;
   }
 
   std::vector<int32_t> OperandGroups(int32_t n) const {
@@ -580,7 +580,7 @@ int FirstDim(int align, size_t node_rank, size_t rank) {
 
 int AlignOf(const Node& node, size_t operand) {
   const EmitRule* rule = FindEmitRule(OperatorName(node.op));
-  return rule != nullptr && rule->channel_operands && operand > 0 ? 1 : kAlignRight;
+  return rule != nullptr && operand > 0 ? rule->operand_dim : kAlignRight;
 }
 
 std::vector<int64_t> DomainStrides(const TensorMeta& value, const DimMap& node_map, int align, size_t domain_rank) {

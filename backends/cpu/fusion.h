@@ -16,6 +16,11 @@ using DimMap = absl::InlinedVector<int8_t, 6>;
 inline constexpr int8_t kSizeOne = -1;
 inline constexpr int8_t kBroadcast = -2;  // an expanded dimension of a view
 
+// Few rows that are long are reduced in pieces, so that several threads have work; where their length has no divisor
+// for that, they are ATen's.
+inline constexpr int64_t kWideRow = 1 << 16;
+inline constexpr int64_t kFewRows = 8;
+
 struct Unit {
   bool is_kernel = false;
   std::vector<int32_t> nodes;   // ascending; one for an ATen call

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,8 @@
 #include "backends/cpu/library_calls.h"
 #include "backends/cpu/norm_gradients.h"
 #include "backends/dispatch.h"
+#include "backends/loop/canonicalize.h"
+#include "backends/loop/split.h"
 #include "base/log.h"
 #include "graph/print.h"
 
@@ -37,9 +40,15 @@ KernelCompiler& TheCompiler(bool keep_text) {
   return keep_text ? *verbose : *plain;
 }
 
+// A fused kernel as it runs: whole, or cut into parts that run one after the other.
 struct FusedKernel {
+  struct Part {
+    std::shared_ptr<const CompiledKernel> code;
+    std::vector<int32_t> buffers;  // into `lowered.buffers`, then into `temporaries`
+  };
   LoweredKernel lowered;
-  std::shared_ptr<const CompiledKernel> code;
+  std::vector<Part> parts;
+  std::vector<loop::SplitKernel::Temporary> temporaries;
 };
 
 struct FusedGraph {
@@ -48,15 +57,52 @@ struct FusedGraph {
   std::vector<bool> stored;
 };
 
+// A column of this many elements is walked once per kernel: between two walks of a strip of columns its lines would not
+// stay in the first cache.
+constexpr int64_t kLongColumn = 128;
+
+// Into how many pieces the rows of the kernel are cut; 0: it runs whole.
+int64_t PiecesOf(const loop::Kernel& kernel) {
+  if (!kernel.has_reductions()) return 0;
+  const bool wide = kernel.row_count() < kFewRows && kernel.inner_size() >= kWideRow;
+  if (wide) return loop::PiecesOfRow(kernel.inner_size());
+  const bool columns = WalkOf(kernel) == Walk::kColumns && kernel.inner_size() > kLongColumn;
+  return columns && loop::PassCount(kernel) > 1 ? 1 : 0;
+}
+
+absl::StatusOr<FusedKernel::Part> CompilePart(const loop::Kernel& kernel, std::vector<int32_t> buffers) {
+  const bool assembly = LogEnabled(LogArtifact::k_asm);
+  auto code = TheCompiler(assembly).Compile(kernel);
+  if (!code.ok()) return code.status();
+  if (LogEnabled(LogArtifact::k_loops)) Log(LogArtifact::k_loops, loop::Print(kernel));
+  if (assembly) Log(LogArtifact::k_asm, (*code)->assembly());
+  return FusedKernel::Part{*std::move(code), std::move(buffers)};
+}
+
 absl::StatusOr<FusedKernel> CompileUnit(const GraphFacts& facts, const FusedGraph& fused, const Unit& unit) {
   auto lowered = LowerKernel(facts, fused.fusion, unit, fused.stored);
   if (!lowered.ok()) return lowered.status();
-  bool assembly = LogEnabled(LogArtifact::k_asm);
-  auto code = TheCompiler(assembly).Compile(lowered->kernel);
-  if (!code.ok()) return code.status();
-  if (LogEnabled(LogArtifact::k_loops)) Log(LogArtifact::k_loops, loop::Print(lowered->kernel));
-  if (assembly) Log(LogArtifact::k_asm, (*code)->assembly());
-  return FusedKernel{*std::move(lowered), *std::move(code)};
+  FusedKernel fused_kernel{*std::move(lowered), {}, {}};
+  const loop::Kernel& whole = fused_kernel.lowered.kernel;
+  loop::SplitKernel split;
+  loop::Kernel canonical = whole;
+  loop::Canonicalize(canonical);
+  if (const int64_t pieces = PiecesOf(canonical); pieces > 0) {
+    auto cut = loop::Split(canonical, pieces);
+    if (!cut.ok()) return cut.status();
+    split = *std::move(cut);
+    fused_kernel.temporaries = split.temporaries;
+  } else {
+    std::vector<int32_t> buffers(whole.buffers.size());
+    std::iota(buffers.begin(), buffers.end(), 0);
+    split.parts.push_back({whole, std::move(buffers)});
+  }
+  for (loop::SplitKernel::Part& part : split.parts) {
+    auto compiled = CompilePart(part.kernel, std::move(part.buffers));
+    if (!compiled.ok()) return compiled.status();
+    fused_kernel.parts.push_back(*std::move(compiled));
+  }
+  return fused_kernel;
 }
 
 // Fuses and compiles; nodes whose kernel the code generator refuses are left to ATen and the rest is fused again.
@@ -326,14 +372,28 @@ class Planner {
     for (size_t b = 0; b < lowered.buffers.size(); ++b) {
       if (lowered.kernel.buffers[b].written && !PlaceOverDeadInput(lowered, b)) PlaceNewValue(lowered.buffers[b]);
     }
-    KernelStep step;
-    step.kernel = kernel.code;
-    for (ValueId id : lowered.buffers) step.buffers.push_back(PointerOf(id));
-    step.grain = Grain(*kernel.code);
-    plan_.nanoseconds += 30 + static_cast<double>(kernel.code->units() * kernel.code->elements_per_unit()) * 0.1 *
-                                  std::max(1, kernel.code->cost_per_element()) / 2;
-    DescribeKernel(unit, lowered);
-    Emit(std::move(step));
+    std::vector<int64_t> temporaries;
+    for (const auto& temporary : kernel.temporaries) {
+      temporaries.push_back(arena_.Allocate(temporary.elements * loop::DTypeBytes(temporary.dtype)));
+    }
+    for (const FusedKernel::Part& part : kernel.parts) {
+      KernelStep step;
+      step.kernel = part.code;
+      for (int32_t buffer : part.buffers) {
+        const int64_t temporary = buffer - static_cast<int64_t>(lowered.buffers.size());
+        step.buffers.push_back(temporary < 0 ? PointerOf(lowered.buffers[static_cast<size_t>(buffer)])
+                                             : PointerRef{0, temporaries[static_cast<size_t>(temporary)]});
+      }
+      step.grain = Grain(*part.code);
+      plan_.nanoseconds += 30 + static_cast<double>(part.code->units() * part.code->elements_per_unit()) * 0.1 *
+                                    std::max(1, part.code->cost_per_element()) / 2;
+      Emit(std::move(step));
+    }
+    for (size_t i = 0; i < temporaries.size(); ++i) {
+      const auto& temporary = kernel.temporaries[i];
+      arena_.Free(temporaries[i], temporary.elements * loop::DTypeBytes(temporary.dtype));
+    }
+    DescribeKernel(unit, kernel);
   }
 
   static int64_t Grain(const CompiledKernel& kernel) {
@@ -462,13 +522,15 @@ class Planner {
     if (ref.kind == TensorRef::Kind::kLocal) TouchLocal(ref.index);
   }
 
-  void DescribeKernel(const Unit& unit, const LoweredKernel& lowered) {
+  void DescribeKernel(const Unit& unit, const FusedKernel& kernel) {
     std::vector<std::string> names;
     for (int32_t n : unit.nodes) {
       std::string name = OperatorName(graph().nodes[static_cast<size_t>(n)].op);
       names.push_back(name.substr(name.find("::") + 2));
     }
-    absl::StrAppend(&plan_.description, "kernel ", absl::StrJoin(names, " "), ": ", lowered.bytes, " bytes\n");
+    absl::StrAppend(&plan_.description, "kernel ", absl::StrJoin(names, " "), ": ", kernel.lowered.bytes, " bytes");
+    if (kernel.parts.size() > 1) absl::StrAppend(&plan_.description, ", in ", kernel.parts.size(), " parts");
+    absl::StrAppend(&plan_.description, "\n");
   }
 
   Plan& plan_;

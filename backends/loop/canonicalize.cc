@@ -19,6 +19,7 @@ class Canonicalizer {
     FoldUnitDims();
     SortDims();
     MergeDims();
+    TileTransposedLoads();
     if (kernel_.inner_size() == 1) {
       // One element per row: element-level throughout, so that no rank question is left.
       for (Access& access : kernel_.accesses) access.strides.back() = 1;
@@ -144,6 +145,57 @@ class Canonicalizer {
       EraseDim(d);
     }
   }
+
+  // A load whose neighbours along the inner dimension lie far apart uses one element of each cache line per row. So that
+  // the line is still there when the next row wants its neighbour, long inner dimensions are cut and the rows along
+  // which the load is contiguous are walked inside:  [A, R, C]  becomes  [A, C / tile, R, tile].
+  void TileTransposedLoads() {
+    const size_t inner = kernel_.dims.size() - 1;
+    if (kernel_.has_reductions() || inner == 0 || IsIndexed(inner) || kernel_.inner_size() <= kMaxTile) return;
+    const size_t along = ContiguousRowDim();
+    const int64_t tile = TileOf(kernel_.inner_size());
+    if (along == inner || tile == 0) return;
+    std::vector<size_t> order(inner + 1);
+    std::iota(order.begin(), order.end(), 0);
+    std::rotate(order.begin() + along, order.begin() + along + 1, order.begin() + inner);
+    Permute(order);
+    const int64_t blocks = kernel_.inner_size() / tile;
+    kernel_.dims.back().size = tile;
+    kernel_.dims.insert(kernel_.dims.begin() + inner - 1, Dim{blocks});
+    for (Access& access : kernel_.accesses) {
+      access.strides.insert(access.strides.begin() + inner - 1, access.strides.back() * tile);
+    }
+    for (Node& node : kernel_.nodes) {
+      if (node.op == Op::kIndex && node.attr + 1 >= static_cast<int64_t>(inner)) ++node.attr;
+    }
+  }
+
+  // The row dimension along which some load with a strided inner dimension is contiguous; the inner one if there is none.
+  size_t ContiguousRowDim() const {
+    const size_t inner = kernel_.dims.size() - 1;
+    for (const Node& node : kernel_.nodes) {
+      if (node.op != Op::kLoad) continue;
+      const std::vector<int64_t>& strides = kernel_.accesses[node.attr].strides;
+      if (strides[inner] == 0 || strides[inner] == 1) continue;
+      for (size_t d = 0; d < inner; ++d) {
+        if (strides[d] == 1 && kernel_.dims[d].size >= kMinTile) return d;
+      }
+    }
+    return inner;
+  }
+
+  // The largest divisor that is a tile, of whole vectors if possible.
+  static int64_t TileOf(int64_t size) {
+    for (int64_t multiple : {8, 1}) {
+      for (int64_t tile = kMaxTile; tile >= kMinTile; --tile) {
+        if (tile % multiple == 0 && size % tile == 0) return tile;
+      }
+    }
+    return 0;
+  }
+
+  static constexpr int64_t kMaxTile = 64;  // lines of the strided load that are in use at a time
+  static constexpr int64_t kMinTile = 8;
 
   Kernel& kernel_;
 };

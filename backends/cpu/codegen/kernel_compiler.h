@@ -22,6 +22,15 @@ struct CodegenOptions {
   bool keep_text = false;              // fill CompiledKernel::assembly
 };
 
+// What vectors of a kernel run along, which is what its work is divided by (see CompiledKernel::units).
+enum class Walk : uint8_t {
+  kElements,  // the only dimension of a kernel without reductions; a unit is an element
+  kRows,      // the inner dimension; a unit is a row
+  kColumns,   // the last row dimension, where that one is contiguous and the inner one is not; a unit is a vector of
+              // rows
+};
+Walk WalkOf(const loop::Kernel& kernel);  // of a canonical kernel
+
 // Machine code of one kernel. Immutable, safe to run from several threads at once; lives as long as someone holds it.
 class CompiledKernel {
  public:

@@ -46,6 +46,7 @@ void KernelEmitter::Emit() {
   accumulators_.resize(kernel_.nodes.size());
   totals_.resize(kernel_.nodes.size());
   row_buffers_.resize(kernel_.nodes.size());
+  FindNarrowIndices();
   for (size_t id = 0; id < kernel_.nodes.size(); ++id) {
     if (kernel_.nodes[id].op == Op::kConst) values_[id] = operators_.Constant(kernel_.nodes[id]);
   }
@@ -372,9 +373,38 @@ Value KernelEmitter::LaneIndex(const Gp& first, int64_t displacement) {
   return out;
 }
 
+// The low 32 bits of the same.
+Value KernelEmitter::LaneIndex32(const Gp& first, int64_t displacement) {
+  Reg start = simd_.New();
+  cc_.vmovd(start.xmm(), first.r32());
+  cc_.emit(Inst::kIdVpbroadcastd, start, start.xmm());
+  int32_t lanes[16];
+  for (int lane = 0; lane < 16; ++lane) lanes[lane] = static_cast<int32_t>(displacement) + lane;
+  Mem m = cc_.newConst(asmjit::ConstPoolScope::kLocal, lanes, simd_.vector_bytes());
+  m.setSize(simd_.vector_bytes());
+  return Value{{simd_.Op2(Inst::kIdVpaddd, start, m)}};
+}
+
+void KernelEmitter::FindNarrowIndices() {
+  narrow_index_.assign(kernel_.nodes.size(), false);
+  if (walk_ == Walk::kColumns) return;
+  for (size_t id = 0; id < kernel_.nodes.size(); ++id) {
+    const Node& node = kernel_.nodes[id];
+    narrow_index_[id] = node.op == Op::kIndex && schedule_.is_element[id];
+    for (int i = 0; i < loop::OperandCount(node.op); ++i) {
+      if (node.op != Op::kCast || node.dtype != loop::DType::kInt32) narrow_index_[node.operands[i]] = false;
+    }
+  }
+}
+
 void KernelEmitter::EmitElement(ValueId id, int part, const Tail* tail) {
   const Node& node = kernel_.nodes[id];
   const int64_t displacement = int64_t{part} * simd_.lanes;
+  if (narrow_index_[id]) return;
+  if (node.op == Op::kCast && narrow_index_[node.operands[0]]) {
+    values_[id] = LaneIndex32(index_, displacement);
+    return;
+  }
   if (loop::IsReduction(node.op)) {
     EmitReductionStep(id, part, tail);
   } else if (node.op == Op::kIndex) {

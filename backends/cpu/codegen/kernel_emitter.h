@@ -11,14 +11,6 @@
 
 namespace framejit::cpu {
 
-// What vectors of a kernel run along, which is what its work is divided by (see CompiledKernel::units).
-enum class Walk : uint8_t {
-  kElements,  // the only dimension of a kernel without reductions; a unit is an element
-  kRows,      // the inner dimension; a unit is a row
-  kColumns,   // the last row dimension, where that one is contiguous and the inner one is not; a unit is a vector of
-              // rows
-};
-Walk WalkOf(const loop::Kernel& kernel);
 // Vectors of `lanes` elements that the last row dimension takes.
 int64_t ColumnVectors(const loop::Kernel& kernel, int lanes);
 
@@ -70,6 +62,8 @@ class KernelEmitter {
   void EmitElement(loop::ValueId id, int part, const Tail* tail);
   void EmitReductionStep(loop::ValueId id, int part, const Tail* tail);
   Value LaneIndex(const Gp& first, int64_t displacement);
+  Value LaneIndex32(const Gp& first, int64_t displacement);
+  void FindNarrowIndices();
   Value Broadcast(const Gp& value);
   Mem RowBuffer(loop::ValueId id, int64_t displacement, int register_index);
   int ChooseUnroll(const loop::Pass& pass, const Range& range) const;
@@ -97,6 +91,7 @@ class KernelEmitter {
   std::vector<Gp> pointers_;                      // by access: element 0 of the current row
   std::vector<Gp> position_;                      // of the current row in each row dimension
   std::vector<Value> values_;                     // by ValueId
+  std::vector<bool> narrow_index_;                // by ValueId: inner positions that are only read as i32
   std::vector<std::vector<Value>> accumulators_;  // by ValueId of a reduction, by part
   std::vector<std::vector<Value>> totals_;        // by ValueId, by part: sums of finished blocks
   std::vector<Mem> row_buffers_;                  // by ValueId

@@ -208,19 +208,27 @@ void Memory::CopyElement(int64_t bytes, const Mem& from, const Mem& to) {
     s.cc.mov(target, value.r8());
 }
 
-void Memory::CopyLanes(DType dtype, const Lanes& lanes, const Tail* tail, bool to_scratch) {
-  const int64_t bytes = loop::DTypeBytes(dtype);
-  const int64_t step = lanes.stride * bytes;
-  Gp element = s.cc.newInt64();  // address of lane 0
+// Address of lane 0.
+Gp Memory::FirstElement(const Lanes& lanes, int64_t bytes) {
+  Gp element = s.cc.newInt64();
   if (lanes.index.isValid())
     s.cc.mov(element, lanes.index);
   else
     s.cc.xor_(element.r32(), element.r32());
   if (lanes.displacement != 0) s.cc.add(element, lanes.displacement);
+  Gp step = s.cc.newInt64();
+  s.cc.mov(step, lanes.stride * bytes);
+  s.cc.imul(element, step);
+  s.cc.add(element, lanes.base);
+  return element;
+}
+
+void Memory::CopyLanes(DType dtype, const Lanes& lanes, const Tail* tail, bool to_scratch) {
+  const int64_t bytes = loop::DTypeBytes(dtype);
+  const int64_t step = lanes.stride * bytes;
+  const Gp element = FirstElement(lanes, bytes);
   Gp step_register = s.cc.newInt64();
   s.cc.mov(step_register, step);
-  s.cc.imul(element, step_register);
-  s.cc.add(element, lanes.base);
   const Mem scratch = Scratch();
   if (tail == nullptr && FitsDisplacement(step * s.lanes)) {
     for (int lane = 0; lane < s.lanes; ++lane) {
@@ -265,7 +273,44 @@ void Memory::StoreMasked(DType dtype, const Lanes& lanes, const Value& value, co
   CopyLanes(dtype, lanes, &tail, false);
 }
 
+// Elements lane, lane + 1, ... a step apart, side by side in the low 16 bytes of a register.
+Reg Memory::GatherQuarter(const Gp& first, int64_t step, int64_t bytes, int lane) {
+  Reg d = s.New();
+  const auto at = [&](int i) { return x86::ptr(first, static_cast<int32_t>((lane + i) * step)); };
+  if (bytes == 8) {
+    s.cc.vmovsd(d.xmm(), at(0));
+    s.cc.vmovhps(d.xmm(), d.xmm(), at(1));
+    return d;
+  }
+  s.cc.vmovss(d.xmm(), at(0));
+  for (int i = 1; i < 4; ++i) s.cc.vinsertps(d.xmm(), d.xmm(), at(i), i << 4);
+  return d;
+}
+
+Reg Memory::GatherRegister(const Gp& first, int64_t step, int64_t bytes, int lane) {
+  const int in_quarter = static_cast<int>(16 / bytes);
+  const auto half = [&](int from) {
+    const Reg low = GatherQuarter(first, step, bytes, from);
+    const Reg high = GatherQuarter(first, step, bytes, from + in_quarter);
+    Reg d = s.New();
+    s.cc.emit(Inst::kIdVinserti128, d.ymm(), low.ymm(), high.xmm(), Imm(1));
+    return d;
+  };
+  if (!s.wide) return half(lane);
+  const Reg low = half(lane), high = half(lane + 2 * in_quarter);
+  return s.Join(s.Half(low), s.Half(high));
+}
+
 Value Memory::LoadVector(DType dtype, const Lanes& lanes, const Tail* tail) {
+  const int64_t bytes = loop::DTypeBytes(dtype), step = lanes.stride * bytes;
+  if (lanes.stride != 1 && bytes >= 4 && tail == nullptr && FitsDisplacement(step * s.lanes)) {
+    const Gp first = FirstElement(lanes, bytes);
+    Value out;
+    for (int i = 0; i < RegisterCount(dtype); ++i) {
+      out.r[i] = GatherRegister(first, step, bytes, i * static_cast<int>(s.vector_bytes() / bytes));
+    }
+    return out;
+  }
   if (lanes.stride != 1) {
     CopyLanes(dtype, lanes, tail, true);
     return Unpack(dtype, Scratch());

@@ -39,6 +39,9 @@ class Memory {
   void PackMaskedWide(DType dtype, const Mem& at, const Value& value, const Tail& tail);
   // Element by element between memory and the scratch slot: strides other than one, and narrow tails on AVX2.
   void CopyLanes(DType dtype, const Lanes& lanes, const Tail* tail, bool to_scratch);
+  Gp FirstElement(const Lanes& lanes, int64_t bytes);
+  Reg GatherQuarter(const Gp& first, int64_t step, int64_t bytes, int lane);
+  Reg GatherRegister(const Gp& first, int64_t step, int64_t bytes, int lane);
   void CopyElement(int64_t bytes, const Mem& from, const Mem& to);
   Reg PackBytes16(const Reg& value);
   Reg PackBytes8(const Reg& value);

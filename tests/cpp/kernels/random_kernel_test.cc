@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <random>
 
+#include "backends/loop/canonicalize.h"
+#include "backends/loop/split.h"
 #include "kernel_harness.h"
 
 namespace framejit::testing {
@@ -164,6 +166,53 @@ TEST(RandomKernelTest, CompiledAgreesWithInterpreted) {
     CheckKernel(RandomKernel(seed).Make(), {.seed = static_cast<uint64_t>(seed)});
     if (HasFailure()) FAIL() << "seed " << seed;
   }
+}
+
+using Memory = std::vector<std::vector<char>>;
+
+Memory RandomBuffers(const Kernel& kernel, uint64_t seed) {
+  Memory memory;
+  const std::vector<int64_t> elements = BufferElements(kernel);
+  for (size_t b = 0; b < elements.size(); ++b) {
+    const DType dtype = kernel.buffers[b].dtype;
+    memory.emplace_back(static_cast<size_t>(elements[b] * loop::DTypeBytes(dtype)));
+    if (!kernel.buffers[b].written) FillRandom(dtype, memory.back().data(), elements[b], seed + b, /*specials=*/true);
+  }
+  return memory;
+}
+
+void InterpretParts(const loop::SplitKernel& split, Memory& memory) {
+  for (const auto& temporary : split.temporaries) {
+    memory.emplace_back(static_cast<size_t>(temporary.elements * loop::DTypeBytes(temporary.dtype)));
+  }
+  for (const loop::SplitKernel::Part& part : split.parts) {
+    std::vector<void*> buffers;
+    for (const int32_t buffer : part.buffers) buffers.push_back(memory[static_cast<size_t>(buffer)].data());
+    loop::Interpret(part.kernel, buffers.data());
+  }
+}
+
+TEST(RandomKernelTest, PartsAgreeWithTheWhole) {
+  const int count = std::getenv("FRAMEJIT_LONG_TESTS") != nullptr ? 20000 : 1000;
+  int cut = 0;
+  for (int seed = 1; seed <= count; ++seed) {
+    Kernel kernel = RandomKernel(seed).Make();
+    loop::Canonicalize(kernel);
+    const int64_t inner = kernel.inner_size();
+    const int64_t pieces = seed % 2 == 0 ? 1 : inner % 3 == 0 ? 3 : inner % 2 == 0 ? 2 : inner;
+    if (!kernel.has_reductions()) continue;
+    const absl::StatusOr<loop::SplitKernel> split = loop::Split(kernel, pieces);
+    ASSERT_TRUE(split.ok()) << "seed " << seed << ": " << split.status();
+    cut += split->parts.size() > 1;
+    Memory whole = RandomBuffers(kernel, seed), parts = whole;
+    std::vector<void*> buffers;
+    for (std::vector<char>& buffer : whole) buffers.push_back(buffer.data());
+    loop::Interpret(kernel, buffers.data());
+    InterpretParts(*split, parts);
+    parts.resize(whole.size());
+    ASSERT_TRUE(whole == parts) << "seed " << seed << ", " << pieces << " pieces\n" << loop::Print(kernel);
+  }
+  EXPECT_GT(cut, count / 10);
 }
 
 }  // namespace
