@@ -52,6 +52,7 @@ class Emitter {
     loop::ValueId value = loop::kNoValue;
   };
   const Node& node() const { return *node_; }
+  const GraphFacts& facts() const { return facts_; }
   loop::KernelBuilder& b() { return builder_; }
   const TensorMeta& out_meta(size_t output = 0) const { return facts_.graph.meta(node_->outputs[output]); }
   at::ScalarType out() const { return out_meta().dtype; }

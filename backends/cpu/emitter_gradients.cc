@@ -117,8 +117,8 @@ EmitResults NegativeLogLikelihood(Emitter& e) {
   if (reduction == at::Reduction::Mean) gradient = e.b().Binary(Op::kDiv, gradient, e.As(6, type));
   const ValueId counts = e.b().Binary(Op::kNe, target, e.b().ConstInt(loop::DType::kInt64, ignored));
   const ValueId of_row = e.b().Select(counts, gradient, e.Number(0, type));
-  const ValueId here = e.b().Binary(Op::kEq, e.b().Cast(loop::DType::kInt32, e.Index(1)),
-                                    e.b().Cast(loop::DType::kInt32, target));
+  const ValueId here =
+      e.b().Binary(Op::kEq, e.b().Cast(loop::DType::kInt32, e.Index(1)), e.b().Cast(loop::DType::kInt32, target));
   return {e.b().Select(here, of_row, e.Number(0, type))};
 }
 
@@ -166,8 +166,7 @@ const NamedRule kRules[] = {
     {"aten::leaky_relu_backward", P(LeakyRelu)},
     {"aten::hardtanh_backward", P(Hardtanh)},
     {"aten::mse_loss_backward", P(MeanSquare)},
-    {"aten::nll_loss_backward",
-     {NodeKind::kPointwise, NegativeLogLikelihood, -1, false, false, /*operand_dim=*/0}},
+    {"aten::nll_loss_backward", {NodeKind::kPointwise, NegativeLogLikelihood, -1, false, false, /*operand_dim=*/0}},
     {"aten::_softmax_backward_data", Row(Softmax, 2)},
     {"aten::_log_softmax_backward_data", Row(LogSoftmax, 2)},
     {"aten::native_layer_norm_backward", {NodeKind::kRow, LayerNorm, 2, /*trailing_dims=*/true}},

@@ -1,8 +1,10 @@
 // Operators over rows: reductions, softmax, layer norm. Operand 0 is an element value of the kernel; its reduced
 // dimensions are the kernel's inner dimension.
+#include <ATen/core/Reduction.h>
 #include <c10/core/WrapDimMinimal.h>
 
 #include "backends/cpu/emitter_rules.h"
+#include "backends/cpu/split_losses.h"
 
 namespace framejit::cpu {
 namespace {
@@ -26,6 +28,19 @@ EmitResults Mean(Emitter& e) {
   return {e.b().Mean(e.As(0, e.out()))};
 }
 
+// mse_loss(x, y, reduction) where it reduces; what is rounded in between stays with ATen.
+EmitResults MeanSquare(Emitter& e) {
+  const at::ScalarType type = e.out();
+  const int64_t reduction = e.constant(2).toInt();
+  if ((type != at::ScalarType::Float && type != at::ScalarType::Double) || reduction == at::Reduction::None ||
+      e.operand_meta(0).sizes != e.operand_meta(1).sizes) {
+    return {e.Fail()};
+  }
+  const ValueId difference = e.b().Binary(Op::kSub, e.As(0, type), e.As(1, type));
+  const ValueId square = e.b().Binary(Op::kMul, difference, difference);
+  return {reduction == at::Reduction::Mean ? e.b().Mean(square) : e.b().Reduce(Op::kReduceSum, square)};
+}
+
 template <Op op>
 EmitResults Extremum(Emitter& e) {
   ValueId x = e.As(0, e.out());
@@ -40,8 +55,8 @@ EmitResults Quantifier(Emitter& e) {
   return {e.b().Reduce(op, e.b().Cast(loop::DType::kInt32, e.As(0, at::ScalarType::Bool)))};
 }
 
-// argmax(input, dim?, keepdim): the first of the extreme values, or the first NaN. Over all dimensions only where there is
-// one, since positions are counted along a dimension.
+// argmax(input, dim?, keepdim): the first of the extreme values, or the first NaN. Over all dimensions only where there
+// is one, since positions are counted along a dimension.
 template <Op op>
 EmitResults ArgExtremum(Emitter& e) {
   const at::ScalarType type = e.operand_meta(0).dtype;
@@ -56,6 +71,16 @@ EmitResults ArgExtremum(Emitter& e) {
   const ValueId none = e.b().ConstInt(loop::DType::kInt32, INT32_MAX);
   const ValueId first = e.b().Reduce(Op::kReduceMin, e.b().Select(found, position, none));
   return {e.b().Cast(loop::DType::kInt64, first)};
+}
+
+// gather(input, dim, index) of one element per row, whose index is checked elsewhere (split_losses.h).
+EmitResults Gather(Emitter& e) {
+  const at::ScalarType type = e.out();
+  if (!c10::isFloatingType(type) || !IsCheckedGather(e.facts(), e.node())) return {e.Fail()};
+  const ValueId index = e.b().Cast(loop::DType::kInt32, e.As(2, at::kLong));
+  const ValueId position = e.b().Cast(loop::DType::kInt32, e.Index(e.constant(1).toInt()));
+  const ValueId here = e.b().Binary(Op::kEq, position, index);
+  return {e.b().Reduce(Op::kReduceSum, e.b().Select(here, e.As(0, type), e.Number(0, type)))};
 }
 
 // Divisor as torch has it: an empty or zero divisor gives NaN or infinity, like 0 / 0.
@@ -120,12 +145,14 @@ const NamedRule kRules[] = {
     {"aten::sum.dim_IntList", Row(Sum, 1)},
     {"aten::mean", Row(Mean, -1)},
     {"aten::mean.dim", Row(Mean, 1)},
+    {"aten::mse_loss", Row(MeanSquare, -1)},
     {"aten::max", Row(Extremum<Op::kReduceMax>, -1)},
     {"aten::min", Row(Extremum<Op::kReduceMin>, -1)},
     {"aten::amax", Row(Extremum<Op::kReduceMax>, 1)},
     {"aten::amin", Row(Extremum<Op::kReduceMin>, 1)},
     {"aten::argmax", Row(ArgExtremum<Op::kReduceMax>, 1)},
     {"aten::argmin", Row(ArgExtremum<Op::kReduceMin>, 1)},
+    {"aten::gather", Row(Gather, 1)},
     {"aten::any", Row(Quantifier<Op::kReduceMax>, -1)},
     {"aten::any.dim", Row(Quantifier<Op::kReduceMax>, 1)},
     {"aten::any.dims", {NodeKind::kRow, Quantifier<Op::kReduceMax>, 1, false, /*empty_means_none=*/true}},

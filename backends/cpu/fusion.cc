@@ -1,5 +1,7 @@
 #include "backends/cpu/fusion.h"
 
+#include <c10/core/WrapDimMinimal.h>
+
 #include <algorithm>
 #include <optional>
 
@@ -10,8 +12,9 @@
 namespace framejit::cpu {
 namespace {
 
-constexpr size_t kMaxNodes = 64;       // of one kernel: beyond, registers spill more than fusion saves
-constexpr int8_t kUnknown = -3;        // a dimension no operand inside the group has settled yet
+constexpr size_t kMaxNodes = 64;     // of one kernel: beyond, registers spill more than fusion saves
+constexpr int8_t kUnknown = -3;      // a dimension no operand inside the group has settled yet
+constexpr size_t kMaxSegments = 4;   // parts of one concatenation, each of which is a kernel
 constexpr int64_t kFewColumns = 16;  // fewer leave vectors mostly empty, and too few of them to hide latencies
 
 int64_t Product(c10::ArrayRef<int64_t> sizes) {
@@ -34,6 +37,7 @@ class Fuser {
     size_t node_count = graph().nodes.size();
     r_.kinds.resize(node_count);
     r_.unit_of.assign(node_count, -1);
+    r_.segments.assign(node_count, -1);
     r_.node_maps.resize(node_count);
     r_.value_maps.resize(graph().values.size());
     for (size_t i = 0; i < graph().values.size(); ++i) r_.sources.push_back(static_cast<ValueId>(i));
@@ -85,11 +89,11 @@ class Fuser {
         if (real_views_.contains(n)) AddLibraryUnit(n);
         return;
       case NodeKind::kLibrary:
-        AddLibraryUnit(n);
+        if (!StartSegments(n)) AddLibraryUnit(n);
         return;
       case NodeKind::kPointwise:
       case NodeKind::kRow:
-        if (!JoinSomeGroup(n) && !StartGroup(n)) {
+        if (!JoinSomeGroup(n) && !JoinSibling(n) && !StartGroup(n)) {
           r_.kinds[static_cast<size_t>(n)] = NodeKind::kLibrary;
           AddLibraryUnit(n);
         }
@@ -388,6 +392,90 @@ class Fuser {
     return true;
   }
 
+  // --- concatenations ---
+
+  // A concatenation that pointwise operators read starts a group of its own, with what makes its operands.
+  bool StartSegments(int32_t n) {
+    if (library_only_[static_cast<size_t>(n)] || !IsConcatenation(node(n)) || !CanBeSegments(n)) return false;
+    const Node& nd = node(n);
+    const TensorMeta& out = meta(nd.outputs[0]);
+    const int64_t rank = static_cast<int64_t>(out.sizes.size());
+    const size_t along = static_cast<size_t>(c10::maybe_wrap_dim(nd.operands[1].constant.toInt(), rank));
+    r_.kinds[static_cast<size_t>(n)] = NodeKind::kPointwise;
+    StartGroup(n);
+    const int32_t unit = r_.unit_of[static_cast<size_t>(n)];
+    Unit& group = r_.units[static_cast<size_t>(unit)];
+    group.segment_dim = r_.node_maps[static_cast<size_t>(n)][along];
+    group.cuts = {0};
+    for (ValueId id : nd.operands[0].values) group.cuts.push_back(group.cuts.back() + meta(id).sizes[along]);
+    for (size_t i = 0; i < nd.operands[0].values.size(); ++i) AbsorbOperand(n, unit, i);
+    return true;
+  }
+
+  bool CanBeSegments(int32_t n) const {
+    const Node& nd = node(n);
+    const TensorMeta& out = meta(nd.outputs[0]);
+    const std::vector<ValueId>& parts = nd.operands[0].values;
+    if (!IsLoopValue(out) || !out.is_contiguous() || out.storage_offset != 0 || out.numel() == 0) return false;
+    if (parts.size() < 2 || parts.size() > kMaxSegments || out.sizes.size() > 100) return false;
+    for (ValueId id : parts) {
+      const TensorMeta& part = meta(id);
+      if (!IsLoopValue(part) || part.dtype != out.dtype || part.numel() == 0) return false;
+      if (part.sizes.size() != out.sizes.size()) return false;
+    }
+    const std::vector<int32_t>& users = facts_.users[static_cast<size_t>(nd.outputs[0])];
+    return std::any_of(users.begin(), users.end(), [&](int32_t user) {
+      return kind(user) == NodeKind::kPointwise && IterationShape(facts_, kind(user), node(user)) == out.sizes;
+    });
+  }
+
+  // Moves the group that makes operand `part` of the concatenation `n` into its segment, where nobody else needs it.
+  void AbsorbOperand(int32_t n, int32_t unit, size_t part) {
+    const ValueId id = node(n).operands[0].values[part];
+    const int32_t producer = facts_.producers[static_cast<size_t>(id)];
+    if (producer < 0 || source(id) != id || r_.unit_of[static_cast<size_t>(producer)] < 0) return;
+    const int32_t other = r_.unit_of[static_cast<size_t>(producer)];
+    Unit& group = r_.units[static_cast<size_t>(unit)];
+    Unit& absorbed = r_.units[static_cast<size_t>(other)];
+    if (other == unit || !absorbed.is_kernel || absorbed.inner_dims != 0 || absorbed.segment_dim >= 0) return;
+    if (group.nodes.size() + absorbed.nodes.size() > kMaxNodes || !ServesOnly(absorbed, n, id)) return;
+    const DimMap& made = r_.value_maps[static_cast<size_t>(id)];
+    const DimMap& here = r_.node_maps[static_cast<size_t>(n)];
+    std::vector<int8_t> translate(absorbed.domain.size(), kUnknown);
+    for (size_t d = 0; d < made.size(); ++d) {
+      if (made[d] >= 0) translate[static_cast<size_t>(made[d])] = here[d];
+    }
+    if (std::any_of(translate.begin(), translate.end(), [](int8_t dim) { return dim < 0; })) return;
+    if (WouldCycle({unit, other}, n)) return;
+    for (int32_t member : absorbed.nodes) {
+      DimMap map = r_.node_maps[static_cast<size_t>(member)];
+      for (int8_t& dim : map) dim = dim >= 0 ? translate[static_cast<size_t>(dim)] : dim;
+      Move(member, unit, map);
+      r_.segments[static_cast<size_t>(member)] = static_cast<int8_t>(part);
+      group.nodes.push_back(member);
+    }
+    std::sort(group.nodes.begin(), group.nodes.end());
+    absorbed.nodes.clear();
+  }
+
+  // Whether what the unit makes is read inside it only, and `id` once by the concatenation.
+  bool ServesOnly(const Unit& unit, int32_t n, ValueId id) const {
+    const std::vector<ValueId>& parts = node(n).operands[0].values;
+    if (std::count(parts.begin(), parts.end(), id) != 1) return false;
+    const int32_t own = r_.unit_of[static_cast<size_t>(unit.nodes[0])];
+    for (int32_t member : unit.nodes) {
+      for (ValueId output : node(member).outputs) {
+        if (output == kNoValue) continue;
+        if (facts_.escapes[static_cast<size_t>(output)]) return false;
+        for (int32_t user : facts_.users[static_cast<size_t>(output)]) {
+          const bool inside = user < n && r_.unit_of[static_cast<size_t>(user)] == own;
+          if (!inside && !(user == n && output == id)) return false;
+        }
+      }
+    }
+    return true;
+  }
+
   static bool RowsAreWorthIt(c10::ArrayRef<int64_t> domain, int inner_dims) {
     size_t rows = domain.size() - static_cast<size_t>(inner_dims);
     const int64_t inner = Product(domain.slice(rows));
@@ -423,9 +511,22 @@ class Fuser {
     return false;
   }
 
+  // A row operator over a value that the kernel of another one reads already.
+  bool JoinSibling(int32_t n) {
+    if (kind(n) != NodeKind::kRow) return false;
+    const ValueId id = node(n).operands[0].value;
+    for (int32_t other : facts_.users[static_cast<size_t>(id)]) {
+      if (other >= n || kind(other) != NodeKind::kRow || node(other).operands[0].value != id) continue;
+      const int32_t unit = r_.unit_of[static_cast<size_t>(other)];
+      if (unit < 0 || r_.units[static_cast<size_t>(unit)].nodes.size() >= kMaxNodes) continue;
+      if (AddTo(n, r_.node_maps[static_cast<size_t>(other)], unit)) return true;
+    }
+    return false;
+  }
+
   bool Join(int32_t n, int32_t unit) {
     Unit& group = r_.units[static_cast<size_t>(unit)];
-    if (group.nodes.size() >= kMaxNodes) return false;
+    if (group.nodes.size() >= kMaxNodes || (group.segment_dim >= 0 && kind(n) == NodeKind::kRow)) return false;
     auto placement = Place(n, unit);
     if (!placement) return false;
     DimMap position;
@@ -474,6 +575,7 @@ class Fuser {
     Unit& group = r_.units[static_cast<size_t>(unit)];
     Unit& absorbed = r_.units[static_cast<size_t>(other)];
     if (absorbed.inner_dims != 0 || absorbed.domain.size() != group.domain.size()) return;
+    if (absorbed.segment_dim >= 0 || (group.segment_dim >= 0 && group.inner_dims != 0)) return;
     if (group.nodes.size() + absorbed.nodes.size() > kMaxNodes) return;
     auto there = Place(n, other);
     const DimMap& here = r_.node_maps[static_cast<size_t>(n)];
@@ -519,6 +621,19 @@ class Fuser {
         if (seen[d] != kUnknown && seen[d] != placed[d]) return false;
       }
       if (!InnerMerges(member, placed, group.domain, group.inner_dims, group.columns)) return false;
+      if (group.segment_dim >= 0 && IsConcatenation(node(member)) && !PartsFit(member, unit)) return false;
+    }
+    return true;
+  }
+
+  // What the unit makes is an operand of its concatenation only as it is, and in its own segment.
+  bool PartsFit(int32_t concatenation, int32_t unit) const {
+    const std::vector<ValueId>& parts = node(concatenation).operands[0].values;
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const int32_t producer = facts_.producers[static_cast<size_t>(source(parts[i]))];
+      if (producer < 0 || r_.unit_of[static_cast<size_t>(producer)] != unit) continue;
+      if (source(parts[i]) != parts[i] || r_.segments[static_cast<size_t>(producer)] != static_cast<int8_t>(i))
+        return false;
     }
     return true;
   }
@@ -577,6 +692,8 @@ const c10::DimVector& IterationShape(const GraphFacts& facts, NodeKind kind, con
 int FirstDim(int align, size_t node_rank, size_t rank) {
   return align == kAlignRight ? static_cast<int>(node_rank) - static_cast<int>(rank) : align;
 }
+
+bool IsConcatenation(const Node& node) { return OperatorName(node.op) == "aten::cat"; }
 
 int AlignOf(const Node& node, size_t operand) {
   const EmitRule* rule = FindEmitRule(OperatorName(node.op));

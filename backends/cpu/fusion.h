@@ -26,13 +26,18 @@ struct Unit {
   std::vector<int32_t> nodes;   // ascending; one for an ATen call
   std::vector<int64_t> domain;  // kernels: sizes, none of them one
   int inner_dims = 0;           // kernels: how many trailing domain dimensions reductions run over; 0: no reduction
-  bool columns = false;         // reductions run along a strided dimension; everything is contiguous along the last row
+  // With a concatenation inside, the kernel runs once for each of its operands, over [cuts[i], cuts[i + 1]) of the
+  // dimension along which they are joined; what makes operand i is computed there alone.
+  int segment_dim = -1;
+  std::vector<int64_t> cuts;
+  bool columns = false;  // reductions run along a strided dimension; everything is contiguous along the last row
 };
 
 struct FusionResult {
   std::vector<Unit> units;         // in execution order
   std::vector<NodeKind> kinds;     // by node
   std::vector<int32_t> unit_of;    // by node; -1 for views that exist as metadata only
+  std::vector<int8_t> segments;    // by node: the one segment of its unit that it belongs to; -1: all
   std::vector<ValueId> sources;    // by ValueId: the value itself, or what it is a (chain of) metadata view of
   std::vector<DimMap> node_maps;   // by node: its iteration shape in the unit's domain
   std::vector<DimMap> value_maps;  // by ValueId: values made in a kernel
@@ -49,6 +54,7 @@ std::vector<int64_t> DomainStrides(const TensorMeta& value, const DimMap& node_m
 // Which dimension of the node the first dimension of an operand with `rank` dimensions lies on.
 int FirstDim(int align, size_t node_rank, size_t rank);
 int AlignOf(const Node& node, size_t operand);
+bool IsConcatenation(const Node& node);
 
 }  // namespace framejit::cpu
 

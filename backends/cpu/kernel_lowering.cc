@@ -8,12 +8,13 @@ namespace {
 
 class KernelLowering {
  public:
-  KernelLowering(const GraphFacts& facts, const FusionResult& fusion, const Unit& unit)
-      : facts_(facts),
+  KernelLowering(const GraphFacts& facts, const FusionResult& fusion, const Unit& unit, int segment)
+      : segment_(segment),
+        facts_(facts),
         fusion_(fusion),
         unit_(unit),
         unit_index_(fusion.unit_of[static_cast<size_t>(unit.nodes[0])]),
-        builder_(KernelSizes(unit)) {}
+        builder_(KernelSizes(unit, segment)) {}
 
   absl::StatusOr<LoweredKernel> Run(const std::vector<bool>& stored) {
     Emitter::Callbacks callbacks;
@@ -22,7 +23,12 @@ class KernelLowering {
     Emitter emitter(facts_, builder_, std::move(callbacks));
     for (int32_t n : unit_.nodes) {
       current_ = n;
+      if (!IsHere(n)) continue;
       const Node& node = facts_.graph.nodes[static_cast<size_t>(n)];
+      if (segment_ >= 0 && IsConcatenation(node)) {
+        made_[node.outputs[0]] = LoadPart(node);
+        continue;
+      }
       auto results = emitter.Emit(node);
       if (!results || failed_) return absl::UnimplementedError(absl::StrCat("no loop form of ", OperatorName(node.op)));
       for (size_t i = 0; i < node.outputs.size(); ++i) {
@@ -30,7 +36,9 @@ class KernelLowering {
       }
     }
     for (int32_t n : unit_.nodes) {
+      if (!IsHere(n)) continue;
       for (ValueId id : facts_.graph.nodes[static_cast<size_t>(n)].outputs) {
+        current_ = n;
         if (id != kNoValue && stored[static_cast<size_t>(id)]) Store(id);
       }
     }
@@ -41,9 +49,32 @@ class KernelLowering {
   }
 
  private:
-  static std::vector<int64_t> KernelSizes(const Unit& unit) {
+  // Whether the node runs in the segment that is being lowered.
+  bool IsHere(int32_t n) const {
+    const int8_t segment = fusion_.segments[static_cast<size_t>(n)];
+    return segment < 0 || segment == segment_;
+  }
+
+  // Elements from the start of a value over the whole domain to that of the segment. What is computed for the segment
+  // alone begins there.
+  int64_t SegmentOffset(const std::vector<int64_t>& strides) const {
+    if (segment_ < 0 || fusion_.segments[static_cast<size_t>(current_)] >= 0) return 0;
+    return unit_.cuts[static_cast<size_t>(segment_)] * strides[static_cast<size_t>(unit_.segment_dim)];
+  }
+
+  // The operand of a concatenation that this segment is.
+  loop::ValueId LoadPart(const Node& node) {
+    const ValueId id = node.operands[0].values[static_cast<size_t>(segment_)];
+    return Load(id, kAlignRight, /*whole=*/false);
+  }
+
+  static std::vector<int64_t> KernelSizes(const Unit& unit, int segment) {
     size_t rows = unit.domain.size() - static_cast<size_t>(unit.inner_dims);
     std::vector<int64_t> sizes(unit.domain.begin(), unit.domain.begin() + static_cast<int64_t>(rows));
+    if (segment >= 0) {
+      const size_t i = static_cast<size_t>(segment);
+      sizes[static_cast<size_t>(unit.segment_dim)] = unit.cuts[i + 1] - unit.cuts[i];
+    }
     if (unit.inner_dims == 0) return sizes;
     int64_t inner = 1;
     for (size_t d = rows; d < unit.domain.size(); ++d) inner *= unit.domain[d];
@@ -65,7 +96,8 @@ class KernelLowering {
     return meta.numel() * static_cast<int64_t>(c10::elementSize(meta.dtype));
   }
 
-  loop::ValueId Load(ValueId id, int align) {
+  // `whole`: of a value over the whole domain, where there are segments.
+  loop::ValueId Load(ValueId id, int align, bool whole = true) {
     ValueId source = fusion_.sources[static_cast<size_t>(id)];
     int32_t producer = facts_.producers[static_cast<size_t>(source)];
     if (producer >= 0 && fusion_.unit_of[static_cast<size_t>(producer)] == unit_index_) return made_.at(source);
@@ -77,7 +109,8 @@ class KernelLowering {
       result_.bytes += Bytes(id);
     }
     const DimMap& map = fusion_.node_maps[static_cast<size_t>(current_)];
-    return builder_.Load(buffer->second, KernelStrides(DomainStrides(meta, map, align, unit_.domain.size())));
+    const std::vector<int64_t> strides = DomainStrides(meta, map, align, unit_.domain.size());
+    return builder_.Load(buffer->second, KernelStrides(strides), whole ? SegmentOffset(strides) : 0);
   }
 
   loop::ValueId Index(int64_t dim) {
@@ -85,7 +118,12 @@ class KernelLowering {
     if (position == kSizeOne) return builder_.ConstInt(loop::DType::kInt64, 0);
     size_t rows = unit_.domain.size() - static_cast<size_t>(unit_.inner_dims);
     if (unit_.inner_dims > 1 && static_cast<size_t>(position) >= rows) failed_ = true;
-    return builder_.Index(failed_ ? 0 : position);
+    const loop::ValueId index = builder_.Index(failed_ ? 0 : position);
+    if (segment_ < 0 || position != unit_.segment_dim || fusion_.segments[static_cast<size_t>(current_)] >= 0) {
+      return index;
+    }
+    const int64_t start = unit_.cuts[static_cast<size_t>(segment_)];
+    return builder_.Binary(loop::Op::kAdd, index, builder_.ConstInt(loop::DType::kInt64, start));
   }
 
   void Store(ValueId id) {
@@ -94,9 +132,11 @@ class KernelLowering {
     result_.buffers.push_back(id);
     result_.bytes += Bytes(id);
     const DimMap& map = fusion_.value_maps[static_cast<size_t>(id)];
-    builder_.Store(buffer, KernelStrides(DomainStrides(meta, map, kAlignRight, unit_.domain.size())), made_.at(id));
+    const std::vector<int64_t> strides = DomainStrides(meta, map, kAlignRight, unit_.domain.size());
+    builder_.Store(buffer, KernelStrides(strides), made_.at(id), SegmentOffset(strides));
   }
 
+  const int segment_;
   const GraphFacts& facts_;
   const FusionResult& fusion_;
   const Unit& unit_;
@@ -129,8 +169,8 @@ std::vector<bool> StoredValues(const GraphFacts& facts, const FusionResult& fusi
 }
 
 absl::StatusOr<LoweredKernel> LowerKernel(const GraphFacts& facts, const FusionResult& fusion, const Unit& unit,
-                                          const std::vector<bool>& stored) {
-  return KernelLowering(facts, fusion, unit).Run(stored);
+                                          const std::vector<bool>& stored, int segment) {
+  return KernelLowering(facts, fusion, unit, segment).Run(stored);
 }
 
 }  // namespace framejit::cpu

@@ -18,8 +18,9 @@ struct LoweredKernel {
 // Values that must lie in memory: read by another unit, returned, or written to an input. By ValueId.
 std::vector<bool> StoredValues(const GraphFacts& facts, const FusionResult& fusion);
 
+// `segment`: of a unit that has some.
 absl::StatusOr<LoweredKernel> LowerKernel(const GraphFacts& facts, const FusionResult& fusion, const Unit& unit,
-                                          const std::vector<bool>& stored);
+                                          const std::vector<bool>& stored, int segment = -1);
 
 }  // namespace framejit::cpu
 

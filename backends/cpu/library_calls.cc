@@ -97,6 +97,50 @@ bool HasEmbeddingGradient(const Graph& graph, const Node& node) {
          graph.meta(node.operands[0].value).dtype == out.dtype && !node.operands[4].constant.toBool();
 }
 
+// Sums of `kRows` rows side by side: each is one chain of additions, in which most of the time is latency.
+template <typename T, typename Sum, int kRows>
+void CumulateRows(const T* from, T* to, int64_t width) {
+  Sum sum[kRows] = {};
+  for (int64_t i = 0; i < width; ++i) {
+    for (int row = 0; row < kRows; ++row) {
+      sum[row] += from[row * width + i];
+      to[row * width + i] = static_cast<T>(sum[row]);
+    }
+  }
+}
+
+// As ATen adds: element by element, floats in double.
+template <typename T, typename Sum>
+void CumulateAll(const at::Tensor& input, at::Tensor& out) {
+  const int64_t width = out.size(-1), rows = out.numel() / width;
+  const T* from = input.const_data_ptr<T>();
+  T* to = out.mutable_data_ptr<T>();
+  constexpr int kRows = 8;
+  constexpr int64_t kGrain = 32768;  // elements one thread takes at least
+  ParallelFor(rows, std::max<int64_t>(kRows, kGrain / width), [&](int64_t begin, int64_t end) {
+    int64_t row = begin;
+    for (; row + kRows <= end; row += kRows) CumulateRows<T, Sum, kRows>(from + row * width, to + row * width, width);
+    for (; row < end; ++row) CumulateRows<T, Sum, 1>(from + row * width, to + row * width, width);
+  });
+}
+
+void Cumsum(const LibraryStep& step, CallState& call) {
+  const at::Tensor& input = TensorOperand(step, call, 0);
+  at::Tensor& out = Out(step, call);
+  if (out.scalar_type() == at::kLong) return CumulateAll<int64_t, int64_t>(input, out);
+  if (out.scalar_type() == at::kDouble) return CumulateAll<double, double>(input, out);
+  CumulateAll<float, double>(input, out);
+}
+
+// Along the last dimension, without a change of type.
+bool HasCumsum(const Graph& graph, const Node& node) {
+  const TensorMeta& input = graph.meta(node.operands[0].value);
+  const int64_t rank = static_cast<int64_t>(input.sizes.size()), dim = node.operands[1].constant.toInt();
+  const bool last = rank > 0 && (dim == -1 || dim == rank - 1);
+  const bool typed = input.dtype == at::kFloat || input.dtype == at::kDouble || input.dtype == at::kLong;
+  return last && typed && input.is_contiguous() && graph.meta(node.outputs[0]).dtype == input.dtype;
+}
+
 bool HasLayout(const at::Tensor& tensor, const TensorMeta& meta) {
   if (tensor.scalar_type() != meta.dtype || tensor.sizes() != c10::IntArrayRef(meta.sizes)) return false;
   for (size_t i = 0; i < meta.sizes.size(); ++i) {
@@ -210,6 +254,7 @@ OutCall FindOutCall(const Graph& graph, const Node& node) {
       {"aten::addmm", {Addmm}},
       {"aten::baddbmm", {Baddbmm}},
       {"aten::cat", {Cat}},
+      {"aten::cumsum", {Cumsum, nullptr, HasCumsum}},
       {"aten::embedding_dense_backward", {EmbeddingGradient, EmbeddingGradientIntoZeros, HasEmbeddingGradient}},
   };
   auto it = calls->find(OperatorName(node.op));

@@ -12,9 +12,11 @@
 #include "absl/strings/str_join.h"
 #include "backends/alias.h"
 #include "backends/cpu/arena.h"
+#include "backends/cpu/dump.h"
 #include "backends/cpu/kernel_lowering.h"
 #include "backends/cpu/library_calls.h"
 #include "backends/cpu/norm_gradients.h"
+#include "backends/cpu/split_losses.h"
 #include "backends/dispatch.h"
 #include "backends/loop/canonicalize.h"
 #include "backends/loop/split.h"
@@ -28,6 +30,8 @@ namespace {
 // many elements of a cheap kernel as ATen gives a thread.
 constexpr int64_t kGrainWork = 32768 * 4;
 constexpr int32_t kForever = std::numeric_limits<int32_t>::max();
+
+int64_t ByteCount(const TensorMeta& meta) { return meta.numel() * static_cast<int64_t>(c10::elementSize(meta.dtype)); }
 
 // One compiler per process, so that equal kernels of all graphs share their code; one more where assembly is logged.
 KernelCompiler& TheCompiler(bool keep_text) {
@@ -45,6 +49,7 @@ struct FusedKernel {
   struct Part {
     std::shared_ptr<const CompiledKernel> code;
     std::vector<int32_t> buffers;  // into `lowered.buffers`, then into `temporaries`
+    std::string loops;             // the loop IR as it was lowered; for dumps
   };
   LoweredKernel lowered;
   std::vector<Part> parts;
@@ -70,16 +75,43 @@ int64_t PiecesOf(const loop::Kernel& kernel) {
   return columns && loop::PassCount(kernel) > 1 ? 1 : 0;
 }
 
-absl::StatusOr<FusedKernel::Part> CompilePart(const loop::Kernel& kernel, std::vector<int32_t> buffers) {
-  const bool assembly = LogEnabled(LogArtifact::k_asm);
-  auto code = TheCompiler(assembly).Compile(kernel);
+absl::StatusOr<FusedKernel::Part> CompilePart(const loop::Kernel& kernel, std::vector<int32_t> buffers, bool dumped) {
+  const bool assembly = LogEnabled(LogArtifact::k_asm), loops = LogEnabled(LogArtifact::k_loops);
+  auto code = TheCompiler(assembly || dumped).Compile(kernel);
   if (!code.ok()) return code.status();
-  if (LogEnabled(LogArtifact::k_loops)) Log(LogArtifact::k_loops, loop::Print(kernel));
+  std::string text = loops || dumped ? loop::Print(kernel) : "";
+  if (loops) Log(LogArtifact::k_loops, text);
   if (assembly) Log(LogArtifact::k_asm, (*code)->assembly());
-  return FusedKernel::Part{*std::move(code), std::move(buffers)};
+  return FusedKernel::Part{*std::move(code), std::move(buffers), std::move(text)};
 }
 
-absl::StatusOr<FusedKernel> CompileUnit(const GraphFacts& facts, const FusedGraph& fused, const Unit& unit) {
+// A unit with segments: one part for each, over the buffers of all.
+absl::StatusOr<FusedKernel> CompileSegments(const GraphFacts& facts, const FusedGraph& fused, const Unit& unit,
+                                            bool dumped) {
+  FusedKernel kernel;
+  for (size_t segment = 0; segment + 1 < unit.cuts.size(); ++segment) {
+    auto lowered = LowerKernel(facts, fused.fusion, unit, fused.stored, static_cast<int>(segment));
+    if (!lowered.ok()) return lowered.status();
+    std::vector<int32_t> buffers;
+    for (size_t b = 0; b < lowered->buffers.size(); ++b) {
+      std::vector<ValueId>& all = kernel.lowered.buffers;
+      const auto known = std::find(all.begin(), all.end(), lowered->buffers[b]);
+      buffers.push_back(static_cast<int32_t>(known - all.begin()));
+      if (known != all.end()) continue;
+      all.push_back(lowered->buffers[b]);
+      kernel.lowered.kernel.buffers.push_back(lowered->kernel.buffers[b]);
+    }
+    auto part = CompilePart(lowered->kernel, std::move(buffers), dumped);
+    if (!part.ok()) return part.status();
+    kernel.parts.push_back(*std::move(part));
+  }
+  for (ValueId id : kernel.lowered.buffers) kernel.lowered.bytes += ByteCount(facts.graph.meta(id));
+  return kernel;
+}
+
+absl::StatusOr<FusedKernel> CompileUnit(const GraphFacts& facts, const FusedGraph& fused, const Unit& unit,
+                                        bool dumped) {
+  if (unit.segment_dim >= 0) return CompileSegments(facts, fused, unit, dumped);
   auto lowered = LowerKernel(facts, fused.fusion, unit, fused.stored);
   if (!lowered.ok()) return lowered.status();
   FusedKernel fused_kernel{*std::move(lowered), {}, {}};
@@ -98,7 +130,7 @@ absl::StatusOr<FusedKernel> CompileUnit(const GraphFacts& facts, const FusedGrap
     split.parts.push_back({whole, std::move(buffers)});
   }
   for (loop::SplitKernel::Part& part : split.parts) {
-    auto compiled = CompilePart(part.kernel, std::move(part.buffers));
+    auto compiled = CompilePart(part.kernel, std::move(part.buffers), dumped);
     if (!compiled.ok()) return compiled.status();
     fused_kernel.parts.push_back(*std::move(compiled));
   }
@@ -106,7 +138,7 @@ absl::StatusOr<FusedKernel> CompileUnit(const GraphFacts& facts, const FusedGrap
 }
 
 // Fuses and compiles; nodes whose kernel the code generator refuses are left to ATen and the rest is fused again.
-FusedGraph FuseAndCompile(const GraphFacts& facts) {
+FusedGraph FuseAndCompile(const GraphFacts& facts, bool dumped) {
   std::vector<bool> library_only(facts.graph.nodes.size(), false);
   while (true) {
     FusedGraph fused;
@@ -117,7 +149,7 @@ FusedGraph FuseAndCompile(const GraphFacts& facts) {
     for (size_t u = 0; u < fused.fusion.units.size(); ++u) {
       const Unit& unit = fused.fusion.units[u];
       if (!unit.is_kernel) continue;
-      auto kernel = CompileUnit(facts, fused, unit);
+      auto kernel = CompileUnit(facts, fused, unit, dumped);
       if (kernel.ok()) {
         fused.kernels[u] = *std::move(kernel);
         continue;
@@ -142,8 +174,10 @@ struct Home {
 
 class Planner {
  public:
-  Planner(Plan& plan, const GraphFacts& facts, FusedGraph fused)
+  // `dump` may be null.
+  Planner(Plan& plan, const GraphFacts& facts, FusedGraph fused, const Dump* dump)
       : plan_(plan),
+        dump_(dump),
         facts_(facts),
         fused_(std::move(fused)),
         homes_(facts.graph.values.size()),
@@ -168,6 +202,7 @@ class Planner {
     plan_.arena_bytes = arena_.size();
     ReleaseLocals();
     absl::StrAppend(&plan_.description, "arena: ", plan_.arena_bytes, " bytes\n");
+    if (dump_ != nullptr) dump_->Write("plan.txt", absl::StrCat(plan_.description, "\n", memory_text_));
   }
 
  private:
@@ -177,7 +212,7 @@ class Planner {
   ValueId root(ValueId id) const { return facts_.roots[static_cast<size_t>(id)]; }
   ValueId source(ValueId id) const { return fused_.fusion.sources[static_cast<size_t>(id)]; }
   Home& home(ValueId id) { return homes_[static_cast<size_t>(id)]; }
-  static int64_t Bytes(const TensorMeta& m) { return m.numel() * static_cast<int64_t>(c10::elementSize(m.dtype)); }
+  static int64_t Bytes(const TensorMeta& m) { return ByteCount(m); }
   static TensorShape ShapeOf(const TensorMeta& m) {
     return {m.dtype, m.sizes, m.strides, m.strides == ContiguousStrides(m.sizes)};
   }
@@ -272,6 +307,16 @@ class Planner {
     place.offset = arena_.Allocate(place.bytes);
     home(id) = place;
     live_.push_back(id);
+    NotePlace(id, "");
+  }
+
+  // For dumps: where the arena holds a value, and for how long.
+  void NotePlace(ValueId id, const std::string& remark) {
+    if (dump_ == nullptr) return;
+    const Home& place = home(id);
+    absl::StrAppend(&memory_text_, "%", id, " ", PrintValueType(meta(id)), ": arena [", place.offset, ", ",
+                    place.offset + place.bytes, "), steps ", plan_.steps.size(), " to that of unit ",
+                    last_unit_[static_cast<size_t>(root(id))], remark, "\n");
   }
 
   bool IsReturned(ValueId id) const { return returned_[static_cast<size_t>(root(id))]; }
@@ -388,12 +433,22 @@ class Planner {
       plan_.nanoseconds += 30 + static_cast<double>(part.code->units() * part.code->elements_per_unit()) * 0.1 *
                                     std::max(1, part.code->cost_per_element()) / 2;
       Emit(std::move(step));
+      DumpPart(part);
     }
     for (size_t i = 0; i < temporaries.size(); ++i) {
       const auto& temporary = kernel.temporaries[i];
       arena_.Free(temporaries[i], temporary.elements * loop::DTypeBytes(temporary.dtype));
     }
     DescribeKernel(unit, kernel);
+  }
+
+  void DumpPart(const FusedKernel::Part& part) {
+    if (dump_ == nullptr) return;
+    const std::string stem = absl::StrCat("kernel-", kernel_count_++);
+    dump_->Write(absl::StrCat(stem, ".loops"), part.loops);
+    dump_->Write(absl::StrCat(stem, ".asm"), absl::StrCat("; ", part.code->name(), "\n", part.code->assembly()));
+    absl::StrAppend(&memory_text_, "step ", plan_.steps.size() - 1, ": ", stem, ", ", part.code->name(), ", of unit ",
+                    unit_, "\n");
   }
 
   static int64_t Grain(const CompiledKernel& kernel) {
@@ -418,6 +473,7 @@ class Planner {
       home(result) = place;
       home(result).owns_range = true;
       live_.push_back(result);
+      NotePlace(result, absl::StrCat(", in the place of %", id));
       return true;
     }
     return false;
@@ -534,6 +590,7 @@ class Planner {
   }
 
   Plan& plan_;
+  const Dump* const dump_;
   const GraphFacts& facts_;
   FusedGraph fused_;
   std::vector<Home> homes_;             // by ValueId, for sources
@@ -546,8 +603,28 @@ class Planner {
   std::vector<int32_t> last_step_;      // by local
   std::vector<ValueId> live_;           // values with a range of the arena
   ArenaPlanner arena_;
+  std::string memory_text_;  // for dumps
+  int32_t kernel_count_ = 0;
   int32_t unit_ = 0;
 };
+
+// Null where losses were split and a gather ended up outside a kernel: ATen's would check the indices itself.
+std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, bool split_losses, const Dump* dump) {
+  auto plan = std::make_unique<Plan>();
+  plan->graph = graph;
+  SplitNormGradients(plan->graph);
+  if (split_losses) SplitLosses(plan->graph);
+  GraphFacts facts(plan->graph);
+  FusedGraph fused = FuseAndCompile(facts, dump != nullptr);
+  for (size_t n = 0; split_losses && n < plan->graph.nodes.size(); ++n) {
+    const Node& node = plan->graph.nodes[n];
+    const int32_t unit = fused.fusion.unit_of[n];
+    const bool in_kernel = unit >= 0 && fused.fusion.units[static_cast<size_t>(unit)].is_kernel;
+    if (!in_kernel && OperatorName(node.op) == "aten::gather" && IsCheckedGather(facts, node)) return nullptr;
+  }
+  Planner(*plan, facts, std::move(fused), dump).Run();
+  return plan;
+}
 
 }  // namespace
 
@@ -557,12 +634,10 @@ absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph) {
       return absl::UnimplementedError(absl::StrCat(OperatorName(node.op), " writes its arguments"));
     }
   }
-  auto plan = std::make_unique<Plan>();
-  plan->graph = graph;
-  SplitNormGradients(plan->graph);
-  GraphFacts facts(plan->graph);
-  Planner(*plan, facts, FuseAndCompile(facts)).Run();
-  return plan;
+  const std::unique_ptr<Dump> dump = Dump::Begin();
+  if (dump != nullptr) dump->Write("graph.txt", PrintGraph(graph, {.max_constant_elements = 64}));
+  auto plan = PlanWithRewrites(graph, /*split_losses=*/true, dump.get());
+  return plan != nullptr ? std::move(plan) : PlanWithRewrites(graph, /*split_losses=*/false, dump.get());
 }
 
 }  // namespace framejit::cpu

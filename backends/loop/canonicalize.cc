@@ -146,9 +146,9 @@ class Canonicalizer {
     }
   }
 
-  // A load whose neighbours along the inner dimension lie far apart uses one element of each cache line per row. So that
-  // the line is still there when the next row wants its neighbour, long inner dimensions are cut and the rows along
-  // which the load is contiguous are walked inside:  [A, R, C]  becomes  [A, C / tile, R, tile].
+  // A load whose neighbours along the inner dimension lie far apart uses one element of each cache line per row. So
+  // that the line is still there when the next row wants its neighbour, long inner dimensions are cut and the rows
+  // along which the load is contiguous are walked inside:  [A, R, C]  becomes  [A, C / tile, R, tile].
   void TileTransposedLoads() {
     const size_t inner = kernel_.dims.size() - 1;
     if (kernel_.has_reductions() || inner == 0 || IsIndexed(inner) || kernel_.inner_size() <= kMaxTile) return;
@@ -170,7 +170,8 @@ class Canonicalizer {
     }
   }
 
-  // The row dimension along which some load with a strided inner dimension is contiguous; the inner one if there is none.
+  // The row dimension along which some load with a strided inner dimension is contiguous; the inner one if there is
+  // none.
   size_t ContiguousRowDim() const {
     const size_t inner = kernel_.dims.size() - 1;
     for (const Node& node : kernel_.nodes) {

@@ -107,6 +107,7 @@ absl::Status Verify(const Kernel& kernel);
 //     store b1[0; 128, 1] v2           # takes number 3
 //   }
 std::string Print(const Kernel& kernel);
+std::string PrintNode(const Kernel& kernel, ValueId id);  // one line of it
 absl::StatusOr<Kernel> Parse(std::string_view text);
 
 }  // namespace framejit::loop

@@ -21,7 +21,7 @@ std::string AccessText(const Kernel& kernel, int64_t index) {
   return absl::StrCat("b", access.buffer, "[", access.offset, "; ", absl::StrJoin(access.strides, ", "), "]");
 }
 
-void PrintNode(const Kernel& kernel, size_t id, std::string& out) {
+void AppendNode(const Kernel& kernel, size_t id, std::string& out) {
   const Node& node = kernel.nodes[id];
   if (node.op == Op::kStore) {
     absl::StrAppend(&out, "  store ", AccessText(kernel, node.attr), " v", node.operands[0], "\n");
@@ -41,6 +41,12 @@ void PrintNode(const Kernel& kernel, size_t id, std::string& out) {
 
 }  // namespace
 
+std::string PrintNode(const Kernel& kernel, ValueId id) {
+  std::string text;
+  AppendNode(kernel, static_cast<size_t>(id), text);
+  return text.substr(2, text.size() - 3);
+}
+
 std::string Print(const Kernel& kernel) {
   std::string out = "kernel [";
   for (size_t d = 0; d < kernel.dims.size(); ++d) absl::StrAppend(&out, d ? ", " : "", kernel.dims[d].size);
@@ -49,7 +55,7 @@ std::string Print(const Kernel& kernel) {
     const Buffer& buffer = kernel.buffers[b];
     absl::StrAppend(&out, "  b", b, ": ", DTypeName(buffer.dtype), buffer.written ? " out\n" : "\n");
   }
-  for (size_t id = 0; id < kernel.nodes.size(); ++id) PrintNode(kernel, id, out);
+  for (size_t id = 0; id < kernel.nodes.size(); ++id) AppendNode(kernel, id, out);
   out += "}\n";
   return out;
 }

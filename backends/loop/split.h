@@ -1,5 +1,6 @@
-// Cuts a kernel at its reductions into kernels that run one after the other, with row values in temporary memory between
-// them. Each then walks memory in the order that suits it, and long rows are reduced in pieces, by several threads.
+// Cuts a kernel at its reductions into kernels that run one after the other, with row values in temporary memory
+// between them. Each then walks memory in the order that suits it, and long rows are reduced in pieces, by several
+// threads.
 #ifndef FRAMEJIT_BACKENDS_LOOP_SPLIT_H_
 #define FRAMEJIT_BACKENDS_LOOP_SPLIT_H_
 

@@ -164,6 +164,7 @@ void KernelEmitter::EmitColumnRowNodes(const Pass& pass, int part, const Tail* t
   for (const ValueId id : pass.row_nodes) {
     const Node& node = kernel_.nodes[id];
     if (node.op == Op::kConst) continue;
+    Annotate(id);
     if (node.op == Op::kIndex && node.attr + 2 == static_cast<int64_t>(kernel_.dims.size())) {
       Gp first = cc_.newInt64();
       cc_.imul(first, position_[node.attr], simd_.lanes);
@@ -182,6 +183,7 @@ void KernelEmitter::EmitColumnRowNodes(const Pass& pass, int part, const Tail* t
 
 void KernelEmitter::EmitColumnElement(ValueId id, int part, const Tail* tail) {
   const Node& node = kernel_.nodes[id];
+  Annotate(id);
   if (loop::IsReduction(node.op)) {
     SetAccumulator(id, part,
                    operators_.Combine(node.op, node.dtype, values_[node.operands[0]], accumulators_[id][part]));

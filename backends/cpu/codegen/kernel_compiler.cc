@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/mutex.h"
 #include "backends/cpu/codegen/kernel_emitter.h"
+#include "backends/cpu/codegen/perf_map.h"
 #include "backends/loop/canonicalize.h"
 #include "backends/loop/schedule.h"
 
@@ -39,13 +40,15 @@ class JitKernel : public CompiledKernel {
     if (function_ != nullptr) runtime_->release(function_);
   }
 
-  absl::Status Install(asmjit::CodeHolder& code, std::string assembly) {
+  absl::Status Install(asmjit::CodeHolder& code, std::string assembly, std::string name) {
     if (const asmjit::Error error = runtime_->add(&function_, &code)) {
       return absl::ResourceExhaustedError(
           absl::StrCat("asmjit cannot place code: ", asmjit::DebugUtils::errorAsString(error)));
     }
     code_bytes_ = code.codeSize();
     assembly_ = std::move(assembly);
+    name_ = std::move(name);
+    AddToPerfMap(reinterpret_cast<const void*>(function_), code_bytes_, name_);
     return absl::OkStatus();
   }
 
@@ -70,8 +73,10 @@ class JitKernel : public CompiledKernel {
   std::shared_ptr<asmjit::JitRuntime> runtime_;
 };
 
+// `text`: the kernel's.
 absl::StatusOr<std::shared_ptr<const CompiledKernel>> Assemble(std::shared_ptr<asmjit::JitRuntime> runtime, Isa isa,
-                                                               bool keep_text, const loop::Kernel& kernel) {
+                                                               bool keep_text, const loop::Kernel& kernel,
+                                                               const std::string& text) {
   const loop::Schedule schedule = loop::MakeSchedule(kernel, WalkOf(kernel) == Walk::kColumns ? 0 : kRowBufferBytes);
   asmjit::CodeHolder code;
   code.init(runtime->environment());
@@ -84,7 +89,9 @@ absl::StatusOr<std::shared_ptr<const CompiledKernel>> Assemble(std::shared_ptr<a
   cc.finalize();
   if (!error.text.empty()) return absl::InternalError(absl::StrCat(error.text, "\n", loop::Print(kernel)));
   auto compiled = std::make_shared<JitKernel>(std::move(runtime), isa, kernel, schedule);
-  if (absl::Status status = compiled->Install(code, keep_text ? logger.data() : ""); !status.ok()) return status;
+  std::string assembly = keep_text ? absl::StrCat(text, logger.data()) : "";
+  const absl::Status installed = compiled->Install(code, std::move(assembly), KernelName(kernel, text));
+  if (!installed.ok()) return installed;
   return std::shared_ptr<const CompiledKernel>(std::move(compiled));
 }
 
@@ -119,7 +126,7 @@ absl::StatusOr<std::shared_ptr<const CompiledKernel>> KernelCompiler::Compile(co
       if (auto compiled = known->second.lock()) return compiled;
     }
   }
-  auto compiled = Assemble(state_->runtime, isa, state_->options.keep_text, kernel);
+  auto compiled = Assemble(state_->runtime, isa, state_->options.keep_text, kernel, key);
   if (!compiled.ok()) return compiled.status();
   absl::MutexLock lock(&state_->mutex);
   std::weak_ptr<const CompiledKernel>& slot = state_->known[key];

@@ -44,7 +44,10 @@ class CompiledKernel {
   int cost_per_element() const { return cost_per_element_; }
   // buffers[i] belongs to Kernel::buffers[i]. Overlap: see loop_ir.h.
   void Run(void* const* buffers, int64_t begin, int64_t end) const { function_(buffers, begin, end); }
+  // The canonical kernel, and its instructions with the nodes they come from; empty unless CodegenOptions::keep_text.
   const std::string& assembly() const { return assembly_; }
+  // As profilers show it (perf_map.h).
+  const std::string& name() const { return name_; }
   size_t code_bytes() const { return code_bytes_; }
 
  protected:
@@ -55,6 +58,7 @@ class CompiledKernel {
   int cost_per_element_ = 1;
   size_t code_bytes_ = 0;
   std::string assembly_;
+  std::string name_;
 };
 
 // Thread-safe. Canonicalizes, compiles, and returns the same code for kernels with the same text.

@@ -198,6 +198,10 @@ Value KernelEmitter::Broadcast(const Gp& value) {
   return Value{{r, r}};
 }
 
+void KernelEmitter::Annotate(ValueId id) {
+  if (cc_.code()->logger() != nullptr) cc_.comment(("; " + loop::PrintNode(kernel_, id)).c_str());
+}
+
 Value KernelEmitter::Compute(const Node& node) {
   Value operands[3];
   for (int i = 0; i < loop::OperandCount(node.op); ++i) operands[i] = values_[node.operands[i]];
@@ -210,6 +214,7 @@ void KernelEmitter::EmitRowNodes(const Pass& pass) {
   for (const ValueId id : pass.row_nodes) {
     const Node& node = kernel_.nodes[id];
     if (node.op == Op::kConst) continue;
+    Annotate(id);
     if (node.op == Op::kIndex)
       values_[id] = Broadcast(position_[node.attr]);
     else if (node.op == Op::kLoad)
@@ -401,6 +406,7 @@ void KernelEmitter::EmitElement(ValueId id, int part, const Tail* tail) {
   const Node& node = kernel_.nodes[id];
   const int64_t displacement = int64_t{part} * simd_.lanes;
   if (narrow_index_[id]) return;
+  Annotate(id);
   if (node.op == Op::kCast && narrow_index_[node.operands[0]]) {
     values_[id] = LaneIndex32(index_, displacement);
     return;

@@ -68,6 +68,8 @@ class KernelEmitter {
   Mem RowBuffer(loop::ValueId id, int64_t displacement, int register_index);
   int ChooseUnroll(const loop::Pass& pass, const Range& range) const;
   Value Compute(const loop::Node& node);
+  // Names the node whose instructions follow, where somebody reads them.
+  void Annotate(loop::ValueId id);
 
   void StartReductions(const loop::Pass& pass, int parts);
   static bool IsBlocked(const loop::Node& node);
