@@ -1,7 +1,10 @@
 // Calls: Python functions go back to the evaluator through the hook; classes, partials and instances are taken apart; C
 // callables are judged by class rules and by callables.def, and break where neither allows them.
+#include <algorithm>
+
 #include "absl/container/inlined_vector.h"
 #include "graph/capture/evaluator.h"
+#include "graph/capture/printed.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
 
@@ -233,6 +236,12 @@ PyObject* RecorderState::Impl::Construct(const NativeCall& call, const NativeCal
     return made;
   }
   if (treatment == Treatment::kWeakReference) return ModelWeakReference(call);
+  if (PyRef maker = PyRef::Borrow(ShimTypeLookup(type, Names().new_));
+      maker && PyType_IsSubtype(type, Names().tensor) && Py_TYPE(maker.get()) == &PyStaticMethod_Type) {
+    // A parameter: Python code makes it, and there is no __init__.
+    maker = PyRef::Steal(GetAttr(object, Names().new_));
+    return maker ? CallWithSelf(maker.get(), object, call.args, call.nargs, call.kwnames) : nullptr;
+  }
   return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(object));
 }
 
@@ -283,6 +292,16 @@ PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* ar
     if (!IsConstant(args[i]) && !IsSize(args[i]))
       return BreakNull(BreakCode::kUnsupportedCallable, "a cached function: " + QualifiedName(wrapper));
   }
+  // Its function runs for real where the cache does not know the arguments: it may not see what the recording wrote.
+  PyRef function = PyRef::Steal(PyObject_GetAttrString(wrapper, "__wrapped__"));
+  PyErr_Clear();
+  const bool closed = function && PyFunction_Check(function.get()) && PyFunction_GET_CLOSURE(function.get()) != nullptr;
+  const bool written = std::any_of(writes.begin(), writes.end(), [](const Write& write) {
+    return write.shadow != nullptr && write.shadow->kind == ShadowKind::kGlobals;
+  });
+  if (closed || written)
+    return BreakNull(BreakCode::kUnsupportedCallable,
+                     "a cached function that may read what was written: " + QualifiedName(wrapper));
   PyRef result = PyRef::Steal(CallUnrecorded(call));
   if (!result) return nullptr;
   if (IsConstant(result.get()) || IsSize(result.get())) return result.release();
@@ -372,6 +391,8 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
   if (PyType_Check(self)) {
     if (name == "__new__") return CallNew(call);
+    // object.__init_subclass__ and __subclasshook__, type.__prepare__.
+    if (name == "__init_subclass__" || name == "__subclasshook__" || name == "__prepare__") return CallPure(call);
     if (PyObject* found = MetaclassMethod(call.callable)) {
       return CallWithSelf(found, self, call.args, call.nargs, call.kwnames);
     }
@@ -407,7 +428,7 @@ PyObject* RecorderState::Impl::CallNew(const NativeCall& call) {
   auto* type = reinterpret_cast<PyTypeObject*>(call.args[0]);
   PyTypeObject* base = NativeBase(type);
   GuardType(type);
-  if (base == &PyType_Type) return ModelNewType(call);
+  if (base->tp_new == PyType_Type.tp_new) return ModelNewType(call);
   if (FindCallable(reinterpret_cast<PyObject*>(base)) == Treatment::kWeakReference && call.nargs >= 2 &&
       !IsOutside(call.args[1]) && !IsTensor(call.args[1])) {
     return CallPure(call);
@@ -427,8 +448,17 @@ PyObject* RecorderState::Impl::CallMethodOf(PyTypeObject* type, const char* name
   if (std::string_view(name) == "__get__" && call.nargs >= 2 && call.kwnames == nullptr) {
     if (type == &PyFunction_Type)
       return call.args[1] == Py_None ? Py_NewRef(call.args[0]) : PyMethod_New(call.args[0], call.args[1]);
-    if (type == &PyGetSetDescr_Type && IsTensor(call.args[1]))
-      return GetAttr(call.args[1], reinterpret_cast<PyDescrObject*>(call.args[0])->d_name);
+    auto* descriptor = reinterpret_cast<PyDescrObject*>(call.args[0]);
+    if (type == &PyGetSetDescr_Type && IsTensor(call.args[1])) return GetAttr(call.args[1], descriptor->d_name);
+    if (type == &PyMemberDescr_Type && PyObject_TypeCheck(call.args[1], descriptor->d_type) &&
+        !PyType_Check(call.args[1]))
+      return BindNative(call.args[0], call.args[1], descriptor->d_name);
+  }
+  if (std::string_view(name) == "__next__" && call.nargs == 1 && call.kwnames == nullptr) return ModelNext(call);
+  // What C code has made of arguments alone is read and written by its methods alone.
+  if (FindCallable(reinterpret_cast<PyObject*>(type)) == Treatment::kPure && call.nargs > 0 &&
+      !IsOutside(call.args[0]) && !IsBuiltinDataType(type)) {
+    return CallPure(call);
   }
   if (!IsBuiltinDataType(type) || call.nargs == 0) {
     return BreakNull(BreakCode::kUnsupportedCallable, std::string(type->tp_name) + "." + name);
@@ -454,6 +484,7 @@ PyObject* RecorderState::Impl::CallMethodOf(PyTypeObject* type, const char* name
   if (type == &PyUnicode_Type && (method == "format" || method == "format_map")) {
     for (Py_ssize_t i = 1; i < call.total(); ++i) {
       if (HasFake(call.args[i])) return BreakNull(BreakCode::kTensorData, "a tensor is formatted");
+      GuardPrinted(*this, call.args[i]);
     }
   }
   if (method == "sort" && call.kwnames != nullptr) return CallModel(Treatment::kHigherOrder, call);

@@ -5,6 +5,7 @@
 
 #include "absl/types/span.h"
 #include "graph/capture/evaluator.h"
+#include "graph/capture/printed.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
 
@@ -31,18 +32,6 @@ constexpr NamedOperator kCompareNames[] = {{"lt", Py_LT}, {"le", Py_LE}, {"eq", 
 // eager's.
 bool InScan(const std::vector<LiveFrame*>& frames) {
   return !frames.empty() && PyUnicode_CompareWithASCIIString(frames.back()->code->co_name, "mamba_selective_scan") == 0;
-}
-
-// What abstract base classes recognise is cached by class, until one of the process is given another class to
-// recognise: the function that counts that. Null where `callable` is no check of theirs.
-PyObject* AbcToken(PyObject* callable) {
-  static PyObject* const token = [] {
-    PyRef module = PyRef::Steal(PyImport_ImportModule("_abc"));
-    PyObject* found = module ? PyObject_GetAttrString(module.get(), "get_cache_token") : nullptr;
-    PyErr_Clear();
-    return found;
-  }();
-  return QualifiedName(callable).starts_with("_abc.") ? token : nullptr;
 }
 
 }  // namespace
@@ -81,22 +70,38 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
           if (PyType_Check(member)) GuardType(reinterpret_cast<PyTypeObject*>(member));
         }
       }
-      if (PyObject* token = AbcToken(call.callable)) {
-        PyRef count = NativeValue(token);
+      if (QualifiedName(call.callable).starts_with("_abc.")) {
         // One that was made inside recognises what the recording gave it.
-        if (call.nargs > 0 && IsOutside(args[0]))
-          AddGuard(GuardKind::kConstantIs, Intern(SourceKind::kNativeValue, Pinned(token)), count.get());
+        if (call.nargs > 0 && IsOutside(args[0])) GuardAbstractBases();
         // The caches make that whether Python code of the classes runs is no property of the program.
         return CallUnrecorded(call);
       }
       return CallReal(call);
     case Treatment::kIdentity:
       return CallReal(call);
+    case Treatment::kTakeLock:
+      if (call.nargs > 0 && !IsOutside(args[0])) return CallPure(call);
+      if (call.total() > 1) return BreakNull(BreakCode::kUnsupportedEffect, "a lock from outside is tried");
+      return Py_NewRef(Py_True);
+    case Treatment::kReleaseLock:
+      return call.nargs > 0 && !IsOutside(args[0]) ? CallPure(call) : Py_NewRef(Py_None);
+    case Treatment::kPrint: {
+      PyRef key = PyRef::Steal(PyUnicode_InternFromString("file"));
+      const Py_ssize_t at = key && !plain ? PySequence_Index(call.kwnames, key.get()) : -1;
+      PyErr_Clear();
+      PyObject* file = at < 0 ? Py_None : args[call.nargs + at];
+      if (file == Py_None || IsOutside(file))
+        return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable));
+      return ModelText(call);
+    }
+    case Treatment::kAddress:
+      return ModelAddress(call);
     case Treatment::kVars:
       if (call.nargs != 1) return BreakNull(BreakCode::kUnsupportedCallable, "vars() of a frame");
       return GetAttr(args[0], Names().dict);
     case Treatment::kGlobals: {
       PyObject* globals = PyEval_GetGlobals();
+      if (local_namespaces.contains(globals)) return Py_NewRef(globals);
       Shadow* shadow = globals == nullptr ? nullptr : GlobalsShadow(globals);
       if (shadow == nullptr && !PyErr_Occurred())
         return BreakNull(BreakCode::kInternalError, "globals() without a frame");
@@ -154,6 +159,16 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return ModelCheckpoint(call);
     case Treatment::kTorchState:
       return ModelTorchState(call);
+    case Treatment::kMakeSubclass:
+      return ModelMakeSubclass(call);
+    case Treatment::kDeepCopy:
+      return ModelDeepCopy(call);
+    case Treatment::kCopy:
+      return ModelCopy(call);
+    case Treatment::kExecute:
+      return ModelExecute(call);
+    case Treatment::kGetFrame:
+      return ModelGetFrame(call);
     case Treatment::kBuildClass:
       return ModelBuildClass(call);
     case Treatment::kNewType:
@@ -400,6 +415,7 @@ PyObject* RecorderState::Impl::ModelContextVar(const NativeCall&) {
 PyObject* RecorderState::Impl::ModelText(const NativeCall& call) {
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     if (HasFake(call.args[i])) return BreakNull(BreakCode::kTensorData, "a tensor is formatted");
+    GuardPrinted(*this, call.args[i]);
   }
   return CallPure(call);
 }

@@ -121,23 +121,57 @@ PyObject* RecorderState::Impl::RunClassBody(PyObject* function, PyObject* name_s
   return CheckFailure() != 0 ? (Py_XDECREF(cell), nullptr) : cell;
 }
 
+// The bases with those that are no classes replaced by what their __mro_entries__ says. As update_bases of
+// Python/bltinmodule.c.
+PyRef RecorderState::Impl::ResolveBases(PyObject* bases) {
+  static PyObject* const name = PyUnicode_InternFromString("__mro_entries__");
+  PyRef resolved = PyRef::Steal(PyList_New(0));
+  bool changed = false;
+  for (Py_ssize_t i = 0; resolved && i < PyTuple_GET_SIZE(bases); ++i) {
+    PyObject* base = PyTuple_GET_ITEM(bases, i);
+    PyRef entries;
+    if (!PyType_Check(base)) {
+      PyRef method = PyRef::Steal(GetAttr(base, name));
+      if (!method && (broken() || !PyErr_ExceptionMatches(PyExc_AttributeError))) return {};
+      PyErr_Clear();
+      if (method) {
+        entries = PyRef::Steal(Call(method.get(), {bases}));
+        if (!entries) return {};
+        if (!PyTuple_Check(entries.get())) {
+          PyErr_SetString(PyExc_TypeError, "__mro_entries__ must return a tuple");
+          return {};
+        }
+        changed = true;
+      }
+    }
+    if (!entries) entries = PyRef::Steal(PyTuple_Pack(1, base));
+    PyRef end = PyRef::Steal(PySequence_InPlaceConcat(resolved.get(), entries.get()));
+    if (!entries || !end) return {};
+  }
+  if (!changed || !resolved) return resolved ? PyRef::Borrow(bases) : PyRef();
+  return PyRef::Steal(PyList_AsTuple(resolved.get()));
+}
+
 // builtins.__build_class__(body, name, *bases, metaclass=, **keywords). Python/bltinmodule.c.
 PyObject* RecorderState::Impl::ModelBuildClass(const NativeCall& call) {
   if (call.nargs < 2 || !PyFunction_Check(call.args[0]) || !PyUnicode_Check(call.args[1]))
     return BreakNull(BreakCode::kUnsupportedCallable, "__build_class__");
-  PyRef bases = PyRef::Steal(PyTuple_New(call.nargs - 2));
+  PyRef given = PyRef::Steal(PyTuple_New(call.nargs - 2));
   PyObject* meta = nullptr;
-  for (Py_ssize_t i = 2; bases && i < call.nargs; ++i) {
-    PyObject* base = call.args[i];
-    if (!PyType_Check(base)) return BreakNull(BreakCode::kUnsupportedCallable, "a class with __mro_entries__");
-    PyTuple_SET_ITEM(bases.get(), i - 2, Py_NewRef(base));
-  }
+  for (Py_ssize_t i = 2; given && i < call.nargs; ++i) PyTuple_SET_ITEM(given.get(), i - 2, Py_NewRef(call.args[i]));
+  PyRef bases = given ? ResolveBases(given.get()) : PyRef();
   if (!bases) return nullptr;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(bases.get()); ++i) {
+    if (!PyType_Check(PyTuple_GET_ITEM(bases.get(), i)))
+      return BreakNull(BreakCode::kUnsupportedCallable, "a base that is no class");
+  }
   for (Py_ssize_t i = 0; call.kwnames != nullptr && i < PyTuple_GET_SIZE(call.kwnames); ++i) {
     if (PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(call.kwnames, i), "metaclass") == 0)
       meta = call.args[call.nargs + i];
   }
-  if (meta == nullptr) meta = reinterpret_cast<PyObject*>(call.nargs > 2 ? Py_TYPE(call.args[2]) : &PyType_Type);
+  const bool has_base = PyTuple_GET_SIZE(bases.get()) > 0;
+  if (meta == nullptr)
+    meta = reinterpret_cast<PyObject*>(has_base ? Py_TYPE(PyTuple_GET_ITEM(bases.get(), 0)) : &PyType_Type);
   if (!PyType_Check(meta)) return BreakNull(BreakCode::kUnsupportedCallable, "a metaclass that is no class");
   meta = reinterpret_cast<PyObject*>(MetaclassOf(reinterpret_cast<PyTypeObject*>(meta), bases.get()));
   if (meta == nullptr) return nullptr;
@@ -153,6 +187,10 @@ PyObject* RecorderState::Impl::ModelBuildClass(const NativeCall& call) {
   }
   if (!name_space) return nullptr;
   PyRef cell = PyRef::Steal(RunClassBody(call.args[0], name_space.get()));
+  if (cell && bases.get() != given.get()) {
+    PyRef key = PyRef::Steal(PyUnicode_InternFromString("__orig_bases__"));
+    if (!key || SetItem(name_space.get(), key.get(), given.get()) != 0) return nullptr;
+  }
   if (!cell || !PassOn({call.args[1], bases.get(), name_space.get()}, call, &passed)) return nullptr;
   return Call(meta, passed.values.data(), 3, passed.names.get());
 }
@@ -182,7 +220,14 @@ PyObject* RecorderState::Impl::CallMetaclass(const NativeCall& call) {
       PyRef::Steal(maker ? CallWithSelf(maker.get(), call.callable, call.args, call.nargs, call.kwnames) : nullptr);
   if (!made || !PyObject_TypeCheck(made.get(), meta)) return made.release();
   PyRef init = PyRef::Borrow(ShimTypeLookup(Py_TYPE(made.get()), Names().init));
-  if (!init || !PyFunction_Check(init.get())) return made.release();
+  if (!init || !PyFunction_Check(init.get())) {
+    // That of a C metaclass, such as torch's, finishes the class.
+    PyRef args = PyRef::Steal(PyTuple_New(call.nargs));
+    for (Py_ssize_t i = 0; args && i < call.nargs; ++i) PyTuple_SET_ITEM(args.get(), i, Py_NewRef(call.args[i]));
+    const initproc finish = NativeBase(meta)->tp_init;
+    const bool finished = finish == PyType_Type.tp_init;
+    return args && (finished || finish(made.get(), args.get(), nullptr) == 0) ? made.release() : nullptr;
+  }
   if (std::string_view(meta->tp_name) == "FunctionMeta" && QualifiedName(init.get()).starts_with("torch.autograd."))
     return InitFunction(made.get(), call) != 0 ? nullptr : made.release();
   PyRef done = PyRef::Steal(CallWithSelf(init.get(), made.get(), call.args, call.nargs, call.kwnames));

@@ -95,6 +95,8 @@ Flow CallFunctionEx(FrameEvaluator& f, int arg) {
     kwargs = std::move(copy);
   }
   if (!PyTuple_CheckExact(args.get())) {
+    if (Py_TYPE(args.get())->tp_iter == nullptr && !PySequence_Check(args.get()))
+      return f.BreakAt(BreakCode::kUnsupportedOpcode, "an error in * unpacking");
     args = PyRef::Steal(f.recorder.AsTuple(args.get()));
     if (!args) return Flow::kError;
   }

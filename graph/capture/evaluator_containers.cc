@@ -140,8 +140,9 @@ Flow DictUpdate(FrameEvaluator& f, int arg) { return MergeInto(f, arg, 1); }
 Flow DictMerge(FrameEvaluator& f, int arg) { return MergeInto(f, arg, 2); }
 
 // The items of a sequence for unpacking, as a tuple or a list. Of an iterator no more than `limit` are taken (all where
-// it is negative), as CPython does: it may be endless.
-PyRef UnpackItems(FrameEvaluator& f, PyObject* sequence, Py_ssize_t limit) {
+// it is negative), as CPython does: it may be endless. Behind `first` items the rest is list(iterator), which asks it
+// for an iterator once more.
+PyRef UnpackItems(FrameEvaluator& f, PyObject* sequence, Py_ssize_t limit, Py_ssize_t first = -1) {
   if (PyTuple_CheckExact(sequence) || PyList_CheckExact(sequence)) return PyRef::Steal(f.recorder.AsTuple(sequence));
   if (Py_TYPE(sequence)->tp_iter == nullptr && !PySequence_Check(sequence)) {
     PyErr_Format(PyExc_TypeError, "cannot unpack non-iterable %.200s object", Py_TYPE(sequence)->tp_name);
@@ -151,6 +152,11 @@ PyRef UnpackItems(FrameEvaluator& f, PyObject* sequence, Py_ssize_t limit) {
   PyRef items = PyRef::Steal(PyList_New(0));
   if (!iterator || !items) return PyRef();
   while (PyList_GET_SIZE(items.get()) != limit) {
+    if (PyList_GET_SIZE(items.get()) == first) {
+      iterator = PyRef::Steal(f.recorder.GetIter(iterator.get()));
+      if (!iterator) return PyRef();
+      first = -1;
+    }
     PyRef item = PyRef::Steal(f.recorder.IterNext(iterator.get()));
     if (!item) break;
     if (PyList_Append(items.get(), item.get()) != 0) return PyRef();
@@ -188,7 +194,7 @@ Flow UnpackEx(FrameEvaluator& f, int arg) {
   const int before = arg & 0xff;
   const int after = arg >> 8;
   PyRef sequence = f.Pop();
-  PyRef items = UnpackItems(f, sequence.get(), -1);
+  PyRef items = UnpackItems(f, sequence.get(), -1, before);
   if (!items) return Flow::kError;
   Py_ssize_t size = PyTuple_GET_SIZE(items.get());
   if (size < before + after) {

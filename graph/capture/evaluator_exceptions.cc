@@ -8,6 +8,8 @@
 namespace framejit {
 namespace {
 
+PyTypeObject* GroupType() { return reinterpret_cast<PyTypeObject*>(PyExc_BaseExceptionGroup); }
+
 PyRef SpecialName(const char* name) { return PyRef::Steal(PyUnicode_InternFromString(name)); }
 
 Flow PushExcInfo(FrameEvaluator& f, int) {
@@ -144,10 +146,77 @@ Flow LoadAssertionError(FrameEvaluator& f, int) {
   return Flow::kNext;
 }
 
+// --- exception groups ------------------------------------------------------------------------------------------------
+
+bool IsGroup(PyObject* exception) { return PyObject_TypeCheck(exception, GroupType()); }
+
+// As check_except_star_type_valid of Python/ceval.c.
+bool MayBeCaughtByStar(PyObject* type) {
+  PyRef types = PyTuple_Check(type) ? PyRef::Borrow(type) : PyRef::Steal(PyTuple_Pack(1, type));
+  for (Py_ssize_t i = 0; types && i < PyTuple_GET_SIZE(types.get()); ++i) {
+    PyObject* one = PyTuple_GET_ITEM(types.get(), i);
+    if (!PyExceptionClass_Check(one)) {
+      PyErr_SetString(PyExc_TypeError, "catching classes that do not inherit from BaseException is not allowed");
+      return false;
+    }
+    if (PyType_IsSubtype(reinterpret_cast<PyTypeObject*>(one), GroupType())) {
+      PyErr_SetString(PyExc_TypeError, "catching ExceptionGroup with except* is not allowed. Use except instead.");
+      return false;
+    }
+  }
+  return static_cast<bool>(types);
+}
+
+// (match, rest) as exception_group_match of Python/ceval.c; null with an exception.
+PyRef SplitByType(PyObject* exception, PyObject* type) {
+  if (exception == Py_None) return PyRef::Steal(PyTuple_Pack(2, Py_None, Py_None));
+  const bool group = IsGroup(exception);
+  if (PyErr_GivenExceptionMatches(exception, type) != 0) {
+    PyRef match =
+        group ? PyRef::Borrow(exception)
+              : PyRef::Steal(PyObject_CallFunction(reinterpret_cast<PyObject*>(GroupType()), "s[O]", "", exception));
+    return match ? PyRef::Steal(PyTuple_Pack(2, match.get(), Py_None)) : PyRef();
+  }
+  if (!group) return PyRef::Steal(PyTuple_Pack(2, Py_None, exception));
+  PyRef pair = PyRef::Steal(PyObject_CallMethod(exception, "split", "(O)", type));
+  if (pair && (!PyTuple_CheckExact(pair.get()) || PyTuple_GET_SIZE(pair.get()) < 2)) {
+    PyErr_Format(PyExc_TypeError, "%.200s.split must return a tuple, not %.200s", Py_TYPE(exception)->tp_name,
+                 Py_TYPE(pair.get())->tp_name);
+    return {};
+  }
+  return pair;
+}
+
+void NoteMade(FrameEvaluator& f, PyObject* exception) {
+  if (exception != Py_None && !f.recorder.HasCaught(exception)) f.recorder.NoteCaught(exception);
+}
+
+Flow CheckGroupMatch(FrameEvaluator& f, int) {
+  PyRef type = f.Pop();
+  PyObject* exception = f.Top();
+  if (exception != Py_None && !f.recorder.HasCaught(exception)) return RaisesFromOutside(f);
+  if (!MayBeCaughtByStar(type.get())) return Flow::kError;
+  PyRef pair = SplitByType(exception, type.get());
+  if (!pair || f.recorder.broken()) return Flow::kError;
+  PyObject* match = PyTuple_GET_ITEM(pair.get(), 0);
+  PyObject* rest = PyTuple_GET_ITEM(pair.get(), 1);
+  if (match == Py_None) {
+    f.Push(Py_NewRef(match));
+    return Flow::kNext;
+  }
+  NoteMade(f, match);
+  NoteMade(f, rest);
+  PyRef caught = PyRef::Steal(std::exchange(f.Top(), Py_NewRef(rest)));
+  f.Push(Py_NewRef(match));
+  PyErr_SetHandledException(match);
+  return Flow::kNext;
+}
+
 constexpr OpcodeRow kRows[] = {
     {PUSH_EXC_INFO, PushExcInfo},
     {POP_EXCEPT, PopExcept},
     {CHECK_EXC_MATCH, CheckExcMatch},
+    {CHECK_EG_MATCH, CheckGroupMatch},
     {RAISE_VARARGS, RaiseVarargs},
     {RERAISE, Reraise},
     {BEFORE_WITH, BeforeWith},
@@ -158,6 +227,55 @@ constexpr OpcodeRow kRows[] = {
 }  // namespace
 
 absl::Span<const OpcodeRow> ExceptionOpcodes() { return kRows; }
+
+namespace {
+
+// _PyExc_PrepReraiseStar of Objects/exceptions.c, which CPython does not export.
+constexpr const char* kPrepareText = R"(
+def leaves(exception):
+    if isinstance(exception, BaseExceptionGroup):
+        return [leaf for part in exception.exceptions for leaf in leaves(part)]
+    return [id(exception)]
+
+def is_part(exception, original):
+    return all(getattr(exception, name) is getattr(original, name)
+               for name in ("__traceback__", "__cause__", "__context__"))
+
+def prepare(original, exceptions):
+    if not exceptions:
+        return None
+    if not isinstance(original, BaseExceptionGroup):
+        return exceptions[0]
+    exceptions = [exception for exception in exceptions if exception is not None]
+    again = [leaf for exception in exceptions if is_part(exception, original) for leaf in leaves(exception)]
+    raised = [exception for exception in exceptions if not is_part(exception, original)]
+    def is_leaf(exception):
+        return not isinstance(exception, BaseExceptionGroup) and id(exception) in again
+    rest = original.split(is_leaf)[0] if again else None
+    if rest is not None:
+        raised.append(rest)
+    return BaseExceptionGroup("", raised) if len(raised) > 1 else raised[0] if raised else None
+)";
+
+PyObject* NewPrepare() {
+  PyRef code = PyRef::Steal(Py_CompileString(kPrepareText, "<frozen framejit>", Py_file_input));
+  PyRef scope = PyRef::Steal(code ? PyDict_New() : nullptr);
+  PyRef ran = PyRef::Steal(scope ? PyEval_EvalCode(code.get(), scope.get(), scope.get()) : nullptr);
+  return ran ? Py_XNewRef(PyDict_GetItemString(scope.get(), "prepare")) : nullptr;
+}
+
+}  // namespace
+
+PyObject* PrepareRaiseOfGroup(FrameEvaluator& f, PyObject* original, PyObject* raised) {
+  static PyObject* prepare = nullptr;
+  const bool armed = RecordingHook::Arm(false);
+  if (prepare == nullptr) prepare = NewPrepare();
+  PyRef result =
+      PyRef::Steal(prepare == nullptr ? nullptr : PyObject_CallFunctionObjArgs(prepare, original, raised, nullptr));
+  RecordingHook::Arm(armed);
+  if (result) NoteMade(f, result.get());
+  return result.release();
+}
 
 PyRef TakeException() {
   PyObject* type = nullptr;

@@ -2,6 +2,7 @@
 #include <opcode.h>
 
 #include "graph/capture/frame_evaluator.h"
+#include "graph/capture/raise.h"
 
 namespace framejit {
 
@@ -79,9 +80,8 @@ Flow CopyFreeVars(FrameEvaluator& f, int arg) {
 
 Flow RaiseUnboundCell(FrameEvaluator& f, int index) {
   if (index < ClosureStart(f)) return RaiseUnboundLocal(f, index);
-  PyErr_Format(PyExc_NameError,
-               "cannot access free variable '%U' where it is not associated with a value in enclosing scope",
-               f.LocalName(index));
+  RaiseNameError("cannot access free variable '%U' where it is not associated with a value in enclosing scope",
+                 f.LocalName(index));
   return Flow::kError;
 }
 
@@ -123,38 +123,65 @@ Flow DeleteGlobal(FrameEvaluator& f, int arg) {
   return f.recorder.StoreGlobal(f.globals, f.Name(arg), nullptr) != 0 ? Flow::kError : Flow::kNext;
 }
 
-// The namespace of a class body is a dict that the recording made (a metaclass's __prepare__ may give another mapping).
+// The namespace of a class body or of code made from text: a dict that the recording made, or what a metaclass's
+// __prepare__ gave, or the shadow of a dict from outside.
 bool HasPlainNamespace(const FrameEvaluator& f) {
-  return f.frame_locals != nullptr && PyDict_CheckExact(f.frame_locals);
+  return PyDict_CheckExact(f.frame_locals) && !f.recorder.IsOutside(f.frame_locals);
 }
 
+Flow NoNamespace(FrameEvaluator& f) { return f.BreakAt(BreakCode::kUnsupportedOpcode, "a frame without a namespace"); }
+
+}  // namespace
+
+int NamespaceItem(FrameEvaluator& f, PyObject* name_space, PyObject* name, PyObject** value) {
+  if (PyDict_CheckExact(name_space) && !f.recorder.IsOutside(name_space)) {
+    *value = Py_XNewRef(PyDict_GetItemWithError(name_space, name));
+  } else {
+    *value = f.recorder.GetItem(name_space, name);
+    if (*value == nullptr && !f.recorder.broken() && PyErr_ExceptionMatches(PyExc_KeyError)) PyErr_Clear();
+  }
+  if (*value != nullptr) return 1;
+  return PyErr_Occurred() != nullptr || f.recorder.broken() ? -1 : 0;
+}
+
+namespace {
+
 Flow LoadName(FrameEvaluator& f, int arg) {
-  if (!HasPlainNamespace(f)) return f.BreakAt(BreakCode::kUnsupportedOpcode, "class body with a special namespace");
-  PyObject* value = PyDict_GetItemWithError(f.frame_locals, f.Name(arg));
-  if (value != nullptr) return f.PushResult(Py_NewRef(value));
-  if (PyErr_Occurred()) return Flow::kError;
-  return f.PushResult(f.recorder.LoadGlobal(f.globals, f.builtins, f.Name(arg)));
+  if (f.frame_locals == nullptr) return NoNamespace(f);
+  PyObject* value = nullptr;
+  const int found = NamespaceItem(f, f.frame_locals, f.Name(arg), &value);
+  return f.PushResult(found == 0 ? f.recorder.LoadGlobal(f.globals, f.builtins, f.Name(arg)) : value);
 }
 
 Flow StoreName(FrameEvaluator& f, int arg) {
   PyRef value = f.Pop();
-  if (!HasPlainNamespace(f)) return f.BreakAt(BreakCode::kUnsupportedOpcode, "class body with a special namespace");
-  return PyDict_SetItem(f.frame_locals, f.Name(arg), value.get()) != 0 ? Flow::kError : Flow::kNext;
+  if (f.frame_locals == nullptr) return NoNamespace(f);
+  const int status = HasPlainNamespace(f) ? PyDict_SetItem(f.frame_locals, f.Name(arg), value.get())
+                                          : f.recorder.SetItem(f.frame_locals, f.Name(arg), value.get());
+  return status != 0 ? Flow::kError : Flow::kNext;
 }
 
 Flow DeleteName(FrameEvaluator& f, int arg) {
-  if (!HasPlainNamespace(f)) return f.BreakAt(BreakCode::kUnsupportedOpcode, "class body with a special namespace");
-  if (PyDict_DelItem(f.frame_locals, f.Name(arg)) == 0) return Flow::kNext;
-  PyErr_Format(PyExc_NameError, "name '%U' is not defined", f.Name(arg));
+  if (f.frame_locals == nullptr) return NoNamespace(f);
+  const int status = HasPlainNamespace(f) ? PyDict_DelItem(f.frame_locals, f.Name(arg))
+                                          : f.recorder.DelItem(f.frame_locals, f.Name(arg));
+  if (status == 0) return Flow::kNext;
+  if (!f.recorder.broken()) {
+    PyErr_Clear();
+    RaiseNameError("name '%U' is not defined", f.Name(arg));
+  }
   return Flow::kError;
 }
 
 Flow SetupAnnotations(FrameEvaluator& f, int) {
-  if (!HasPlainNamespace(f)) return f.BreakAt(BreakCode::kUnsupportedOpcode, "class body with a special namespace");
+  if (f.frame_locals == nullptr) return NoNamespace(f);
   PyRef name = PyRef::Steal(PyUnicode_InternFromString("__annotations__"));
-  PyRef annotations = PyRef::Steal(PyDict_New());
-  if (!name || !annotations) return Flow::kError;
-  return PyDict_SetDefault(f.frame_locals, name.get(), annotations.get()) == nullptr ? Flow::kError : Flow::kNext;
+  PyObject* value = nullptr;
+  const int found = name ? NamespaceItem(f, f.frame_locals, name.get(), &value) : -1;
+  PyRef annotations = PyRef::Steal(found == 0 ? PyDict_New() : value);
+  if (found != 0) return found < 0 ? Flow::kError : Flow::kNext;
+  if (!annotations || f.recorder.SetItem(f.frame_locals, name.get(), annotations.get()) != 0) return Flow::kError;
+  return Flow::kNext;
 }
 
 constexpr OpcodeRow kRows[] = {

@@ -51,13 +51,17 @@ Flow JumpIfOrPop(FrameEvaluator& f, int arg) {
 }
 
 Flow LoadClassDeref(FrameEvaluator& f, int arg) {
-  if (f.frame_locals == nullptr || !PyDict_CheckExact(f.frame_locals)) {
-    return f.BreakAt(BreakCode::kUnsupportedOpcode, "class body with a special namespace");
-  }
-  PyObject* value = PyDict_GetItemWithError(f.frame_locals, f.LocalName(arg));
-  if (value != nullptr) return f.PushResult(Py_NewRef(value));
-  if (PyErr_Occurred()) return Flow::kError;
-  return LoadDeref(f, arg);
+  if (f.frame_locals == nullptr) return f.BreakAt(BreakCode::kUnsupportedOpcode, "a frame without a namespace");
+  PyObject* value = nullptr;
+  const int found = NamespaceItem(f, f.frame_locals, f.LocalName(arg), &value);
+  return found == 0 ? LoadDeref(f, arg) : f.PushResult(value);
+}
+
+// The exceptions that the clauses of a try statement with except* left to be raised, below them what was caught.
+Flow PrepareRaiseStar(FrameEvaluator& f, int) {
+  PyRef raised = f.Pop();
+  PyRef original = f.Pop();
+  return f.PushResult(PrepareRaiseOfGroup(f, original.get(), raised.get()));
 }
 
 #endif
@@ -130,17 +134,6 @@ Flow LoadLocals(FrameEvaluator& f, int) {
   return Flow::kNext;
 }
 
-// 1 and the value of `name` in a namespace that must be a plain dict, or 0, or -1 for an error.
-int NamespaceItem(FrameEvaluator& f, PyObject* name_space, PyObject* name, PyObject** value) {
-  if (!PyDict_CheckExact(name_space)) {
-    f.recorder.Break(BreakCode::kUnsupportedOpcode, "class body with a special namespace");
-    return -1;
-  }
-  *value = Py_XNewRef(PyDict_GetItemWithError(name_space, name));
-  if (*value != nullptr) return 1;
-  return PyErr_Occurred() != nullptr ? -1 : 0;
-}
-
 Flow LoadFromDictOrDeref(FrameEvaluator& f, int arg) {
   PyRef name_space = f.Pop();
   PyObject* value = nullptr;
@@ -181,6 +174,14 @@ Flow CallIntrinsic1(FrameEvaluator& f, int arg) {
   if (arg == kUnaryPositive) return UnaryPositive(f, 0);
   if (arg == kListToTuple) return ListToTuple(f, 0);
   return f.BreakAt(BreakCode::kUnsupportedOpcode, "an intrinsic function of CPython");
+}
+
+Flow CallIntrinsic2(FrameEvaluator& f, int arg) {
+  constexpr int kPrepareRaiseStar = 1;
+  if (arg != kPrepareRaiseStar) return f.BreakAt(BreakCode::kUnsupportedOpcode, "an intrinsic function of CPython");
+  PyRef raised = f.Pop();
+  PyRef original = f.Pop();
+  return f.PushResult(PrepareRaiseOfGroup(f, original.get(), raised.get()));
 }
 
 // An exception was thrown into a generator that stands in `yield from`, and the inner one raised: StopIteration is its
@@ -272,6 +273,7 @@ constexpr OpcodeRow kRows[] = {
     {UNARY_POSITIVE, UnaryPositive},
     {LIST_TO_TUPLE, ListToTuple},
     {LOAD_CLASSDEREF, LoadClassDeref},
+    {PREP_RERAISE_STAR, PrepareRaiseStar},
     {POP_JUMP_FORWARD_IF_FALSE, PopJumpIfBool<false, 1>},
     {POP_JUMP_FORWARD_IF_TRUE, PopJumpIfBool<true, 1>},
     {POP_JUMP_BACKWARD_IF_FALSE, PopJumpIfBool<false, -1>},
@@ -302,6 +304,7 @@ constexpr OpcodeRow kRows[] = {
     {LOAD_FROM_DICT_OR_DEREF, LoadFromDictOrDeref},
     {LOAD_FROM_DICT_OR_GLOBALS, LoadFromDictOrGlobals},
     {CALL_INTRINSIC_1, CallIntrinsic1},
+    {CALL_INTRINSIC_2, CallIntrinsic2},
     {CLEANUP_THROW, CleanupThrow},
 #endif
 #if PY_VERSION_HEX >= 0x030D0000

@@ -37,7 +37,7 @@ struct FrameEvaluator {
   PyFunctionObject* function;
   PyObject* globals;  // borrowed from the frame, as the next two
   PyObject* builtins;
-  PyObject* frame_locals;  // mapping of a class body, else null
+  PyObject* frame_locals;  // mapping of a class body or of code made from text, else null
   PyObject** locals;       // fast locals, cells and free variables
   PyObject** stack_base;
   PyObject** sp;
@@ -133,6 +133,11 @@ absl::Span<const OpcodeRow> VersionOpcodes();    // evaluator_versions.cc: what 
 Flow LoadFast(FrameEvaluator& f, int arg);
 Flow LoadDeref(FrameEvaluator& f, int arg);
 Flow RaiseUnboundLocal(FrameEvaluator& f, int index);
+// 1 and the value (new) of `name` in a namespace, or 0, or -1 for an error or a break.
+int NamespaceItem(FrameEvaluator& f, PyObject* name_space, PyObject* name, PyObject** value);
+// What a try statement with except* raises at its end, or None: of the exception that it caught, and those that its
+// clauses raised or did not take.
+PyObject* PrepareRaiseOfGroup(FrameEvaluator& f, PyObject* original, PyObject* raised);
 // Pushes a container that the frame has made (stolen; null means failure).
 Flow PushLocal(FrameEvaluator& f, PyObject* object);
 // Calls `callable` with `total` arguments on top of the stack, those named by `kwnames` (or null) last, and replaces

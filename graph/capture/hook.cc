@@ -114,6 +114,17 @@ PyObject* Import(PyThreadState* thread, FrameView frame, int throwflag) {
 
 bool IsModuleBody(PyCodeObject* code) { return PyUnicode_CompareWithASCIIString(code->co_name, "<module>") == 0; }
 
+// copyreg._slotnames, which C code asks for copies: it keeps its answer on the class, and reads nothing else.
+bool IsSlotNames(PyCodeObject* code) {
+  static PyObject* const found = [] {
+    PyRef module = PyRef::Steal(PyImport_ImportModule("copyreg"));
+    PyRef function = PyRef::Steal(module ? PyObject_GetAttrString(module.get(), "_slotnames") : nullptr);
+    PyErr_Clear();
+    return function && PyFunction_Check(function.get()) ? Py_NewRef(PyFunction_GET_CODE(function.get())) : nullptr;
+  }();
+  return reinterpret_cast<PyObject*>(code) == found;
+}
+
 // A frame of the program, called by a transform.
 class OutsideTransform {
  public:
@@ -138,6 +149,10 @@ PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int
     if (throwflag != 0 && PyErr_Occurred() != nullptr) return Abandon(thread, frame);
     if (throwflag == 0 && !frame.is_generators() && IsFinalizer(recorder, code)) return LeaveAtReturn(thread, frame);
     return Fail(hook, thread, frame, BreakCode::kInternalError, "a frame started after a break");
+  }
+  if (IsSlotNames(code)) {
+    Disarmed disarmed;
+    return ShimEvalDefault(thread, frame.get(), throwflag);
   }
   if (code->co_flags & (CO_COROUTINE | CO_ASYNC_GENERATOR | CO_ITERABLE_COROUTINE)) {
     return Fail(hook, thread, frame, BreakCode::kCoroutine, "");

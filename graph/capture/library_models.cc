@@ -98,6 +98,30 @@ PyObject* RecorderState::Impl::ModelCallEffect(const NativeCall& call) {
   return Py_NewRef(Py_None);
 }
 
+// id(object): a number of this recording, which says what is one object and what is not.
+PyObject* RecorderState::Impl::ModelAddress(const NativeCall& call) {
+  PyRef address = PyRef::Steal(CallReal(call));
+  PyObject* object = call.nargs == 1 ? call.args[0] : nullptr;
+  if (!address || object == nullptr || (IsCodeLike(object) && IsOutside(object))) return address.release();
+  addresses.insert(PyLong_AsLongLong(address.get()));
+  const Provenance* provenance = FindKnown(object);
+  if (provenance == nullptr || IsPrimitive(object)) return address.release();
+  PyObject* real = provenance->real.get();
+  if (std::find(addressed.begin(), addressed.end(), real) != addressed.end()) return address.release();
+  const bool disjoint = IsTensor(real) && !InputsShareMemory();
+  for (PyObject* before : addressed) {
+    const Provenance* other = FindKnown(before);
+    if (other == nullptr || Py_TYPE(before) != Py_TYPE(real) || (other->pinned && provenance->pinned)) continue;
+    if (disjoint) {
+      AddGuard(GuardKind::kNoOverlap, kNoSource);
+      break;
+    }
+    AddGuard(GuardKind::kNotSameObject, provenance->source, nullptr, 0, other->source);
+  }
+  addressed.push_back(real);
+  return address.release();
+}
+
 // methodcaller(name, *args, **keywords)(object), by what it says in __reduce__.
 PyObject* RecorderState::Impl::ModelMethodCaller(const NativeCall& call) {
   if (IsOutside(call.callable)) return BreakNull(BreakCode::kUnsupportedObject, "a methodcaller from outside");
@@ -126,12 +150,21 @@ PyObject* RecorderState::Impl::ModelMethodCaller(const NativeCall& call) {
   return Call(method.get(), values.data(), positional, names.get());
 }
 
+// What abstract base classes recognise is cached by class, until one of the process is given another class to
+// recognise: a function of theirs counts that.
+void RecorderState::Impl::GuardAbstractBases() {
+  static PyObject* const token = ImportedAttribute("_abc", "get_cache_token").release();
+  PyRef count = token == nullptr ? PyRef() : NativeValue(token);
+  if (!count) return PyErr_Clear();
+  AddGuard(GuardKind::kConstantIs, Intern(SourceKind::kNativeValue, Pinned(token)), count.get());
+}
+
 // functools.singledispatch's inner function dispatch(class): what it says rests on the registry, which is guarded.
 PyObject* RecorderState::Impl::ModelSingleDispatch(const NativeCall& call) {
   auto* function = reinterpret_cast<PyFunctionObject*>(call.callable);
   PyObject* names = reinterpret_cast<PyCodeObject*>(function->func_code)->co_localsplusnames;
-  const bool usual = call.nargs == 1 && call.kwnames == nullptr && PyType_Check(call.args[0]) &&
-                     IsOutside(call.args[0]) && IsOutside(call.callable) && function->func_closure != nullptr;
+  const bool usual =
+      call.nargs == 1 && call.kwnames == nullptr && PyType_Check(call.args[0]) && function->func_closure != nullptr;
   if (!usual) return BreakNull(BreakCode::kUnsupportedCallable, "functools.singledispatch");
   RegisterCells(function);
   const Py_ssize_t free = PyTuple_GET_SIZE(function->func_closure);
@@ -140,6 +173,10 @@ PyObject* RecorderState::Impl::ModelSingleDispatch(const NativeCall& call) {
     if (PyUnicode_CompareWithASCIIString(name, "registry") != 0) continue;
     PyRef registry = PyRef::Steal(LoadCell(PyTuple_GET_ITEM(function->func_closure, i), function, static_cast<int>(i)));
     if (!registry || Prepare(registry.get()) != 0) return nullptr;
+    PyObject* key = nullptr;
+    for (Py_ssize_t cursor = 0; PyDict_Check(registry.get()) && PyDict_Next(registry.get(), &cursor, &key, nullptr);) {
+      if (std::string_view(Py_TYPE(key)->tp_name) != "type") GuardAbstractBases();
+    }
   }
   GuardType(reinterpret_cast<PyTypeObject*>(call.args[0]));
   PyRef found = PyRef::Steal(CallUnrecorded({call.callable, call.args, 1, nullptr}));
@@ -198,6 +235,28 @@ bool HasOverride(PyTypeObject* type, const char* name) {
 
 }  // namespace
 
+namespace {
+
+// Whether copyreg._slotnames says anything of the class. That function keeps its answer on the class.
+bool HasSlots(PyTypeObject* type) {
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(type->tp_mro); ++i) {
+    PyRef dict = PyRef::Steal(ShimTypeDict(reinterpret_cast<PyTypeObject*>(PyTuple_GET_ITEM(type->tp_mro, i))));
+    PyObject* slots = dict ? PyDict_GetItemWithError(dict.get(), Names().slots) : nullptr;
+    if (slots == nullptr) continue;
+    PyRef names = PyUnicode_Check(slots) ? PyRef::Steal(PyTuple_Pack(1, slots)) : PyRef::Steal(PySequence_Tuple(slots));
+    for (Py_ssize_t k = 0; names && k < PyTuple_GET_SIZE(names.get()); ++k) {
+      PyObject* name = PyTuple_GET_ITEM(names.get(), k);
+      if (!PyUnicode_Check(name) || (PyUnicode_CompareWithASCIIString(name, "__dict__") != 0 &&
+                                     PyUnicode_CompareWithASCIIString(name, "__weakref__") != 0))
+        return true;
+    }
+  }
+  PyErr_Clear();
+  return false;
+}
+
+}  // namespace
+
 // object.__reduce_ex__(self, 2 or more), where it is (copyreg.__newobj__, (class,), state, None, None).
 PyObject* RecorderState::Impl::ModelReduceEx(const NativeCall& call) {
   if (call.nargs != 2 || call.kwnames != nullptr || IsTensor(call.args[0]))
@@ -205,21 +264,16 @@ PyObject* RecorderState::Impl::ModelReduceEx(const NativeCall& call) {
   PyObject* object = call.args[0];
   PyTypeObject* type = Py_TYPE(object);
   GuardType(type);
-  if (!IsOutside(object)) return CallPure(call);
-  PyRef reduce = Interned("__reduce__");
+  const bool plain = NativeBase(type) == &PyBaseObject_Type && PyLong_Check(call.args[1]) &&
+                     PyLong_AsLong(call.args[1]) >= 2 && type->tp_dictoffset != 0 && type->tp_itemsize == 0 &&
+                     !HasOverride(type, "__getnewargs__") && !HasOverride(type, "__getnewargs_ex__") && !HasSlots(type);
+  if (!IsOutside(object) && (!plain || HasOverride(type, "__reduce__"))) return CallPure(call);
   if (HasOverride(type, "__reduce__")) {
+    PyRef reduce = Interned("__reduce__");
     PyRef method = PyRef::Steal(reduce ? GetAttr(object, reduce.get()) : nullptr);
     return method ? Call(method.get(), {}) : nullptr;
   }
-  const bool plain = NativeBase(type) == &PyBaseObject_Type && PyLong_Check(call.args[1]) &&
-                     PyLong_AsLong(call.args[1]) >= 2 && type->tp_dictoffset != 0 && type->tp_itemsize == 0 &&
-                     !HasOverride(type, "__getnewargs__") && !HasOverride(type, "__getnewargs_ex__");
-  PyRef slot_names = ImportedAttribute("copyreg", "_slotnames");
-  slot_names =
-      PyRef::Steal(slot_names ? PyObject_CallOneArg(slot_names.get(), reinterpret_cast<PyObject*>(type)) : nullptr);
-  if (!slot_names) return nullptr;
-  if (!plain || PySequence_Size(slot_names.get()) != 0)
-    return BreakNull(BreakCode::kUnsupportedObject, std::string("a copy of a ") + type->tp_name);
+  if (!plain) return BreakNull(BreakCode::kUnsupportedObject, std::string("a copy of a ") + type->tp_name);
   PyRef state;
   if (HasOverride(type, "__getstate__")) {
     PyRef name = Interned("__getstate__");
@@ -227,6 +281,9 @@ PyObject* RecorderState::Impl::ModelReduceEx(const NativeCall& call) {
     state = PyRef::Steal(method ? Call(method.get(), {}) : nullptr);
   } else {
     state = PyRef::Steal(GetAttr(object, Names().dict));
+    const int has_items = state ? IsTrue(state.get()) : -1;
+    if (has_items < 0) return nullptr;
+    if (has_items == 0) state = PyRef::Borrow(Py_None);
   }
   PyRef maker = ImportedAttribute("copyreg", "__newobj__");
   if (!state || !maker) return nullptr;

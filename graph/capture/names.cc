@@ -1,10 +1,13 @@
 // Globals, closure cells and imports.
 #include "graph/capture/evaluator.h"
+#include "graph/capture/raise.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
 
 PyObject* RecorderState::Impl::GlobalsGet(PyObject* globals, PyObject* name) {
+  if (local_namespaces.contains(globals)) return Py_XNewRef(PyDict_GetItemWithError(globals, name));
+  if (Shadow* shadow = FindShadow(globals)) return ShadowDictGet(*shadow, name);
   if (auto seen = known.find(globals); seen != known.end()) {
     if (Shadow* shadow = FindShadow(seen->second.lifted.get())) return ShadowDictGet(*shadow, name);
   }
@@ -28,16 +31,20 @@ PyObject* RecorderState::Impl::LoadGlobal(PyObject* globals, PyObject* builtins,
   PyObject* value = GlobalsGet(globals, name);
   if (value != nullptr || PyErr_Occurred()) return value;
   if (builtins != globals && PyDict_Check(builtins)) value = GlobalsGet(builtins, name);
-  if (value == nullptr && !PyErr_Occurred()) PyErr_Format(PyExc_NameError, "name '%U' is not defined", name);
+  if (value == nullptr && !PyErr_Occurred()) RaiseNameError("name '%U' is not defined", name);
   return value;
 }
 
 int RecorderState::Impl::StoreGlobal(PyObject* globals, PyObject* name, PyObject* value) {
-  Shadow* shadow = GlobalsShadow(globals);
-  if (shadow == nullptr) return -1;
-  const int status = ShadowDictSet(*shadow, name, value);
+  const bool local = local_namespaces.contains(globals);
+  Shadow* shadow = local ? nullptr : GlobalsShadow(globals);
+  if (!local && shadow == nullptr) return -1;
+  const int status = !local             ? ShadowDictSet(*shadow, name, value)
+                     : value == nullptr ? PyDict_DelItem(globals, name)
+                                        : PyDict_SetItem(globals, name, value);
   if (status != 0 && !broken() && PyErr_ExceptionMatches(PyExc_KeyError)) {
-    PyErr_Format(PyExc_NameError, "name '%U' is not defined", name);
+    PyErr_Clear();
+    RaiseNameError("name '%U' is not defined", name);
   }
   return status;
 }

@@ -1,5 +1,6 @@
 // Attribute reads. Mirrors PyObject_GenericGetAttr, type_getattro, module_getattro, super_getattro and
 // slot_tp_getattr_hook of CPython's Objects/ (3.11 to 3.13), with a guard for each fact they rest on.
+#include "graph/capture/raise.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -51,12 +52,15 @@ PyObject* NoAttribute(PyObject* object, PyObject* name) {
 PyObject* RecorderState::Impl::GetAttr(PyObject* object, PyObject* name) {
   if (IsPrimitive(object)) return PyObject_GetAttr(object, name);
   if (IsUnlifted(object)) return BreakNull(BreakCode::kInternalError, "an element of a container escaped unread");
-  if (PyModule_Check(object)) return ModuleGetAttr(object, name);
-  if (PyType_Check(object)) return TypeGetAttr(reinterpret_cast<PyTypeObject*>(object), name);
-  if (IsTensor(object)) return TensorGetAttr(object, name);
-  if (Py_TYPE(object) == &PySuper_Type) return SuperGetAttr(object, name);
-  if (Py_TYPE(object) == &PyMethod_Type) return MethodGetAttr(object, name);
-  return InstanceGetAttr(object, name);
+  PyRef owned = PyRef::Borrow(object);
+  PyObject* value = PyModule_Check(object)              ? ModuleGetAttr(object, name)
+                    : PyType_Check(object)              ? TypeGetAttr(reinterpret_cast<PyTypeObject*>(object), name)
+                    : IsTensor(object)                  ? TensorGetAttr(object, name)
+                    : Py_TYPE(object) == &PySuper_Type  ? SuperGetAttr(object, name)
+                    : Py_TYPE(object) == &PyMethod_Type ? MethodGetAttr(object, name)
+                                                        : InstanceGetAttr(object, name);
+  if (value == nullptr && !broken() && PyErr_Occurred()) NoteMissingAttribute(object, name);
+  return value;
 }
 
 PyObject* RecorderState::Impl::InstanceGetAttr(PyObject* object, PyObject* name) {
@@ -135,7 +139,8 @@ PyObject* RecorderState::Impl::BindData(PyObject* descriptor, PyObject* object, 
   if (PyType_IsSubtype(kind, &PyProperty_Type)) {
     PyRef getter = PyRef::Steal(PyObject_GetAttr(descriptor, Names().fget));
     if (!getter) return nullptr;
-    if (getter.get() == Py_None) return NoAttribute(object, name);
+    if (getter.get() == Py_None)
+      return PyProperty_Type.tp_descr_get(descriptor, object, reinterpret_cast<PyObject*>(type));  // raises
     return CallGetter(getter.get(), object);
   }
   if (kind == &PyGetSetDescr_Type && name == Names().klass) return Py_NewRef(reinterpret_cast<PyObject*>(type));
@@ -166,6 +171,7 @@ PyObject* RecorderState::Impl::BindNative(PyObject* descriptor, PyObject* object
     const auto* function = reinterpret_cast<PyFunctionObject*>(object);
     PyRef value = PyRef::Steal(get(descriptor, object, type));
     if (value.get() != function->func_globals && value.get() != function->func_builtins) return Scan(value.release());
+    if (local_namespaces.contains(value.get()) || FindShadow(value.get()) != nullptr) return value.release();
     Shadow* shadow = GlobalsShadow(value.get());
     return shadow == nullptr ? nullptr : Py_NewRef(shadow->copy.get());
   }
@@ -314,12 +320,19 @@ PyObject* RecorderState::Impl::TensorGradient(PyObject* tensor) {
   auto row = native_attributes.find({tensor, Names().grad});
   if (row != native_attributes.end()) return Py_NewRef(row->second ? row->second.get() : Py_None);
   Provenance* provenance = FindKnown(tensor);
+  if (provenance == nullptr && TensorOf(tensor).is_leaf()) return Py_NewRef(Py_None);
   if (provenance == nullptr) return BreakNull(BreakCode::kAutograd, "Tensor.grad");
   PyObject* gradient = PyObject_GetAttr(provenance->real.get(), Names().grad);
   return Lift(gradient, Intern(SourceKind::kTensorGrad, provenance->source));
 }
 
 namespace {
+
+// A tensor that requires no gradient, or a parameter.
+bool HasNoHistory(PyObject* fake) {
+  const at::Tensor& tensor = TensorOf(fake);
+  return !tensor.requires_grad() || (Py_TYPE(fake) == Names().parameter && tensor.grad_fn() == nullptr);
+}
 
 // Fakes of tensors from outside are leaves, whatever the tensors are; parameters are, too.
 bool AsksForHistory(PyObject* real, PyObject* name) {
@@ -342,6 +355,7 @@ PyObject* RecorderState::Impl::TensorGetAttr(PyObject* tensor, PyObject* name) {
       return dict == nullptr ? nullptr : Py_NewRef(dict->copy.get());
     }
     if (PyUnicode_Compare(name, Names().klass) == 0) return Py_NewRef(reinterpret_cast<PyObject*>(type));
+    if (PyUnicode_CompareWithASCIIString(name, "grad_fn") == 0 && HasNoHistory(tensor)) return Py_NewRef(Py_None);
     if (FindCallable(descriptor.get()))
       return CallModel(*FindCallable(descriptor.get()), {descriptor.get(), &tensor, 1, nullptr});
     const Provenance* provenance = FindKnown(tensor);

@@ -1,4 +1,5 @@
 // Subscripts, membership, length, truth and iteration.
+#include "graph/capture/foreign_method.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -115,6 +116,10 @@ PyObject* RecorderState::Impl::GetItem(PyObject* container, PyObject* key) {
     GuardType(type);
     return Call(override_, {container, key});
   }
+  if (PyObject* foreign = ForeignMethod(type, Names().getitem)) {
+    PyRef bound = PyRef::Steal(Bind(foreign, container, type, type, Names().getitem));
+    return bound ? Call(bound.get(), {key}) : nullptr;
+  }
   if (PyDict_Check(container)) return DictGetItem(container, key);
   if (Shadow* shadow = FindShadow(container); shadow != nullptr && shadow->kind == ShadowKind::kList) {
     return ListGetItem(*shadow, key);
@@ -137,6 +142,11 @@ int RecorderState::Impl::SetItem(PyObject* container, PyObject* key, PyObject* v
   if (override_ != nullptr && PyFunction_Check(override_)) {
     GuardType(type);
     PyRef done = PyRef::Steal(Call(override_, {container, key, value}));
+    return done ? 0 : -1;
+  }
+  if (PyObject* foreign = ForeignMethod(type, Names().setitem)) {
+    PyRef bound = PyRef::Steal(Bind(foreign, container, type, type, Names().setitem));
+    PyRef done = PyRef::Steal(bound ? Call(bound.get(), {key, value}) : nullptr);
     return done ? 0 : -1;
   }
   if (Shadow* shadow = FindShadow(container)) {

@@ -1,4 +1,5 @@
 // Operators, comparison, identity, formatting.
+#include "graph/capture/printed.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -81,6 +82,7 @@ PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
   if ((PyUnicode_Check(left) || PyBytes_Check(left)) && HasFake(right)) {
     return BreakNull(BreakCode::kTensorData, "a tensor is formatted");
   }
+  if (PyUnicode_Check(left)) GuardPrinted(*this, right);
   for (PyObject* operand : {left, right}) {
     if (!HasContent(operand)) continue;
     if (Prepare(operand) != 0) return nullptr;
@@ -163,6 +165,7 @@ PyObject* RecorderState::Impl::Format(PyObject* value, int conversion, PyObject*
   if (!IsPrimitive(value)) {
     if (IsTensor(value) || HasFake(value)) return BreakNull(BreakCode::kTensorData, "a tensor is formatted");
     if (Prepare(value) != 0) return nullptr;
+    GuardPrinted(*this, value);
     if (IsOutside(value) && FindShadow(value) == nullptr && !IsCodeLike(value) && !PyTuple_Check(value) &&
         !IsPythonClass(Py_TYPE(value))) {
       return BreakNull(BreakCode::kUnsupportedObject, std::string("formatting of ") + Py_TYPE(value)->tp_name);

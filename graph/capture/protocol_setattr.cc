@@ -1,4 +1,5 @@
 // Attribute writes. Those on outside objects go to the overlay: the shadow of the instance dict, or native_attributes.
+#include "graph/capture/foreign_method.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -7,6 +8,12 @@ namespace {
 PyObject* PythonSetter(PyTypeObject* type, PyObject* name) {
   PyObject* found = ShimTypeLookup(type, name);
   return found != nullptr && PyFunction_Check(found) ? found : nullptr;
+}
+
+// Attributes of functions that nothing but a reader goes by.
+bool IsNameOfFunction(PyObject* name) {
+  return PyUnicode_CompareWithASCIIString(name, "__name__") == 0 ||
+         PyUnicode_CompareWithASCIIString(name, "__qualname__") == 0;
 }
 
 }  // namespace
@@ -19,8 +26,15 @@ int RecorderState::Impl::SetAttr(PyObject* object, PyObject* name, PyObject* val
     return BreakInt(BreakCode::kUnsupportedEffect, std::string("an attribute of class ") +
                                                        reinterpret_cast<PyTypeObject*>(object)->tp_name + " is set");
   GuardType(type);
-  if (PyObject* setter = PythonSetter(type, value == nullptr ? Names().delattr : Names().setattr)) {
+  PyObject* setter_name = value == nullptr ? Names().delattr : Names().setattr;
+  if (PyObject* setter = PythonSetter(type, setter_name)) {
     PyRef result = PyRef::Steal(value == nullptr ? Call(setter, {object, name}) : Call(setter, {object, name, value}));
+    return result ? 0 : -1;
+  }
+  if (PyObject* foreign = ForeignMethod(type, setter_name)) {  // __setattr__ = dict.__setitem__
+    PyRef bound = PyRef::Steal(Bind(foreign, object, type, type, setter_name));
+    if (!bound) return -1;
+    PyRef result = PyRef::Steal(value == nullptr ? Call(bound.get(), {name}) : Call(bound.get(), {name, value}));
     return result ? 0 : -1;
   }
   if (PyModule_Check(object)) {
@@ -64,17 +78,13 @@ int RecorderState::Impl::SetData(PyObject* descriptor, PyObject* object, PyObjec
   if (PyType_IsSubtype(kind, &PyProperty_Type)) {
     PyRef setter = PyRef::Steal(PyObject_GetAttr(descriptor, value == nullptr ? Names().fdel : Names().fset));
     if (!setter) return -1;
-    if (setter.get() == Py_None) {
-      PyErr_Format(PyExc_AttributeError, "property of '%.50s' object has no %s", Py_TYPE(object)->tp_name,
-                   value == nullptr ? "deleter" : "setter");
-      return -1;
-    }
+    if (setter.get() == Py_None) return PyProperty_Type.tp_descr_set(descriptor, object, value);  // raises
     PyRef result = PyRef::Steal(value == nullptr ? Call(setter.get(), {object}) : Call(setter.get(), {object, value}));
     return result ? 0 : -1;
   }
   if (kind == &PyMemberDescr_Type || kind == &PyGetSetDescr_Type) {
     if (!IsOutside(object)) return kind->tp_descr_set(descriptor, object, value);
-    if (kind == &PyGetSetDescr_Type)
+    if (kind == &PyGetSetDescr_Type && !(PyFunction_Check(object) && IsNameOfFunction(name) && value != nullptr))
       return BreakInt(BreakCode::kUnsupportedEffect, std::string("attribute of ") + Py_TYPE(object)->tp_name);
     if (value == nullptr) {  // an empty slot cannot be deleted
       PyRef old = PyRef::Steal(BindNative(descriptor, object, name));

@@ -77,6 +77,11 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
   if (IsUnread(object)) return SourceRecipe(UnreadSource(object));
   // Of classes made inside: another class, and instances of another one, each call.
   if (IsUnlifted(object) || local_types.contains(object) || IsLocalType(Py_TYPE(object))) return Unsupported(object);
+  const bool may_hold_address = !addresses.empty() && (PyLong_CheckExact(object) || PyTuple_CheckExact(object));
+  if (may_hold_address && PyLong_CheckExact(object)) {
+    int overflow = 0;
+    if (addresses.contains(PyLong_AsLongLongAndOverflow(object, &overflow))) return Unsupported(object);
+  }
   if (IsTensor(object)) return TensorRecipe(object);
   if (Shadow* shadow = FindShadow(object)) {
     const RecipeId id = NewRecipe(object, RecipeKind::kSource);
@@ -87,7 +92,7 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
     Provenance* provenance = FindKnown(object);
     if (provenance != nullptr && !provenance->pinned) return SourceRecipe(provenance->source);
   }
-  if (IsSharedTuple(object) ||
+  if ((IsSharedTuple(object) && !(may_hold_address && PyTuple_CheckExact(object))) ||
       (PyFunction_Check(object) ? !local_functions.contains(object) : PyType_Check(object) || PyModule_Check(object))) {
     const RecipeId id = NewRecipe(object, RecipeKind::kConstant);
     recipes[static_cast<size_t>(id)].object = PyRef::Borrow(object);
@@ -127,7 +132,8 @@ RecipeId RecorderState::Impl::TensorRecipe(PyObject* tensor) {
   }
   PyObject* dict = ShimInstanceDict(tensor);
   const bool plain = Py_TYPE(tensor) == Names().tensor;
-  if (!plain && !IsPlainTensorSubclass(Py_TYPE(tensor))) return Unsupported(tensor);
+  if (!plain && Py_TYPE(tensor) != Names().parameter && !IsPlainTensorSubclass(Py_TYPE(tensor)))
+    return Unsupported(tensor);
   if (!plain || (dict != nullptr && PyDict_GET_SIZE(dict) > 0)) {
     const RecipeId whole = NewRecipe(tensor, RecipeKind::kSubclass);
     Recipe output{.kind = RecipeKind::kGraphOutput, .object = {}, .children = {}, .attributes = {}};
@@ -150,8 +156,10 @@ RecipeId RecorderState::Impl::TensorRecipe(PyObject* tensor) {
 }
 
 RecipeId RecorderState::Impl::FunctionRecipe(PyObject* function) {
-  const RecipeId id = NewRecipe(function, RecipeKind::kFunction);
   auto* object = reinterpret_cast<PyFunctionObject*>(function);
+  // Of code whose globals the recording made: another dict each call.
+  if (local_namespaces.contains(object->func_globals)) return Unsupported(function);
+  const RecipeId id = NewRecipe(function, RecipeKind::kFunction);
   std::vector<RecipeId> children;
   RecipeId globals = NewRecipe(object->func_globals, RecipeKind::kConstant);
   recording->exit_plan.recipes[static_cast<size_t>(globals)].object = PyRef::Borrow(object->func_globals);

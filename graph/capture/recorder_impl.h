@@ -1,6 +1,6 @@
 // What a recording knows: provenance of outside objects, shadows, the overlay of writes, torch-level calls. Private to
 // graph/capture; recorder_state.h is the interface. One file per concern implements it:
-// lift.cc, shadow.cc, protocol_*.cc, names.cc, call*.cc, torch_calls.cc, effects.cc, recipes.cc.
+// lift.cc, shadow.cc, protocol_*.cc, names.cc, call*.cc, *_models.cc, torch_calls.cc, effects.cc, recipes.cc.
 #ifndef FRAMEJIT_GRAPH_CAPTURE_RECORDER_IMPL_H_
 #define FRAMEJIT_GRAPH_CAPTURE_RECORDER_IMPL_H_
 
@@ -326,10 +326,24 @@ struct RecorderState::Impl {
   int InitFunction(PyObject* type, const NativeCall& call);
   void NoteLocalType(PyObject* type);
   PyObject* RunClassBody(PyObject* function, PyObject* name_space);
+  PyRef ResolveBases(PyObject* bases);
   // Instances with a __del__ that the recording made, and its generators: weak references.
   void NoteFinalizable(PyObject* object);
   void CheckFinalizable();
   std::vector<PyRef> finalizable;
+
+  // --- code made from text (execute_models.cc) -----------------------------------------------------------------------
+  PyObject* ModelExecute(const NativeCall& call);
+  PyObject* ModelGetFrame(const NativeCall& call);
+  PyObject* RunCode(PyObject* code, PyObject* globals, PyObject* locals);
+  PyObject* RealNamespace(PyObject* name_space);
+  absl::flat_hash_set<PyObject*> local_namespaces;  // dicts made inside that are the globals of code
+
+  // --- tensors and modules made inside (tensor_models.cc) ------------------------------------------------------------
+  PyObject* ModelMakeSubclass(const NativeCall& call);
+  PyObject* ModelDeepCopy(const NativeCall& call);
+  PyObject* ModelCopy(const NativeCall& call);
+  absl::flat_hash_map<PyObject*, absl::flat_hash_set<int32_t>> copied_storages;  // by the memo of deepcopy
 
   // --- library functions (library_models.cc) -------------------------------------------------------------------------
   PyObject* ModelMethodCaller(const NativeCall& call);
@@ -344,6 +358,10 @@ struct RecorderState::Impl {
   PyObject* ModelRandomSeed(const NativeCall& call);
   PyObject* ModelCallEffect(const NativeCall& call);
   PyObject* ModelWeakReference(const NativeCall& call);
+  void GuardAbstractBases();
+  PyObject* ModelAddress(const NativeCall& call);
+  absl::flat_hash_set<int64_t> addresses;  // that id() returned, of objects that are others on each call
+  std::vector<PyObject*> addressed;        // from outside
   int WarningAction(PyObject* category, PyObject* text, PyObject* module, long line, std::string* action);
 
   // --- NumPy (numpy_values.cc) ---------------------------------------------------------------------------------------

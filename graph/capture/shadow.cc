@@ -65,7 +65,10 @@ Shadow* RecorderState::Impl::InstanceDict(PyObject* object) {
   Provenance* provenance = FindKnown(object);
   PyObject* owner = provenance != nullptr ? provenance->real.get() : object;
   PyRef dict = PyRef::Steal(ShimMaterializeInstanceDict(owner));
-  if (!dict) return nullptr;
+  if (!dict) {
+    PyErr_Clear();
+    return Break(BreakCode::kUnsupportedObject, std::string("attributes of a ") + Py_TYPE(owner)->tp_name), nullptr;
+  }
   const SourceId source = Intern(SourceKind::kInstanceDict, SourceOf(object));
   Shadow* shadow = nullptr;
   if (auto seen = known.find(dict.get()); seen != known.end()) {

@@ -68,6 +68,31 @@ bool IsCarriedDead(PyObject* object) {
   return DeathIsSeen(object) && IsPythonClass(Py_TYPE(object)) && !IsTensor(object);
 }
 
+PyObject* Carried(PyObject* value) { return IsUnread(value) ? UnreadValue(value) : value; }
+
+// Objects of dead variables that the state holds anyway: what goes on may refer to them weakly, and expects the
+// variable to keep them alive.
+template <typename LeftFrame>
+void CarryReferred(const std::vector<LiveFrame*>& frames, std::vector<LeftFrame>& left) {
+  absl::flat_hash_set<PyObject*> held;
+  for (const LeftFrame& state : left) {
+    for (const PyRef& item : state.items) held.insert(Carried(item.get()));
+  }
+  for (size_t depth = 0; depth < left.size(); ++depth) {
+    LeftFrame& state = left[depth];
+    for (int slot = 0; slot < frames[depth]->code->co_nlocalsplus; ++slot) {
+      PyObject* value = frames[depth]->locals[slot];
+      std::vector<int>& slots = state.point.slots;
+      if (value == nullptr || std::find(slots.begin(), slots.end(), slot) != slots.end()) continue;
+      PyTypeObject* type = Py_TYPE(Carried(value));
+      if (!IsPythonClass(type) || !PyType_SUPPORTS_WEAKREFS(type) || IsTensor(Carried(value))) continue;
+      if (!held.contains(Carried(value))) continue;
+      state.items.insert(state.items.begin() + static_cast<std::ptrdiff_t>(slots.size()), PyRef::Borrow(value));
+      slots.push_back(slot);
+    }
+  }
+}
+
 }  // namespace
 
 bool RecorderState::Impl::BeginInstruction(int offset, int64_t number) {
@@ -177,6 +202,7 @@ void RecorderState::Impl::StopHere() {
   for (size_t depth = frames.size(); depth-- > 0;) {
     if (!LeaveFrame(depth, &handled)) return Break(BreakCode::kUnsupportedOutput, "a frame that cannot be left");
   }
+  CarryReferred(frames, left);
   if (handled != handled_exception) return Break(BreakCode::kUnsupportedOutput, "the exception being handled");
   stopped = true;
   PyErr_SetString(PyExc_SystemError, "framejit: the recording ends here");

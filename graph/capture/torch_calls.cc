@@ -3,6 +3,9 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <algorithm>
+
+#include "bytecode/exception_table.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
@@ -124,7 +127,8 @@ bool RecorderState::Impl::Snapshot(PyObject* object, bool is_result, TorchArgume
 }
 
 // Whether the exception that is set came of the operands being fakes: eager would not raise it, so no handler of the
-// program may see it. What else torch raises, it raises in eager too.
+// program may see it. What else torch raises, it raises in eager too, but in other words where metadata is computed by
+// other code than results: a handler is given what eager raises.
 bool RecorderState::Impl::BreakWhereFakesFailed(PyObject* callable) {
   PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
   PyErr_Fetch(&type, &value, &traceback);
@@ -135,15 +139,21 @@ bool RecorderState::Impl::BreakWhereFakesFailed(PyObject* callable) {
   const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
   PyErr_Clear();
   const std::string_view view = message == nullptr ? "" : message;
+  const std::string name = QualifiedName(callable);
   const bool data = view.find("framejit: the data of a tensor") != std::string_view::npos;
   // Metadata is computed on meta tensors, whose kernels may say so.
   bool fake = false;
   for (std::string_view sign : {"framejit: ", " Fake ", " meta ", "'meta'", "Meta ", "fake impl"})
     fake |= view.find(sign) != std::string_view::npos;
   PyErr_Restore(type, value, traceback);
-  if (data) return Break(BreakCode::kTensorData, QualifiedName(callable)), true;
-  if (fake) return Break(BreakCode::kUnsupportedCallable, QualifiedName(callable)), true;
-  return false;
+  if (data) return Break(BreakCode::kTensorData, name), true;
+  if (fake) return Break(BreakCode::kUnsupportedCallable, name), true;
+  const bool same = PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_IndexError);
+  const bool handled = std::any_of(frames.begin(), frames.end(), [](const LiveFrame* frame) {
+    return FindExceptionHandler(frame->code, frame->offset).has_value();
+  });
+  if (same || !handled) return false;
+  return Break(BreakCode::kUnsupportedCallable, name + " raises an exception"), true;
 }
 
 PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call) {

@@ -158,8 +158,7 @@ def builtin_errors(x):
     return x * len(found), found
 
 
-# `except*` runs in the interpreter.
-@case(X, breaks=5)
+@case(X)
 def exception_groups(x):
     found = []
     try:

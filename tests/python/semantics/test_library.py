@@ -172,8 +172,7 @@ def named_tuples(x):
     )
 
 
-# namedtuple() calls eval; the class that the interpreter makes there is another one on each call.
-@case(X, graphs=3, breaks=1)
+@case(X)
 def named_tuple_made_inside(x):
     local = namedtuple("Local", ["left", "right"])
     value = local(x, right=2)
@@ -234,8 +233,7 @@ def data_class_as_argument(d):
     return dataclasses.replace(d, c=2.0, scale=1).b[1]
 
 
-# dataclass() calls exec; what follows works on a class of the interpreter's, another one on each call.
-@case(X, graphs=3, breaks=13 if sys.version_info < (3, 12) else 15)
+@case(X)
 def data_class_made_inside(x):
     @dataclasses.dataclass
     class Local:
@@ -486,8 +484,7 @@ def weak_references(x):
     return y, first, ref() is None
 
 
-# The references that these containers make are of classes of their own.
-@case(X, breaks=9)
+@case(X)
 def weak_containers(x):
     keys = weakref.WeakKeyDictionary()
     values = weakref.WeakValueDictionary()
