@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "graph/autograd/min_cut.h"
+#include "graph/autograd/record_backward.h"
 #include "graph/passes/analysis.h"
 #include "graph/passes/operator_table.h"
 
@@ -54,6 +55,7 @@ class Partitioner {
   absl::Status Run() {
     Prepare();
     for (size_t i = 0; i < graph_.nodes.size(); ++i) ClassifyNode(i);
+    FindLeavingCheckpoints();
     if (absl::Status status = CheckWrites(); !status.ok()) return status;
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       if (!in_backward_[i]) continue;
@@ -159,11 +161,35 @@ class Partitioner {
 
   Node& ProducerOf(ValueId id) { return graph_.nodes[producer_[id]]; }
 
-  // What the engine computed of values of the forward alone, views, and what is made of nothing.
+  static bool IsInCheckpoint(const Node& node) { return node.torch_call <= kFirstCheckpoint; }
+
+  // What other parts of the forward, or the caller, get from a checkpoint: eager has it all the same.
+  void FindLeavingCheckpoints() {
+    leaves_checkpoint_.assign(graph_.values.size(), false);
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      if (in_backward_[i] || graph_.nodes[i].torch_call == kBackwardCall) continue;
+      ForEachOperandValue(graph_.nodes[i], [&](ValueId& id) {
+        if (producer_[id] >= 0 && ProducerOf(id).torch_call != graph_.nodes[i].torch_call)
+          leaves_checkpoint_[id] = true;
+      });
+    }
+    for (size_t i = 0; i < joint().output_count; ++i) leaves_checkpoint_[graph_.outputs[i]] = true;
+    for (size_t i = graph_.nodes.size(); i-- > 0;) {  // with what it is a view of
+      const Node& node = graph_.nodes[i];
+      if (!IsView(graph_, node)) continue;
+      for (ValueId id : node.outputs) {
+        if (leaves_checkpoint_[id]) leaves_checkpoint_[node.operands[0].value] = true;
+      }
+    }
+  }
+
+  // What the engine computed of values of the forward alone, views, what is made of nothing, and the inside of
+  // checkpoints.
   bool IsMadeAgain(ValueId id) {
     if (producer_[id] < 0) return false;
     const Node& node = ProducerOf(id);
     if (HasEffect(node)) return false;
+    if (IsInCheckpoint(node) && !leaves_checkpoint_[id]) return true;
     if (node.torch_call == kBackwardCall || IsView(graph_, node)) return true;
     if (MayRaiseOnData(node)) return false;
     bool any = false;
@@ -319,13 +345,14 @@ class Partitioner {
 
   Partition& partition_;
   Graph& graph_;
-  std::vector<Origin> origin_;        // by value
-  std::vector<int32_t> position_;     // by value: in Graph::inputs
-  std::vector<int32_t> output_;       // by value: in Graph::outputs, the call's
-  std::vector<int32_t> producer_;     // by value: the node's index
-  std::vector<bool> needed_;          // by value: the backward reads it
-  std::vector<bool> only_pointwise_;  // by value: all of the backward that reads it is pointwise
-  std::vector<bool> in_backward_;     // by node
+  std::vector<Origin> origin_;           // by value
+  std::vector<int32_t> position_;        // by value: in Graph::inputs
+  std::vector<int32_t> output_;          // by value: in Graph::outputs, the call's
+  std::vector<int32_t> producer_;        // by value: the node's index
+  std::vector<bool> needed_;             // by value: the backward reads it
+  std::vector<bool> only_pointwise_;     // by value: all of the backward that reads it is pointwise
+  std::vector<bool> in_backward_;        // by node
+  std::vector<bool> leaves_checkpoint_;  // by value
 };
 
 // Walks from the gradients to what the forward left.

@@ -18,6 +18,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "frame_eval/cpython/py_ref.h"
+#include "graph/passes/analysis.h"
 
 namespace framejit {
 namespace {
@@ -39,13 +40,41 @@ NodeSet Reachable(const at::Tensor& output) {
   return seen;
 }
 
-// Why the formulas of a node are not all that runs; empty where they are.
-std::string Unrecordable(Node& node) {
-  // Functions written in Python are named so; those of torch end in a number.
-  if (absl::EndsWith(node.name(), "Backward")) return absl::StrCat("the custom autograd Function ", node.name());
-  const bool hooked = !node.pre_hooks().empty() || !node.post_hooks().empty() || !node.tensor_pre_hooks().empty() ||
-                      !node.retains_grad_hooks().empty() || node.tensor_post_acc_grad_hooks() != nullptr;
+// Functions written in Python are named so; those of torch end in a number.
+bool IsCustom(const Node& node) { return absl::EndsWith(node.name(), "Backward"); }
+
+// Code of the program, which need not be linear.
+bool RunsProgram(Node& node) { return IsCustom(node) || !node.tensor_pre_hooks().empty(); }
+
+// Why what a node runs cannot be recorded; empty where it can.
+std::string Unrecordable(Node& node, bool program) {
+  if (!program && IsCustom(node)) return absl::StrCat("the custom autograd Function ", node.name());
+  const bool hooked = !node.pre_hooks().empty() || !node.post_hooks().empty() ||
+                      (!program && !node.tensor_pre_hooks().empty()) || !node.retains_grad_hooks().empty() ||
+                      node.tensor_post_acc_grad_hooks() != nullptr;
   return hooked ? absl::StrCat("a hook on ", node.name()) : "";
+}
+
+// Why the nodes that code of the program recorded, from `first_node` on, are no part of a backward graph: that runs
+// later, perhaps more than once.
+std::string UnfitForBackward(Graph& graph, size_t first_node, size_t first_value) {
+  absl::flat_hash_set<int32_t> before;
+  for (size_t i = 0; i < first_value; ++i) before.insert(graph.values[i].storage);
+  for (size_t i = first_node; i < graph.nodes.size(); ++i) {
+    framejit::Node& node = graph.nodes[i];
+    node.torch_call = kBackwardCall;
+    if (IsRandom(node.op)) return "a backward that draws random numbers";
+    const auto& arguments = node.op.schema().arguments();
+    for (size_t k = 0; k < node.operands.size(); ++k) {
+      const c10::AliasInfo* alias = arguments[k].alias_info();
+      if (alias == nullptr || !alias->isWrite()) continue;
+      const Operand& operand = node.operands[k];
+      bool written = operand.value != kNoValue && before.contains(graph.meta(operand.value).storage);
+      for (ValueId id : operand.values) written |= id != kNoValue && before.contains(graph.meta(id).storage);
+      if (written) return "a backward that writes what it is given";
+    }
+  }
+  return "";
 }
 
 bool HoldsTensor(PyObject* value) {
@@ -92,8 +121,9 @@ class ReleasedGil {
 
 class BackwardRecorder {
  public:
-  BackwardRecorder(FakeSession& session, const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs)
-      : session_(session), graph_(session.graph()), all_inputs_(inputs), all_outputs_(outputs) {}
+  BackwardRecorder(FakeSession& session, const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
+                   const ProgramBackward* program)
+      : session_(session), graph_(session.graph()), all_inputs_(inputs), all_outputs_(outputs), program_(program) {}
 
   absl::StatusOr<std::unique_ptr<JointGraph>> Run() {
     if (absl::Status status = FindEnds(); !status.ok()) return status;
@@ -108,6 +138,7 @@ class BackwardRecorder {
     for (size_t i = 0; outputs_.size() > 1 && i < outputs_.size(); ++i) {
       if (absl::Status status = AddSection(OutputMask{1} << i); !status.ok()) return status;
     }
+    FindFrees();
     joint_->graph = graph_;
     return std::move(joint_);
   }
@@ -153,26 +184,36 @@ class BackwardRecorder {
 
   absl::Status JudgeNodes() {
     if (torch::autograd::AnomalyMode::is_enabled()) return absl::UnimplementedError("anomaly detection is on");
-    std::vector<NodeSet> reachable;
-    for (const at::Tensor& output : outputs_) reachable.push_back(Reachable(output));
-    for (const NodeSet& nodes : reachable) {
+    absl::flat_hash_map<Node*, int> runs_program;  // for how many outputs
+    for (const at::Tensor& output : outputs_) reachable_.push_back(Reachable(output));
+    for (const NodeSet& nodes : reachable_) {
       for (Node* node : nodes) {
-        if (std::string why = Unrecordable(*node); !why.empty()) return absl::UnimplementedError(why);
+        if (std::string why = Unrecordable(*node, program_ != nullptr); !why.empty())
+          return absl::UnimplementedError(why);
+        // The backward of two results of three would be a sum of backwards.
+        if (RunsProgram(*node) && ++runs_program[node] > 1 && outputs_.size() > 2)
+          return absl::UnimplementedError("a custom Function or a hook behind several of more than two results");
       }
     }
-    FindFrees(reachable);
     return absl::OkStatus();
   }
 
-  void FindFrees(const std::vector<NodeSet>& reachable) {
-    for (const NodeSet& nodes : reachable) {
+  void FindFrees() {
+    for (const NodeSet& nodes : reachable_) {
       OutputMask& frees = joint_->frees.emplace_back(0);
       for (Node* node : nodes) {
         OutputMask sharing = 0;
-        for (size_t j = 0; j < reachable.size(); ++j) sharing |= OutputMask{reachable[j].contains(node)} << j;
-        if ((sharing & ~frees) != 0 && SavesTensors(*node)) frees |= sharing;
+        for (size_t j = 0; j < reachable_.size(); ++j) sharing |= OutputMask{reachable_[j].contains(node)} << j;
+        if ((sharing & ~frees) != 0 && IsFreed(*node)) frees |= sharing;
       }
     }
+  }
+
+  // A custom Function notices only where it asks for what it saved.
+  bool IsFreed(Node& node) {
+    if (!IsCustom(node)) return SavesTensors(node);
+    PyRef context = PyRef::Steal(torch::autograd::functionToPyObject(node.getptr()));
+    return !context || program_->reads_saved(context.get());
   }
 
   // The gradient of an output: its layout where that has one element per address, else a contiguous one.
@@ -195,6 +236,7 @@ class BackwardRecorder {
       tangents.push_back(tangents_[i]);
     }
     variable_list gradients;
+    const size_t first_node = graph_.nodes.size(), first_value = graph_.values.size();
     if (!inputs_.empty()) {
       ReleasedGil released;
       // Autocast does not reach into a backward that is started outside of it.
@@ -203,6 +245,11 @@ class BackwardRecorder {
                                         /*allow_unused=*/true);
     }
     if (session_.failure().has_value()) return absl::UnimplementedError(session_.failure()->detail);
+    if (program_ != nullptr) {
+      std::string why = program_->failure();
+      if (why.empty()) why = UnfitForBackward(graph_, first_node, first_value);
+      if (!why.empty()) return absl::UnimplementedError(why);
+    }
     BackwardSection& section = joint_->sections.emplace_back();
     section.tangents = mask;
     for (const at::Tensor& gradient : gradients) {
@@ -219,6 +266,8 @@ class BackwardRecorder {
   Graph& graph_;
   const std::vector<at::Tensor>& all_inputs_;
   const std::vector<at::Tensor>& all_outputs_;
+  const ProgramBackward* program_;  // or null
+  std::vector<NodeSet> reachable_;  // by differentiable output
   std::unique_ptr<JointGraph> joint_ = std::make_unique<JointGraph>();
   std::vector<at::Tensor> inputs_, outputs_;  // the differentiable ones
   std::vector<at::Tensor> tangents_;
@@ -228,12 +277,13 @@ class BackwardRecorder {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<JointGraph>> RecordBackward(FakeSession& session, const std::vector<at::Tensor>& inputs,
-                                                           const std::vector<at::Tensor>& outputs) {
+                                                           const std::vector<at::Tensor>& outputs,
+                                                           const ProgramBackward* program) {
   Graph forward = session.graph();
   session.SetPosition(-1, kBackwardCall);
   absl::StatusOr<std::unique_ptr<JointGraph>> joint = absl::InternalError("");
   try {
-    joint = BackwardRecorder(session, inputs, outputs).Run();
+    joint = BackwardRecorder(session, inputs, outputs, program).Run();
   } catch (const python_error&) {
     joint = absl::UnimplementedError("a formula of the backward raised in Python");
   } catch (const std::exception& error) {

@@ -4,8 +4,12 @@
 #define FRAMEJIT_GRAPH_AUTOGRAD_RECORD_BACKWARD_H_
 
 #include <ATen/core/Tensor.h>
+#include <Python.h>
 
+#include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -14,12 +18,23 @@
 
 namespace framejit {
 
+// Node::torch_call of what checkpoint number i computes is kFirstCheckpoint - i, in a joint graph: its backward
+// computes that again.
+inline constexpr int32_t kFirstCheckpoint = -3;
+
+// Code of the program that a backward may run: custom Functions and hooks on tensors.
+struct ProgramBackward {
+  std::function<bool(PyObject* context)> reads_saved;  // whether the backward asked for the tensors saved in it
+  std::function<std::string()> failure;                // why what ran is not to be recorded; empty where it is
+};
+
 // `session` has recorded a forward whose Graph::outputs are set; `inputs` are the fakes of its inputs that require
 // grad, `outputs` those of all its outputs. The session's graph is as before afterwards, whatever happens.
 // Unimplemented says why torch's own autograd has to differentiate the call. Requires the GIL, which it gives up while
-// the engine runs.
+// the engine runs. `program` null: no code of the program is run, its Functions and hooks are refused.
 absl::StatusOr<std::unique_ptr<JointGraph>> RecordBackward(FakeSession& session, const std::vector<at::Tensor>& inputs,
-                                                           const std::vector<at::Tensor>& outputs);
+                                                           const std::vector<at::Tensor>& outputs,
+                                                           const ProgramBackward* program);
 
 }  // namespace framejit
 

@@ -156,6 +156,7 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
     case Treatment::kNewTensor:
       return ModelNewTensor(call);
     case Treatment::kCheckpoint:
+    case Treatment::kBreakAutograd:
       return ModelCheckpoint(call);
     case Treatment::kTorchState:
       return ModelTorchState(call);
@@ -195,8 +196,6 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return BreakNull(BreakCode::kTensorData, QualifiedName(call.callable));
     case Treatment::kBreakMetadata:
       return BreakNull(BreakCode::kTensorMetadataMutation, QualifiedName(call.callable));
-    case Treatment::kBreakAutograd:
-      return BreakNull(BreakCode::kAutograd, QualifiedName(call.callable));
     case Treatment::kBreakOptimizer:
       return BreakNull(BreakCode::kOptimizer, QualifiedName(call.callable));
     case Treatment::kBreakState:

@@ -8,8 +8,8 @@
 #include "bytecode/exception_table.h"
 #include "frame_eval/cpython/frame_view.h"
 #include "frame_eval/guards/tensor_memory.h"
-#include "graph/autograd/record_backward.h"
 #include "graph/capture/evaluator.h"
+#include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -297,6 +297,8 @@ bool RecorderState::Impl::WritesUnderAutograd() const {
 
 void RecorderState::Impl::CollectOutputs() {
   Graph& graph = session.graph();
+  if (!ProgramGradients::Of(recording.get()).HooksAreLeft())
+    return Break(BreakCode::kAutograd, "a hook that is removed or changes");
   GuardAbsoluteViews();
   for (const PyRef& output : graph_outputs) {
     const at::Tensor& tensor = TensorOf(output.get());
@@ -323,7 +325,8 @@ void RecorderState::Impl::CollectOutputs() {
     if (TensorOf(fake).requires_grad()) inputs.push_back(TensorOf(fake));
   }
   for (const PyRef& output : graph_outputs) outputs.push_back(TensorOf(output.get()));
-  absl::StatusOr<std::unique_ptr<JointGraph>> joint = RecordBackward(session, inputs, outputs);
+  absl::StatusOr<std::unique_ptr<JointGraph>> joint =
+      RecordGradients(*recording, session, inputs, outputs, [&] { return !writes.empty(); });
   if (joint.ok()) {
     recording->joint = *std::move(joint);
   } else {
@@ -370,6 +373,7 @@ void RecorderState::Impl::Drop() {
   for (const PyRef& reference : finalizable) ShimMarkFinalized(PyWeakref_GetObject(reference.get()));
   finalizable.clear();
   left.clear();
+  ProgramGradients::Of(nullptr);
   recipe_of.clear();
   recipe_objects.clear();
   graph_outputs.clear();

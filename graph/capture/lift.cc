@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "frame_eval/guards/iterators.h"
+#include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unread.h"
 
@@ -128,9 +129,23 @@ Provenance& RecorderState::Impl::Remember(PyObject* real, PyObject* lifted, Sour
   return row->second;
 }
 
+namespace {
+
+// Of a parameter of a function.
+bool IsDefault(const SourceTable& sources, SourceId source) {
+  return source != kNoSource &&
+         (sources[source].kind == SourceKind::kDefault || sources[source].kind == SourceKind::kKwDefault);
+}
+
+}  // namespace
+
 PyObject* RecorderState::Impl::Lift(PyObject* value, SourceId source, bool pinned) {
   PyRef owned = PyRef::Steal(value);
   if (value == nullptr) return nullptr;
+  if (RunningCode() != ProgramCode::kNone && !real_of.contains(value) && !IsDefault(recording->sources, source) &&
+      MayChangeBeforeBackward(recording.get(), value))
+    return BreakNull(BreakCode::kAutograd,
+                     "what may change before the backward: " + recording->sources.ToString(source));
   if (IsPrimitive(value)) {
     if (!pinned && request.varying != nullptr && request.varying->NoteSource(recording->sources, source, value)) {
       return BreakNull(BreakCode::kVaryingValue, recording->sources.ToString(source));

@@ -1,5 +1,6 @@
 // Globals, closure cells and imports.
 #include "graph/capture/evaluator.h"
+#include "graph/capture/program_gradients.h"
 #include "graph/capture/raise.h"
 #include "graph/capture/recorder_impl.h"
 
@@ -11,7 +12,11 @@ PyObject* RecorderState::Impl::GlobalsGet(PyObject* globals, PyObject* name) {
   if (auto seen = known.find(globals); seen != known.end()) {
     if (Shadow* shadow = FindShadow(seen->second.lifted.get())) return ShadowDictGet(*shadow, name);
   }
-  if (auto hit = globals_cache.find({globals, name}); hit != globals_cache.end()) return Py_XNewRef(hit->second.get());
+  if (auto hit = globals_cache.find({globals, name}); hit != globals_cache.end()) {
+    if (MayChangeBeforeBackward(recording.get(), hit->second.get()))
+      return BreakNull(BreakCode::kAutograd, "a global that may change before the backward");
+    return Py_XNewRef(hit->second.get());
+  }
   PyObject* value = PyDict_GetItemWithError(globals, name);
   if (value == nullptr && PyErr_Occurred()) return nullptr;
   const SourceId source = Pinned(globals);

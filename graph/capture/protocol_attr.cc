@@ -1,5 +1,6 @@
 // Attribute reads. Mirrors PyObject_GenericGetAttr, type_getattro, module_getattro, super_getattro and
 // slot_tp_getattr_hook of CPython's Objects/ (3.11 to 3.13), with a guard for each fact they rest on.
+#include "graph/capture/program_gradients.h"
 #include "graph/capture/raise.h"
 #include "graph/capture/recorder_impl.h"
 
@@ -166,6 +167,8 @@ PyObject* RecorderState::Impl::BindNative(PyObject* descriptor, PyObject* object
   descrgetfunc get = Py_TYPE(descriptor)->tp_descr_get;
   auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   const SourceId source = SourceOf(object);
+  if (RunningCode() == ProgramCode::kBackward && PyUnicode_CompareWithASCIIString(name, "saved_tensors") == 0)
+    ProgramGradients::Of(recording.get()).unpacked.insert(object);
   // The namespaces of a function made inside are the user's own.
   if (source == kNoSource && PyFunction_Check(object)) {
     const auto* function = reinterpret_cast<PyFunctionObject*>(object);

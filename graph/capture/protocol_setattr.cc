@@ -1,5 +1,6 @@
 // Attribute writes. Those on outside objects go to the overlay: the shadow of the instance dict, or native_attributes.
 #include "graph/capture/foreign_method.h"
+#include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -21,6 +22,8 @@ bool IsNameOfFunction(PyObject* name) {
 int RecorderState::Impl::SetAttr(PyObject* object, PyObject* name, PyObject* value) {
   PyTypeObject* type = Py_TYPE(object);
   if (IsPrimitive(object)) return PyObject_SetAttr(object, name, value);
+  if (RunningCode() == ProgramCode::kBackward)
+    return BreakInt(BreakCode::kAutograd, "an attribute is set in a backward");
   if (IsTensor(object)) return TensorSetAttr(object, name, value);
   if (PyType_Check(object) && !local_types.contains(object))
     return BreakInt(BreakCode::kUnsupportedEffect, std::string("an attribute of class ") +

@@ -1,5 +1,6 @@
 // Shadows: local copies of outside containers whose elements are lifted when they are read; the scan of what C
 // returned.
+#include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -179,7 +180,11 @@ PyObject* RecorderState::Impl::ShadowDictGet(Shadow& shadow, PyObject* key) {
     }
     return nullptr;
   }
-  if (!IsUnlifted(value)) return Py_NewRef(value);
+  if (!IsUnlifted(value)) {
+    if (MayChangeBeforeBackward(recording.get(), value))
+      return BreakNull(BreakCode::kAutograd, "what may change before the backward");
+    return Py_NewRef(value);
+  }
   if (LiftEntry(shadow, key) != 0) return nullptr;
   return Py_XNewRef(PyDict_GetItemWithError(shadow.copy.get(), key));
 }

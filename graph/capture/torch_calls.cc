@@ -7,6 +7,7 @@
 
 #include "bytecode/exception_table.h"
 #include "graph/capture/evaluator.h"
+#include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
 
@@ -169,7 +170,7 @@ PyObject* RecorderState::Impl::CallTorch(TorchCall::Kind kind, PyObject* target,
 
 PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* target, const NativeCall& call,
                                            const Invoke& invoke) {
-  if (InsideTransform()) return CallInTransform(call, invoke);
+  if (EngineRuns() || InsideTransform()) return CallInTransform(call, invoke);
   TorchCall record{.kind = kind, .target = PyRef::Borrow(target), .args = {}, .kwargs = {}, .result = {}};
   bool has_tensor = false;
   for (Py_ssize_t i = 0; i < call.total(); ++i) {

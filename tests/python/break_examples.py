@@ -158,8 +158,8 @@ def sets_the_number_of_threads(x):
 
 @example("Autograd", shows=("weight",), grad=True)
 def calls_backward(x):
-    """`backward`, `torch.autograd.grad` and the like run the autograd engine. The forward before and the backward are
-    compiled graphs; the call between them is the interpreter's.
+    """`backward` writes to the gradients that are there. The forward before and the backward are compiled graphs; the
+    call between them is the interpreter's.
 
     Nothing, usually: the break costs about a microsecond. Under `fullgraph=True`, call it outside.
     """

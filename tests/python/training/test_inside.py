@@ -1,5 +1,6 @@
 """Autograd used inside the compiled function: modes, leaves, hooks, custom Functions, gradients, checkpoints. Results,
-gradients, flags and errors are eager's; what cannot be part of a graph runs between graphs."""
+gradients, flags and errors are eager's; what cannot be part of a graph runs between graphs. More of custom Functions,
+hooks, gradients and checkpoints is in test_program_gradients.py."""
 
 import copy
 
@@ -111,7 +112,7 @@ def detach_and_go_on(x):
     return (y.detach() * x).cos(), y
 
 
-@case(X, leaf(W), graphs=2)
+@case(X, leaf(W))
 def requires_grad_inside(x, w):
     y = (x * 2).requires_grad_()
     z = (y @ w).tanh()
@@ -149,13 +150,13 @@ def backward_twice_without_retaining(x, w):
     loss.backward()
 
 
-@case(leaf(X), graphs=2)
+@case(leaf(X))
 def gradient_inside(x):
     (g,) = torch.autograd.grad(x.pow(3).sum(), x)
     return g * 2
 
 
-@case(leaf(X), graphs=2)
+@case(leaf(X))
 def gradient_penalty_inside(x):
     y = x.pow(3).sum()
     (g,) = torch.autograd.grad(y, x, create_graph=True)
@@ -169,7 +170,7 @@ def result_used_behind_its_backward(x):
     return y.detach() + x.grad
 
 
-@case(leaf(X), graphs=2)
+@case(leaf(X))
 def hook_inside(x):
     y = x.sin()
     y.register_hook(lambda g: g * 3)
@@ -271,25 +272,25 @@ class Failing(torch.autograd.Function):
         raise ValueError("no gradient today")
 
 
-@case(leaf(X), leaf(W), graphs=2)
+@case(leaf(X), leaf(W))
 def custom_function(x, w):
     y = x.sin()
     return Scaled.apply(y, 3).cos() @ w
 
 
-@case(leaf(X), graphs=3)
+@case(leaf(X))
 def custom_function_with_setup_context(x):
     y, index = Split.apply(x.exp())
     return y * 2, index
 
 
-@case(leaf(X), graphs=2)
+@case(leaf(X))
 def custom_function_that_writes(x):
     y = x * 3
     return Doubled.apply(y) + 1
 
 
-@case(leaf(X), graphs=2)
+@case(leaf(X))
 def custom_function_that_fails(x):
     return Failing.apply(x.sin()) * 2
 

@@ -1,0 +1,134 @@
+#include "graph/capture/program_gradients.h"
+
+#include <utility>
+
+#include "graph/autograd/record_backward.h"
+#include "graph/capture/recorder_impl.h"
+
+namespace framejit {
+namespace {
+
+thread_local ProgramCode running_code = ProgramCode::kNone;
+
+}  // namespace
+
+ProgramGradients& ProgramGradients::Of(const Recording* recording) {
+  thread_local ProgramGradients current;
+  if (current.owner != recording) current = ProgramGradients{.owner = recording};
+  return current;
+}
+
+bool ProgramGradients::HooksAreLeft() const {
+  for (const Hook& hook : hooks) {
+    if (PyDict_GetItemWithError(hook.dict.get(), hook.key.get()) != hook.function.get()) return false;
+    if (!ClosureIsConstant(hook.function.get())) return false;
+  }
+  return true;
+}
+
+ProgramCode RunningCode() { return running_code; }
+
+bool EngineRuns() { return running_code == ProgramCode::kGradient || running_code == ProgramCode::kBackward; }
+
+RunsCode::RunsCode(ProgramCode code) : before_(std::exchange(running_code, code)) {
+  if (!EngineRuns()) return;
+  armed_ = RecordingHook::Arm(true);
+  entered_ = RecordingHook::EnterTransform(true);
+}
+
+RunsCode::~RunsCode() {
+  if (EngineRuns()) {
+    RecordingHook::EnterTransform(entered_);
+    RecordingHook::Arm(armed_);
+  }
+  running_code = before_;
+}
+
+bool MayChangeBeforeBackward(const Recording* recording, PyObject* value) {
+  if (running_code == ProgramCode::kNone || value == nullptr || IsCodeLike(value)) return false;
+  ProgramGradients::Of(recording).reads_outside = true;
+  return running_code == ProgramCode::kBackward;
+}
+
+bool ClosureIsConstant(PyObject* function) {
+  PyObject* closure = PyFunction_GET_CLOSURE(function);
+  for (Py_ssize_t i = 0; closure != nullptr && i < PyTuple_GET_SIZE(closure); ++i) {
+    PyObject* value = PyCell_GET(PyTuple_GET_ITEM(closure, i));
+    if (value == nullptr || !IsConstant(value) || PyFunction_Check(value)) return false;
+  }
+  return PyFunction_GET_DEFAULTS(function) == nullptr && PyFunction_GET_KW_DEFAULTS(function) == nullptr;
+}
+
+namespace {
+
+// Why the backward of such a call is not to be recorded; empty where it is.
+std::string Unfit(const ProgramGradients& program, const Graph& graph, const std::vector<at::Tensor>& outputs) {
+  if (program.reads_outside) return "a custom Function reads values from outside";
+  for (const ProgramGradients::Hook& hook : program.hooks) {
+    for (const at::Tensor& output : outputs) {
+      if (output.is_same(hook.tensor)) return "a result has a hook";
+    }
+  }
+  if (program.holds_containers) return "a custom Function whose context holds containers";
+  absl::flat_hash_set<int32_t> visible;
+  for (ValueId id : graph.inputs) visible.insert(graph.meta(id).storage);
+  for (ValueId id : graph.outputs) visible.insert(graph.meta(id).storage);
+  for (const at::Tensor& tensor : program.unsaved) {
+    if (!IsFake(tensor) || visible.contains(FakeSession::MetaOf(tensor).storage))
+      return "a custom Function holds a tensor that it did not save for its backward";
+  }
+  return "";
+}
+
+// With the program's code.
+absl::StatusOr<std::unique_ptr<JointGraph>> RecordWithProgram(Recording& recording, FakeSession& session,
+                                                              const std::vector<at::Tensor>& inputs,
+                                                              const std::vector<at::Tensor>& outputs,
+                                                              const std::function<bool()>& writes) {
+  ProgramGradients& program = ProgramGradients::Of(&recording);
+  if (writes()) return absl::UnimplementedError("custom Functions or hooks, and side effects");
+  if (std::string why = Unfit(program, session.graph(), outputs); !why.empty()) return absl::UnimplementedError(why);
+  TorchGraph& torch = recording.torch_graph;
+  const size_t calls = torch.calls.size(), constants = torch.constants.size();
+  const ProgramBackward code{.reads_saved = [&](PyObject* context) { return program.unpacked.contains(context); },
+                             .failure = [&]() -> std::string {
+                               if (recording.graph_break.has_value()) return recording.graph_break->detail;
+                               return writes() ? "a backward with side effects" : "";
+                             }};
+  absl::StatusOr<std::unique_ptr<JointGraph>> joint = absl::InternalError("");
+  {
+    RunsCode engine(ProgramCode::kBackward);
+    joint = RecordBackward(session, inputs, outputs, &code);
+  }
+  torch.calls.resize(calls);
+  torch.constants.resize(constants);
+  if (recording.graph_break.has_value()) {  // of the backward alone
+    joint = absl::UnimplementedError("the program's backward: " + recording.graph_break->detail);
+    recording.graph_break.reset();
+    recording.stops.clear();
+  }
+  PyErr_Clear();
+  return joint;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording, FakeSession& session,
+                                                            const std::vector<at::Tensor>& inputs,
+                                                            const std::vector<at::Tensor>& outputs,
+                                                            const std::function<bool()>& writes) {
+  const ProgramGradients& program = ProgramGradients::Of(&recording);
+  absl::StatusOr<std::unique_ptr<JointGraph>> joint =
+      program.any() ? RecordWithProgram(recording, session, inputs, outputs, writes)
+                    : RecordBackward(session, inputs, outputs, nullptr);
+  for (size_t i = 0; joint.ok() && i < program.checkpoints.size(); ++i) {
+    const auto& [first, last] = program.checkpoints[i];
+    for (Node& node : (*joint)->graph.nodes) {
+      if (node.torch_call >= first && node.torch_call < last)
+        node.torch_call = kFirstCheckpoint - static_cast<int32_t>(i);
+    }
+  }
+  return joint;
+}
+
+}  // namespace framejit
