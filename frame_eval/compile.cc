@@ -1,5 +1,6 @@
 #include "frame_eval/compile.h"
 
+#include <torch/csrc/Generator.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
@@ -95,6 +96,16 @@ absl::StatusOr<Partition> Split(JointGraph joint, Timings* timings) {
   return partition;
 }
 
+// Of the exit plan: the sources whose generators the graph has others for.
+std::vector<std::pair<SourceId, at::Generator>> LentGenerators(const ExitPlan& plan) {
+  std::vector<std::pair<SourceId, at::Generator>> lent;
+  for (const Recipe& recipe : plan.recipes) {
+    if (recipe.kind == RecipeKind::kSource && recipe.object)
+      lent.emplace_back(recipe.source, reinterpret_cast<THPGenerator*>(recipe.object.get())->cdata);
+  }
+  return lent;
+}
+
 class Compilation {
  public:
   Compilation(const CallState& state, const CompileOptions& options, std::vector<std::string> argument_names,
@@ -155,12 +166,19 @@ class Compilation {
     trace_->input_count = fetch.size();
     trace_->random = std::any_of(recording_->graph.nodes.begin(), recording_->graph.nodes.end(),
                                  [](const Node& node) { return IsRandom(node.op); });
+    trace_->own_generators = recording_->own_generators;
     if (HasGraph()) {
       trace_->resume = recording_->resume;
+      const auto lent = LentGenerators(recording_->exit_plan);
       absl::StatusOr<std::unique_ptr<ExitProgram>> exit =
           ExitProgram::Make(std::move(recording_->exit_plan), recording_->graph.outputs.size());
       if (!exit.ok()) return exit.status();
       trace_->exit = *std::move(exit);
+      const std::vector<SourceId>& sources = trace_->exit->sources();
+      for (const auto& [source, own] : lent) {
+        const auto found = std::find(sources.begin(), sources.end(), source);
+        trace_->lent_generators.emplace_back(trace_->input_count + static_cast<size_t>(found - sources.begin()), own);
+      }
       fetch.insert(fetch.end(), trace_->exit->sources().begin(), trace_->exit->sources().end());
     }
     absl::StatusOr<std::unique_ptr<GuardProgram>> guards =
@@ -182,6 +200,7 @@ class Compilation {
     if (!chosen.ok()) return chosen.status();
     trace_->report.backend = options_.backend_name == "auto" ? "cpu" : options_.backend_name;
     if (!(*chosen)->wants_functional_graph()) return chosen;
+    if (!recording_->torch_level.empty()) return TorchLevel(recording_->torch_level);
     if (!recording_->needs_autograd)
       return recording_->inputs_overlap && !IsSwitchedOff("alias", "WrittenInputs")
                  ? CallsInOrder("inputs that share memory are written")
@@ -190,12 +209,13 @@ class Compilation {
     return chosen;
   }
 
-  // For a graph whose backward is not compiled: the torch-level graph.
+  // For a graph whose backward is not compiled.
   absl::StatusOr<std::shared_ptr<Backend>> TorchAutograd(const std::string& reason) {
-    LogLazily(LogArtifact::k_graph, [&] {
-      return absl::StrCat(name_,
-                          ": a result requires grad, and the torch-level graph runs under torch's autograd: ", reason);
-    });
+    return TorchLevel(absl::StrCat("a result requires grad, and torch's autograd differentiates: ", reason));
+  }
+
+  absl::StatusOr<std::shared_ptr<Backend>> TorchLevel(const std::string& reason) {
+    LogLazily(LogArtifact::k_graph, [&] { return absl::StrCat(name_, ": the torch-level graph runs: ", reason); });
     trace_->report.backend = "eager";
     recording_->joint = nullptr;
     return FindBackend("eager");

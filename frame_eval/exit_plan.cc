@@ -1,5 +1,6 @@
 #include "frame_eval/exit_plan.h"
 
+#include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
@@ -20,6 +21,16 @@ namespace {
 PyObject* WrapTensor(at::Tensor& tensor) {
   if (!tensor.defined()) return Py_NewRef(Py_None);
   return THPVariable_Wrap(std::move(tensor));
+}
+
+// The same memory as an inference tensor, or as none: the mode it was recorded in says which.
+at::Tensor WithInference(const at::Tensor& tensor, bool inference) {
+  if (tensor.is_inference() == inference) return tensor;
+  c10::InferenceMode mode(inference);
+  const c10::DispatchKeySet keys = tensor.key_set() - c10::autograd_dispatch_keyset_with_ADInplaceOrView;
+  at::Tensor made = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(tensor.storage()), keys, tensor.dtype());
+  made.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+  return made;
 }
 
 // __new__ of the builtin type `base` for its subclass `cls`, as cls.__new__ would reach it.
@@ -122,7 +133,7 @@ class ExitProgram::Builder {
       case RecipeKind::kSource:
         return Py_NewRef(sources_[static_cast<size_t>(program_.source_position_[static_cast<size_t>(id)])]);
       case RecipeKind::kGraphOutput:
-        return MakeOutput(recipe.index);
+        return MakeOutput(recipe);
       case RecipeKind::kTuple:
         return MakeTuple(recipe);
       case RecipeKind::kList:
@@ -190,9 +201,11 @@ class ExitProgram::Builder {
 
   // An output may be returned at several places; the first wrapping takes the tensor, the memo serves the others. Two
   // recipes for one output would be two Python objects for one tensor, so the wrapper is kept by output as well.
-  PyObject* MakeOutput(int32_t index) {
-    PyRef& wrapped = wrapped_outputs_[index];
-    if (!wrapped) wrapped = PyRef::Steal(WrapTensor(outputs_[static_cast<size_t>(index)]));
+  PyObject* MakeOutput(const Recipe& recipe) {
+    PyRef& wrapped = wrapped_outputs_[recipe.index];
+    at::Tensor& output = outputs_[static_cast<size_t>(recipe.index)];
+    if (!wrapped && recipe.object && output.defined()) output = WithInference(output, recipe.object.get() == Py_True);
+    if (!wrapped) wrapped = PyRef::Steal(WrapTensor(output));
     return Py_XNewRef(wrapped.get());
   }
 
@@ -291,7 +304,7 @@ class ExitProgram::Builder {
   }
 
   PyObject* MakeSubclass(const Recipe& recipe, RecipeId id) {
-    PyRef tensor = PyRef::Steal(MakeOutput(program_.plan_.recipes[static_cast<size_t>(recipe.children[0])].index));
+    PyRef tensor = PyRef::Steal(MakeOutput(program_.plan_.recipes[static_cast<size_t>(recipe.children[0])]));
     if (!tensor || PyObject_SetAttrString(tensor.get(), "__class__", recipe.object.get()) != 0) return nullptr;
     PyObject* made = Enter(id, tensor.release());
     return SetAttributes(recipe, made) ? Py_NewRef(made) : nullptr;
@@ -385,12 +398,12 @@ absl::Status ExitProgram::CheckReferences(size_t graph_outputs) {
 void ExitProgram::ChooseShape() {
   if (!plan_.effects.empty()) return;
   const Recipe& result = plan_.recipes[static_cast<size_t>(plan_.result)];
-  if (result.kind == RecipeKind::kGraphOutput) shape_ = Shape::kOneTensor;
+  if (result.kind == RecipeKind::kGraphOutput && !result.object) shape_ = Shape::kOneTensor;
   if (result.kind != RecipeKind::kTuple || result.object) return;
   absl::flat_hash_set<int32_t> outputs;
   for (RecipeId child : result.children) {
     const Recipe& item = plan_.recipes[static_cast<size_t>(child)];
-    if (item.kind != RecipeKind::kGraphOutput || !outputs.insert(item.index).second) return;
+    if (item.kind != RecipeKind::kGraphOutput || item.object || !outputs.insert(item.index).second) return;
   }
   shape_ = Shape::kTensorTuple;
 }

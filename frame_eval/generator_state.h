@@ -1,5 +1,5 @@
-// GeneratorState: where the default CPU generator is, so that what ran can be taken back and draws the same numbers
-// again.
+// GeneratorState: where a generator is, torch's default one on the CPU or another, so that what ran can be taken back
+// and draws the same numbers again.
 #ifndef FRAMEJIT_FRAME_EVAL_GENERATOR_STATE_H_
 #define FRAMEJIT_FRAME_EVAL_GENERATOR_STATE_H_
 
@@ -11,13 +11,16 @@ namespace framejit {
 
 class GeneratorState {
  public:
-  GeneratorState() : generator_(at::detail::getDefaultCPUGenerator()) {
+  GeneratorState() : GeneratorState(at::detail::getDefaultCPUGenerator()) {}
+  explicit GeneratorState(at::Generator generator) : generator_(std::move(generator)) {
     std::lock_guard<std::mutex> lock(generator_.mutex());
     state_ = generator_.get_state();
   }
-  void Restore() {
-    std::lock_guard<std::mutex> lock(generator_.mutex());
-    generator_.set_state(state_);
+  void Restore() { Restore(generator_); }
+  // Puts another generator where this one was.
+  void Restore(at::Generator& other) const {
+    std::lock_guard<std::mutex> lock(other.mutex());
+    other.set_state(state_);
   }
   bool operator==(const GeneratorState& other) const { return state_.equal(other.state_); }
 

@@ -17,6 +17,7 @@
 #include "frame_eval/armed.h"
 #include "frame_eval/entry.h"
 #include "frame_eval/export_program.h"
+#include "frame_eval/guards/program_torch_state.h"
 #include "frame_eval/optimizer_steps.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/shadow_check.h"
@@ -294,6 +295,14 @@ PYBIND11_MODULE(_C, module) {
     SetShadowFunctions(keep.ptr(), difference.ptr());
   });
   module.def("shadow_counts", [] { return std::make_pair(CountsOfShadows().checked, CountsOfShadows().left_out); });
+  module.def(
+      "exchange_autograd_modes",
+      [](bool grad, bool inference, bool forward_grad, bool multithreading) {
+        const AutogradModes before = AutogradModes::Current();
+        AutogradModes{grad, inference, forward_grad, multithreading}.Set();
+        return py::make_tuple(before.grad, before.inference, before.forward_grad, before.multithreading);
+      },
+      py::arg("grad"), py::arg("inference"), py::arg("forward_grad"), py::arg("multithreading"));
   // For the tests' tests alone: see base/switches.h.
   module.def("_switches", &Switches);
   module.def("_switch_off", &SwitchOff);

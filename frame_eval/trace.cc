@@ -1,5 +1,6 @@
 #include "frame_eval/trace.h"
 
+#include <torch/csrc/Generator.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <exception>
@@ -36,6 +37,48 @@ class OutputBuffer {
   std::vector<at::Tensor> outputs_;
 };
 
+class RunningScope {
+ public:
+  explicit RunningScope(bool& running) : running_(running), before_(std::exchange(running, true)) {}
+  ~RunningScope() { running_ = before_; }
+  RunningScope(const RunningScope&) = delete;
+  RunningScope& operator=(const RunningScope&) = delete;
+
+ private:
+  bool& running_;
+  const bool before_;
+};
+
+// Generators from outside and those that the graph holds in their place.
+class LentGenerators {
+ public:
+  LentGenerators(const std::vector<std::pair<size_t, at::Generator>>& lent, absl::Span<PyObject* const> sources,
+                 size_t input_count) {
+    for (const auto& [position, own] : lent)
+      pairs_.emplace_back(reinterpret_cast<THPGenerator*>(sources[position - input_count])->cdata, own);
+  }
+
+  // False where they are not as they were recorded: on the CPU, each another one, and none torch's default one.
+  bool Take() {
+    for (size_t i = 0; i < pairs_.size(); ++i) {
+      const at::Generator& lender = pairs_[i].first;
+      if (!lender.device().is_cpu() || lender == at::detail::getDefaultCPUGenerator()) return false;
+      for (size_t k = 0; k < i; ++k) {
+        if (pairs_[k].first == lender) return false;
+      }
+    }
+    for (auto& [lender, own] : pairs_) GeneratorState(lender).Restore(own);
+    return true;
+  }
+
+  void GiveBack() {
+    for (auto& [lender, own] : pairs_) GeneratorState(own).Restore(lender);
+  }
+
+ private:
+  absl::InlinedVector<std::pair<at::Generator, at::Generator>, 2> pairs_;
+};
+
 bool RunGraph(CompiledGraph& graph, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) {
   std::string reason;
   try {
@@ -66,6 +109,10 @@ Trace::Outcome Trace::Run(PyObject** result) {
   for (PyObject* source : sources) owned_sources.push_back(PyRef::Borrow(source));
   guards->Release();
 
+  if (own_generators && running) return Outcome::kDiscarded;  // in another thread, which waits for the GIL
+  const RunningScope scope(running);
+  LentGenerators lent(lent_generators, sources, input_count);
+  if (!lent.Take()) return Outcome::kDiscarded;
   OutputBuffer outputs;
   // So that the native run after a discarded one draws the same numbers.
   std::optional<GeneratorState> generator;
@@ -77,6 +124,7 @@ Trace::Outcome Trace::Run(PyObject** result) {
     if (generator.has_value()) generator->Restore();
     return Outcome::kDiscarded;
   }
+  lent.GiveBack();
   *result = exit->Run(sources, outputs.get());
   return Outcome::kDone;
 }

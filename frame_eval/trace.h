@@ -51,6 +51,10 @@ class Trace {
   std::unique_ptr<ExitProgram> exit;
   size_t input_count = 0;  // of GuardProgram::Fetched(), inputs first, then ExitProgram::sources()
   bool random = false;
+  bool own_generators = false;  // the graph holds generators of its own: it runs once at a time
+  // What it holds in place of a generator from outside, whose state it is lent. Positions in Fetched().
+  std::vector<std::pair<size_t, at::Generator>> lent_generators;
+  bool running = false;
   // Inputs that the graph writes before its last operator that may raise: put back where it raises. Positions.
   std::vector<size_t> written_inputs;
   // Set: the trace ends in the middle of its frames. What Run gives is a state, with which this function goes on.

@@ -14,6 +14,7 @@ from framejit import _armed, _build, _checks, _config, _explain, _logging, _opti
 from framejit._module import CompiledModule
 
 _C = _build.load()
+from framejit import _state  # noqa: E402, F401  (needs the extension)
 
 __version__ = "0.1.0"
 __all__ = [

@@ -6,6 +6,7 @@ This file knows torch.fx; the C++ side knows framejit's graphs and decides what 
 from __future__ import annotations
 
 import builtins
+import functools
 import linecache
 import operator
 from typing import Any
@@ -14,6 +15,12 @@ import torch
 import torch.fx
 from torch.fx.node import _get_qualified_name, base_types
 from torch.fx.passes.shape_prop import TensorMetadata
+
+from framejit import _C
+
+# What a pass that removes unused calls must leave: they set torch's state.
+for _setter in (_C.exchange_autograd_modes, torch._C._set_default_dtype, torch.manual_seed):
+    torch.fx.node.has_side_effect(_setter)
 
 # (sizes, dtype, requires_grad, strides, device)
 TensorMeta = tuple[tuple[int, ...], torch.dtype, bool, tuple[int, ...], torch.device]
@@ -146,12 +153,34 @@ def _is_plain(value: Any) -> bool:
 
 
 def _named_function(target: Any) -> Any:
-    """`target`, if FX can print its name."""
+    """`target`, if FX can print its name. FX prints names in `torch`; some of torch's C functions are hidden there by
+    Python functions around them that take other arguments (torch.broadcast_tensors, torch.cdist)."""
+    name = getattr(target, "__name__", "")
+    if getattr(torch._C._VariableFunctions, name, None) is target and getattr(torch, name, None) is not target:
+        return _hidden_function(name)
     try:
         _get_qualified_name(target)
     except Exception as error:
         raise TypeError(f"{target!r} has no name that an FX graph could print") from error
     return target
+
+
+@functools.cache
+def _hidden_function(name: str) -> Any:
+    target = getattr(torch._C._VariableFunctions, name)
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return target(*args, **kwargs)
+
+    function.__name__ = function.__qualname__ = name
+    return function
+
+
+def __getattr__(name: str) -> Any:
+    """So that a graph that calls one of them can be unpickled."""
+    if name.startswith("__") or not hasattr(torch._C._VariableFunctions, name):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _hidden_function(name)
 
 
 def _memory_format(shape: torch.Size, strides: tuple[int, ...]) -> torch.memory_format | None:

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "backends/plugin/python_error.h"
 #include "base/log.h"
+#include "frame_eval/guards/program_torch_state.h"
 #include "graph/fx_export.h"
 
 namespace framejit {
@@ -28,6 +29,19 @@ class PlainTensors {
  private:
   using TLS = at::impl::PythonTorchFunctionTLS;
   const at::impl::TorchFunctionDisabledState state_;
+};
+
+// What the graph's calls set of torch's state and, where it raises, have not put back. What the program leaves changed
+// is an effect of its own.
+class TorchStateScope {
+ public:
+  TorchStateScope() : before_(ProgramTorchState::Current()) {}
+  ~TorchStateScope() { before_.Set(); }
+  TorchStateScope(const TorchStateScope&) = delete;
+  TorchStateScope& operator=(const TorchStateScope&) = delete;
+
+ private:
+  const ProgramTorchState before_;
 };
 
 class PythonGraph : public CompiledGraph {
@@ -58,6 +72,7 @@ class PythonGraph : public CompiledGraph {
     PyRef result;
     {
       const PlainTensors plain;
+      const TorchStateScope state;
       result = PyRef::Steal(PyObject_Vectorcall(callable_.get(), raw.data(), raw.size(), nullptr));
     }
     if (!result) throw python_error();

@@ -304,7 +304,8 @@ PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* ar
                      "a cached function that may read what was written: " + QualifiedName(wrapper));
   PyRef result = PyRef::Steal(CallUnrecorded(call));
   if (!result) return nullptr;
-  if (IsConstant(result.get()) || IsSize(result.get())) return result.release();
+  if (IsConstant(result.get()) || IsSize(result.get()) || Py_TYPE(result.get()) == Names().device)
+    return result.release();
   if (!PyAnySet_CheckExact(result.get())) {
     return BreakNull(BreakCode::kUnsupportedCallable,
                      "a cached function that returns no constant: " + QualifiedName(wrapper));
@@ -406,7 +407,7 @@ PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
   // Of an outside object that was never lifted: nobody would see what the method does to it.
   const bool is_immutable = IsPrimitive(self) || IsNativeValue(self) || Py_TYPE(self) == Names().pattern ||
                             PyFrozenSet_CheckExact(self) || PyTuple_CheckExact(self) || PyRange_Check(self) ||
-                            PyCode_Check(self);
+                            PyCode_Check(self) || Py_TYPE(self) == Names().device;
   if (FindKnown(call.callable) != nullptr && !is_immutable)
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable) + " of an object from outside");
   // A bound method: back to the descriptor it came from, which may be an override's base.

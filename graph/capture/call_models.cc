@@ -170,6 +170,14 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return ModelExecute(call);
     case Treatment::kGetFrame:
       return ModelGetFrame(call);
+    case Treatment::kInferenceMode:
+      return ModelInferenceMode(call);
+    case Treatment::kManualSeed:
+      return ModelManualSeed(call);
+    case Treatment::kNewGenerator:
+      return ModelNewGenerator(call);
+    case Treatment::kGeneratorMethod:
+      return ModelGeneratorMethod(call);
     case Treatment::kBuildClass:
       return ModelBuildClass(call);
     case Treatment::kNewType:
@@ -502,25 +510,6 @@ PyObject* RecorderState::Impl::ModelNewTensor(const NativeCall& call) {
   }
   PyRef kwnames = PyRef::Steal(PyList_AsTuple(names.get()));
   return kwnames ? ModelConstantTensor({Names().tensor_function, args.data(), 1, kwnames.get()}) : nullptr;
-}
-
-PyObject* RecorderState::Impl::ModelTorchState(const NativeCall& call) {
-  TorchCall record{.kind = TorchCall::Kind::kFunction,
-                   .target = PyRef::Borrow(call.callable),
-                   .args = {},
-                   .kwargs = {},
-                   .result = {}};
-  for (Py_ssize_t i = 0; i < call.nargs; ++i) {
-    if (!IsConstant(call.args[i])) return BreakNull(BreakCode::kTorchState, QualifiedName(call.callable));
-    record.args.emplace_back().constant = PyRef::Borrow(call.args[i]);
-  }
-  if (call.kwnames != nullptr) return BreakNull(BreakCode::kTorchState, QualifiedName(call.callable));
-  record.location = CurrentLocation();
-  PyRef result = PyRef::Steal(CallReal(call));
-  if (!result) return nullptr;
-  record.result.constant = result;
-  recording->torch_graph.calls.push_back(std::move(record));
-  return result.release();
 }
 
 }  // namespace framejit

@@ -290,10 +290,36 @@ bool RecorderState::Impl::WritesUnderAutograd() const {
     if (object != provenance.real.get() || !IsTensor(fake) || !IsFakeTensor(fake)) continue;
     if (!written.contains(FakeSession::MetaOf(TensorOf(fake)).storage)) continue;
     const bool required = TensorOf(object).requires_grad();
-    if (TensorOf(fake).requires_grad() && (entry_state.grad_mode || !required)) return true;
+    if (TensorOf(fake).requires_grad() && (entry_state.autograd.grad || !required)) return true;
   }
   return false;
 }
+
+namespace {
+
+bool WritesInferenceTensors(const absl::node_hash_map<PyObject*, Provenance>& known,
+                            const absl::flat_hash_set<int32_t>& written) {
+  for (const auto& [object, provenance] : known) {
+    PyObject* fake = provenance.lifted.get();
+    if (object != provenance.real.get() || !IsTensor(fake) || !IsFakeTensor(fake)) continue;
+    if (TensorOf(object).is_inference() && written.contains(FakeSession::MetaOf(TensorOf(fake)).storage)) return true;
+  }
+  return false;
+}
+
+// So that each call fetches the generators from outside, of which the graph holds others (random_state.cc).
+void LendGenerators(const absl::node_hash_map<PyObject*, Provenance>& known, const absl::flat_hash_set<PyObject*>& used,
+                    ExitPlan& plan) {
+  for (const auto& [object, provenance] : known) {
+    PyObject* own = provenance.lifted.get();
+    if (object == own || !used.contains(own)) continue;
+    Recipe recipe{.kind = RecipeKind::kSource, .object = provenance.lifted, .children = {}, .attributes = {}};
+    recipe.source = provenance.source;
+    plan.recipes.push_back(std::move(recipe));
+  }
+}
+
+}  // namespace
 
 void RecorderState::Impl::CollectOutputs() {
   Graph& graph = session.graph();
@@ -314,7 +340,15 @@ void RecorderState::Impl::CollectOutputs() {
     recording->inputs_overlap = InputsShareMemory();
     if (!recording->inputs_overlap) AddGuard(GuardKind::kNoOverlap, kNoSource);
   }
+  CheckDefaultDtype();
   recording->needs_autograd |= writes_under_autograd;
+  if (changes_inference) recording->no_joint = "inference mode is entered or left inside";
+  if (mutates && !entry_state.autograd.inference && WritesInferenceTensors(known, WrittenStorages(graph)))
+    recording->torch_level = "an inference tensor is written, which inference mode alone may do";
+  LendGenerators(known, used_generators, recording->exit_plan);
+  if (!used_generators.empty()) recording->no_joint = "it draws from a generator that is passed to the operators";
+  if (changes_random_state) recording->no_joint = "the state of a random generator is set inside";
+  if (changes_dtype) recording->no_joint = "the default dtype is set inside";
   if (writes_under_autograd) recording->no_joint = "an input is written under autograd";
   if (recording->inputs_overlap) recording->no_joint = "inputs that share memory are written";
   if (!recording->needs_autograd || !request.backward || !recording->no_joint.empty()) return;

@@ -4,6 +4,7 @@
 
 #include "frame_eval/guards/iterators.h"
 #include "graph/capture/program_gradients.h"
+#include "graph/capture/random_state.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unread.h"
 
@@ -183,6 +184,15 @@ PyObject* RecorderState::Impl::Lift(PyObject* value, SourceId source, bool pinne
   }
   if (IsNativeValue(value)) return LiftNativeValue(value, source, pinned);
   if (IsNumPyArray(value)) return LiftArray(value, source, pinned);
+  if (Py_TYPE(value) == Names().generator) {
+    if (!pinned) AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(Py_TYPE(value)));
+    // A program that is exported (RecordRequest::leaves) holds the generator itself.
+    PyRef own = request.leaves == nullptr ? GeneratorFor(value) : PyRef::Borrow(value);
+    if (!own) return nullptr;
+    recording->own_generators |= own.get() != value;
+    Remember(value, own.get(), source, pinned);
+    return own.release();
+  }
   if (Py_TYPE(value) == &PyCell_Type) return BreakNull(BreakCode::kUnsupportedObject, "a cell from outside");
   if (!pinned) AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(Py_TYPE(value)));
   Remember(value, value, source, pinned);

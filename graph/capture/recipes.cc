@@ -118,6 +118,12 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
   return InstanceRecipe(object);
 }
 
+// Where the function enters or leaves inference mode, the graph's results are not all of the kind that it makes.
+PyRef RecorderState::Impl::InferenceOf(PyObject* tensor) const {
+  if (!changes_inference) return {};
+  return PyRef::Borrow(TensorOf(tensor).is_inference() ? Py_True : Py_False);
+}
+
 // A lifted input that is returned is that input; anything else is an output of the graph.
 RecipeId RecorderState::Impl::TensorRecipe(PyObject* tensor) {
   if (!IsFakeTensor(tensor) || IsTransformed(TensorOf(tensor))) {
@@ -138,6 +144,7 @@ RecipeId RecorderState::Impl::TensorRecipe(PyObject* tensor) {
     const RecipeId whole = NewRecipe(tensor, RecipeKind::kSubclass);
     Recipe output{.kind = RecipeKind::kGraphOutput, .object = {}, .children = {}, .attributes = {}};
     output.index = static_cast<int32_t>(graph_outputs.size());
+    output.object = InferenceOf(tensor);
     graph_outputs.push_back(PyRef::Borrow(tensor));
     recipes.push_back(std::move(output));
     recipes[static_cast<size_t>(whole)].object = PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(tensor)));
@@ -151,6 +158,7 @@ RecipeId RecorderState::Impl::TensorRecipe(PyObject* tensor) {
   }
   const RecipeId id = NewRecipe(tensor, RecipeKind::kGraphOutput);
   recipes[static_cast<size_t>(id)].index = static_cast<int32_t>(graph_outputs.size());
+  recipes[static_cast<size_t>(id)].object = InferenceOf(tensor);
   graph_outputs.push_back(PyRef::Borrow(tensor));
   return id;
 }

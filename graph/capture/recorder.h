@@ -90,6 +90,10 @@ struct Recording {
   // torch-level graph then runs under autograd.
   std::unique_ptr<JointGraph> joint;
   std::string no_joint;
+  // Set: why only the torch-level graph computes what eager does.
+  std::string torch_level;
+  // The graph holds generators that the program made inside: it runs once at a time.
+  bool own_generators = false;
 };
 
 // Requires the GIL. Installs the evaluation hook for this thread while it runs. Never leaves a Python exception set and

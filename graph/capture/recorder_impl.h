@@ -19,6 +19,7 @@
 #include "absl/container/node_hash_map.h"
 #include "frame_eval/cpython/shim.h"
 #include "frame_eval/guards/native_value.h"
+#include "frame_eval/guards/program_torch_state.h"
 #include "graph/capture/callables.h"
 #include "graph/capture/recorder_state.h"
 #include "graph/capture/well_known.h"
@@ -77,17 +78,6 @@ struct NativeCall {
   Py_ssize_t nargs;       // positional ones
   PyObject* kwnames;      // or null; their values follow the positional arguments
   Py_ssize_t total() const { return nargs + (kwnames != nullptr ? PyTuple_GET_SIZE(kwnames) : 0); }
-};
-
-// What the program may change of torch's thread state.
-struct ProgramTorchState {
-  bool grad_mode = true;
-  bool autocast_cache = true;
-  int autocast_nesting = 0;
-  bool autocast[2] = {};
-  at::ScalarType autocast_dtype[2] = {};
-  bool operator==(const ProgramTorchState&) const = default;
-  static ProgramTorchState Current();
 };
 
 struct RecorderState::Impl {
@@ -303,7 +293,6 @@ struct RecorderState::Impl {
   PyObject* ModelContextVar(const NativeCall& call);
   PyObject* ModelVars(const NativeCall& call);
   PyObject* ModelConstantTensor(const NativeCall& call);
-  PyObject* ModelTorchState(const NativeCall& call);
   PyObject* ModelTorchLeaf(const NativeCall& call);
   PyObject* ModelTensorValue(const NativeCall& call);
   PyObject* ModelNewTensor(const NativeCall& call);
@@ -397,6 +386,8 @@ struct RecorderState::Impl {
 
   // --- transforms of torch.func (transforms.cc) ----------------------------------------------------------------------
   PyObject* CallTransformed(const NativeCall& call);
+  bool ReadClosure(PyFunctionObject* function);
+  bool MayPullBack(const NativeCall& call);
   PyObject* CallInTransform(const NativeCall& call, const Invoke& invoke);
   bool AddOperatorCalls(size_t first_node);
   bool OperatorArgument(const Operand& operand, TorchArgument* argument);
@@ -404,12 +395,28 @@ struct RecorderState::Impl {
   absl::flat_hash_map<ValueId, TorchValueId> operator_values;  // made by AddOperatorCalls
 
   // --- torch state (torch_state.cc) ----------------------------------------------------------------------------------
+  PyObject* ModelTorchState(const NativeCall& call);
+  PyObject* ModelInferenceMode(const NativeCall& call);
+  void CheckDefaultDtype();
   void SaveTorchState();
   void RestoreTorchState();
   void AddTorchStateEffects();
   ProgramTorchState entry_state;
   at::impl::PythonTorchFunctionTLS entry_torch_function;
   int64_t entry_modes = 0;  // of __torch_function__
+  bool changes_inference = false;
+  bool changes_dtype = false;
+  size_t dtype_checked = 0;  // how many of the graph's nodes CheckDefaultDtype has seen
+
+  // --- random numbers (random_state.cc) ------------------------------------------------------------------------------
+  PyObject* ModelManualSeed(const NativeCall& call);
+  PyObject* ModelNewGenerator(const NativeCall& call);
+  PyObject* ModelGeneratorMethod(const NativeCall& call);
+  // Whether a graph may hold the generator: 0, or -1 with a break.
+  int UseGenerator(PyObject* generator);
+  PyObject* Seed(TorchCall call, PyObject* generator, PyObject* seed);
+  absl::flat_hash_set<PyObject*> used_generators;
+  bool changes_random_state = false;
 
   // --- the end (effects.cc, recipes.cc) ------------------------------------------------------------------------------
   std::unique_ptr<Recording> Finish(PyObject* result);
@@ -431,6 +438,7 @@ struct RecorderState::Impl {
   RecipeId RecipeFor(PyObject* object);
   RecipeId NewRecipe(PyObject* object, RecipeKind kind);
   RecipeId TensorRecipe(PyObject* tensor);
+  PyRef InferenceOf(PyObject* tensor) const;
   RecipeId FunctionRecipe(PyObject* function);
   RecipeId InstanceRecipe(PyObject* object);
   RecipeId Unsupported(PyObject* object);
@@ -457,7 +465,7 @@ bool IsFakeTensor(PyObject* object);
 bool IsTransformed(const at::Tensor& tensor);
 // Whether torch.func transforms what is called now.
 bool InsideTransform();
-// What torch.func.vmap, grad and the like return.
+// What torch.func.vmap, grad and the like return; and vjp, with what it returns.
 bool IsFunctionTransform(PyObject* function);
 // A class of tensors that is made by class statements and leaves the dispatcher alone: no __torch_dispatch__.
 bool IsPlainTensorSubclass(PyTypeObject* type);

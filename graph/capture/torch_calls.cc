@@ -90,6 +90,10 @@ bool RecorderState::Impl::Snapshot(PyObject* object, bool is_result, TorchArgume
     argument->constant = PyRef::Borrow(object);
     return true;
   }
+  if (Py_TYPE(object) == Names().generator && !is_result) {
+    argument->constant = PyRef::Borrow(object);
+    return UseGenerator(object) == 0;
+  }
   if (IsNativeValue(object)) {  // torch takes it for the number or text that it is worth
     argument->constant = NativeValue(object);
     return static_cast<bool>(argument->constant);

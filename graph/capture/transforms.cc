@@ -6,6 +6,8 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/jit/python/pybind_utils.h>
 
+#include <algorithm>
+#include <initializer_list>
 #include <string_view>
 
 #include "graph/capture/evaluator.h"
@@ -70,6 +72,21 @@ PyRef OverloadOf(const c10::OperatorHandle& op) {
   return object;
 }
 
+// By its code and where that is from.
+bool IsOfFunctorch(PyObject* function, std::initializer_list<const char*> names) {
+  auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function));
+  Py_ssize_t size = 0;
+  const char* file = PyUnicode_AsUTF8AndSize(code->co_filename, &size);
+  if (file == nullptr) return PyErr_Clear(), false;
+  if (std::string_view(file, static_cast<size_t>(size)).find("/torch/_functorch/") == std::string_view::npos)
+    return false;
+  return std::any_of(names.begin(), names.end(),
+                     [&](const char* name) { return PyUnicode_CompareWithASCIIString(code->co_qualname, name) == 0; });
+}
+
+// What vjp returns beside the function's results. It holds what the derivative needs, wrapped.
+bool IsPullBack(PyObject* function) { return IsOfFunctorch(function, {"_vjp_with_argnums.<locals>.wrapper"}); }
+
 }  // namespace
 
 bool InsideTransform() {
@@ -85,38 +102,45 @@ bool IsTransformed(const at::Tensor& tensor) {
   return IsFake(TensorOf(inner.get())) || IsTransformed(TensorOf(inner.get()));
 }
 
-// By the code of the functions that they return. What vjp and linearize return holds tensors of its own.
+// What linearize returns holds a graph of its own.
 bool IsFunctionTransform(PyObject* function) {
-  auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function));
-  Py_ssize_t size = 0;
-  const char* file = PyUnicode_AsUTF8AndSize(code->co_filename, &size);
-  if (file == nullptr) return PyErr_Clear(), false;
-  if (std::string_view(file, static_cast<size_t>(size)).find("/torch/_functorch/") == std::string_view::npos)
-    return false;
-  for (const char* known : {"vmap.<locals>.wrapped", "grad.<locals>.wrapper", "grad_and_value.<locals>.wrapper", "jvp",
-                            "jacrev.<locals>.wrapper_fn", "jacfwd.<locals>.wrapper_fn"}) {
-    if (PyUnicode_CompareWithASCIIString(code->co_qualname, known) == 0) return true;
-  }
-  return false;
+  return IsPullBack(function) ||
+         IsOfFunctorch(function, {"vmap.<locals>.wrapped", "grad.<locals>.wrapper", "grad_and_value.<locals>.wrapper",
+                                  "jvp", "vjp", "jacrev.<locals>.wrapper_fn", "jacfwd.<locals>.wrapper_fn"});
 }
 
 // What the transform reads of its closure is guarded first.
-PyObject* RecorderState::Impl::CallTransformed(const NativeCall& call) {
-  const bool outermost = !InsideTransform();
-  auto* function = reinterpret_cast<PyFunctionObject*>(call.callable);
-  if (PrepareArguments(call) != 0) return nullptr;
-  if (entered_functions.insert(call.callable).second) {
-    kept_alive.push_back(PyRef::Borrow(call.callable));
+bool RecorderState::Impl::ReadClosure(PyFunctionObject* function) {
+  if (entered_functions.insert(reinterpret_cast<PyObject*>(function)).second) {
+    kept_alive.push_back(PyRef::Borrow(reinterpret_cast<PyObject*>(function)));
     RegisterCells(function);
   }
   const Py_ssize_t cells = function->func_closure == nullptr ? 0 : PyTuple_GET_SIZE(function->func_closure);
   for (Py_ssize_t i = 0; i < cells; ++i) {
     PyObject* cell = PyTuple_GET_ITEM(function->func_closure, i);
     PyRef value = PyRef::Steal(LoadCell(cell, function, static_cast<int>(i)));
-    if (!value) return nullptr;
-    if (value.get() != PyCell_GET(cell))
-      return BreakNull(BreakCode::kUnsupportedObject, "a transformed function whose closure holds an outside object");
+    if (!value) return false;
+    if (value.get() == PyCell_GET(cell)) continue;
+    Break(BreakCode::kUnsupportedObject, "a transformed function whose closure holds an outside object");
+    return false;
   }
+  return true;
+}
+
+// Of a pull-back that the recording made: what it holds is the recording's own.
+bool RecorderState::Impl::MayPullBack(const NativeCall& call) {
+  const bool plain = call.nargs == 1 && call.kwnames == nullptr;
+  if (plain && local_functions.contains(call.callable)) return true;
+  Break(BreakCode::kUnsupportedCallable, plain ? "a pull-back from outside" : "a pull-back with options");
+  return false;
+}
+
+PyObject* RecorderState::Impl::CallTransformed(const NativeCall& call) {
+  const bool outermost = !InsideTransform();
+  auto* function = reinterpret_cast<PyFunctionObject*>(call.callable);
+  if (PrepareArguments(call) != 0) return nullptr;
+  if (!(IsPullBack(call.callable) ? MayPullBack(call) : ReadClosure(function))) return nullptr;
+  changes_inference |= AutogradModes::Current().inference;  // which transforms leave
   const size_t nodes = session.graph().nodes.size();
   PyRef result;
   {
@@ -126,6 +150,11 @@ PyObject* RecorderState::Impl::CallTransformed(const NativeCall& call) {
   }
   if (CheckFailure() != 0 || (!result && BreakWhereFakesFailed(call.callable)) || !result) return nullptr;
   if (outermost && !AddOperatorCalls(nodes)) return nullptr;
+  for (Py_ssize_t i = 1; PyTuple_CheckExact(result.get()) && i < PyTuple_GET_SIZE(result.get()); ++i) {
+    PyObject* made = PyTuple_GET_ITEM(result.get(), i);
+    if (PyFunction_Check(made) && IsPullBack(made) && local_functions.insert(made).second)
+      kept_alive.push_back(PyRef::Borrow(made));
+  }
   return Scan(result.release());
 }
 

@@ -73,6 +73,7 @@ void LoadTorch(WellKnown& n) {
   n.memory_format = ImportType("torch", "memory_format"), n.size = ImportType("torch", "Size");
   n.op_overload = ImportType("torch._ops", "OpOverload"),
   n.op_overload_packet = ImportType("torch._ops", "OpOverloadPacket");
+  n.generator = ImportType("torch", "Generator");
   n.nn_module = Intern("torch._C._nn"), n.linalg_module = Intern("torch._C._linalg"),
   n.fft_module = Intern("torch._C._fft");
   n.special_module = Intern("torch._C._special"), n.sparse_module = Intern("torch._C._sparse");

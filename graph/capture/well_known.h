@@ -14,7 +14,7 @@ struct WellKnown {
       *start, *stop, *step, *clone, *unbind, *new_, *instancecheck, *next, *weakref, *name, *objclass;
   // torch.
   PyTypeObject *tensor_base, *tensor, *parameter, *buffer, *variable_functions, *device, *dtype, *layout,
-      *memory_format, *size, *op_overload, *op_overload_packet;
+      *memory_format, *size, *op_overload, *op_overload_packet, *generator;
   PyObject *nn_module, *linalg_module, *fft_module, *special_module,
       *sparse_module;         // names of the C modules of functions
   PyObject* tensor_function;  // torch.tensor

@@ -15,6 +15,7 @@
 #include "graph/fake/fake_tensor_impl.h"
 #include "graph/fake/known_value.h"
 #include "graph/fake/op_info.h"
+#include "graph/fake/random_state_operators.h"
 #include "graph/fake/recording.h"
 
 namespace framejit {
@@ -443,7 +444,9 @@ void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, St
   const size_t base = stack->size() - info.arguments.size();
   const Arguments arguments = Inspect(info, *stack, base);
   FakeRecording* recording = FakeRecording::Current();
-  if (!arguments.any_fake && (arguments.any_tensor || !info.returns_tensors)) {
+  // A call without results or tensors that sets a generator's state is recorded as well.
+  const bool is_state = recording != nullptr && info.recorded && !info.returns_tensors && IsRandom(op);
+  if (!arguments.any_fake && (arguments.any_tensor || !info.returns_tensors) && !is_state) {
     // Functionalization checks shapes by running operators on meta tensors of its own.
     if (recording != nullptr && recording->functionalizing && info.source != MetadataSource::kOnFakes) {
       return RunNested(op, info, keys, stack);
@@ -482,6 +485,7 @@ void FakeFallback(const c10::OperatorHandle& op, DispatchKeySet keys, Stack* sta
 }  // namespace
 
 void RegisterFallback() {
+  RegisterRandomStateOperators();
   // Never destroyed: tensors may outlive static destruction, and the dispatcher then has no use for a deregistration.
   static torch::Library* library = [] {
     auto* made = new torch::Library(torch::Library::IMPL, "_", DispatchKey::Fake, __FILE__, __LINE__);

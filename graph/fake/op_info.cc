@@ -131,7 +131,8 @@ bool IsLeafComposite(const std::string& name) {
 
 void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
   const bool aten = op.schema().name().rfind("aten::", 0) == 0;
-  if (aten && (info.own = FindOwnMeta(op.operator_name())) != nullptr) {
+  if ((aten || op.schema().name().rfind("framejit::", 0) == 0) &&
+      (info.own = FindOwnMeta(op.operator_name())) != nullptr) {
     info.source = MetadataSource::kOwn;
     return;
   }

@@ -6,6 +6,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "graph/fake/random_state_operators.h"
 
 namespace framejit {
 
@@ -43,8 +44,8 @@ at::Tensor NewLike(const at::Tensor& tensor) { return NewLike(tensor, tensor.sca
 OwnMeta FindOwnMeta(const c10::OperatorName& name) {
   static const auto* table = [] {
     auto* rows = new absl::flat_hash_map<std::string, OwnMeta>;
-    for (const auto* family :
-         {&FactoryMetas(), &PointwiseMetas(), &ReductionMetas(), &ShapeMetas(), &NeuralMetas(), &StatisticsMetas()}) {
+    for (const auto* family : {&FactoryMetas(), &PointwiseMetas(), &ReductionMetas(), &ShapeMetas(), &NeuralMetas(),
+                               &StatisticsMetas(), &RandomStateMetas()}) {
       for (const OwnMetaRow& row : *family) rows->emplace(row.op, row.meta);
     }
     return rows;

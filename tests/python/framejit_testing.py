@@ -20,14 +20,24 @@ TOLERANCE = 1e-5  # relative to the largest value
 
 
 class CountingBackend:
-    """The simplest backend: runs the FX module as it is and keeps each one, one per recording that made a graph."""
+    """The simplest backend: runs the FX module as it is and keeps each one, one per recording that made a graph.
+
+    `errors`: what the modules raised. The call then runs in the interpreter, which hides it."""
 
     def __init__(self):
-        self.modules = []
+        self.modules, self.errors = [], []
 
     def __call__(self, graph_module, example_inputs):
         self.modules.append(graph_module)
-        return graph_module.forward
+
+        def run_module(*inputs):
+            try:
+                return graph_module.forward(*inputs)
+            except Exception as error:
+                self.errors.append(error)
+                raise
+
+        return run_module
 
     @property
     def count(self) -> int:
@@ -48,6 +58,7 @@ class Outcome:
     error: BaseException | None = None
     lines: list = field(default_factory=list)  # (function name, line) of the user's frames in the traceback
     arguments: tuple = ()
+    random_state: Tensor | None = None  # of torch's default generator
 
 
 def user_lines(error: BaseException, function) -> list[tuple[str, int]]:
@@ -89,6 +100,7 @@ def assert_tensor_equal(actual: Tensor, expected: Tensor, where: str, tolerance:
     for name in ("dtype", "shape", "device", "layout", "requires_grad", "is_leaf"):
         a, e = getattr(actual, name), getattr(expected, name)
         assert a == e, f"{where}: {name} {a} instead of {e}"
+    assert actual.is_inference() == expected.is_inference(), f"{where}: inference tensor in one of them"
     if expected.layout != torch.strided or expected.device.type == "meta":
         return
     assert actual.stride() == expected.stride(), f"{where}: stride {actual.stride()} instead of {expected.stride()}"
@@ -122,6 +134,9 @@ def assert_same(actual, expected, where: str = "result", tolerance: float = TOLE
     if isinstance(expected, Tensor):
         assert isinstance(actual, Tensor), f"{where}: {type(actual)} instead of a tensor"
         assert_tensor_equal(actual, expected, where, tolerance)
+        return
+    if isinstance(expected, torch.Generator):
+        assert torch.equal(actual.get_state(), expected.get_state()), f"{where}: a generator in another state"
         return
     # Classes made by the function itself are another class each time: the name has to do.
     assert type(actual).__qualname__ == type(expected).__qualname__, f"{where}: {type(actual)} not {type(expected)}"
@@ -178,6 +193,7 @@ def assert_same_outcome(actual: Outcome, expected: Outcome, tolerance: float = T
         raise AssertionError(f"raises {actual.error!r}; eager returns") from actual.error
     assert_same(actual.value, expected.value, "result", tolerance)
     assert_same(actual.arguments, expected.arguments, "arguments after the call", tolerance)
+    assert_same(actual.random_state, expected.random_state, "random numbers drawn")
     assert alias_pattern(actual) == alias_pattern(expected), "results share memory or identity in another way"
 
 
@@ -195,7 +211,9 @@ def check(function, *args, graphs=1, breaks=0, calls=3, kwargs=None, grad=False,
         own_args, own_kwargs = copy.deepcopy((args, kwargs))
         torch.manual_seed(0)
         with torch.set_grad_enabled(grad):
-            return run(target, own_args, own_kwargs)
+            outcome = run(target, own_args, own_kwargs)
+        outcome.random_state = torch.get_rng_state()
+        return outcome
 
     compiled, backend = counting(function)
     native = framejit.compile(function)
@@ -208,6 +226,7 @@ def check(function, *args, graphs=1, breaks=0, calls=3, kwargs=None, grad=False,
     assert backend.count == graphs, f"{backend.count} graphs instead of {graphs}: {_report(function, once)}"
     if expected.error is not None:
         return  # explain() has raised what the function raises
+    assert not backend.errors, f"a graph raised: {backend.errors[0]!r}\n{backend.modules[-1].code}"
     report = once(framejit.explain(function)).value
     assert report.break_count == breaks, f"{report.break_count} breaks instead of {breaks}: {report}"
     assert all(graph.captured for graph in report.graphs), f"the native backend gave up: {report}"
