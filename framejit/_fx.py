@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.fx
+import torch.utils._pytree
 from torch.fx.node import _get_qualified_name, base_types
 from torch.fx.passes.shape_prop import TensorMetadata
 
@@ -170,6 +171,9 @@ def _hidden_function(name: str) -> Any:
     target = getattr(torch._C._VariableFunctions, name)
 
     def function(*args: Any, **kwargs: Any) -> Any:
+        for value in torch.utils._pytree.tree_leaves((args, kwargs)):
+            if isinstance(value, torch.fx.Proxy):  # a module that is unpickled is traced again
+                return value.tracer.create_proxy("call_function", function, args, kwargs)
         return target(*args, **kwargs)
 
     function.__name__ = function.__qualname__ = name

@@ -2,6 +2,7 @@
 transformed, and its nodes say shape, dtype and source line."""
 
 import operator
+import pickle
 
 import pytest
 import torch
@@ -223,3 +224,31 @@ def test_inductor_backend():
         for seed in (1, 2):
             x = vector(4, 6, seed=seed)
             assert_same(compiled(x), with_module(x), tolerance=2e-5)
+
+
+def test_functions_that_torch_hides_behind_python_functions():
+    """torch.broadcast_tensors(*tensors) is Python code around a C function of the same name that takes a list."""
+
+    def function(x):
+        return torch.nn.functional.mse_loss(x, x + 1), torch.cdist(x, x)
+
+    module, inputs = capture(function)
+    with torch.no_grad():
+        assert_same(list(module(*copies(inputs))), list(function(X)))
+        assert_same(list(pickle.loads(pickle.dumps(module))(*copies(inputs))), list(function(X)))
+
+
+def test_calls_that_set_state_are_not_dead():
+    def function(x):
+        torch.manual_seed(3)
+        with torch.inference_mode():
+            y = x * 2
+        return y + torch.rand(6)
+
+    module, inputs = capture(function)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    expected = function(X)
+    torch.manual_seed(0)
+    assert_same(module(*copies(inputs))[0], expected)
+    assert not torch.is_inference_mode_enabled()

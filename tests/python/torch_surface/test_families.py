@@ -167,6 +167,19 @@ def einsum_of_three(x, y):
     return torch.einsum("ij,kj,kl->il", x, y, y)
 
 
+@case(X, Y)
+def functions_that_torch_wraps_in_python(x, y):
+    """Their names in `torch` mean Python functions that take other arguments than the C functions in them."""
+    return (
+        F.mse_loss(x, y[0], reduction="none"), torch.broadcast_tensors(x, y[:1]), torch.cdist(x, y), F.l1_loss(x, y),
+        torch.stft(x.view(-1), 8, return_complex=True, window=torch.ones(8)), torch.norm(x), torch.norm(x, 1, dim=0),
+        torch.block_diag(x, y), torch.linalg.multi_dot([x, y.t(), x]), torch.meshgrid(x[0], y[0], indexing="ij"),
+        torch.tensordot(x, y, 2), torch.atleast_1d(x[0, 0]), torch.atleast_3d(x, y), torch.cartesian_prod(x[0], y[0]),
+        torch.split(x, 2), x.split([1, 3]), torch.norm(x, "fro", dim=(0, 1)), torch.cdist(x, y, p=1.0),
+        F.huber_loss(x, y), F.smooth_l1_loss(x, y), torch.atleast_2d(x[0]), torch.einsum("ij,kj", x, y),
+    )  # fmt: skip
+
+
 @case(X, grad=True)
 def checkpointed(x):
     with torch.no_grad():
