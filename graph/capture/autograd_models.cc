@@ -177,7 +177,7 @@ class AutogradCalls {
       : recorder_(recorder),
         torch_(recorder.recording->torch_graph),
         graph_(recorder.session.graph()),
-        gradients_(ProgramGradients::Of(recorder.recording.get())) {}
+        gradients_(recorder.Gradients()) {}
 
   // A custom Function with a backward: its operators are recorded, and the torch-level graph has the call itself, which
   // torch makes for real. So the program's forward must depend on nothing but its arguments and what is outside.
@@ -409,13 +409,16 @@ PyObject* RecorderState::Impl::ModelFunctionApply(const NativeCall& call) {
   return result ? Scan(result.release()) : nullptr;
 }
 
-// What autograd offers, and checkpoint(function, *args, use_reentrant=..., preserve_rng_state=True, **kwargs).
+PyObject* RecorderState::Impl::ModelGradient(const NativeCall& call) { return AutogradCalls(*this).Gradient(call); }
+PyObject* RecorderState::Impl::ModelRegisterHook(const NativeCall& call) {
+  return AutogradCalls(*this).RegisterHook(call);
+}
+PyObject* RecorderState::Impl::ModelRequireGrad(const NativeCall& call) {
+  return AutogradCalls(*this).RequireGrad(call);
+}
+
+// checkpoint(function, *args, use_reentrant=..., preserve_rng_state=True, **kwargs)
 PyObject* RecorderState::Impl::ModelCheckpoint(const NativeCall& call) {
-  const std::string called = QualifiedName(call.callable);
-  if (called == "torch.autograd.grad") return AutogradCalls(*this).Gradient(call);
-  if (called.ends_with(".requires_grad_")) return AutogradCalls(*this).RequireGrad(call);
-  if (called.ends_with(".register_hook")) return AutogradCalls(*this).RegisterHook(call);
-  if (!called.ends_with(".checkpoint")) return BreakNull(BreakCode::kAutograd, called);
   PyObject* reentrant = nullptr;
   std::vector<PyObject*> args(call.args + std::min<Py_ssize_t>(call.nargs, 1), call.args + call.nargs);
   PyRef names = PyRef::Steal(PyList_New(0));

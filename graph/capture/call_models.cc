@@ -156,8 +156,13 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
     case Treatment::kNewTensor:
       return ModelNewTensor(call);
     case Treatment::kCheckpoint:
-    case Treatment::kBreakAutograd:
       return ModelCheckpoint(call);
+    case Treatment::kGradient:
+      return ModelGradient(call);
+    case Treatment::kRegisterHook:
+      return ModelRegisterHook(call);
+    case Treatment::kRequireGrad:
+      return ModelRequireGrad(call);
     case Treatment::kTorchState:
       return ModelTorchState(call);
     case Treatment::kMakeSubclass:
@@ -204,6 +209,8 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return BreakNull(BreakCode::kTensorData, QualifiedName(call.callable));
     case Treatment::kBreakMetadata:
       return BreakNull(BreakCode::kTensorMetadataMutation, QualifiedName(call.callable));
+    case Treatment::kBreakAutograd:
+      return BreakNull(BreakCode::kAutograd, QualifiedName(call.callable));
     case Treatment::kBreakOptimizer:
       return BreakNull(BreakCode::kOptimizer, QualifiedName(call.callable));
     case Treatment::kBreakState:

@@ -323,8 +323,7 @@ void LendGenerators(const absl::node_hash_map<PyObject*, Provenance>& known, con
 
 void RecorderState::Impl::CollectOutputs() {
   Graph& graph = session.graph();
-  if (!ProgramGradients::Of(recording.get()).HooksAreLeft())
-    return Break(BreakCode::kAutograd, "a hook that is removed or changes");
+  if (!Gradients().HooksAreLeft()) return Break(BreakCode::kAutograd, "a hook that is removed or changes");
   GuardAbsoluteViews();
   for (const PyRef& output : graph_outputs) {
     const at::Tensor& tensor = TensorOf(output.get());
@@ -360,7 +359,7 @@ void RecorderState::Impl::CollectOutputs() {
   }
   for (const PyRef& output : graph_outputs) outputs.push_back(TensorOf(output.get()));
   absl::StatusOr<std::unique_ptr<JointGraph>> joint =
-      RecordGradients(*recording, session, inputs, outputs, [&] { return !writes.empty(); });
+      RecordGradients(*recording, Gradients(), session, inputs, outputs, [&] { return !writes.empty(); });
   if (joint.ok()) {
     recording->joint = *std::move(joint);
   } else {
@@ -407,7 +406,7 @@ void RecorderState::Impl::Drop() {
   for (const PyRef& reference : finalizable) ShimMarkFinalized(PyWeakref_GetObject(reference.get()));
   finalizable.clear();
   left.clear();
-  ProgramGradients::Of(nullptr);
+  program_gradients.reset();
   recipe_of.clear();
   recipe_objects.clear();
   graph_outputs.clear();

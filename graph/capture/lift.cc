@@ -144,7 +144,7 @@ PyObject* RecorderState::Impl::Lift(PyObject* value, SourceId source, bool pinne
   PyRef owned = PyRef::Steal(value);
   if (value == nullptr) return nullptr;
   if (RunningCode() != ProgramCode::kNone && !real_of.contains(value) && !IsDefault(recording->sources, source) &&
-      MayChangeBeforeBackward(recording.get(), value))
+      MayChangeBeforeBackward(value))
     return BreakNull(BreakCode::kAutograd,
                      "what may change before the backward: " + recording->sources.ToString(source));
   if (IsPrimitive(value)) {

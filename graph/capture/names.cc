@@ -13,7 +13,7 @@ PyObject* RecorderState::Impl::GlobalsGet(PyObject* globals, PyObject* name) {
     if (Shadow* shadow = FindShadow(seen->second.lifted.get())) return ShadowDictGet(*shadow, name);
   }
   if (auto hit = globals_cache.find({globals, name}); hit != globals_cache.end()) {
-    if (MayChangeBeforeBackward(recording.get(), hit->second.get()))
+    if (MayChangeBeforeBackward(hit->second.get()))
       return BreakNull(BreakCode::kAutograd, "a global that may change before the backward");
     return Py_XNewRef(hit->second.get());
   }

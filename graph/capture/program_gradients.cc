@@ -12,10 +12,9 @@ thread_local ProgramCode running_code = ProgramCode::kNone;
 
 }  // namespace
 
-ProgramGradients& ProgramGradients::Of(const Recording* recording) {
-  thread_local ProgramGradients current;
-  if (current.owner != recording) current = ProgramGradients{.owner = recording};
-  return current;
+ProgramGradients& RecorderState::Impl::Gradients() {
+  if (program_gradients == nullptr) program_gradients = std::make_shared<ProgramGradients>();
+  return *program_gradients;
 }
 
 bool ProgramGradients::HooksAreLeft() const {
@@ -44,9 +43,9 @@ RunsCode::~RunsCode() {
   running_code = before_;
 }
 
-bool MayChangeBeforeBackward(const Recording* recording, PyObject* value) {
+bool RecorderState::Impl::MayChangeBeforeBackward(PyObject* value) {
   if (running_code == ProgramCode::kNone || value == nullptr || IsCodeLike(value)) return false;
-  ProgramGradients::Of(recording).reads_outside = true;
+  Gradients().reads_outside = true;
   return running_code == ProgramCode::kBackward;
 }
 
@@ -81,11 +80,11 @@ std::string Unfit(const ProgramGradients& program, const Graph& graph, const std
 }
 
 // With the program's code.
-absl::StatusOr<std::unique_ptr<JointGraph>> RecordWithProgram(Recording& recording, FakeSession& session,
+absl::StatusOr<std::unique_ptr<JointGraph>> RecordWithProgram(Recording& recording, ProgramGradients& program,
+                                                              FakeSession& session,
                                                               const std::vector<at::Tensor>& inputs,
                                                               const std::vector<at::Tensor>& outputs,
                                                               const std::function<bool()>& writes) {
-  ProgramGradients& program = ProgramGradients::Of(&recording);
   if (writes()) return absl::UnimplementedError("custom Functions or hooks, and side effects");
   if (std::string why = Unfit(program, session.graph(), outputs); !why.empty()) return absl::UnimplementedError(why);
   TorchGraph& torch = recording.torch_graph;
@@ -113,13 +112,12 @@ absl::StatusOr<std::unique_ptr<JointGraph>> RecordWithProgram(Recording& recordi
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording, FakeSession& session,
-                                                            const std::vector<at::Tensor>& inputs,
+absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording, ProgramGradients& program,
+                                                            FakeSession& session, const std::vector<at::Tensor>& inputs,
                                                             const std::vector<at::Tensor>& outputs,
                                                             const std::function<bool()>& writes) {
-  const ProgramGradients& program = ProgramGradients::Of(&recording);
   absl::StatusOr<std::unique_ptr<JointGraph>> joint =
-      program.any() ? RecordWithProgram(recording, session, inputs, outputs, writes)
+      program.any() ? RecordWithProgram(recording, program, session, inputs, outputs, writes)
                     : RecordBackward(session, inputs, outputs, nullptr);
   for (size_t i = 0; joint.ok() && i < program.checkpoints.size(); ++i) {
     const auto& [first, last] = program.checkpoints[i];

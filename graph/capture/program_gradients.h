@@ -29,14 +29,11 @@ struct ProgramGradients {
     PyRef function;
   };
 
-  // That of the recording of this thread.
-  static ProgramGradients& Of(const Recording* recording);
   // Whether a backward may run code of the program.
   bool any() const { return !contexts.empty() || !hooks.empty(); }
   // Whether all hooks are where they were put: the torch-level graph does not know that one was removed.
   bool HooksAreLeft() const;
 
-  const Recording* owner = nullptr;
   std::vector<PyRef> contexts;              // of the custom Functions that were applied
   std::vector<at::Tensor> unsaved;          // what contexts hold besides the tensors that they saved
   bool holds_containers = false;            // or other objects that a backward could change
@@ -70,15 +67,12 @@ class RunsCode {
   bool armed_ = false, entered_ = false;
 };
 
-// `value` is read from outside. Whether that must not be: it may be another one when the backward runs.
-bool MayChangeBeforeBackward(const Recording* recording, PyObject* value);
-
 // A local function whose closure holds constants alone: in eager mode it is read when the function is called.
 bool ClosureIsConstant(PyObject* function);
 
 // The backward of the whole call, by RecordBackward. `writes` says whether the recording has effects.
-absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording, FakeSession& session,
-                                                            const std::vector<at::Tensor>& inputs,
+absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording, ProgramGradients& program,
+                                                            FakeSession& session, const std::vector<at::Tensor>& inputs,
                                                             const std::vector<at::Tensor>& outputs,
                                                             const std::function<bool()>& writes);
 

@@ -168,7 +168,7 @@ PyObject* RecorderState::Impl::BindNative(PyObject* descriptor, PyObject* object
   auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   const SourceId source = SourceOf(object);
   if (RunningCode() == ProgramCode::kBackward && PyUnicode_CompareWithASCIIString(name, "saved_tensors") == 0)
-    ProgramGradients::Of(recording.get()).unpacked.insert(object);
+    Gradients().unpacked.insert(object);
   // The namespaces of a function made inside are the user's own.
   if (source == kNoSource && PyFunction_Check(object)) {
     const auto* function = reinterpret_cast<PyFunctionObject*>(object);

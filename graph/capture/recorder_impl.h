@@ -26,6 +26,8 @@
 
 namespace framejit {
 
+struct ProgramGradients;
+
 // An outside object that the recording has met. Keyed by the object; the first source wins.
 struct Provenance {
   PyRef real;
@@ -298,6 +300,9 @@ struct RecorderState::Impl {
   PyObject* ModelNewTensor(const NativeCall& call);
   PyObject* ModelFunctionApply(const NativeCall& call);
   PyObject* ModelCheckpoint(const NativeCall& call);
+  PyObject* ModelGradient(const NativeCall& call);
+  PyObject* ModelRegisterHook(const NativeCall& call);
+  PyObject* ModelRequireGrad(const NativeCall& call);
   int SetGradMode(bool enabled);
   PyObject* ModelGetItemDefault(const NativeCall& call);
   PyObject* ModelOperator(const NativeCall& call);
@@ -381,6 +386,11 @@ struct RecorderState::Impl {
   bool BreakWhereFakesFailed(PyObject* callable);
   // Errors of operators on fakes, whose texts and sometimes classes are not those of eager mode's kernels.
   std::vector<PyRef> operator_errors;
+  // What the program gave autograd to run; made when that is first asked for.
+  ProgramGradients& Gradients();
+  std::shared_ptr<ProgramGradients> program_gradients;
+  // `value` is read from outside. Whether that must not be: it may be another one when the backward runs.
+  bool MayChangeBeforeBackward(PyObject* value);
   absl::flat_hash_map<const void*, TorchValueId> torch_values;  // by TensorImpl
   std::vector<at::Tensor> kept_tensors;
 

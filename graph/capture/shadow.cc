@@ -181,8 +181,7 @@ PyObject* RecorderState::Impl::ShadowDictGet(Shadow& shadow, PyObject* key) {
     return nullptr;
   }
   if (!IsUnlifted(value)) {
-    if (MayChangeBeforeBackward(recording.get(), value))
-      return BreakNull(BreakCode::kAutograd, "what may change before the backward");
+    if (MayChangeBeforeBackward(value)) return BreakNull(BreakCode::kAutograd, "what may change before the backward");
     return Py_NewRef(value);
   }
   if (LiftEntry(shadow, key) != 0) return nullptr;
