@@ -64,6 +64,7 @@ std::string UnfitForBackward(Graph& graph, size_t first_node, size_t first_value
     framejit::Node& node = graph.nodes[i];
     node.torch_call = kBackwardCall;
     if (IsRandom(node.op)) return "a backward that draws random numbers";
+    if (HasEffect(node) && !MutatesArguments(node.op)) return "a backward that writes statistics";
     const auto& arguments = node.op.schema().arguments();
     for (size_t k = 0; k < node.operands.size(); ++k) {
       const c10::AliasInfo* alias = arguments[k].alias_info();

@@ -12,6 +12,7 @@
 #include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
+#include "graph/passes/analysis.h"
 
 namespace framejit {
 namespace {
@@ -95,12 +96,14 @@ bool ReadsOnly(const TorchGraph& torch, size_t first_call, const std::vector<Tor
   return only;
 }
 
-// Whether nodes from `first` on write memory that was there before.
+// Whether nodes from `first` on write memory that was there before, or statistics.
 bool WritesBefore(const Graph& graph, size_t first, size_t first_value) {
   absl::flat_hash_set<int32_t> before;
   for (size_t i = 0; i < first_value; ++i) before.insert(graph.values[i].storage);
+  for (ValueId id : graph.inputs) before.insert(graph.meta(id).storage);
   for (size_t i = first; i < graph.nodes.size(); ++i) {
     const Node& node = graph.nodes[i];
+    if (HasEffect(node) && !MutatesArguments(node.op) && !IsRandom(node.op)) return true;
     const auto& arguments = node.op.schema().arguments();
     for (size_t k = 0; k < node.operands.size(); ++k) {
       const c10::AliasInfo* alias = arguments[k].alias_info();

@@ -5,6 +5,7 @@
 #include "absl/container/inlined_vector.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/printed.h"
+#include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
 
@@ -628,7 +629,7 @@ PyObject* RecorderState::Impl::CallReal(const NativeCall& call) {
   const size_t calls = recording->torch_graph.calls.size();
   PyObject* result = PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames);
   if (CheckFailure() != 0) return Py_XDECREF(result), nullptr;
-  if (session.graph().nodes.size() != nodes && recording->torch_graph.calls.size() == calls) {
+  if (session.graph().nodes.size() != nodes && recording->torch_graph.calls.size() == calls && !EngineRuns()) {
     Py_XDECREF(result);
     return BreakNull(BreakCode::kUnsupportedCallable, QualifiedName(call.callable) + " of tensors");
   }

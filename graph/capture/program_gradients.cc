@@ -119,7 +119,7 @@ absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording
   absl::StatusOr<std::unique_ptr<JointGraph>> joint =
       program.any() ? RecordWithProgram(recording, program, session, inputs, outputs, writes)
                     : RecordBackward(session, inputs, outputs, nullptr);
-  for (size_t i = 0; joint.ok() && i < program.checkpoints.size(); ++i) {
+  for (size_t i = joint.ok() ? program.checkpoints.size() : 0; i-- > 0;) {  // outer ones first
     const auto& [first, last] = program.checkpoints[i];
     for (Node& node : (*joint)->graph.nodes) {
       if (node.torch_call >= first && node.torch_call < last)

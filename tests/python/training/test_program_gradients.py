@@ -258,6 +258,26 @@ def function_with_indices(x):
     return values.sin(), index
 
 
+class Doubles(torch.autograd.Function):
+    """Any number of tensors."""
+
+    @staticmethod
+    def forward(ctx, *tensors):
+        ctx.save_for_backward(*tensors)
+        ctx.shapes = tuple(t.shape for t in tensors)
+        return tuple(t.flatten() * 2 for t in tensors)
+
+    @staticmethod
+    def backward(ctx, *gs):
+        return tuple(g.reshape(shape) * t for g, t, shape in zip(gs, ctx.saved_tensors, ctx.shapes, strict=True))
+
+
+@case(leaf(X), leaf(W))
+def function_of_any_number_of_tensors(x, w):
+    a, b = Doubles.apply(x, w)
+    return a.sin(), b.cos()
+
+
 @case(leaf(X))
 def function_with_a_tensor_on_its_context(x):
     return Masked.apply(x * 2).sin()
@@ -752,6 +772,19 @@ def test_hooks_on_inputs_take_part_in_gradients_inside():
         if hooked:
             x.register_hook(lambda g: g * 10)
         assert_same(compiled(x), function(x))
+
+
+def test_statistics_in_a_checkpoint_are_updated_twice():
+    """Eager runs the function of a checkpoint again in the backward, and so what it writes."""
+
+    def train(compile):
+        norm = nn.BatchNorm1d(3)
+        function = compile(lambda x: checkpoint(norm, x.sin(), use_reentrant=False).cos())
+        for _ in range(3):
+            function(leaf(X)).sum().backward()
+        return norm.state_dict()
+
+    assert_same(train(framejit.compile), train(lambda function: function))
 
 
 def test_checkpoints_compute_again():
