@@ -122,7 +122,7 @@ def cached_function_made_inside(x):
     return x * fibonacci(10), calls, fibonacci.cache_info().hits
 
 
-# A cached function cannot be rebuilt, and runs in the interpreter behind a break: its cells are not those of a recording.
+# A cached function cannot be rebuilt, and runs natively behind a break: its cells are not those of a recording.
 @case(X, breaks=3)
 def cached_function_across_a_break(x):
     calls = []
