@@ -76,7 +76,8 @@ std::string RecipeText(const Recipe& recipe, const SourceTable& sources,
   if (recipe.source != kNoSource) absl::StrAppend(&text, " ", sources.ToString(recipe.source, argument_names));
   if (recipe.index >= 0) absl::StrAppend(&text, " #", recipe.index);
   // The dict of globals has the same address in every recording, and a great deal of text.
-  if (recipe.object) absl::StrAppend(&text, " ", Text(recipe.object.get()));
+  if (recipe.object && recipe.kind != RecipeKind::kSource) absl::StrAppend(&text, " ", Text(recipe.object.get()));
+  if (recipe.object && recipe.kind == RecipeKind::kSource) absl::StrAppend(&text, " lent");
   if (!recipe.children.empty()) absl::StrAppend(&text, " (", absl::StrJoin(recipe.children, ", "), ")");
   for (const auto& [name, value] : recipe.attributes) absl::StrAppend(&text, " .", Text(name.get()), "=", value);
   return text;

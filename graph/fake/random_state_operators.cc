@@ -52,9 +52,11 @@ int64_t RandomStateSize() {
 
 void RegisterRandomStateOperators() {
   // Never destroyed, as the fallback's library.
-  static torch::Library* library = [] {
+  static torch::Library* library = []() -> torch::Library* {
+    // Another module of the process may hold a copy of this code (the tests of graph/fake).
+    if (c10::Dispatcher::singleton().findSchema({"framejit::seed", ""})) return nullptr;
     const std::vector<at::Tag> random{at::Tag::nondeterministic_seeded};
-    auto* made = new torch::Library(torch::Library::DEF, "framejit", std::nullopt, __FILE__, __LINE__);
+    auto* made = new torch::Library(torch::Library::FRAGMENT, "framejit", std::nullopt, __FILE__, __LINE__);
     const auto kernel = [](auto function) {
       return torch::dispatch(c10::DispatchKey::CompositeExplicitAutograd, function);
     };

@@ -151,6 +151,13 @@ def a_generator_context(x):
 
 
 @case(X)
+def complex_results_of_inference_mode(x):
+    with torch.inference_mode():
+        z = torch.complex(x, x + 1)
+        return z.conj(), z.imag, torch.view_as_real(z), z.conj().imag
+
+
+@case(X)
 def modules_and_containers(x):
     with torch.inference_mode():
         return {"out": LAYER(x), "parts": [row.sum() for row in x.unbind()]}
