@@ -155,7 +155,7 @@ def tensor_attributes(x):
     )
 
 
-@case(X, breaks=4)
+@case(X, breaks=1)
 def generator_made_inside(x):
     g = torch.Generator().manual_seed(3)
     return x + torch.rand(4, generator=g), g.initial_seed()
