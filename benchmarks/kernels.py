@@ -340,7 +340,7 @@ def measure(name: str, case: Case, rows: int, inductor: bool, rounds: int) -> Me
         with CountedOperations() as counted:
             expected = case.function(*inputs)
         bytes_ = moved_bytes(inputs, expected, case)
-        copied = torch.empty(max(1, bytes_ // 2), dtype=torch.uint8)
+        copied = torch.ones(max(1, bytes_ // 2), dtype=torch.uint8)
         candidates = {"eager": case.function, "framejit": framejit.compile(case.function)}
         if inductor:
             candidates["inductor"] = torch.compile(case.function)

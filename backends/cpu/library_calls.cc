@@ -115,7 +115,7 @@ void CumulateAll(const at::Tensor& input, at::Tensor& out) {
   const int64_t width = out.size(-1), rows = out.numel() / width;
   const T* from = input.const_data_ptr<T>();
   T* to = out.mutable_data_ptr<T>();
-  constexpr int kRows = 8;
+  constexpr int kRows = 4;           // with as many results, they fit one set of the first-level cache
   constexpr int64_t kGrain = 32768;  // elements one thread takes at least
   ParallelFor(rows, std::max<int64_t>(kRows, kGrain / width), [&](int64_t begin, int64_t end) {
     int64_t row = begin;

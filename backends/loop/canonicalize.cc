@@ -147,26 +147,35 @@ class Canonicalizer {
   }
 
   // A load whose neighbours along the inner dimension lie far apart uses one element of each cache line per row. So
-  // that the line is still there when the next row wants its neighbour, long inner dimensions are cut and the rows
-  // along which the load is contiguous are walked inside:  [A, R, C]  becomes  [A, C / tile, R, tile].
+  // that the line is still there when the next row wants its neighbour, and few pages are in use at a time, the inner
+  // dimension and the one along which the load is contiguous are walked in tiles:
+  //   [A, R, C]  becomes  [A, R / rows, C / tile, rows, tile].
   void TileTransposedLoads() {
     const size_t inner = kernel_.dims.size() - 1;
     if (kernel_.has_reductions() || inner == 0 || IsIndexed(inner) || kernel_.inner_size() <= kMaxTile) return;
     const size_t along = ContiguousRowDim();
+    if (along == inner || IsIndexed(along)) return;
     const int64_t tile = TileOf(kernel_.inner_size());
-    if (along == inner || tile == 0) return;
+    const int64_t rows = TileOf(kernel_.dims[along].size);
+    if (tile == 0) return;
     std::vector<size_t> order(inner + 1);
     std::iota(order.begin(), order.end(), 0);
     std::rotate(order.begin() + along, order.begin() + along + 1, order.begin() + inner);
     Permute(order);
-    const int64_t blocks = kernel_.inner_size() / tile;
-    kernel_.dims.back().size = tile;
-    kernel_.dims.insert(kernel_.dims.begin() + inner - 1, Dim{blocks});
+    Cut(inner, tile, inner - 1);
+    if (rows != 0) Cut(inner, rows, inner - 1);
+  }
+
+  // Cuts dimension d into blocks of `size`; the blocks become dimension `at`, before d.
+  void Cut(size_t d, int64_t size, size_t at) {
+    const int64_t blocks = kernel_.dims[d].size / size;
+    kernel_.dims[d].size = size;
+    kernel_.dims.insert(kernel_.dims.begin() + at, Dim{blocks});
     for (Access& access : kernel_.accesses) {
-      access.strides.insert(access.strides.begin() + inner - 1, access.strides.back() * tile);
+      access.strides.insert(access.strides.begin() + at, access.strides[d] * size);
     }
     for (Node& node : kernel_.nodes) {
-      if (node.op == Op::kIndex && node.attr + 1 >= static_cast<int64_t>(inner)) ++node.attr;
+      if (node.op == Op::kIndex && node.attr >= static_cast<int64_t>(at)) ++node.attr;
     }
   }
 
@@ -185,7 +194,7 @@ class Canonicalizer {
     return inner;
   }
 
-  // The largest divisor that is a tile, of whole vectors if possible.
+  // The largest divisor that is a tile, of whole vectors if possible; 0 where there is none.
   static int64_t TileOf(int64_t size) {
     for (int64_t multiple : {8, 1}) {
       for (int64_t tile = kMaxTile; tile >= kMinTile; --tile) {
@@ -195,7 +204,8 @@ class Canonicalizer {
     return 0;
   }
 
-  static constexpr int64_t kMaxTile = 64;  // lines of the strided load that are in use at a time
+  // Rows that use up a cache line of 4-byte elements, and few enough pages for the first-level TLB.
+  static constexpr int64_t kMaxTile = 16;
   static constexpr int64_t kMinTile = 8;
 
   Kernel& kernel_;

@@ -346,6 +346,11 @@ Mem KernelEmitter::RowBuffer(ValueId id, int64_t displacement, int register_inde
   return m;
 }
 
+bool KernelEmitter::IsGather(ValueId id) const {
+  const Node& node = kernel_.nodes[id];
+  return node.op == Op::kLoad && schedule_.is_element[id] && kernel_.accesses[node.attr].strides.back() != 1;
+}
+
 void KernelEmitter::EmitGroup(const Pass& pass, int part, const Tail* tail) {
   const int64_t displacement = int64_t{part} * simd_.lanes;
   for (const ValueId id : pass.reloaded) {
@@ -355,8 +360,12 @@ void KernelEmitter::EmitGroup(const Pass& pass, int part, const Tail* tail) {
     }
     values_[id] = value;
   }
+  // Loads that gather go first: their misses overlap with each other and with what is computed.
   for (const ValueId id : pass.elements) {
-    EmitElement(id, part, tail);
+    if (IsGather(id)) EmitElement(id, part, tail);
+  }
+  for (const ValueId id : pass.elements) {
+    if (!IsGather(id)) EmitElement(id, part, tail);
     if (!std::binary_search(pass.kept.begin(), pass.kept.end(), id)) continue;
     for (int i = 0; i < RegisterCount(RegisterType(kernel_.nodes[id].dtype)); ++i) {
       cc_.emit(Inst::kIdVmovups, RowBuffer(id, displacement, i), values_[id].r[i]);

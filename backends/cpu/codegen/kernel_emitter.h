@@ -59,6 +59,7 @@ class KernelEmitter {
   void EmitTail(const loop::Pass& pass, const Range& range);
   // One vector of elements at index_ + displacement; `part` chooses the accumulators.
   void EmitGroup(const loop::Pass& pass, int part, const Tail* tail);
+  bool IsGather(loop::ValueId id) const;
   void EmitElement(loop::ValueId id, int part, const Tail* tail);
   void EmitReductionStep(loop::ValueId id, int part, const Tail* tail);
   Value LaneIndex(const Gp& first, int64_t displacement);
