@@ -34,6 +34,21 @@ bool InScan(const std::vector<LiveFrame*>& frames) {
   return !frames.empty() && PyUnicode_CompareWithASCIIString(frames.back()->code->co_name, "mamba_selective_scan") == 0;
 }
 
+// Whether code of libraries takes a lock, for something that a recording only reads.
+bool GuardsReads(const LiveFrame& frame) {
+  PyObject* name = PyDict_GetItemString(frame.globals, "__name__");
+  const char* text = name != nullptr && PyUnicode_Check(name) ? PyUnicode_AsUTF8(name) : nullptr;
+  const std::string_view module = text == nullptr ? "" : text;
+  if (module == "logging") {
+    for (const char* function : {"_acquireLock", "_releaseLock", "isEnabledFor"}) {
+      if (PyUnicode_CompareWithASCIIString(frame.code->co_name, function) == 0) return true;
+    }
+    return false;
+  }
+  return module == "functools" || module == "warnings" || module.starts_with("torch.") ||
+         module.starts_with("transformers.");
+}
+
 }  // namespace
 
 PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& call) {
@@ -81,10 +96,14 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return CallReal(call);
     case Treatment::kTakeLock:
       if (call.nargs > 0 && !IsOutside(args[0])) return CallPure(call);
-      if (call.total() > 1) return BreakNull(BreakCode::kUnsupportedEffect, "a lock from outside is tried");
+      if (call.total() > 1 || !GuardsReads(*frames.back()))
+        return BreakNull(BreakCode::kUnsupportedEffect, "a lock from outside is taken");
       return Py_NewRef(Py_True);
     case Treatment::kReleaseLock:
-      return call.nargs > 0 && !IsOutside(args[0]) ? CallPure(call) : Py_NewRef(Py_None);
+      if (call.nargs > 0 && !IsOutside(args[0])) return CallPure(call);
+      if (!GuardsReads(*frames.back()))
+        return BreakNull(BreakCode::kUnsupportedEffect, "a lock from outside is released");
+      return Py_NewRef(Py_None);
     case Treatment::kPrint: {
       PyRef key = PyRef::Steal(PyUnicode_InternFromString("file"));
       const Py_ssize_t at = key && !plain ? PySequence_Index(call.kwnames, key.get()) : -1;

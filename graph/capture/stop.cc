@@ -68,6 +68,15 @@ bool IsCarriedDead(PyObject* object) {
   return DeathIsSeen(object) && IsPythonClass(Py_TYPE(object)) && !IsTensor(object);
 }
 
+// The __exit__ of a lock that the recording has not taken (GuardsReads of call_models.cc): nothing may be left in
+// between.
+bool IsExitOfLock(PyObject* value) {
+  if (!PyCFunction_Check(value) || PyCFunction_GET_SELF(value) == nullptr) return false;
+  const std::string_view type = Py_TYPE(PyCFunction_GET_SELF(value))->tp_name;
+  return (type == "_thread.lock" || type == "_thread.RLock") &&
+         std::string_view(reinterpret_cast<PyCFunctionObject*>(value)->m_ml->ml_name) == "__exit__";
+}
+
 PyObject* Carried(PyObject* value) { return IsUnread(value) ? UnreadValue(value) : value; }
 
 // Objects of dead variables that the state holds anyway: what goes on may refer to them weakly, and expects the
@@ -276,6 +285,7 @@ bool RecorderState::Impl::LeaveStack(LeftFrame& state, size_t depth, const CodeA
   const std::vector<int> live = analysis.LiveSlots(index);
   for (int i = 0; i < values; ++i) {
     PyObject* value = frame.stack_base[i];
+    if (value != nullptr && IsExitOfLock(value)) return false;
     const bool is_lasti = std::find(lastis.begin(), lastis.end(), i) != lastis.end();
     state.point.stack.push_back(value == nullptr                      ? StackItem::kNull
                                 : is_lasti                            ? StackItem::kLasti

@@ -93,6 +93,35 @@ def locks_made_inside(x):
     return q.get() + 1, held, lock.locked()
 
 
+LOCK, CONDITION = threading.Lock(), threading.Condition()
+
+
+# The lock is held while what it guards runs.
+@case(X, graphs=2, breaks=8)
+def locks_from_outside(x):
+    with LOCK:
+        held = LOCK.locked()
+        print(end="")
+        x = x + 1
+    with CONDITION:
+        CONDITION.notify_all()
+    return x * 2, held, LOCK.locked()
+
+
+class Locked:
+    @functools.cached_property
+    def value(self):
+        print(end="")
+        return 3
+
+
+# From 3.12 on there is no lock; before, a break in the property is one in front of it.
+@case(X, graphs=2, breaks=1)
+def break_under_a_lock_of_a_library(x):
+    y = x + 1
+    return y * Locked().value
+
+
 @case(X)
 def files_in_memory(x):
     text, data = io.StringIO(), io.BytesIO(b"ab")
@@ -122,7 +151,7 @@ def cached_function_made_inside(x):
     return x * fibonacci(10), calls, fibonacci.cache_info().hits
 
 
-# A cached function cannot be rebuilt, and runs natively behind a break: its cells are not those of a recording.
+# A cached function cannot be rebuilt, and runs in the interpreter behind a break: a recording has other cells.
 @case(X, breaks=3)
 def cached_function_across_a_break(x):
     calls = []
