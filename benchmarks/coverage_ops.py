@@ -164,6 +164,7 @@ class _State:
 
     def __init__(self, module):
         self.value, self.error, self.arguments = dict(module.state_dict()), None, ()
+        self.random_state = None
 
 
 # --- operators --------------------------------------------------------------------------------------------------------

@@ -336,6 +336,7 @@ class ExitProgram::Builder {
           return 0;
         },
         [](PyObject* f, PyObject* value) { return PyObject_SetAttrString(f, "__dict__", value); },
+        [](PyObject* f, PyObject* value) { return PyObject_SetAttrString(f, "__qualname__", value); },
     };
     for (size_t i = 0; i < std::size(kSetters) && i + 1 < recipe.children.size(); ++i) {
       if (recipe.children[i + 1] == kNoRecipe) continue;

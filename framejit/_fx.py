@@ -20,7 +20,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 from framejit import _C
 
 # What a pass that removes unused calls must leave: they set torch's state.
-for _setter in (_C.exchange_autograd_modes, torch._C._set_default_dtype, torch.manual_seed):
+for _setter in (_C.exchange_autograd_modes, torch._C._set_default_dtype, torch.random.manual_seed):
     torch.fx.node.has_side_effect(_setter)
 
 # (sizes, dtype, requires_grad, strides, device)
@@ -156,6 +156,8 @@ def _is_plain(value: Any) -> bool:
 def _named_function(target: Any) -> Any:
     """`target`, if FX can print its name. FX prints names in `torch`; some of torch's C functions are hidden there by
     Python functions around them that take other arguments (torch.broadcast_tensors, torch.cdist)."""
+    if target is torch.manual_seed:  # another one once torch._dynamo is imported, which wraps it
+        return torch.random.manual_seed
     name = getattr(target, "__name__", "")
     if getattr(torch._C._VariableFunctions, name, None) is target and getattr(torch, name, None) is not target:
         return _hidden_function(name)

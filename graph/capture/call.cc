@@ -452,6 +452,9 @@ PyObject* RecorderState::Impl::CallMethodOf(PyTypeObject* type, const char* name
       return call.args[1] == Py_None ? Py_NewRef(call.args[0]) : PyMethod_New(call.args[0], call.args[1]);
     auto* descriptor = reinterpret_cast<PyDescrObject*>(call.args[0]);
     if (type == &PyGetSetDescr_Type && IsTensor(call.args[1])) return GetAttr(call.args[1], descriptor->d_name);
+    // type.__dict__["__dict__"].__get__, which inspect.getattr_static calls.
+    if (type == &PyGetSetDescr_Type && descriptor->d_type == &PyType_Type && PyType_Check(call.args[1]))
+      return TypeGetAttr(reinterpret_cast<PyTypeObject*>(call.args[1]), descriptor->d_name);
     if (type == &PyMemberDescr_Type && PyObject_TypeCheck(call.args[1], descriptor->d_type) &&
         !PyType_Check(call.args[1]))
       return BindNative(call.args[0], call.args[1], descriptor->d_name);

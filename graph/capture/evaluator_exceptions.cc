@@ -18,8 +18,6 @@ Flow PushExcInfo(FrameEvaluator& f, int) {
   f.Top() = handled->exc_value != nullptr ? handled->exc_value : Py_NewRef(Py_None);
   f.Push(Py_NewRef(value));
   handled->exc_value = value;
-  if (f.recorder.IsOperatorError(value))
-    return f.BreakAt(BreakCode::kUnsupportedCallable, "an operator's error is handled");
   return Flow::kNext;
 }
 

@@ -103,8 +103,9 @@ PyObject* RecorderState::Impl::ModelAddress(const NativeCall& call) {
   PyRef address = PyRef::Steal(CallReal(call));
   PyObject* object = call.nargs == 1 ? call.args[0] : nullptr;
   if (!address || object == nullptr || (IsCodeLike(object) && IsOutside(object))) return address.release();
-  addresses.insert(PyLong_AsLongLong(address.get()));
   const Provenance* provenance = FindKnown(object);
+  const bool itself = provenance != nullptr && provenance->real.get() == object;
+  addresses.emplace(PyLong_AsLongLong(address.get()), itself ? object : nullptr);
   if (provenance == nullptr || IsPrimitive(object)) return address.release();
   PyObject* real = provenance->real.get();
   if (std::find(addressed.begin(), addressed.end(), real) != addressed.end()) return address.release();
@@ -120,6 +121,23 @@ PyObject* RecorderState::Impl::ModelAddress(const NativeCall& call) {
   }
   addressed.push_back(real);
   return address.release();
+}
+
+bool RecorderState::Impl::GuardAddresses(PyObject* value) {
+  if (addresses.empty()) return true;
+  if (PyTuple_CheckExact(value)) {
+    bool all = true;
+    for (Py_ssize_t i = 0; all && i < PyTuple_GET_SIZE(value); ++i) all = GuardAddresses(PyTuple_GET_ITEM(value, i));
+    return all;
+  }
+  if (!PyLong_CheckExact(value)) return true;
+  int overflow = 0;
+  const auto row = addresses.find(PyLong_AsLongLongAndOverflow(value, &overflow));
+  if (row == addresses.end()) return true;
+  const Provenance* provenance = row->second == nullptr ? nullptr : FindKnown(row->second);
+  if (provenance == nullptr) return false;
+  if (!provenance->pinned) AddGuard(GuardKind::kIdentityIs, provenance->source, row->second);
+  return true;
 }
 
 // methodcaller(name, *args, **keywords)(object), by what it says in __reduce__.

@@ -77,11 +77,7 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
   if (IsUnread(object)) return SourceRecipe(UnreadSource(object));
   // Of classes made inside: another class, and instances of another one, each call.
   if (IsUnlifted(object) || local_types.contains(object) || IsLocalType(Py_TYPE(object))) return Unsupported(object);
-  const bool may_hold_address = !addresses.empty() && (PyLong_CheckExact(object) || PyTuple_CheckExact(object));
-  if (may_hold_address && PyLong_CheckExact(object)) {
-    int overflow = 0;
-    if (addresses.contains(PyLong_AsLongLongAndOverflow(object, &overflow))) return Unsupported(object);
-  }
+  if (PyLong_CheckExact(object) && !GuardAddresses(object)) return Unsupported(object);
   if (IsTensor(object)) return TensorRecipe(object);
   if (Shadow* shadow = FindShadow(object)) {
     const RecipeId id = NewRecipe(object, RecipeKind::kSource);
@@ -92,7 +88,7 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
     Provenance* provenance = FindKnown(object);
     if (provenance != nullptr && !provenance->pinned) return SourceRecipe(provenance->source);
   }
-  if ((IsSharedTuple(object) && !(may_hold_address && PyTuple_CheckExact(object))) ||
+  if ((IsSharedTuple(object) && GuardAddresses(object)) ||
       (PyFunction_Check(object) ? !local_functions.contains(object) : PyType_Check(object) || PyModule_Check(object))) {
     const RecipeId id = NewRecipe(object, RecipeKind::kConstant);
     recipes[static_cast<size_t>(id)].object = PyRef::Borrow(object);
@@ -176,6 +172,9 @@ RecipeId RecorderState::Impl::FunctionRecipe(PyObject* function) {
                          object->func_annotations, object->func_dict}) {
     children.push_back(part == nullptr ? kNoRecipe : RecipeFor(part));
   }
+  const auto* code = reinterpret_cast<PyCodeObject*>(object->func_code);
+  const bool renamed = PyUnicode_Compare(object->func_qualname, code->co_qualname) != 0;
+  children.push_back(renamed ? RecipeFor(object->func_qualname) : kNoRecipe);
   Recipe& recipe = recording->exit_plan.recipes[static_cast<size_t>(id)];
   recipe.object = PyRef::Borrow(object->func_code);
   recipe.children = std::move(children);

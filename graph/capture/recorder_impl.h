@@ -354,8 +354,11 @@ struct RecorderState::Impl {
   PyObject* ModelWeakReference(const NativeCall& call);
   void GuardAbstractBases();
   PyObject* ModelAddress(const NativeCall& call);
-  absl::flat_hash_set<int64_t> addresses;  // that id() returned, of objects that are others on each call
-  std::vector<PyObject*> addressed;        // from outside
+  // What id() returned, and of which outside object, or null: of one that is another on each call.
+  absl::flat_hash_map<int64_t, PyObject*> addresses;
+  // A key or a result is fixed to the value. False where that names an object that is another on each call.
+  bool GuardAddresses(PyObject* value);
+  std::vector<PyObject*> addressed;  // from outside
   int WarningAction(PyObject* category, PyObject* text, PyObject* module, long line, std::string* action);
 
   // --- NumPy (numpy_values.cc) ---------------------------------------------------------------------------------------
@@ -384,8 +387,6 @@ struct RecorderState::Impl {
   bool HasFake(PyObject* object, int depth = 0) const;
   int CheckFailure();
   bool BreakWhereFakesFailed(PyObject* callable);
-  // Errors of operators on fakes, whose texts and sometimes classes are not those of eager mode's kernels.
-  std::vector<PyRef> operator_errors;
   // What the program gave autograd to run; made when that is first asked for.
   ProgramGradients& Gradients();
   std::shared_ptr<ProgramGradients> program_gradients;

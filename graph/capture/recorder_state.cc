@@ -1,7 +1,6 @@
 // RecorderState: forwards to its implementation; breaks, and where in the user's program the recording is.
 #include "graph/capture/recorder_state.h"
 
-#include <algorithm>
 #include <string_view>
 
 #include "graph/capture/evaluator.h"
@@ -109,10 +108,6 @@ void RecorderState::ForgetDirectCall() { impl_->direct_call = false; }
 void RecorderState::NoteRaise() { impl_->NoteRaise(); }
 void RecorderState::NoteCaught(PyObject* exception) { impl_->NoteCaught(exception); }
 bool RecorderState::HasCaught(PyObject* exception) const { return impl_->caught.contains(exception); }
-bool RecorderState::IsOperatorError(PyObject* exception) const {
-  const auto& errors = impl_->operator_errors;
-  return std::any_of(errors.begin(), errors.end(), [&](const PyRef& error) { return error.get() == exception; });
-}
 bool RecorderState::IsOutside(PyObject* object) { return impl_->IsOutside(object); }
 bool RecorderState::BeginInstruction(int offset) {
   if (++stats.instructions >= max_instructions) {

@@ -62,8 +62,6 @@ class RecorderState {
   void NoteCaught(PyObject* exception);
   // Whether the recording caught the exception. Raising any other again would write to an object from outside.
   bool HasCaught(PyObject* exception) const;
-  // Whether an operator raised the exception: no handler is to see what metadata kernels say.
-  bool IsOperatorError(PyObject* exception) const;
   bool IsOutside(PyObject* object);
 
   // --- frames that are entered in the middle -------------------------------------------------------------------------

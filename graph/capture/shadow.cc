@@ -156,6 +156,8 @@ PyObject* RecorderState::Impl::LiftContainer(PyObject* value, SourceId source, b
 
 // Keys of outside dicts are named in sources, so they must be constants or compared by identity.
 int RecorderState::Impl::CheckKey(PyObject* key) {
+  if (!GuardAddresses(key))
+    return BreakInt(BreakCode::kUnsupportedObject, "a dict key that is the address of an object");
   if (IsConstant(key) || Py_TYPE(key)->tp_hash == PyBaseObject_Type.tp_hash) return 0;
   return BreakInt(BreakCode::kUnsupportedObject, std::string("a dict key of type ") + Py_TYPE(key)->tp_name);
 }

@@ -137,9 +137,6 @@ bool RecorderState::Impl::Snapshot(PyObject* object, bool is_result, TorchArgume
 bool RecorderState::Impl::BreakWhereFakesFailed(PyObject* callable) {
   PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
   PyErr_Fetch(&type, &value, &traceback);
-  PyErr_NormalizeException(&type, &value, &traceback);
-  // A TypeError is what torch's parser of arguments says, in eager mode as well.
-  if (value != nullptr && type != PyExc_TypeError) operator_errors.push_back(PyRef::Borrow(value));
   PyRef text = PyRef::Steal(value == nullptr ? nullptr : PyObject_Str(value));
   const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
   PyErr_Clear();
@@ -153,6 +150,7 @@ bool RecorderState::Impl::BreakWhereFakesFailed(PyObject* callable) {
   PyErr_Restore(type, value, traceback);
   if (data) return Break(BreakCode::kTensorData, name), true;
   if (fake) return Break(BreakCode::kUnsupportedCallable, name), true;
+  // What torch's parser of arguments and its indexing say, they say of fakes as well.
   const bool same = PyErr_ExceptionMatches(PyExc_TypeError) || PyErr_ExceptionMatches(PyExc_IndexError);
   const bool handled = std::any_of(frames.begin(), frames.end(), [](const LiveFrame* frame) {
     return FindExceptionHandler(frame->code, frame->offset).has_value();

@@ -1,6 +1,7 @@
 """The torch.fx.GraphModule that backends get: it passes lint, prints readable code, runs under Interpreter, can be
 transformed, and its nodes say shape, dtype and source line."""
 
+import importlib
 import operator
 import pickle
 
@@ -238,7 +239,11 @@ def test_functions_that_torch_hides_behind_python_functions():
         assert_same(list(pickle.loads(pickle.dumps(module))(*copies(inputs))), list(function(X)))
 
 
-def test_calls_that_set_state_are_not_dead():
+@pytest.mark.parametrize("first", ["", "torch._dynamo"])  # which wraps torch.manual_seed
+def test_calls_that_set_state_are_not_dead(first):
+    if first:
+        importlib.import_module(first)
+
     def function(x):
         torch.manual_seed(3)
         with torch.inference_mode():

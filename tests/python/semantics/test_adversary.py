@@ -12,7 +12,7 @@ import weakref
 
 import pytest
 import torch
-from framejit_testing import Cases, assert_same_outcome, check, run, vector
+from framejit_testing import Cases, assert_same_outcome, check, counting, run, vector
 from torch import nn
 
 import framejit
@@ -260,6 +260,26 @@ def test_address_that_leaves():
     compiled = framejit.compile(lambda x, a: (x + 1, id(a), {id(a): 1}))
     for _ in range(2):
         assert compiled(X, items)[1:] == (id(items), {id(items): 1})
+
+
+def test_addresses_as_keys_of_a_cache():
+    """As torch.nn.utils.parametrize.cached has them."""
+    cache = {}
+
+    def call(x, a):
+        key = (id(a), "k")
+        if key not in cache:
+            cache[key] = a.k
+        return x * cache[key]
+
+    first, second = Plain(), Plain()
+    first.k, second.k = 2, 3
+    compiled, backend = counting(call)
+    for _ in range(3):
+        for value in (first, second):
+            assert torch.equal(compiled(X, value), X * value.k)
+    assert cache == {(id(first), "k"): 2, (id(second), "k"): 3}
+    assert backend.count == 4  # of each, without and with its key
 
 
 def test_text_with_an_address():

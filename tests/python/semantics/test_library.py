@@ -435,8 +435,7 @@ class Options(typing.TypedDict, total=False):
     b: float
 
 
-# From 3.12 on, isinstance with a protocol reads a getset descriptor of the class by hand.
-@case(X, breaks=1 if sys.version_info >= (3, 12) else 0)
+@case(X)
 def typing_tools(x):
     box = Box[int](x)
     value: typing.Optional[int] = 3  # noqa: UP007
