@@ -313,6 +313,15 @@ PyObject* RecorderState::Impl::ModelGetter(const NativeCall& call) {
   return PyTuple_GET_SIZE(names) == 1 ? Py_NewRef(PyTuple_GET_ITEM(results.get(), 0)) : results.release();
 }
 
+namespace {
+
+bool IsNumber(PyObject* object) {
+  return PyLong_CheckExact(object) || PyFloat_CheckExact(object) || PyBool_Check(object) ||
+         PyComplex_CheckExact(object);
+}
+
+}  // namespace
+
 PyObject* RecorderState::Impl::ModelReduce(const NativeCall& call, bool is_sum) {
   const Py_ssize_t first = is_sum ? 0 : 1;
   if (call.total() <= first) return CallPure(call);
@@ -325,7 +334,17 @@ PyObject* RecorderState::Impl::ModelReduce(const NativeCall& call, bool is_sum) 
   } else if (is_sum) {
     total = PyRef::Steal(PyLong_FromLong(0));
   }
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
+  Py_ssize_t first_item = 0;
+  if (is_sum && IsNumber(total.get())) {
+    // From 3.12 on, CPython makes up for the rounding of a run of floats.
+    const Py_ssize_t count = PyTuple_GET_SIZE(items.get());
+    while (first_item < count && IsNumber(PyTuple_GET_ITEM(items.get(), first_item))) ++first_item;
+    PyRef numbers = PyRef::Steal(PyTuple_GetSlice(items.get(), 0, first_item));
+    if (!numbers) return nullptr;
+    total = PyRef::Steal(PyObject_CallFunctionObjArgs(call.callable, numbers.get(), total.get(), nullptr));
+    if (!total) return nullptr;
+  }
+  for (Py_ssize_t i = first_item; i < PyTuple_GET_SIZE(items.get()); ++i) {
     PyObject* item = PyTuple_GET_ITEM(items.get(), i);
     if (!total) {
       total = PyRef::Borrow(item);

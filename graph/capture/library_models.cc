@@ -292,6 +292,11 @@ PyObject* RecorderState::Impl::ModelReduceEx(const NativeCall& call) {
     return method ? Call(method.get(), {}) : nullptr;
   }
   if (!plain) return BreakNull(BreakCode::kUnsupportedObject, std::string("a copy of a ") + type->tp_name);
+  // What CPython asks at this place is kept on the class, for good.
+  PyRef slot_names = ImportedAttribute("copyreg", "_slotnames");
+  slot_names =
+      PyRef::Steal(slot_names ? PyObject_CallOneArg(slot_names.get(), reinterpret_cast<PyObject*>(type)) : nullptr);
+  if (!slot_names) return nullptr;
   PyRef state;
   if (HasOverride(type, "__getstate__")) {
     PyRef name = Interned("__getstate__");

@@ -152,7 +152,7 @@ def run(program: Program, compiled: bool) -> World:
             world.raised += 1
         visible = {name: value for name, value in namespace.items() if name not in hidden}
         seen = observe.observe({"error": observe.Raised(error) if error else None, "world": visible})
-        seen += [("printed", printed.getvalue()), ("torch state", _torch_state())]
+        seen += [("printed", observe.ADDRESS.sub("", printed.getvalue())), ("torch state", _torch_state())]
         world.observations.append(seen)
         error = None
     _reset_torch()

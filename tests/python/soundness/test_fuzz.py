@@ -173,6 +173,15 @@ FOUND = {
             "call(a).sin().sum().backward()",
         ],
     ),
+    "a sum of floats (77631)": (
+        "Q = [0.1] * 10 + [1e16, 1.0, -1e16]\n\n"
+        "def f(x):\n    Q.append(sum(v for v in Q))\n    return x + sum([*Q, x, 0.1, 0.2]), sum(Q, 3)\n",
+        ["result = call(T(3))"] * 3,
+    ),
+    "a copy of an object (66056)": (
+        "import copy\nV = O()\nV.k = 2\n\ndef f(x):\n    return x * V.k, copy.copy(V)\n",
+        ["result = call(T(3))"] * 3,
+    ),
     "an argument that is the default's object (47413)": (
         "N = 3\n\ndef g(x, *args, key=1):\n    return x * key\n\ndef f(x):\n    return g(x, key=N)\n",
         ["result = call(T(3))", "g.__kwdefaults__ = {'key': 3}\nresult = call(T(3))"],
@@ -181,7 +190,7 @@ FOUND = {
 
 
 @pytest.mark.parametrize("backend", ["interp", "auto"])
-@pytest.mark.parametrize("checks", ["", "replay"])
+@pytest.mark.parametrize("checks", ["", "replay", "shadow"])
 @pytest.mark.parametrize("name", FOUND)
 def test_found_by_the_fuzzer(name, checks, backend):
     setup, steps = FOUND[name]
