@@ -292,6 +292,7 @@ PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* ar
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     if (!IsConstant(args[i]) && !IsSize(args[i]))
       return BreakNull(BreakCode::kUnsupportedCallable, "a cached function: " + QualifiedName(wrapper));
+    if (PyType_Check(args[i])) GuardType(reinterpret_cast<PyTypeObject*>(args[i]));
   }
   // Its function runs for real where the cache does not know the arguments: it may not see what the recording wrote.
   PyRef function = PyRef::Steal(PyObject_GetAttrString(wrapper, "__wrapped__"));
@@ -307,7 +308,8 @@ PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* ar
   if (!result) return nullptr;
   if (IsConstant(result.get()) || IsSize(result.get()) || Py_TYPE(result.get()) == Names().device)
     return result.release();
-  if (!PyAnySet_CheckExact(result.get())) {
+  // A set, or an object that stands for nothing (inspect._sentinel).
+  if (!PyAnySet_CheckExact(result.get()) && Py_TYPE(result.get()) != &PyBaseObject_Type) {
     return BreakNull(BreakCode::kUnsupportedCallable,
                      "a cached function that returns no constant: " + QualifiedName(wrapper));
   }

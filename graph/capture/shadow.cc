@@ -154,11 +154,30 @@ PyObject* RecorderState::Impl::LiftContainer(PyObject* value, SourceId source, b
   return BreakNull(BreakCode::kUnsupportedObject, std::string("a container of class ") + Py_TYPE(value)->tp_name);
 }
 
-// Keys of outside dicts are named in sources, so they must be constants or compared by identity.
+namespace {
+
+// Keys that are equal as long as what they are made of is: constants, numbers and texts of subclasses that compare as
+// their bases do, objects that are compared by identity, tuples of these.
+bool IsKey(PyObject* object, int depth = 0) {
+  PyTypeObject* type = Py_TYPE(object);
+  if (IsConstant(object) || type->tp_hash == PyBaseObject_Type.tp_hash) return true;
+  PyTypeObject* base = NativeBase(type);
+  if (IsNativeValue(object) && (base == &PyLong_Type || base == &PyUnicode_Type))
+    return type->tp_hash == base->tp_hash && type->tp_richcompare == base->tp_richcompare;
+  if (!PyTuple_CheckExact(object) || depth > 8) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(object); ++i) {
+    if (!IsKey(PyTuple_GET_ITEM(object, i), depth + 1)) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+// Keys of outside dicts are named in sources.
 int RecorderState::Impl::CheckKey(PyObject* key) {
   if (!GuardAddresses(key))
     return BreakInt(BreakCode::kUnsupportedObject, "a dict key that is the address of an object");
-  if (IsConstant(key) || Py_TYPE(key)->tp_hash == PyBaseObject_Type.tp_hash) return 0;
+  if (IsKey(key)) return 0;
   return BreakInt(BreakCode::kUnsupportedObject, std::string("a dict key of type ") + Py_TYPE(key)->tp_name);
 }
 
