@@ -17,10 +17,8 @@ import torch.utils._pytree
 from torch.fx.node import _get_qualified_name, base_types
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from framejit import _C
-
 # What a pass that removes unused calls must leave: they set torch's state.
-for _setter in (_C.exchange_autograd_modes, torch._C._set_default_dtype, torch.random.manual_seed):
+for _setter in (torch._C._set_default_dtype, torch.random.manual_seed):
     torch.fx.node.has_side_effect(_setter)
 
 # (sizes, dtype, requires_grad, strides, device)
@@ -156,6 +154,8 @@ def _is_plain(value: Any) -> bool:
 def _named_function(target: Any) -> Any:
     """`target`, if FX can print its name. FX prints names in `torch`; some of torch's C functions are hidden there by
     Python functions around them that take other arguments (torch.broadcast_tensors, torch.cdist)."""
+    if getattr(target, "__module__", None) == "framejit._C":  # exchange_autograd_modes
+        torch.fx.node.has_side_effect(target)
     if target is torch.manual_seed:  # another one once torch._dynamo is imported, which wraps it
         return torch.random.manual_seed
     name = getattr(target, "__name__", "")
