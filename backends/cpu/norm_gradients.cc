@@ -1,10 +1,7 @@
 #include "backends/cpu/norm_gradients.h"
 
-#include <optional>
-
+#include "backends/cpu/node_splitter.h"
 #include "graph/constant.h"
-#include "graph/passes/analysis.h"
-#include "graph/passes/operator_table.h"
 #include "graph/passes/pointwise_meta.h"
 
 namespace framejit::cpu {
@@ -13,29 +10,13 @@ namespace {
 // Operands of native_layer_norm_backward.
 enum Position { kGradient, kInput, kShape, kMean, kRstd, kWeight, kBias, kMask };
 
-class NormSplitter {
+class NormSplitter : public NodeSplitter {
  public:
-  explicit NormSplitter(Graph& graph) : graph_(graph), facts_(graph), target_(FindOperator(kName)) {
-    for (const TensorMeta& meta : graph.values) next_storage_ = std::max(next_storage_, meta.storage + 1);
-  }
-
-  void Run() {
-    if (!target_) return;
-    std::vector<Node> old = std::move(graph_.nodes);
-    graph_.nodes.clear();
-    for (Node& node : old) {
-      if (node.op == *target_ && Applies(node))
-        Split(node);
-      else
-        graph_.nodes.push_back(std::move(node));
-    }
-  }
+  explicit NormSplitter(Graph& graph) : NodeSplitter(graph, "aten::native_layer_norm_backward") {}
 
  private:
-  static constexpr const char* kName = "aten::native_layer_norm_backward";
-
   // One type throughout, dense, and a batch to add over.
-  bool Applies(const Node& node) const {
+  bool Applies(const Node& node) const override {
     if (facts_.TouchesWritten(node) || (node.outputs[1] == kNoValue && node.outputs[2] == kNoValue)) return false;
     const TensorMeta& gradient = graph_.meta(node.operands[kGradient].value);
     if (gradient.dtype != at::kFloat && gradient.dtype != at::kDouble) return false;
@@ -57,7 +38,7 @@ class NormSplitter {
                                 node.operands[kShape].constant.toIntVector().size());
   }
 
-  void Split(const Node& norm) {
+  void Split(const Node& norm) override {
     const ValueId gradient = norm.operands[kGradient].value;
     if (norm.outputs[0] != kNoValue) {
       Node rest = norm;
@@ -75,8 +56,7 @@ class NormSplitter {
 
   ValueId Binary(const char* name, const Node& origin, ValueId a, ValueId b) {
     TensorMeta meta = *PointwiseMeta({&graph_.meta(a), &graph_.meta(b)}, graph_.meta(a).dtype);
-    meta.storage = next_storage_++;
-    const ValueId result = graph_.AddValue(std::move(meta));
+    const ValueId result = New(std::move(meta));
     Add(name, origin, {Operand::Value(a), Operand::Value(b)}, result);
     return result;
   }
@@ -86,25 +66,6 @@ class NormSplitter {
     for (int64_t d = 0; d < BatchDims(norm); ++d) dims.push_back(d);
     Add("aten::sum.dim_IntList", norm, {Operand::Value(value), Operand::Constant(dims)}, result);
   }
-
-  // The operands given come first; the schema's defaults follow.
-  void Add(const char* name, const Node& origin, absl::InlinedVector<Operand, 4> operands, ValueId result) {
-    Node node{*FindOperator(name)};
-    node.operands = std::move(operands);
-    const auto& arguments = node.op.schema().arguments();
-    for (size_t i = node.operands.size(); i < arguments.size(); ++i) {
-      node.operands.push_back(Operand::Constant(*arguments[i].default_value()));
-    }
-    node.location = origin.location;
-    node.torch_call = origin.torch_call;
-    node.outputs.push_back(result);
-    graph_.nodes.push_back(std::move(node));
-  }
-
-  Graph& graph_;
-  MemoryFacts facts_;
-  const std::optional<c10::OperatorHandle> target_;
-  int32_t next_storage_ = 0;
 };
 
 }  // namespace

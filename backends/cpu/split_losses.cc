@@ -2,12 +2,8 @@
 
 #include <ATen/core/Reduction.h>
 
-#include <algorithm>
-#include <optional>
-
 #include "backends/alias.h"
-#include "graph/passes/analysis.h"
-#include "graph/passes/operator_table.h"
+#include "backends/cpu/node_splitter.h"
 
 namespace framejit::cpu {
 namespace {
@@ -17,35 +13,16 @@ constexpr const char* kLoss = "aten::nll_loss_forward";
 // Operands of nll_loss_forward.
 enum Position { kProbabilities, kTarget, kWeight, kReduction, kIgnored };
 
-class LossSplitter {
+class LossSplitter : public NodeSplitter {
  public:
-  explicit LossSplitter(Graph& graph)
-      : graph_(graph), facts_(graph), producers_(Producers(graph)), loss_(FindOperator(kLoss)) {
-    for (const TensorMeta& meta : graph.values) next_storage_ = std::max(next_storage_, meta.storage + 1);
-  }
-
-  void Run() {
-    const bool any = loss_ && std::any_of(graph_.nodes.begin(), graph_.nodes.end(),
-                                          [&](const Node& node) { return node.op == *loss_; });
-    if (!any) return;
-    const std::vector<Node> old = graph_.nodes;
-    std::vector<bool> splits;
-    for (const Node& node : old) splits.push_back(node.op == *loss_ && Applies(node));
-    graph_.nodes.clear();
-    for (size_t i = 0; i < old.size(); ++i) {
-      if (splits[i])
-        Split(old[i]);
-      else
-        graph_.nodes.push_back(old[i]);
-    }
-  }
+  explicit LossSplitter(Graph& graph) : NodeSplitter(graph, kLoss), producers_(Producers(graph)) {}
 
  private:
   static bool IsAbsent(const Operand& operand) {
     return operand.kind == Operand::Kind::kConstant ? operand.constant.isNone() : operand.value == kNoValue;
   }
 
-  bool Applies(const Node& node) const {
+  bool Applies(const Node& node) const override {
     const int64_t reduction = node.operands[kReduction].constant.toInt();
     if (facts_.TouchesWritten(node) || reduction == at::Reduction::None || !IsAbsent(node.operands[kWeight])) {
       return false;
@@ -61,7 +38,7 @@ class LossSplitter {
            target.is_contiguous() && IsLoopValue(target);
   }
 
-  void Split(const Node& loss) {
+  void Split(const Node& loss) override {
     const ValueId rows = loss.operands[kProbabilities].value, target = loss.operands[kTarget].value;
     const int64_t count = graph_.meta(rows).sizes[0], classes = graph_.meta(rows).sizes[1];
     const at::ScalarType type = graph_.meta(rows).dtype;
@@ -99,8 +76,7 @@ class LossSplitter {
     meta.dtype = type;
     meta.sizes.assign(sizes.begin(), sizes.end());
     meta.strides.assign(strides.begin(), strides.end());
-    meta.storage = next_storage_++;
-    return graph_.AddValue(std::move(meta));
+    return NodeSplitter::New(std::move(meta));
   }
 
   ValueId View(ValueId of, c10::IntArrayRef sizes, c10::IntArrayRef strides) {
@@ -110,20 +86,7 @@ class LossSplitter {
     return graph_.AddValue(std::move(meta));
   }
 
-  void Add(const char* name, const Node& origin, absl::InlinedVector<Operand, 4> operands, ValueId result) {
-    Node node{*FindOperator(name)};
-    node.operands = std::move(operands);
-    node.location = origin.location;
-    node.torch_call = origin.torch_call;
-    node.outputs.push_back(result);
-    graph_.nodes.push_back(std::move(node));
-  }
-
-  Graph& graph_;
-  MemoryFacts facts_;
   const std::vector<int32_t> producers_;
-  const std::optional<c10::OperatorHandle> loss_;
-  int32_t next_storage_ = 0;
 };
 
 // The one node that reads the value; null where there are others, or the caller receives it.

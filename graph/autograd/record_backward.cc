@@ -40,15 +40,9 @@ NodeSet Reachable(const at::Tensor& output) {
   return seen;
 }
 
-// Functions written in Python are named so; those of torch end in a number.
-bool IsCustom(const Node& node) { return absl::EndsWith(node.name(), "Backward"); }
-
-// Code of the program, which need not be linear.
-bool RunsProgram(Node& node) { return IsCustom(node) || !node.tensor_pre_hooks().empty(); }
-
 // Why what a node runs cannot be recorded; empty where it can.
 std::string Unrecordable(Node& node, bool program) {
-  if (!program && IsCustom(node)) return absl::StrCat("the custom autograd Function ", node.name());
+  if (!program && IsCustomFunction(node)) return absl::StrCat("the custom autograd Function ", node.name());
   const bool hooked = !node.pre_hooks().empty() || !node.post_hooks().empty() ||
                       (!program && !node.tensor_pre_hooks().empty()) || !node.retains_grad_hooks().empty() ||
                       node.tensor_post_acc_grad_hooks() != nullptr;
@@ -58,22 +52,15 @@ std::string Unrecordable(Node& node, bool program) {
 // Why the nodes that code of the program recorded, from `first_node` on, are no part of a backward graph: that runs
 // later, perhaps more than once.
 std::string UnfitForBackward(Graph& graph, size_t first_node, size_t first_value) {
-  absl::flat_hash_set<int32_t> before;
-  for (size_t i = 0; i < first_value; ++i) before.insert(graph.values[i].storage);
   for (size_t i = first_node; i < graph.nodes.size(); ++i) {
     framejit::Node& node = graph.nodes[i];
     node.torch_call = kBackwardCall;
     if (IsRandom(node.op)) return "a backward that draws random numbers";
     if (HasEffect(node) && !MutatesArguments(node.op)) return "a backward that writes statistics";
-    const auto& arguments = node.op.schema().arguments();
-    for (size_t k = 0; k < node.operands.size(); ++k) {
-      const c10::AliasInfo* alias = arguments[k].alias_info();
-      if (alias == nullptr || !alias->isWrite()) continue;
-      const Operand& operand = node.operands[k];
-      bool written = operand.value != kNoValue && before.contains(graph.meta(operand.value).storage);
-      for (ValueId id : operand.values) written |= id != kNoValue && before.contains(graph.meta(id).storage);
-      if (written) return "a backward that writes what it is given";
-    }
+  }
+  const absl::flat_hash_set<int32_t> written = WrittenStorages(graph, first_node);
+  for (size_t i = 0; i < first_value; ++i) {
+    if (written.contains(graph.values[i].storage)) return "a backward that writes what it is given";
   }
   return "";
 }
@@ -212,7 +199,7 @@ class BackwardRecorder {
 
   // A custom Function notices only where it asks for what it saved.
   bool IsFreed(Node& node) {
-    if (!IsCustom(node)) return SavesTensors(node);
+    if (!IsCustomFunction(node)) return SavesTensors(node);
     PyRef context = PyRef::Steal(torch::autograd::functionToPyObject(node.getptr()));
     return !context || program_->reads_saved(context.get());
   }
@@ -276,6 +263,9 @@ class BackwardRecorder {
 };
 
 }  // namespace
+
+bool IsCustomFunction(const torch::autograd::Node& node) { return absl::EndsWith(node.name(), "Backward"); }
+bool RunsProgram(torch::autograd::Node& node) { return IsCustomFunction(node) || !node.tensor_pre_hooks().empty(); }
 
 absl::StatusOr<std::unique_ptr<JointGraph>> RecordBackward(FakeSession& session, const std::vector<at::Tensor>& inputs,
                                                            const std::vector<at::Tensor>& outputs,

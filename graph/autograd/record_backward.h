@@ -16,7 +16,16 @@
 #include "graph/autograd/joint_graph.h"
 #include "graph/fake/fake_session.h"
 
+namespace torch::autograd {
+struct Node;
+}
+
 namespace framejit {
+
+// A node of a custom Function written in Python: these are named so, and those of torch end in a number.
+bool IsCustomFunction(const torch::autograd::Node& node);
+// Whether the node runs code of the program, which need not be linear: a custom Function's or a hook's.
+bool RunsProgram(torch::autograd::Node& node);
 
 // Node::torch_call of what checkpoint number i computes is kFirstCheckpoint - i, in a joint graph: its backward
 // computes that again.

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <string_view>
 
+#include "graph/autograd/record_backward.h"
+#include "graph/capture/imported.h"
 #include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
@@ -75,8 +77,7 @@ bool Tensors(PyObject* object, std::vector<at::Tensor>* tensors) {
 PyRef TorchTarget(const char* name, PyObject* argument) {
   FakeSession::Pause pause;
   Disarmed disarmed;
-  PyRef module = PyRef::Steal(PyImport_ImportModule("framejit._autograd"));
-  PyRef function = PyRef::Steal(module ? PyObject_GetAttrString(module.get(), name) : nullptr);
+  PyRef function = ImportedAttribute("framejit._autograd", name);
   return PyRef::Steal(function ? PyObject_CallOneArg(function.get(), argument) : nullptr);
 }
 
@@ -98,24 +99,15 @@ bool ReadsOnly(const TorchGraph& torch, size_t first_call, const std::vector<Tor
 
 // Whether nodes from `first` on write memory that was there before, or statistics.
 bool WritesBefore(const Graph& graph, size_t first, size_t first_value) {
-  absl::flat_hash_set<int32_t> before;
-  for (size_t i = 0; i < first_value; ++i) before.insert(graph.values[i].storage);
-  for (ValueId id : graph.inputs) before.insert(graph.meta(id).storage);
   for (size_t i = first; i < graph.nodes.size(); ++i) {
     const Node& node = graph.nodes[i];
     if (HasEffect(node) && !MutatesArguments(node.op) && !IsRandom(node.op)) return true;
-    const auto& arguments = node.op.schema().arguments();
-    for (size_t k = 0; k < node.operands.size(); ++k) {
-      const c10::AliasInfo* alias = arguments[k].alias_info();
-      if (alias == nullptr || !alias->isWrite()) continue;
-      const Operand& operand = node.operands[k];
-      if (operand.value != kNoValue && before.contains(graph.meta(operand.value).storage)) return true;
-      for (ValueId id : operand.values) {
-        if (id != kNoValue && before.contains(graph.meta(id).storage)) return true;
-      }
-    }
   }
-  return false;
+  const absl::flat_hash_set<int32_t> written = WrittenStorages(graph, first);
+  const auto is_written = [&](const TensorMeta& meta) { return written.contains(meta.storage); };
+  return std::any_of(graph.values.begin(), graph.values.begin() + static_cast<std::ptrdiff_t>(first_value),
+                     is_written) ||
+         std::any_of(graph.inputs.begin(), graph.inputs.end(), [&](ValueId id) { return is_written(graph.meta(id)); });
 }
 
 // Parameters of torch.autograd.grad, in order.
@@ -137,9 +129,6 @@ bool Bind(const NativeCall& call, PyObject** bound) {
   return bound[0] != nullptr && bound[1] != nullptr;
 }
 
-// Functions written in Python are named so; those of torch end in a number.
-bool IsCustomFunction(const torch::autograd::Node& node) { return node.name().ends_with("Backward"); }
-
 // What a gradient of `outputs` passes through: the leaves that it reaches, and whether it runs code of the program.
 struct History {
   std::vector<at::Tensor> leaves;
@@ -159,7 +148,7 @@ History HistoryOf(const std::vector<at::Tensor>& outputs) {
     open.pop_back();
     if (node == nullptr || !seen.insert(node).second) continue;
     if (auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(node)) history.leaves.push_back(leaf->variable);
-    history.runs_program |= IsCustomFunction(*node) || !node->tensor_pre_hooks().empty();
+    history.runs_program |= RunsProgram(*node);
     for (const torch::autograd::Edge& edge : node->next_edges()) open.push_back(edge.function.get());
   }
   return history;
@@ -389,8 +378,7 @@ class AutogradCalls {
 
 // As torch._C._set_grad_enabled called by the program.
 int RecorderState::Impl::SetGradMode(bool enabled) {
-  PyRef module = PyRef::Steal(PyImport_ImportModule("torch._C"));
-  PyRef function = PyRef::Steal(module ? PyObject_GetAttrString(module.get(), "_set_grad_enabled") : nullptr);
+  PyRef function = ImportedAttribute("torch._C", "_set_grad_enabled");
   PyObject* arg = enabled ? Py_True : Py_False;
   PyRef done = PyRef::Steal(function ? ModelTorchState({function.get(), &arg, 1, nullptr}) : nullptr);
   return done ? 0 : -1;

@@ -198,15 +198,11 @@ PyObject* RecorderState::Impl::ModelBuildClass(const NativeCall& call) {
 // FunctionMeta.__init__ makes the class of a custom Function's backward nodes, which is local as well, and counts them
 // for the process.
 int RecorderState::Impl::InitFunction(PyObject* type, const NativeCall& call) {
-  FakeSession::Pause pause;
-  const bool armed = RecordingHook::Arm(false);
   PyRef init = PyRef::Steal(PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(type)), Names().init));
   absl::InlinedVector<PyObject*, 8> args{type};
   args.insert(args.end(), call.args, call.args + call.total());
-  PyRef done = PyRef::Steal(
-      init ? PyObject_Vectorcall(init.get(), args.data(), static_cast<size_t>(call.nargs) + 1, call.kwnames) : nullptr);
+  PyRef done = init ? PyRef::Steal(CallUnrecorded({init.get(), args.data(), call.nargs + 1, call.kwnames})) : PyRef();
   PyRef backward = PyRef::Steal(done ? PyObject_GetAttrString(type, "_backward_cls") : nullptr);
-  RecordingHook::Arm(armed);
   if (backward && PyType_Check(backward.get())) NoteLocalType(backward.get());
   return backward ? 0 : -1;
 }

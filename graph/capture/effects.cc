@@ -11,6 +11,7 @@
 #include "graph/capture/evaluator.h"
 #include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/passes/analysis.h"
 
 namespace framejit {
 namespace {
@@ -20,24 +21,6 @@ bool WritesInPlace(const Graph& graph) {
     if (MutatesArguments(node.op)) return true;
   }
   return false;
-}
-
-absl::flat_hash_set<int32_t> WrittenStorages(const Graph& graph) {
-  absl::flat_hash_set<int32_t> written;
-  for (const Node& node : graph.nodes) {
-    const auto& arguments = node.op.schema().arguments();
-    for (size_t i = 0; i < node.operands.size(); ++i) {
-      const c10::AliasInfo* alias = arguments[i].alias_info();
-      if (alias == nullptr || !alias->isWrite()) continue;
-      const Operand& operand = node.operands[i];
-      if (operand.kind == Operand::Kind::kValue && operand.value != kNoValue)
-        written.insert(graph.meta(operand.value).storage);
-      for (ValueId id : operand.values) {
-        if (id != kNoValue) written.insert(graph.meta(id).storage);
-      }
-    }
-  }
-  return written;
 }
 
 // The keys of a dict in its own order, without user code.

@@ -4,6 +4,8 @@
 
 #include "graph/capture/evaluator.h"
 #include "graph/capture/frame_evaluator.h"
+#include "graph/capture/imported.h"
+#include "graph/capture/unrecorded.h"
 
 namespace framejit {
 namespace {
@@ -226,51 +228,11 @@ constexpr OpcodeRow kRows[] = {
 
 absl::Span<const OpcodeRow> ExceptionOpcodes() { return kRows; }
 
-namespace {
-
-// _PyExc_PrepReraiseStar of Objects/exceptions.c, which CPython does not export.
-constexpr const char* kPrepareText = R"(
-def leaves(exception):
-    if isinstance(exception, BaseExceptionGroup):
-        return [leaf for part in exception.exceptions for leaf in leaves(part)]
-    return [id(exception)]
-
-def is_part(exception, original):
-    return all(getattr(exception, name) is getattr(original, name)
-               for name in ("__traceback__", "__cause__", "__context__"))
-
-def prepare(original, exceptions):
-    if not exceptions:
-        return None
-    if not isinstance(original, BaseExceptionGroup):
-        return exceptions[0]
-    exceptions = [exception for exception in exceptions if exception is not None]
-    again = [leaf for exception in exceptions if is_part(exception, original) for leaf in leaves(exception)]
-    raised = [exception for exception in exceptions if not is_part(exception, original)]
-    def is_leaf(exception):
-        return not isinstance(exception, BaseExceptionGroup) and id(exception) in again
-    rest = original.split(is_leaf)[0] if again else None
-    if rest is not None:
-        raised.append(rest)
-    return BaseExceptionGroup("", raised) if len(raised) > 1 else raised[0] if raised else None
-)";
-
-PyObject* NewPrepare() {
-  PyRef code = PyRef::Steal(Py_CompileString(kPrepareText, "<frozen framejit>", Py_file_input));
-  PyRef scope = PyRef::Steal(code ? PyDict_New() : nullptr);
-  PyRef ran = PyRef::Steal(scope ? PyEval_EvalCode(code.get(), scope.get(), scope.get()) : nullptr);
-  return ran ? Py_XNewRef(PyDict_GetItemString(scope.get(), "prepare")) : nullptr;
-}
-
-}  // namespace
-
 PyObject* PrepareRaiseOfGroup(FrameEvaluator& f, PyObject* original, PyObject* raised) {
-  static PyObject* prepare = nullptr;
-  const bool armed = RecordingHook::Arm(false);
-  if (prepare == nullptr) prepare = NewPrepare();
+  Disarmed disarmed;
+  PyRef prepare = ImportedAttribute("framejit._groups", "prepare_raise");
   PyRef result =
-      PyRef::Steal(prepare == nullptr ? nullptr : PyObject_CallFunctionObjArgs(prepare, original, raised, nullptr));
-  RecordingHook::Arm(armed);
+      PyRef::Steal(prepare ? PyObject_CallFunctionObjArgs(prepare.get(), original, raised, nullptr) : nullptr);
   if (result) NoteMade(f, result.get());
   return result.release();
 }

@@ -5,13 +5,13 @@
 #include <initializer_list>
 
 #include "graph/capture/frame_evaluator.h"
+#include "graph/capture/imported.h"
 
 namespace framejit {
 namespace {
 
 PyRef CallBuiltin(FrameEvaluator& f, const char* name, std::initializer_list<PyObject*> args) {
-  PyRef module = PyRef::Steal(PyImport_ImportModule("builtins"));
-  PyRef callable = PyRef::Steal(module ? PyObject_GetAttrString(module.get(), name) : nullptr);
+  PyRef callable = ImportedAttribute("builtins", name);
   if (!callable) return PyRef();
   return PyRef::Steal(f.recorder.Call(callable.get(), args.begin(), static_cast<Py_ssize_t>(args.size()), nullptr));
 }

@@ -1,8 +1,10 @@
 // Code made from text: exec and eval in namespaces that the program gives them, as namedtuple and dataclass make their
 // functions, and the frames that such libraries ask for the name of their module.
 #include "graph/capture/evaluator.h"
+#include "graph/capture/imported.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unread.h"
+#include "graph/capture/unrecorded.h"
 
 namespace framejit {
 namespace {
@@ -19,13 +21,11 @@ PyRef CompileText(PyObject* source, bool is_exec) {
   const char* text = PyUnicode_Check(source) ? PyUnicode_AsUTF8AndSize(source, &size) : nullptr;
   if (text == nullptr) return {};
   while (!is_exec && (*text == ' ' || *text == '\t')) ++text;
-  PyCompilerFlags flags{.cf_flags = PyCF_SOURCE_IS_UTF8, .cf_feature_version = PY_MINOR_VERSION};
+  PyCompilerFlags flags = _PyCompilerFlags_INIT;
+  flags.cf_flags = PyCF_SOURCE_IS_UTF8;
   PyEval_MergeCompilerFlags(&flags);
-  const bool armed = RecordingHook::Arm(false);
-  PyRef code =
-      PyRef::Steal(Py_CompileStringExFlags(text, "<string>", is_exec ? Py_file_input : Py_eval_input, &flags, -1));
-  RecordingHook::Arm(armed);
-  return code;
+  Disarmed disarmed;
+  return PyRef::Steal(Py_CompileStringExFlags(text, "<string>", is_exec ? Py_file_input : Py_eval_input, &flags, -1));
 }
 
 bool IsModule(PyObject* globals, const char* module) {
@@ -133,8 +133,7 @@ PyObject* RecorderState::Impl::ModelGetFrame(const NativeCall& call) {
     PyRef name = PyRef::Steal(key ? GlobalsGet(globals, key.get()) : nullptr);
     return name ? name.release() : PyErr_Occurred() || broken() ? nullptr : Py_NewRef(Py_None);
   }
-  PyRef types = PyRef::Steal(PyImport_ImportModule("types"));
-  PyRef maker = PyRef::Steal(types ? PyObject_GetAttrString(types.get(), "SimpleNamespace") : nullptr);
+  PyRef maker = ImportedAttribute("types", "SimpleNamespace");
   PyRef fields = PyRef::Steal(maker ? PyDict_New() : nullptr);
   PyRef none = PyRef::Steal(fields ? PyTuple_New(0) : nullptr);
   if (!none || PyDict_SetItemString(fields.get(), "f_globals", seen.get()) != 0) return nullptr;

@@ -9,6 +9,7 @@
 #include "frame_eval/cpython/frame_view.h"
 #include "frame_eval/cpython/recursion.h"
 #include "graph/capture/evaluator.h"
+#include "graph/capture/imported.h"
 #include "graph/capture/unrecorded.h"
 
 namespace framejit {
@@ -117,8 +118,7 @@ bool IsModuleBody(PyCodeObject* code) { return PyUnicode_CompareWithASCIIString(
 // copyreg._slotnames, which C code asks for copies: it keeps its answer on the class, and reads nothing else.
 bool IsSlotNames(PyCodeObject* code) {
   static PyObject* const found = [] {
-    PyRef module = PyRef::Steal(PyImport_ImportModule("copyreg"));
-    PyRef function = PyRef::Steal(module ? PyObject_GetAttrString(module.get(), "_slotnames") : nullptr);
+    PyRef function = ImportedAttribute("copyreg", "_slotnames");
     PyErr_Clear();
     return function && PyFunction_Check(function.get()) ? Py_NewRef(PyFunction_GET_CODE(function.get())) : nullptr;
   }();

@@ -4,6 +4,7 @@
 
 #include "absl/types/span.h"
 #include "graph/capture/evaluator.h"
+#include "graph/capture/imported.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
 
@@ -11,11 +12,6 @@ namespace framejit {
 namespace {
 
 PyRef Interned(const char* text) { return PyRef::Steal(PyUnicode_InternFromString(text)); }
-
-PyRef ImportedAttribute(const char* module, const char* name) {
-  PyRef imported = PyRef::Steal(PyImport_ImportModule(module));
-  return PyRef::Steal(imported ? PyObject_GetAttrString(imported.get(), name) : nullptr);
-}
 
 // The argument at `index` or of this name; borrowed, null where absent.
 PyObject* ArgumentOf(const NativeCall& call, Py_ssize_t index, const char* name) {

@@ -10,6 +10,7 @@
 #include <torch/csrc/Generator.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "graph/capture/imported.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
 #include "graph/fake/random_state_operators.h"
@@ -88,8 +89,7 @@ PyObject* RecorderState::Impl::ModelManualSeed(const NativeCall& call) {
                    .kwargs = {},
                    .result = {}};
   PyRef seeded = PyRef::Steal(Seed(std::move(record), nullptr, call.args[0]));
-  PyRef module = PyRef::Steal(seeded ? PyImport_ImportModule("torch._C") : nullptr);
-  PyRef generator = PyRef::Steal(module ? PyObject_GetAttrString(module.get(), "default_generator") : nullptr);
+  PyRef generator = seeded ? ImportedAttribute("torch._C", "default_generator") : PyRef();
   if (generator) Remember(generator.get(), generator.get(), Pinned(generator.get()), true);
   return generator.release();
 }

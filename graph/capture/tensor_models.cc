@@ -2,6 +2,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "graph/capture/evaluator.h"
+#include "graph/capture/imported.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -11,11 +12,6 @@ namespace {
 bool IsWholeMemory(const at::Tensor& tensor) {
   return tensor.layout() == at::kStrided && !tensor.is_conj() && !tensor.is_neg() && !tensor.is_quantized() &&
          tensor.is_non_overlapping_and_dense();
-}
-
-PyRef TorchAttribute(const char* name) {
-  PyRef torch = PyRef::Steal(PyImport_ImportModule("torch"));
-  return PyRef::Steal(torch ? PyObject_GetAttrString(torch.get(), name) : nullptr);
 }
 
 }  // namespace
@@ -74,7 +70,7 @@ PyObject* RecorderState::Impl::ModelDeepCopy(const NativeCall& call) {
     return BreakNull(BreakCode::kTensorData, QualifiedName(call.callable));
   if (storages.size() > 1) AddGuard(GuardKind::kNoOverlap, kNoSource);
   PyRef clone = PyRef::Steal(PyObject_GetAttrString(source, "clone"));
-  PyRef format = TorchAttribute("preserve_format");
+  PyRef format = ImportedAttribute("torch", "preserve_format");
   PyRef name = PyRef::Steal(PyUnicode_InternFromString("memory_format"));
   PyRef kwnames = PyRef::Steal(name ? PyTuple_Pack(1, name.get()) : nullptr);
   if (!clone || !format || !kwnames) return nullptr;

@@ -3,6 +3,7 @@
 #include <ATen/Functions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include "graph/capture/imported.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -12,8 +13,7 @@ using at::impl::PythonTorchFunctionTLS;
 
 PyObject* DisabledTorchFunction() {
   static PyObject* const function = [] {
-    PyRef module = PyRef::Steal(PyImport_ImportModule("torch._C"));
-    PyObject* found = module ? PyObject_GetAttrString(module.get(), "_disabled_torch_function_impl") : nullptr;
+    PyObject* found = ImportedAttribute("torch._C", "_disabled_torch_function_impl").release();
     if (found == nullptr) PyErr_Clear();
     return found;
   }();
@@ -74,8 +74,7 @@ PyObject* RecorderState::Impl::ModelAsSubclass(const NativeCall& call) {
   GuardType(type);
   if (type != Names().tensor && !IsPlainTensorSubclass(type))
     return BreakNull(BreakCode::kUnsupportedTensor, type->tp_name);
-  PyRef module = PyRef::Steal(PyImport_ImportModule("torch"));
-  PyRef alias = module ? PyRef::Steal(PyObject_GetAttrString(module.get(), "ops")) : PyRef();
+  PyRef alias = ImportedAttribute("torch", "ops");
   for (const char* part : {"aten", "alias", "default"}) {
     if (alias) alias = PyRef::Steal(PyObject_GetAttrString(alias.get(), part));
   }

@@ -6,17 +6,13 @@
 
 #include <algorithm>
 
+#include "graph/capture/imported.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
 namespace {
 
 PyObject* Truth(bool value) { return value ? Py_True : Py_False; }
-
-PyRef AttributeOf(const char* module_name, const char* name) {
-  PyRef module = PyRef::Steal(PyImport_ImportModule(module_name));
-  return PyRef::Steal(module ? PyObject_GetAttrString(module.get(), name) : nullptr);
-}
 
 // Whether the operator computes the same whatever the default dtype is: from floating-point tensors, of their dtypes.
 bool IgnoresDefaultDtype(const Node& node, const Graph& graph) {
@@ -52,7 +48,8 @@ void RecorderState::Impl::AddTorchStateEffects() {
   ProgramTorchState now = ProgramTorchState::Current();
   if (now == entry_state) return;
   const auto add_call = [&](const char* module, const char* name, PyRef arguments) {
-    Effect effect{.kind = EffectKind::kCall, .callable = AttributeOf(module, name), .arguments = std::move(arguments)};
+    Effect effect{
+        .kind = EffectKind::kCall, .callable = ImportedAttribute(module, name), .arguments = std::move(arguments)};
     if (!effect.callable || !effect.arguments) return Break(BreakCode::kInternalError, name);
     recording->exit_plan.effects.push_back(std::move(effect));
   };
@@ -108,7 +105,7 @@ PyObject* RecorderState::Impl::ModelTorchState(const NativeCall& call) {
 
 // torch's own object sets the state of its thread again when it dies, which may be long after the recording.
 PyObject* RecorderState::Impl::ModelInferenceMode(const NativeCall& call) {
-  PyRef stand_in = AttributeOf("framejit._state", "InferenceMode");
+  PyRef stand_in = ImportedAttribute("framejit._state", "InferenceMode");
   return stand_in ? Call(stand_in.get(), call.args, call.nargs, call.kwnames) : nullptr;
 }
 

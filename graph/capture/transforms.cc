@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "graph/capture/evaluator.h"
+#include "graph/capture/imported.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
 #include "graph/constant.h"
@@ -31,8 +32,7 @@ class InTransform {
 
 // By torch's own Python functions: the headers of the wrappers and layers need a library that torch does not install.
 PyRef CallFunctorch(const char* name, PyObject* argument) {
-  PyRef module = PyRef::Steal(PyImport_ImportModule("torch._C._functorch"));
-  PyRef function = PyRef::Steal(module ? PyObject_GetAttrString(module.get(), name) : nullptr);
+  PyRef function = ImportedAttribute("torch._C._functorch", name);
   if (!function) return {};
   return PyRef::Steal(argument == nullptr ? PyObject_CallNoArgs(function.get())
                                           : PyObject_CallOneArg(function.get(), argument));
@@ -64,9 +64,9 @@ PyRef OverloadOf(const c10::OperatorHandle& op) {
   const std::string& name = op.schema().name();
   const size_t colons = name.find("::");
   const std::string& overload = op.schema().overload_name();
-  PyRef object = PyRef::Steal(PyImport_ImportModule("torch"));
-  for (const std::string& part : {std::string("ops"), name.substr(0, colons), name.substr(colons + 2),
-                                  overload.empty() ? std::string("default") : overload}) {
+  PyRef object = ImportedAttribute("torch", "ops");
+  for (const std::string& part :
+       {name.substr(0, colons), name.substr(colons + 2), overload.empty() ? std::string("default") : overload}) {
     object = PyRef::Steal(object ? PyObject_GetAttrString(object.get(), part.c_str()) : nullptr);
   }
   return object;

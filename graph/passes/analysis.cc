@@ -126,6 +126,25 @@ void MemoryFacts::AddWrites(const Node& node) {
   }
 }
 
+absl::flat_hash_set<int32_t> WrittenStorages(const Graph& graph, size_t first_node) {
+  absl::flat_hash_set<int32_t> written;
+  for (size_t n = first_node; n < graph.nodes.size(); ++n) {
+    const Node& node = graph.nodes[n];
+    const auto& arguments = node.op.schema().arguments();
+    for (size_t i = 0; i < node.operands.size(); ++i) {
+      const c10::AliasInfo* alias = arguments[i].alias_info();
+      if (alias == nullptr || !alias->isWrite()) continue;
+      const Operand& operand = node.operands[i];
+      if (operand.kind == Operand::Kind::kValue && operand.value != kNoValue)
+        written.insert(graph.meta(operand.value).storage);
+      for (ValueId id : operand.values) {
+        if (id != kNoValue) written.insert(graph.meta(id).storage);
+      }
+    }
+  }
+  return written;
+}
+
 bool MemoryFacts::TouchesWritten(const Node& node) const {
   if (!any_written_) return false;
   bool touches = false;

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "graph/graph.h"
 
 namespace framejit {
@@ -15,6 +16,8 @@ bool HasEffect(const Node& node);
 // May raise because of the data it reads (an index out of range, a singular matrix): eager would raise, so it stays
 // even where nobody uses its result.
 bool MayRaiseOnData(const Node& node);
+// The storages that operators from `first_node` on declare to write.
+absl::flat_hash_set<int32_t> WrittenStorages(const Graph& graph, size_t first_node = 0);
 // Leaves the content of its result undefined (aten::empty and its kin).
 bool IsUninitialized(const Node& node);
 

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from framejit_testing import Cases, assert_same, counting, vector
+from gradients_testing import Doubled, leaf
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -15,10 +16,6 @@ import framejit
 case = Cases()
 X = vector(4, 3, seed=1)
 W = vector(3, 5, seed=2)
-
-
-def leaf(tensor):
-    return tensor.clone().requires_grad_()
 
 
 def flags(*tensors):
@@ -248,18 +245,6 @@ class Split(torch.autograd.Function):
     def backward(ctx, g, _):
         (x,) = ctx.saved_tensors
         return g * x.cos() * 2
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        x.mul_(2)
-        ctx.mark_dirty(x)
-        return x
-
-    @staticmethod
-    def backward(ctx, g):
-        return g * 7
 
 
 class Failing(torch.autograd.Function):
