@@ -3,6 +3,7 @@
 #include <torch/csrc/Device.h>
 #include <torch/csrc/autograd/python_variable.h>
 
+#include <cmath>
 #include <cstring>
 
 #include "frame_eval/cpython/shim.h"
@@ -198,12 +199,12 @@ bool ConstantsEqual(PyObject* expected, PyObject* actual) {
   PyTypeObject* type = Py_TYPE(expected);
   if (type == &PyFloat_Type) {
     double a = PyFloat_AS_DOUBLE(expected), b = PyFloat_AS_DOUBLE(actual);
-    return std::memcmp(&a, &b, sizeof(a)) == 0;
+    return !std::isnan(a) && std::memcmp(&a, &b, sizeof(a)) == 0;
   }
   if (type == &PyComplex_Type) {
     Py_complex a = reinterpret_cast<PyComplexObject*>(expected)->cval,
                b = reinterpret_cast<PyComplexObject*>(actual)->cval;
-    return std::memcmp(&a, &b, sizeof(a)) == 0;
+    return !std::isnan(a.real) && !std::isnan(a.imag) && std::memcmp(&a, &b, sizeof(a)) == 0;
   }
   if (type == &PyLong_Type || type == &PyUnicode_Type || type == &PyBytes_Type || type == &PyRange_Type) {
     int equal = PyObject_RichCompareBool(expected, actual, Py_EQ);

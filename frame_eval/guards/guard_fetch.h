@@ -56,7 +56,8 @@ inline PyObject* DictItem(PyObject* dict, PyObject* key, Py_hash_t hash) {
   return _PyDict_GetItem_KnownHash(dict, key, hash);
 }
 
-// Equal type and value all the way down (1, 1.0 and True differ, as do 0.0 and -0.0; a NaN equals itself).
+// Equal type and value all the way down (1, 1.0 and True differ, as do 0.0 and -0.0; a NaN is the same only as
+// itself, since containers tell one NaN from another by identity).
 bool ConstantsEqual(PyObject* expected, PyObject* actual);
 
 // Length of an object of a builtin container type or subclass, read from its own structure; -1 for anything else.

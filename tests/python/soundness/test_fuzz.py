@@ -182,6 +182,10 @@ FOUND = {
         "import copy\nV = O()\nV.k = 2\n\ndef f(x):\n    return x * V.k, copy.copy(V)\n",
         ["result = call(T(3))"] * 3,
     ),
+    "NaNs that a set tells apart, behind a break (105618)": (
+        "B = T()\nS = {B}\n\ndef f(n):\n    S.add(n)\n",
+        ["call(float('nan'))", "call(float('nan'))", "n = float('nan')\ncall(n)", "call(n)"],
+    ),
     "an argument that is the default's object (47413)": (
         "N = 3\n\ndef g(x, *args, key=1):\n    return x * key\n\ndef f(x):\n    return g(x, key=N)\n",
         ["result = call(T(3))", "g.__kwdefaults__ = {'key': 3}\nresult = call(T(3))"],

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from framejit_testing import vector
 from training_testing import check
 
+import framejit
+
 ACTIVATIONS = {
     "relu": F.relu,
     "leaky relu": lambda a: F.leaky_relu(a, 0.1),
@@ -41,10 +43,20 @@ UNIT = {torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10, torch.float64: 1e-12}
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_special_values(name):
     function = ACTIVATIONS[name]
-    column = torch.tensor(SPECIAL)
+    # Of infinity, eager's vectorised kernel of gelu makes NaN on some machines, where its scalar one has the limit.
+    split = name == "gelu" and bool(F.gelu(torch.full((64,), float("inf"))).isnan().any())
+    column = torch.tensor([value for value in SPECIAL if not (split and abs(value) == float("inf"))])
     each_alone = column[:, None].repeat(1, 9)  # softmax sees each beside ordinary values
-    each_alone[:, 1:] = vector(len(SPECIAL), 8)
+    each_alone[:, 1:] = vector(len(column), 8)
     check(lambda a: function(a), each_alone.requires_grad_())
+
+
+def test_gelu_of_infinity():
+    """As eager's scalar kernel has it, which is what it runs on one number."""
+    for value in (float("inf"), float("-inf")):
+        one = F.gelu(torch.tensor([value]))
+        result = framejit.compile(lambda x: F.gelu(x))(torch.full((33,), value))
+        assert torch.equal(result.nan_to_num(7.0), one.nan_to_num(7.0).expand(33))
 
 
 @pytest.mark.parametrize("dtype", UNIT, ids=str)
