@@ -1,5 +1,6 @@
 #include "frame_eval/shadow_check.h"
 
+#include <ATen/SavedTensorHooks.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -82,12 +83,22 @@ std::string TakeError() {
   return result;
 }
 
-class NothingCompiled {
+// Nothing is compiled inside, and the program's hooks on saved tensors do not see those of a call that it never made.
+class EagerScope {
  public:
-  NothingCompiled() { AddDisableDepth(1); }
-  ~NothingCompiled() { AddDisableDepth(-1); }
-  NothingCompiled(const NothingCompiled&) = delete;
-  NothingCompiled& operator=(const NothingCompiled&) = delete;
+  EagerScope() : hooks_(at::SavedTensorDefaultHooks::get_tls_state()) {
+    at::SavedTensorDefaultHooks::set_tls_state({});
+    AddDisableDepth(1);
+  }
+  ~EagerScope() {
+    AddDisableDepth(-1);
+    at::SavedTensorDefaultHooks::set_tls_state(hooks_);
+  }
+  EagerScope(const EagerScope&) = delete;
+  EagerScope& operator=(const EagerScope&) = delete;
+
+ private:
+  at::impl::SavedTensorDefaultHooksTLS hooks_;
 };
 
 PyRef TupleOf(const std::vector<PyRef>& objects) {
@@ -132,7 +143,7 @@ ShadowCall::ShadowCall(const ShadowPlan& plan, std::vector<PyRef> inputs) : plan
 
 absl::Status ShadowCall::RunEager(const CallState& state) {
   {
-    NothingCompiled scope;
+    EagerScope scope;
     expected_ = CallWithSlots(state.function, state.slots);
   }
   if (!expected_) raised_ = TakeError();

@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from framejit_testing import check as check_call
 from framejit_testing import vector
 from training_testing import check
-
-import framejit
 
 ACTIVATIONS = {
     "relu": F.relu,
@@ -51,12 +50,10 @@ def test_special_values(name):
     check(lambda a: function(a), each_alone.requires_grad_())
 
 
-def test_gelu_of_infinity():
-    """As eager's scalar kernel has it, which is what it runs on one number."""
-    for value in (float("inf"), float("-inf")):
-        one = F.gelu(torch.tensor([value]))
-        result = framejit.compile(lambda x: F.gelu(x))(torch.full((33,), value))
-        assert torch.equal(result.nan_to_num(7.0), one.nan_to_num(7.0).expand(33))
+@pytest.mark.parametrize("value", [float("inf"), float("-inf")])
+def test_gelu_of_infinity(value):
+    """Eager's scalar kernel runs on what is strided."""
+    check_call(lambda x: F.gelu(x), torch.full((66,), value)[::2])
 
 
 @pytest.mark.parametrize("dtype", UNIT, ids=str)
