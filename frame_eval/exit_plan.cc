@@ -2,6 +2,7 @@
 
 #include <c10/core/InferenceMode.h>
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <utility>
@@ -31,6 +32,18 @@ at::Tensor WithInference(const at::Tensor& tensor, bool inference) {
   at::Tensor made = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(tensor.storage()), keys, tensor.dtype());
   made.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
   return made;
+}
+
+// See RecipeKind::kGraphOutput.
+void SetForm(at::Tensor& output, PyObject* form) {
+  if (PyBool_Check(form)) {
+    output = WithInference(output, form == Py_True);
+    return;
+  }
+  auto* view = torch::autograd::impl::get_view_autograd_meta(output);
+  if (view == nullptr || !view->has_bw_view()) return;
+  view->set_attr_version(static_cast<uint32_t>(output._version()));
+  view->set_creation_meta(static_cast<torch::autograd::CreationMeta>(PyLong_AsLong(form)));
 }
 
 // __new__ of the builtin type `base` for its subclass `cls`, as cls.__new__ would reach it.
@@ -204,7 +217,7 @@ class ExitProgram::Builder {
   PyObject* MakeOutput(const Recipe& recipe) {
     PyRef& wrapped = wrapped_outputs_[recipe.index];
     at::Tensor& output = outputs_[static_cast<size_t>(recipe.index)];
-    if (!wrapped && recipe.object && output.defined()) output = WithInference(output, recipe.object.get() == Py_True);
+    if (!wrapped && recipe.object && output.defined()) SetForm(output, recipe.object.get());
     if (!wrapped) wrapped = PyRef::Steal(WrapTensor(output));
     return Py_XNewRef(wrapped.get());
   }

@@ -1,5 +1,7 @@
 // Recipes: how each object that leaves the recording is built afresh on a call. One rule by type; identity and cycles
 // are kept because an object has one recipe.
+#include <torch/csrc/autograd/variable.h>
+
 #include "frame_eval/guards/iterators.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unread.h"
@@ -115,9 +117,17 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
 }
 
 // Where the function enters or leaves inference mode, the graph's results are not all of the kind that it makes.
-PyRef RecorderState::Impl::InferenceOf(PyObject* tensor) const {
-  if (!changes_inference) return {};
-  return PyRef::Borrow(TensorOf(tensor).is_inference() ? Py_True : Py_False);
+// What a graph output is besides its values; null: as the graph makes it.
+PyRef RecorderState::Impl::OutputForm(PyObject* object) const {
+  const at::Tensor& tensor = TensorOf(object);
+  if (changes_inference) return PyRef::Borrow(tensor.is_inference() ? Py_True : Py_False);
+  const auto* view = torch::autograd::impl::get_view_autograd_meta(tensor);
+  if (view == nullptr || !view->has_bw_view() || tensor.requires_grad()) return {};
+  // Graphs write to their inputs last, and make views by other operators.
+  const bool current = view->get_attr_version() == tensor._version();
+  const bool several = view->get_creation_meta() == torch::autograd::CreationMeta::MULTI_OUTPUT_NODE;
+  if (!current || (tensor._version() == 0 && !several)) return {};
+  return PyRef::Steal(PyLong_FromLong(static_cast<long>(view->get_creation_meta())));
 }
 
 // A lifted input that is returned is that input; anything else is an output of the graph.
@@ -140,7 +150,7 @@ RecipeId RecorderState::Impl::TensorRecipe(PyObject* tensor) {
     const RecipeId whole = NewRecipe(tensor, RecipeKind::kSubclass);
     Recipe output{.kind = RecipeKind::kGraphOutput, .object = {}, .children = {}, .attributes = {}};
     output.index = static_cast<int32_t>(graph_outputs.size());
-    output.object = InferenceOf(tensor);
+    output.object = OutputForm(tensor);
     graph_outputs.push_back(PyRef::Borrow(tensor));
     recipes.push_back(std::move(output));
     recipes[static_cast<size_t>(whole)].object = PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(tensor)));
@@ -154,7 +164,7 @@ RecipeId RecorderState::Impl::TensorRecipe(PyObject* tensor) {
   }
   const RecipeId id = NewRecipe(tensor, RecipeKind::kGraphOutput);
   recipes[static_cast<size_t>(id)].index = static_cast<int32_t>(graph_outputs.size());
-  recipes[static_cast<size_t>(id)].object = InferenceOf(tensor);
+  recipes[static_cast<size_t>(id)].object = OutputForm(tensor);
   graph_outputs.push_back(PyRef::Borrow(tensor));
   return id;
 }

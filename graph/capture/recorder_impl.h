@@ -449,7 +449,7 @@ struct RecorderState::Impl {
   RecipeId RecipeFor(PyObject* object);
   RecipeId NewRecipe(PyObject* object, RecipeKind kind);
   RecipeId TensorRecipe(PyObject* tensor);
-  PyRef InferenceOf(PyObject* tensor) const;
+  PyRef OutputForm(PyObject* tensor) const;
   RecipeId FunctionRecipe(PyObject* function);
   RecipeId InstanceRecipe(PyObject* object);
   RecipeId Unsupported(PyObject* object);

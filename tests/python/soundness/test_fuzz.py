@@ -182,6 +182,10 @@ FOUND = {
         "import copy\nV = O()\nV.k = 2\n\ndef f(x):\n    return x * V.k, copy.copy(V)\n",
         ["result = call(T(3))"] * 3,
     ),
+    "views of an input that is written, then made to require grad (78288)": (
+        "def f(x):\n    x.sub_(2)\n    u, v = x\n    x.requires_grad_()\n    return u\n",
+        ["a = T(2)\nresult = call(a)\nresult.sum().backward()"] * 2,
+    ),
     "NaNs that a set tells apart, behind a break (105618)": (
         "B = T()\nS = {B}\n\ndef f(n):\n    S.add(n)\n",
         ["call(float('nan'))", "call(float('nan'))", "n = float('nan')\ncall(n)", "call(n)"],
