@@ -35,15 +35,11 @@ EmitResults Relu(Emitter& e) {
 EmitResults Gelu(Emitter& e) {
   Activation a(e);
   if (!a.ok) return {a.x};
-  ValueId inner;
-  if (e.constant(1).toStringRef() == "tanh") {
-    ValueId cube = a.Bin(Op::kMul, a.Bin(Op::kMul, a.x, a.x), a.x);
-    ValueId sum = a.Bin(Op::kAdd, a.x, a.Bin(Op::kMul, a.Number(0.044715), cube));
-    inner = a.Un(Op::kTanh, a.Bin(Op::kMul, a.Number(M_SQRT2 * M_2_SQRTPI * 0.5), sum));
-  } else {
-    inner = a.Un(Op::kErf, a.Bin(Op::kMul, a.x, a.Number(M_SQRT1_2)));
-  }
-  return {a.Bin(Op::kMul, a.Bin(Op::kMul, a.x, a.Number(0.5)), a.Bin(Op::kAdd, a.Number(1), inner))};
+  if (e.constant(1).toStringRef() != "tanh") return {a.Un(Op::kGelu, a.x)};
+  ValueId cube = a.Bin(Op::kMul, a.Bin(Op::kMul, a.x, a.x), a.x);
+  ValueId sum = a.Bin(Op::kAdd, a.x, a.Bin(Op::kMul, a.Number(0.044715), cube));
+  // (1 + tanh(u)) / 2 is sigmoid(2 u).
+  return {a.Bin(Op::kMul, a.x, a.Un(Op::kSigmoid, a.Bin(Op::kMul, a.Number(M_SQRT2 * M_2_SQRTPI), sum)))};
 }
 
 EmitResults Silu(Emitter& e) {

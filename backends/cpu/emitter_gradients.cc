@@ -66,9 +66,8 @@ EmitResults Gelu(Emitter& e) {
   Derivative d(e, 1);
   if (!d.ok) return {d.x};
   if (e.constant(2).toStringRef() == "tanh") return TanhGelu(d);
-  ValueId erf = d.Un(Op::kErf, d.Mul(d.x, d.Number(M_SQRT1_2)));
-  ValueId cumulative = d.Mul(d.Number(0.5), d.Add(d.Number(1), erf));
-  ValueId bell = d.Un(Op::kExp, d.Mul(d.Mul(d.x, d.x), d.Number(-0.5)));
+  ValueId cumulative = d.Un(Op::kNormalCdf, d.x);
+  ValueId bell = d.Un(Op::kExpNonPositive, d.Mul(d.Mul(d.x, d.x), d.Number(-0.5)));
   ValueId density = d.Mul(d.Number(M_2_SQRTPI * M_SQRT1_2 * 0.5), bell);
   return {d.Mul(d.gradient, d.Add(cumulative, d.Mul(d.x, density)))};
 }

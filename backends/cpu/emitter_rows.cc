@@ -111,7 +111,7 @@ EmitResults Softmax(Emitter& e) {
   if (!c10::isFloatingType(e.out()) || e.constant(2).toBool()) return {e.Fail()};
   ValueId x = e.As(0, e.out());
   ValueId shifted = e.b().Binary(Op::kSub, x, e.b().Reduce(Op::kReduceMax, x));
-  ValueId weights = e.b().Unary(Op::kExp, shifted);
+  ValueId weights = e.b().Unary(Op::kExpNonPositive, shifted);
   return {e.b().Binary(Op::kDiv, weights, e.b().Reduce(Op::kReduceSum, weights))};
 }
 
@@ -119,7 +119,7 @@ EmitResults LogSoftmax(Emitter& e) {
   if (!c10::isFloatingType(e.out()) || e.constant(2).toBool()) return {e.Fail()};
   ValueId x = e.As(0, e.out());
   ValueId shifted = e.b().Binary(Op::kSub, x, e.b().Reduce(Op::kReduceMax, x));
-  ValueId total = e.b().Reduce(Op::kReduceSum, e.b().Unary(Op::kExp, shifted));
+  ValueId total = e.b().Reduce(Op::kReduceSum, e.b().Unary(Op::kExpNonPositive, shifted));
   return {e.b().Binary(Op::kSub, shifted, e.b().Unary(Op::kLog, total))};
 }
 

@@ -63,6 +63,14 @@ long double UnaryFloat(Op op, long double operand) {
       return T(1) / (T(1) + std::exp(-x));
     case Op::kErf:
       return std::erf(x);
+    case Op::kGelu:
+      return x * T(0.5) * std::erfc(-x * T(M_SQRT1_2));
+    case Op::kNormalCdf:
+      return T(0.5) * std::erfc(-x * T(M_SQRT1_2));
+    case Op::kExpNonPositive: {
+      const T result = std::exp(x > T(0) ? T(0) : x);
+      return result < std::numeric_limits<T>::min() ? T(0) : result;
+    }
     case Op::kSin:
       return std::sin(x);
     case Op::kCos:

@@ -163,6 +163,10 @@ int OpCost(const Kernel& kernel, const Node& node) {
     case Op::kSin:
     case Op::kCos:
       return 24;
+    case Op::kGelu:
+    case Op::kNormalCdf:
+    case Op::kExpNonPositive:
+      return 20;
     case Op::kExp2:
     case Op::kLog2:
     case Op::kLog10:

@@ -95,12 +95,19 @@ Reg Operators::WrapNarrow(DType to, const Reg& value) {
   return s.Shift(Inst::kIdVpsrad, s.Shift(Inst::kIdVpslld, value, bits), bits);
 }
 
-// Adds half of the last kept place, less one when the kept part is even, and cuts; NaN becomes the quiet NaN.
+// Adds half of the last kept place, less one when the kept part is even, and cuts; NaN becomes a quiet NaN first or
+// last.
 Reg Operators::RoundToBFloat16(const Reg& value) {
-  const Reg odd = s.And(s.Shift(Inst::kIdVpsrld, value, 16), s.Splat32(1));
-  const Reg biased = s.Op2(Inst::kIdVpaddd, s.Op2(Inst::kIdVpaddd, value, s.Splat32(0x7fff)), odd);
+  Reg number = value;
+  if (s.wide) {
+    number = s.Copy(value);
+    constexpr int kQuietNaN = 3;  // of vfixupimm: what NaN, of the first two classes, becomes; others stay
+    s.cc.emit(Inst::kIdVfixupimmps, number, value, s.Splat32(kQuietNaN | kQuietNaN << 4), Imm(0));
+  }
+  const Reg odd = s.And(s.Shift(Inst::kIdVpsrld, number, 16), s.Splat32(1));
+  const Reg biased = s.Op2(Inst::kIdVpaddd, s.Op2(Inst::kIdVpaddd, number, s.Splat32(0x7fff)), odd);
   const Reg cut = s.And(biased, s.Splat32(0xffff0000u));
-  return s.Blend32(s.CompareF32(value, value, kUnordered), s.Load(s.Splat32(0x7fc00000u)), cut);
+  return s.wide ? cut : s.SelectF32(value, value, kUnordered, s.Load(s.Splat32(0x7fc00000u)), cut);
 }
 
 Reg Operators::RoundToFloat16(const Reg& value) {

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 namespace framejit::cpu {
 namespace {
@@ -31,6 +32,11 @@ void Apply2(void* x, const void* y, int64_t lanes, F f) {
 }
 
 template <typename T>
+T NormalOrZero(T value) {
+  return value < std::numeric_limits<T>::min() ? T(0) : value;
+}
+
+template <typename T>
 LaneFunction Find(Op op) {
 #define FRAMEJIT_LANE1(name, expression) \
   case Op::name:                         \
@@ -48,6 +54,9 @@ LaneFunction Find(Op op) {
     FRAMEJIT_LANE1(kTanh, std::tanh(v))
     FRAMEJIT_LANE1(kSigmoid, T(1) / (T(1) + std::exp(-v)))
     FRAMEJIT_LANE1(kErf, std::erf(v))
+    FRAMEJIT_LANE1(kGelu, v * T(0.5) * std::erfc(-v * T(M_SQRT1_2)))
+    FRAMEJIT_LANE1(kNormalCdf, T(0.5) * std::erfc(-v * T(M_SQRT1_2)))
+    FRAMEJIT_LANE1(kExpNonPositive, NormalOrZero(std::exp(v > T(0) ? T(0) : v)))
     FRAMEJIT_LANE1(kSin, std::sin(v))
     FRAMEJIT_LANE1(kCos, std::cos(v))
     FRAMEJIT_LANE1(kExp2, std::exp2(v))

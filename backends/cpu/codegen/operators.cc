@@ -107,7 +107,7 @@ Value Operators::CallLanes(LaneFunction function, DType from, DType to, const Va
 Reg Operators::MinMaxFloat(InstId inst, bool is_double, const Reg& a, const Operand& b) {
   const Reg best = s.Op2(inst, a, b);
   if (is_double) return s.Blend64(s.CompareF64(a, a, kUnordered), a, best);
-  return s.Blend32(s.CompareF32(a, a, kUnordered), a, best);
+  return s.SelectF32(a, a, kUnordered, a, best);
 }
 
 // The exact vector sequence where all lanes are small enough, the C library otherwise (huge angles and infinities).
@@ -178,6 +178,12 @@ Value Operators::Float32(Op op, const Value* v) {
       return One(EmitSigmoid(s, a));
     case Op::kErf:
       return One(EmitErf(s, a));
+    case Op::kGelu:
+      return One(EmitGelu(s, a));
+    case Op::kNormalCdf:
+      return One(EmitNormalCdf(s, a));
+    case Op::kExpNonPositive:
+      return One(EmitExpNonPositive(s, a));
     case Op::kSin:
     case Op::kCos:
       return SinCos(op, v[0]);

@@ -58,9 +58,35 @@ Reg Simd::CompareF32(const Reg& a, const Operand& b, int code) {
     cc.emit(Inst::kIdVcmpps, d, a, b, Imm(code));
     return d;
   }
+  cc.vpmovm2d(d, CompareBits(a, b, code));
+  return d;
+}
+
+x86::KReg Simd::CompareBits(const Reg& a, const Operand& b, int code) {
   x86::KReg k = cc.newKw();
   cc.emit(Inst::kIdVcmpps, k, a, b, Imm(code));
-  cc.vpmovm2d(d, k);
+  return k;
+}
+
+Reg Simd::KeepF32(const Reg& a, const Operand& b, int code, const Reg& value) {
+  if (!wide) return And(CompareF32(a, b, code), value);
+  Reg d = New();
+  cc.k(CompareBits(a, b, code)).z().emit(Inst::kIdVmovaps, d, value);
+  return d;
+}
+
+// The register allocator takes any masked operation to read its result, so that a blend into a new register would load
+// one that was never written; a copy costs no more than its decoding.
+Reg Simd::MergeF32(const x86::KReg& k, const Operand& on_true, const Reg& on_false) {
+  Reg d = Copy(on_false);
+  cc.k(k).emit(Inst::kIdVmovaps, d, on_true);
+  return d;
+}
+
+Reg Simd::SelectF32(const Reg& a, const Operand& b, int code, const Operand& on_true, const Reg& on_false) {
+  if (wide) return MergeF32(CompareBits(a, b, code), on_true, on_false);
+  Reg d = New();
+  cc.emit(Inst::kIdVblendvps, d, on_false, on_true, CompareF32(a, b, code));
   return d;
 }
 
@@ -103,24 +129,22 @@ x86::KReg Simd::MaskBits(const Reg& mask32) {
 }
 
 Reg Simd::Blend32(const Reg& mask, const Reg& on_true, const Reg& on_false) {
+  if (wide) return MergeF32(MaskBits(mask), on_true, on_false);
   Reg d = New();
-  if (wide) {
-    cc.k(MaskBits(mask)).emit(Inst::kIdVblendmps, d, on_false, on_true);
-  } else {
-    cc.emit(Inst::kIdVblendvps, d, on_false, on_true, mask);
-  }
+  cc.emit(Inst::kIdVblendvps, d, on_false, on_true, mask);
   return d;
 }
 
 Reg Simd::Blend64(const Reg& mask, const Reg& on_true, const Reg& on_false) {
-  Reg d = New();
   if (wide) {
+    Reg d = Copy(on_false);
     x86::KReg k = cc.newKb();
     cc.vpmovq2m(k, mask);
-    cc.k(k).emit(Inst::kIdVblendmpd, d, on_false, on_true);
-  } else {
-    cc.emit(Inst::kIdVblendvpd, d, on_false, on_true, mask);
+    cc.k(k).emit(Inst::kIdVmovapd, d, on_true);
+    return d;
   }
+  Reg d = New();
+  cc.emit(Inst::kIdVblendvpd, d, on_false, on_true, mask);
   return d;
 }
 

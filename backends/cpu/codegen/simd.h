@@ -28,6 +28,7 @@ enum CompareCode : int {
   kLessEqual = 18,
   kUnordered = 3,
   kNotEqual = 4,
+  kNotLess = 21,  // true of NaN
   kGreaterEqual = 29,
   kGreater = 30
 };
@@ -82,7 +83,11 @@ class Simd {
   Reg CompareF64(const Reg& a, const Operand& b, int code);
   Reg CompareI32(const Reg& a, const Operand& b, int code);  // kEqual or kGreater
   Reg CompareI64(const Reg& a, const Operand& b, int code);
-  // mask ? on_true : on_false, per lane.
+  // Lanes of `value` where a compares to b, zero elsewhere.
+  Reg KeepF32(const Reg& a, const Operand& b, int code, const Reg& value);
+  // compare(a, b) ? on_true : on_false; with AVX-512 cheaper than a mask that is made a vector.
+  Reg SelectF32(const Reg& a, const Operand& b, int code, const Operand& on_true, const Reg& on_false);
+  // mask ? on_true : on_false, per lane; the sign bit of a lane decides.
   Reg Blend32(const Reg& mask, const Reg& on_true, const Reg& on_false);
   Reg Blend64(const Reg& mask, const Reg& on_true, const Reg& on_false);
 
@@ -94,7 +99,10 @@ class Simd {
   void Widen(const Reg& a, Reg out[2]);  // sign-extends i32 to i64
   Reg Narrow(const Reg a[2]);            // low 32 bits of each 64-bit lane
 
-  x86::KReg MaskBits(const Reg& mask32);  // AVX-512
+  // AVX-512.
+  Reg MergeF32(const x86::KReg& k, const Operand& on_true, const Reg& on_false);
+  x86::KReg MaskBits(const Reg& mask32);
+  x86::KReg CompareBits(const Reg& a, const Operand& b, int code);  // of f32
 };
 
 }  // namespace framejit::cpu

@@ -35,6 +35,9 @@ const FunctionRow kFunctions[] = {
     {Op::kTanh, 2, [](double x) { return std::tanh(x); }, 0},
     {Op::kSigmoid, 2.5, [](double x) { return 1 / (1 + std::exp(-x)); }, 3e-39},
     {Op::kErf, 1.5, [](double x) { return std::erf(x); }, 0},
+    {Op::kGelu, 6, [](double x) { return x * 0.5 * std::erfc(-x * M_SQRT1_2); }, 4.8e-7},
+    {Op::kNormalCdf, 0, [](double x) { return 0.5 * std::erfc(-x * M_SQRT1_2); }, 2.4e-7},
+    {Op::kExpNonPositive, 1.5, [](double x) { return std::exp(x > 0 ? 0 : x); }, 1.1756e-38},
     {Op::kSin, 2, [](double x) { return std::sin(x); }, 0},
     {Op::kCos, 2, [](double x) { return std::cos(x); }, 0},
 };

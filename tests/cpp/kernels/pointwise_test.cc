@@ -35,6 +35,7 @@ std::vector<DType> TypesOf(const OpRow& row) {
 double UlpBound(Op op) {
   switch (op) {
     case Op::kExp:
+    case Op::kExpNonPositive:
     case Op::kLog:
     case Op::kErf:
       return 1.5;
@@ -60,6 +61,10 @@ double UlpBound(Op op) {
     case Op::kPow:
     case Op::kAtan2:
       return 2;
+    case Op::kGelu:
+      return 6;
+    case Op::kNormalCdf:
+      return 4;
     case Op::kRsqrt:
       return 1.5;
     default:
@@ -90,6 +95,9 @@ CheckOptions OptionsFor(Op op) {
   options.ulps = UlpBound(op);
   // 1 / (1 + exp(-x)) in f32 is zero where exp(-x) overflows.
   if (op == Op::kSigmoid) options.absolute = 3e-39;
+  if (op == Op::kNormalCdf) options.absolute = 2.4e-7;
+  if (op == Op::kGelu) options.absolute = 4.8e-7;
+  if (op == Op::kExpNonPositive) options.absolute = 1.1756e-38;  // zero a little above the smallest normal number
   return options;
 }
 
