@@ -60,6 +60,7 @@ class TrainingGraph : public CompiledGraph {
       torch::autograd::set_history(output, node);
     }
     node->Save(outputs);
+    if (program_->joint().freed) node->release_variables();
     outputs.resize(program_->joint().output_count);
   }
 

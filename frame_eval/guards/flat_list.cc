@@ -144,6 +144,7 @@ bool CanChangeInPlace(const GuardTree& tree, const GuardNode& node, PyObject* ob
       case GuardKind::kKeyPresent:
       case GuardKind::kKeyAbsent:
       case GuardKind::kKeysAre:
+      case GuardKind::kPlainLeaf:
         return true;
       case GuardKind::kTypeIs:
         if (ClassCanChange(Py_TYPE(object))) return true;
@@ -261,6 +262,7 @@ bool FlatList::NeedsDictVersion(const GuardTree& tree, int32_t index) const {
       case GuardKind::kSameObject:
       case GuardKind::kNotSameObject:
       case GuardKind::kTensorMatches:
+      case GuardKind::kPlainLeaf:
       case GuardKind::kNoOverlap:
       case GuardKind::kSetEquals:
       case GuardKind::kFunctionCode:
@@ -314,6 +316,7 @@ void FlatList::AddStableChecks(const GuardTree& tree, const GuardObjects& object
         }
         break;
       case GuardKind::kSetEquals:
+      case GuardKind::kPlainLeaf:
         AddOperation(Operation::kRecheck, index, index);
         break;
       case GuardKind::kTypeVersion:

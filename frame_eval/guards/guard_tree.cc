@@ -218,6 +218,10 @@ bool GuardTree::Holds(const GuardCheck& check, PyObject* object) const {
       return check.payload.get() == object;
     case GuardKind::kTensorMatches:
       return tensor_checks[static_cast<size_t>(check.tensor)].Matches(object);
+    case GuardKind::kPlainLeaf: {
+      const at::Tensor* tensor = TensorOrNull(object);
+      return tensor != nullptr && IsPlainLeaf(*tensor, check.number != 0);
+    }
     case GuardKind::kKeyPresent:
     case GuardKind::kKeyAbsent: {
       PyObject* key = check.payload.get();
@@ -350,6 +354,7 @@ std::string GuardTree::FailureText(const GuardCheck& check, const GuardObjects& 
     case GuardKind::kTypeVersion:
     case GuardKind::kSameObject:
     case GuardKind::kNotSameObject:
+    case GuardKind::kPlainLeaf:
     case GuardKind::kNoOverlap:
     case GuardKind::kKeyPresent:
     case GuardKind::kKeyAbsent:

@@ -1,6 +1,8 @@
 #include "frame_eval/guards/tensor_check.h"
 
+#include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 
@@ -30,6 +32,17 @@ const at::Tensor* TensorOrNull(PyObject* object) {
     return nullptr;
   }
   return &THPVariable_Unpack(object);
+}
+
+bool IsPlainLeaf(const at::Tensor& tensor, bool accumulates) {
+  const torch::autograd::AutogradMeta* meta = torch::autograd::impl::get_autograd_meta(tensor);
+  if (meta == nullptr) return true;
+  if (meta->grad_fn_ != nullptr || !meta->hooks_.empty() || meta->cpp_hooks_list_ != nullptr) return false;
+  if (!accumulates) return true;
+  if (meta->post_acc_grad_hooks_ != nullptr) return false;
+  const auto accumulator = torch::autograd::impl::try_get_grad_accumulator(tensor);
+  return accumulator == nullptr || (accumulator->pre_hooks().empty() && accumulator->post_hooks().empty() &&
+                                    accumulator->tensor_post_acc_grad_hooks() == nullptr);
 }
 
 TensorCheck::TensorCheck(const at::Tensor& expected)

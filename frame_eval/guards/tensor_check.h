@@ -14,6 +14,10 @@ namespace framejit {
 // not asked).
 const at::Tensor* TensorOrNull(PyObject* object);
 
+// Whether no history leads to the tensor and nothing but torch runs for its gradient; `accumulates`: nor for what is
+// accumulated into it.
+bool IsPlainLeaf(const at::Tensor& tensor, bool accumulates);
+
 class TensorCheck {
  public:
   explicit TensorCheck(const at::Tensor& expected);

@@ -36,6 +36,8 @@ struct JointGraph {
   std::vector<BackwardSection> sections;
   // By differentiable output: of which outputs its backward, if it does not retain the graph, frees what eager saved.
   std::vector<OutputMask> frees;
+  // A backward that the program ran has freed what those of all outputs need: each of them raises.
+  bool freed = false;
 };
 
 }  // namespace framejit

@@ -44,8 +44,7 @@ NodeSet Reachable(const at::Tensor& output) {
 std::string Unrecordable(Node& node, bool program) {
   if (!program && IsCustomFunction(node)) return absl::StrCat("the custom autograd Function ", node.name());
   const bool hooked = !node.pre_hooks().empty() || !node.post_hooks().empty() ||
-                      (!program && !node.tensor_pre_hooks().empty()) || !node.retains_grad_hooks().empty() ||
-                      node.tensor_post_acc_grad_hooks() != nullptr;
+                      (!program && !node.tensor_pre_hooks().empty()) || node.tensor_post_acc_grad_hooks() != nullptr;
   return hooked ? absl::StrCat("a hook on ", node.name()) : "";
 }
 
@@ -122,7 +121,14 @@ class BackwardRecorder {
       tangents_.push_back(*std::move(tangent));
     }
     const OutputMask all = (OutputMask{1} << outputs_.size()) - 1;
-    if (absl::Status status = AddSection(all); !status.ok()) return status;
+    const Graph before = graph_;
+    try {
+      if (absl::Status status = AddSection(all); !status.ok()) return status;
+    } catch (const std::exception& error) {
+      if (!IsAboutFreed(error)) throw;
+      graph_ = before;
+      return Freed(all);
+    }
     for (size_t i = 0; outputs_.size() > 1 && i < outputs_.size(); ++i) {
       if (absl::Status status = AddSection(OutputMask{1} << i); !status.ok()) return status;
     }
@@ -132,6 +138,41 @@ class BackwardRecorder {
   }
 
  private:
+  static bool IsAboutFreed(const std::exception& error) {
+    return absl::StartsWith(error.what(), "Trying to backward through the graph a second time");
+  }
+
+  // Where a backward inside has freed the graph: whatever is asked for must raise that.
+  absl::StatusOr<std::unique_ptr<JointGraph>> Freed(OutputMask all) {
+    const Graph before = graph_;
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      for (const at::Tensor& input : inputs_) {
+        bool freed = false;
+        try {
+          freed = !Gradients({outputs_[i]}, {input}, {tangents_[i]})[0].defined();
+        } catch (const std::exception& error) {
+          if (!IsAboutFreed(error)) throw;
+          freed = true;
+        }
+        if (!freed) return absl::UnimplementedError("a backward inside has freed a part of the graph");
+      }
+    }
+    graph_ = before;
+    joint_->freed = true;
+    joint_->frees.assign(outputs_.size(), all);
+    joint_->sections.push_back({.tangents = all, .gradients = std::vector<int32_t>(inputs_.size(), -1)});
+    joint_->graph = graph_;
+    return std::move(joint_);
+  }
+
+  variable_list Gradients(const variable_list& outputs, const variable_list& inputs, const variable_list& tangents) {
+    ReleasedGil released;
+    // Autocast does not reach into a backward that is started outside of it.
+    c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+    return torch::autograd::grad(outputs, inputs, tangents, /*retain_graph=*/true, /*create_graph=*/false,
+                                 /*allow_unused=*/true);
+  }
+
   absl::Status FindEnds() {
     joint_->input_count = graph_.inputs.size();
     joint_->output_count = graph_.outputs.size();
@@ -155,6 +196,7 @@ class BackwardRecorder {
       const at::Tensor& output = all_outputs_[i];
       if (!output.requires_grad()) continue;
       const TensorMeta& meta = graph_.meta(graph_.outputs[i]);
+      if (output.retains_grad()) return absl::UnimplementedError("a result retains its gradient");
       if (output.grad_fn() == nullptr) return absl::UnimplementedError("a result is a leaf that requires grad");
       if (!meta.device.is_cpu()) return absl::UnimplementedError("a result is not on the CPU");
       if (held[meta.storage] > 1) {
@@ -225,13 +267,7 @@ class BackwardRecorder {
     }
     variable_list gradients;
     const size_t first_node = graph_.nodes.size(), first_value = graph_.values.size();
-    if (!inputs_.empty()) {
-      ReleasedGil released;
-      // Autocast does not reach into a backward that is started outside of it.
-      c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-      gradients = torch::autograd::grad(outputs, inputs_, tangents, /*retain_graph=*/true, /*create_graph=*/false,
-                                        /*allow_unused=*/true);
-    }
+    if (!inputs_.empty()) gradients = Gradients(outputs, inputs_, tangents);
     if (session_.failure().has_value()) return absl::UnimplementedError(session_.failure()->detail);
     if (program_ != nullptr) {
       std::string why = program_->failure();

@@ -1,4 +1,4 @@
-// Calls of custom autograd Functions, torch.autograd.grad, hooks on tensors and torch.utils.checkpoint.
+// Calls of custom autograd Functions, torch.autograd.grad, backward, hooks on tensors and torch.utils.checkpoint.
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "frame_eval/guards/tensor_check.h"
 #include "graph/autograd/record_backward.h"
 #include "graph/capture/imported.h"
 #include "graph/capture/program_gradients.h"
@@ -116,17 +117,32 @@ constexpr const char* kParameters[] = {"outputs",      "inputs",           "grad
                                        "allow_unused", "is_grads_batched", "materialize_grads"};
 constexpr size_t kOnlyInputs = 5, kBatched = 7;
 
-bool Bind(const NativeCall& call, PyObject** bound) {
-  if (call.nargs > static_cast<Py_ssize_t>(std::size(kParameters))) return false;
+// Those of Tensor.backward, and of torch.autograd.backward but for one that is deprecated.
+constexpr const char* kOfBackwardMethod[] = {"self", "gradient", "retain_graph", "create_graph", "inputs"};
+constexpr const char* kOfBackward[] = {"tensors", "grad_tensors", "retain_graph", "create_graph", "inputs"};
+constexpr size_t kBackwardParameters = std::size(kOfBackward), kBackwardPositional = 4;
+
+template <size_t kCount>
+bool Bind(const NativeCall& call, const char* const (&parameters)[kCount], PyObject** bound) {
+  if (call.nargs > static_cast<Py_ssize_t>(kCount)) return false;
   std::copy(call.args, call.args + call.nargs, bound);
   for (Py_ssize_t i = call.nargs; i < call.total(); ++i) {
     const char* name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(call.kwnames, i - call.nargs));
     size_t at = 0;
-    while (name != nullptr && at < std::size(kParameters) && std::string_view(name) != kParameters[at]) ++at;
-    if (name == nullptr || at == std::size(kParameters) || bound[at] != nullptr) return PyErr_Clear(), false;
+    while (name != nullptr && at < kCount && std::string_view(name) != parameters[at]) ++at;
+    if (name == nullptr || at == kCount || bound[at] != nullptr) return PyErr_Clear(), false;
     bound[at] = call.args[i];
   }
-  return bound[0] != nullptr && bound[1] != nullptr;
+  return bound[0] != nullptr;
+}
+
+bool IsFlag(PyObject* object) { return object == Py_True || object == Py_False || object == Py_None; }
+
+void AddNew(std::vector<at::Tensor>& tensors, const std::vector<at::Tensor>& more) {
+  for (const at::Tensor& tensor : more) {
+    const auto same = [&](const at::Tensor& other) { return other.is_same(tensor); };
+    if (std::none_of(tensors.begin(), tensors.end(), same)) tensors.push_back(tensor);
+  }
 }
 
 // What a gradient of `outputs` passes through: the leaves that it reaches, and whether it runs code of the program.
@@ -155,11 +171,6 @@ History HistoryOf(const std::vector<at::Tensor>& outputs) {
 }
 
 bool IsCustom(const at::Tensor& tensor) { return tensor.grad_fn() != nullptr && IsCustomFunction(*tensor.grad_fn()); }
-
-bool IsPlainLeaf(const at::Tensor& tensor) {
-  const torch::autograd::AutogradMeta* meta = torch::autograd::impl::get_autograd_meta(tensor);
-  return meta == nullptr || (meta->grad_fn_ == nullptr && meta->hooks_.empty() && meta->cpp_hooks_list_ == nullptr);
-}
 
 // The calls of one recording. Recorder is RecorderState::Impl, which its members alone can name.
 template <typename Recorder>
@@ -221,7 +232,7 @@ class AutogradCalls {
     what_ = "torch.autograd.grad";
     PyObject* bound[std::size(kParameters)] = {};
     if (EngineRuns() || InsideTransform()) return Refuse("inside of a backward or a transform");
-    if (!Bind(call, bound)) return Refuse("with other arguments");
+    if (!Bind(call, kParameters, bound) || bound[1] == nullptr) return Refuse("with other arguments");
     if ((bound[kOnlyInputs] != nullptr && bound[kOnlyInputs] != Py_True) ||
         (bound[kBatched] != nullptr && bound[kBatched] != Py_False))
       return Refuse("with only_inputs or is_grads_batched");
@@ -240,7 +251,7 @@ class AutogradCalls {
       if (!Tensors(given, &tensors[i])) return Refuse("of something else than tensors");
     }
     const History history = HistoryOf(tensors[0]);
-    if (!GuardLeaves(history, tensors[1])) return Refuse("across tensors with a history or hooks");
+    if (!GuardLeaves(history, tensors[1], false)) return Refuse("across tensors with a history or hooks");
     if (history.runs_program && !recorder_.writes.empty()) return Refuse("with the program's code behind writes");
     const size_t first = torch_.calls.size(), first_node = graph_.nodes.size();
     const NativeCall made{call.callable, args.data(), call.nargs, call.kwnames};
@@ -254,6 +265,56 @@ class AutogradCalls {
     }));
     if (!result) return nullptr;
     return history.runs_program && !recorder_.writes.empty() ? Refuse("with side effects") : result.release();
+  }
+
+  // The engine accumulates into the fakes. In the torch-level graph a call gives the gradients that it would accumulate
+  // (framejit/_autograd.py), and what the program sees of it is an effect.
+  PyObject* Backward(const NativeCall& call) {
+    const bool method = IsTensor(call.nargs > 0 ? call.args[0] : nullptr) && IsMethod(call.callable);
+    what_ = method ? "Tensor.backward" : "torch.autograd.backward";
+    if (EngineRuns() || InsideTransform()) return Refuse("inside of a backward or a transform");
+    if (recorder_.HasTorchFunction(call)) return Refuse("under a __torch_function__");
+    if (!gradients_.checkpoints.empty()) return Refuse("behind a checkpoint, whose inside it is to compute again");
+    PyObject* bound[kBackwardParameters] = {};
+    const bool few = call.nargs <= static_cast<Py_ssize_t>(method ? kBackwardParameters : kBackwardPositional);
+    if (!few || !(method ? Bind(call, kOfBackwardMethod, bound) : Bind(call, kOfBackward, bound)))
+      return Refuse("with other arguments");
+    auto& [tensors, gradients, retain_graph, create_graph, inputs] = bound;
+    for (PyObject** option : {&gradients, &retain_graph, &inputs}) *option = *option == nullptr ? Py_None : *option;
+    if (create_graph == nullptr) create_graph = Py_False;
+    if (!IsFlag(retain_graph) || !IsFlag(create_graph)) return Refuse("with other arguments");
+    BackwardCall made{.call = call, .has_inputs = inputs != Py_None};
+    std::vector<at::Tensor> given;
+    for (const auto& [object, into] :
+         {std::pair(tensors, &made.outputs), std::pair(gradients, &given), std::pair(inputs, &made.targets)}) {
+      if (recorder_.Prepare(object) != 0) return nullptr;
+      if (object != Py_None && !Tensors(object, into)) return Refuse("of something else than tensors");
+      if (PyDict_Check(object)) return Refuse("of a dict");
+    }
+    History history = HistoryOf(made.outputs);
+    AddNew(history.leaves, HistoryOf(given).leaves);
+    if (!made.has_inputs) AddNew(made.targets, history.leaves);
+    AddNew(made.targets, gradients_.retained);
+    std::erase_if(made.targets, [](const at::Tensor& tensor) { return !tensor.requires_grad(); });
+    if (!GuardLeaves(history, made.targets, true)) return Refuse("across tensors with a history or hooks");
+    made.runs_program = history.runs_program;
+    if (made.runs_program && !recorder_.writes.empty()) return Refuse("with the program's code behind writes");
+    if (!std::exchange(gradients_.runs_backward, true)) gradients_.backward_stops = recorder_.PossibleStops();
+    made.arguments = {tensors, gradients, retain_graph, create_graph, inputs};
+    return Accumulate(made);
+  }
+
+  PyObject* RetainGrad(const NativeCall& call) {
+    what_ = "Tensor.retain_grad";
+    if (call.total() != 1 || !IsTensor(call.args[0]) || !IsFake(TensorOf(call.args[0])) || EngineRuns() ||
+        InsideTransform())
+      return Refuse("with other arguments");
+    const at::Tensor& tensor = TensorOf(call.args[0]);
+    if (recorder_.FindKnown(call.args[0]) != nullptr) return Refuse("of a tensor from outside");
+    PyObject* name = reinterpret_cast<PyDescrObject*>(call.callable)->d_name;
+    PyRef done = PyRef::Steal(recorder_.CallTorch(TorchCall::Kind::kMethod, name, call));
+    if (done && tensor.grad_fn() != nullptr) AddNew(gradients_.retained, {tensor});
+    return done.release();
   }
 
   // Of what the recording made: nothing outside sees it.
@@ -314,6 +375,120 @@ class AutogradCalls {
   }
 
  private:
+  struct BackwardCall {
+    NativeCall call;
+    bool has_inputs = false, runs_program = false;
+    std::vector<at::Tensor> outputs;
+    std::vector<at::Tensor> targets;  // what it may change the gradients of
+    std::vector<PyObject*> arguments;
+  };
+
+  // What the program sees as their gradients, on the fakes of tensors from outside, as long as the engine runs.
+  class LentGradients {
+   public:
+    explicit LentGradients(const std::vector<at::Tensor>& targets) : targets_(targets) {}
+    ~LentGradients() {
+      for (size_t i = 0; i < outside_.size(); ++i) {
+        if (outside_[i]) targets_[i].mutable_grad().reset();
+      }
+    }
+    LentGradients(const LentGradients&) = delete;
+    LentGradients& operator=(const LentGradients&) = delete;
+
+    void Lend(bool outside, PyObject* gradient) {
+      const at::Tensor& target = targets_[outside_.size()];
+      outside_.push_back(outside);
+      if (outside && gradient != Py_None) target.mutable_grad() = TensorOf(gradient);
+    }
+    bool IsOutside(size_t index) const { return outside_[index]; }
+
+   private:
+    const std::vector<at::Tensor>& targets_;
+    std::vector<bool> outside_;
+  };
+
+  static PyRef TupleOf(const std::vector<PyRef>& items) {
+    PyRef tuple = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(items.size())));
+    for (size_t i = 0; tuple && i < items.size(); ++i)
+      PyTuple_SET_ITEM(tuple.get(), static_cast<Py_ssize_t>(i), Py_NewRef(items[i].get()));
+    return tuple;
+  }
+
+  PyObject* Accumulate(const BackwardCall& made) {
+    std::vector<PyRef> targets, before;
+    LentGradients lent(made.targets);
+    for (const at::Tensor& target : made.targets) {
+      targets.push_back(PyRef::Steal(THPVariable_Wrap(target)));
+      if (!targets.back()) return nullptr;
+      const bool outside = recorder_.FindKnown(targets.back().get()) != nullptr;
+      // What the engine has made of an intermediate is asked for natively: nobody warns.
+      const bool unset = !outside && !target.is_leaf() && !target.retains_grad();
+      before.push_back(unset ? PyRef::Borrow(Py_None) : PyRef::Steal(recorder_.TensorGradient(targets.back().get())));
+      if (!before.back()) return nullptr;
+      if (before.back().get() != Py_None && !IsFakeTensor(before.back().get())) return Refuse("of other gradients");
+      lent.Lend(outside, before.back().get());
+    }
+    PyRef target_tuple = TupleOf(targets), before_tuple = TupleOf(before);
+    PyRef function;
+    {
+      FakeSession::Pause pause;
+      Disarmed disarmed;
+      function = ImportedAttribute("framejit._autograd", "accumulate");
+    }
+    if (!target_tuple || !before_tuple || !function) return nullptr;
+    const auto& a = made.arguments;
+    PyObject* const args[] = {a[0], a[1], target_tuple.get(), before_tuple.get(), a[2], a[3], a[4]};
+    const NativeCall call{function.get(), args, std::size(args), nullptr};
+    const size_t first = torch_.calls.size(), first_node = graph_.nodes.size();
+    PyRef done = PyRef::Steal(recorder_.CallTorch(TorchCall::Kind::kFunction, function.get(), call, [&]() -> PyObject* {
+      std::optional<RunsCode> engine;
+      if (made.runs_program) engine.emplace(ProgramCode::kGradient);
+      const NativeCall& own = made.call;
+      PyRef none =
+          PyRef::Steal(PyObject_Vectorcall(own.callable, own.args, static_cast<size_t>(own.nargs), own.kwnames));
+      ReplaceCalls(first, first_node);
+      return none ? Replaced(made.targets, before) : nullptr;
+    }));
+    if (!done) return nullptr;
+    if (made.runs_program && !recorder_.writes.empty()) return Refuse("with side effects");
+    if (made.has_inputs) {
+      for (const at::Tensor& target : made.targets) {
+        if (target.grad_fn() != nullptr) AddNew(gradients_.retained, {target});
+      }
+    }
+    for (size_t i = 0; i < targets.size() && done.get() != Py_None; ++i) {
+      PyObject* gradient = PyTuple_GET_ITEM(done.get(), i);
+      if (gradient == Py_None) continue;
+      if (!lent.IsOutside(i)) {
+        gradients_.with_gradients.push_back(targets[i]);
+      } else if (recorder_.SetTensorGradient(targets[i].get(), gradient) != 0) {
+        return nullptr;
+      }
+    }
+    return Py_NewRef(Py_None);
+  }
+
+  // The gradients that are other tensors than before, None for the others; None where there is no such gradient.
+  static PyObject* Replaced(const std::vector<at::Tensor>& targets, const std::vector<PyRef>& before) {
+    std::vector<PyRef> replaced;
+    bool any = false;
+    for (size_t i = 0; i < targets.size(); ++i) {
+      const at::Tensor& gradient = targets[i].grad();
+      const bool same =
+          !gradient.defined() || (before[i].get() != Py_None && gradient.is_same(TensorOf(before[i].get())));
+      replaced.push_back(same ? PyRef::Borrow(Py_None) : PyRef::Steal(THPVariable_Wrap(gradient)));
+      if (!replaced.back()) return nullptr;
+      any |= !same;
+    }
+    return any ? TupleOf(replaced).release() : Py_NewRef(Py_None);
+  }
+
+  static bool IsMethod(PyObject* function) {
+    PyRef name = PyRef::Steal(PyObject_GetAttrString(function, "__qualname__"));
+    if (!name) PyErr_Clear();
+    return name && PyUnicode_Check(name.get()) && PyUnicode_CompareWithASCIIString(name.get(), "Tensor.backward") == 0;
+  }
+
   PyObject* Refuse(const char* why) {
     if (recorder_.broken()) return nullptr;
     return recorder_.BreakNull(BreakCode::kAutograd, std::string(what_) + " " + why);
@@ -343,7 +518,7 @@ class AutogradCalls {
 
   // What leads from the inputs to the outputs is all in the recording if no tensor from outside has a history that
   // leads to one of the inputs. What was made inside is in no history from outside.
-  bool GuardLeaves(const History& history, const std::vector<at::Tensor>& inputs) {
+  bool GuardLeaves(const History& history, const std::vector<at::Tensor>& inputs, bool accumulates) {
     const auto provenance = [&](const at::Tensor& fake) -> Provenance* {
       PyRef object = PyRef::Steal(THPVariable_Wrap(fake));
       return object ? recorder_.FindKnown(object.get()) : nullptr;
@@ -356,13 +531,8 @@ class AutogradCalls {
     for (const at::Tensor& leaf : leaves) {
       const Provenance* outside = provenance(leaf);
       if (outside == nullptr || !leaf.requires_grad()) continue;
-      if (!IsTensor(outside->real.get()) || !IsPlainLeaf(TensorOf(outside->real.get()))) return false;
-      for (const auto& [attribute, expected] : {std::pair("is_leaf", Py_True), std::pair("_backward_hooks", Py_None)}) {
-        PyRef name = PyRef::Steal(PyUnicode_InternFromString(attribute));
-        if (!name) return false;
-        recorder_.AddGuard(GuardKind::kConstantIs,
-                           recorder_.Intern(SourceKind::kAttribute, outside->source, name.get()), expected);
-      }
+      if (!IsTensor(outside->real.get()) || !IsPlainLeaf(TensorOf(outside->real.get()), accumulates)) return false;
+      recorder_.AddGuard(GuardKind::kPlainLeaf, outside->source, nullptr, accumulates);
     }
     return true;
   }
@@ -401,6 +571,8 @@ PyObject* RecorderState::Impl::ModelFunctionApply(const NativeCall& call) {
 }
 
 PyObject* RecorderState::Impl::ModelGradient(const NativeCall& call) { return AutogradCalls(*this).Gradient(call); }
+PyObject* RecorderState::Impl::ModelBackward(const NativeCall& call) { return AutogradCalls(*this).Backward(call); }
+PyObject* RecorderState::Impl::ModelRetainGrad(const NativeCall& call) { return AutogradCalls(*this).RetainGrad(call); }
 PyObject* RecorderState::Impl::ModelRegisterHook(const NativeCall& call) {
   return AutogradCalls(*this).RegisterHook(call);
 }

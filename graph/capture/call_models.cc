@@ -178,6 +178,10 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return ModelCheckpoint(call);
     case Treatment::kGradient:
       return ModelGradient(call);
+    case Treatment::kBackward:
+      return ModelBackward(call);
+    case Treatment::kRetainGrad:
+      return ModelRetainGrad(call);
     case Treatment::kRegisterHook:
       return ModelRegisterHook(call);
     case Treatment::kRequireGrad:

@@ -200,7 +200,13 @@ void RecorderState::Impl::WriteEffect(const Write& write) {
 // What was written is none of the other objects that were read: with one object in both places, what was read would be
 // what was written.
 void RecorderState::Impl::GuardAgainstAliases() {
+  // Tensors of which no two share memory are different ones, and their gradients are nobody else's.
+  const auto is_gradient = [](const Write& write) { return write.object && IsTensor(write.object.get()); };
+  const bool gradients = std::any_of(writes.begin(), writes.end(), is_gradient);
+  const bool disjoint = gradients && !InputsShareMemory();
+  if (disjoint) AddGuard(GuardKind::kNoOverlap, kNoSource);
   for (const Write& write : writes) {
+    if (disjoint && is_gradient(write)) continue;
     PyObject* target = write.object.get();
     if (write.shadow != nullptr) target = (write.shadow->owner ? write.shadow->owner : write.shadow->real).get();
     const Provenance* written = target == nullptr ? nullptr : FindKnown(target);
@@ -213,6 +219,16 @@ void RecorderState::Impl::GuardAgainstAliases() {
   }
 }
 
+// Of tensors that the recording made and that leave it.
+void RecorderState::Impl::GradientEffects() {
+  for (const PyRef& tensor : Gradients().with_gradients) {
+    if (!recipe_of.contains(tensor.get())) continue;
+    PyRef gradient = PyRef::Steal(PyObject_GetAttr(tensor.get(), Names().grad));
+    if (!gradient) return Break(BreakCode::kInternalError, "the gradient of a result");
+    AddEffect(EffectKind::kSetAttribute, RecipeFor(tensor.get()), RecipeFor(Names().grad), RecipeFor(gradient.get()));
+  }
+}
+
 void RecorderState::Impl::BuildEffects() {
   GuardAgainstAliases();
   // A recipe may lift nothing, so `writes` does not grow here.
@@ -220,6 +236,7 @@ void RecorderState::Impl::BuildEffects() {
     WriteEffect(write);
     if (broken()) return;
   }
+  GradientEffects();
   LayoutEffects();
   AddTorchStateEffects();
   CheckArrays();
@@ -333,7 +350,9 @@ void RecorderState::Impl::CollectOutputs() {
   if (changes_dtype) recording->no_joint = "the default dtype is set inside";
   if (writes_under_autograd) recording->no_joint = "an input is written under autograd";
   if (recording->inputs_overlap) recording->no_joint = "inputs that share memory are written";
-  if (!recording->needs_autograd || !request.backward || !recording->no_joint.empty()) return;
+  if (recording->inputs_overlap && request.backward) BreakAtBackward();
+  if (broken() || !recording->needs_autograd || !request.backward) return;
+  if (!recording->no_joint.empty()) return BreakAtBackward();
   std::vector<at::Tensor> inputs, outputs;
   for (const auto& [object, provenance] : known) {
     PyObject* fake = provenance.lifted.get();
@@ -347,7 +366,16 @@ void RecorderState::Impl::CollectOutputs() {
     recording->joint = *std::move(joint);
   } else {
     recording->no_joint = std::string(joint.status().message());
+    BreakAtBackward();
   }
+}
+
+// A graph with a backward that the program ran, which would run call by call or under torch's own autograd: better is
+// one that ends in front of it, whose backward is compiled.
+void RecorderState::Impl::BreakAtBackward() {
+  if (!Gradients().runs_backward) return;
+  Break(BreakCode::kAutograd, "a backward: " + recording->no_joint);
+  recording->stops = std::move(Gradients().backward_stops);
 }
 
 std::unique_ptr<Recording> RecorderState::Impl::Finish(PyObject* result) {

@@ -40,6 +40,10 @@ struct ProgramGradients {
   bool reads_outside = false;               // what may be another value when torch runs the program's code once more
   absl::flat_hash_set<PyObject*> unpacked;  // contexts whose saved tensors a backward asked for
   std::vector<Hook> hooks;
+  std::vector<at::Tensor> retained;                      // results of operators whose gradients a backward keeps
+  std::vector<PyRef> with_gradients;                     // tensors made inside that have a `.grad`
+  bool runs_backward = false;                            // Tensor.backward was recorded
+  std::vector<StopPoint> backward_stops;                 // where the recording can end in front of the first one
   std::vector<std::pair<int32_t, int32_t>> checkpoints;  // their torch-level calls: first, behind the last
 };
 

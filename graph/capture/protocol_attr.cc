@@ -323,7 +323,9 @@ PyObject* RecorderState::Impl::TensorGradient(PyObject* tensor) {
   auto row = native_attributes.find({tensor, Names().grad});
   if (row != native_attributes.end()) return Py_NewRef(row->second ? row->second.get() : Py_None);
   Provenance* provenance = FindKnown(tensor);
-  if (provenance == nullptr && TensorOf(tensor).is_leaf()) return Py_NewRef(Py_None);
+  const at::Tensor& value = TensorOf(tensor);
+  if (provenance == nullptr && (value.is_leaf() || value.retains_grad()))
+    return Scan(PyObject_GetAttr(tensor, Names().grad));
   if (provenance == nullptr) return BreakNull(BreakCode::kAutograd, "Tensor.grad");
   PyObject* gradient = PyObject_GetAttr(provenance->real.get(), Names().grad);
   return Lift(gradient, Intern(SourceKind::kTensorGrad, provenance->source));

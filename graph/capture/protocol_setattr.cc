@@ -111,6 +111,33 @@ int RecorderState::Impl::SetData(PyObject* descriptor, PyObject* object, PyObjec
   return BreakInt(BreakCode::kUnsupportedEffect, std::string("a descriptor of type ") + kind->tp_name);
 }
 
+namespace {
+
+// What torch takes without an error.
+bool IsGradientOf(PyObject* value, PyObject* tensor) {
+  if (value == Py_None) return true;
+  if (value == tensor || !IsFakeTensor(value)) return false;
+  const at::Tensor &gradient = TensorOf(value), &of = TensorOf(tensor);
+  return gradient.sizes() == of.sizes() && gradient.scalar_type() == of.scalar_type() &&
+         gradient.device() == of.device() && gradient.key_set() == of.key_set();
+}
+
+}  // namespace
+
+// Of a tensor that the recording made, its fake has the gradient.
+int RecorderState::Impl::SetTensorGradient(PyObject* tensor, PyObject* gradient) {
+  if (FindKnown(tensor) == nullptr) {
+    if (!TensorOf(tensor).is_leaf()) return BreakInt(BreakCode::kAutograd, "Tensor.grad is set");
+    Gradients().with_gradients.push_back(PyRef::Borrow(tensor));
+    return PyObject_SetAttr(tensor, Names().grad, gradient);
+  }
+  auto [row, inserted] = native_attributes.insert_or_assign(std::pair(tensor, Names().grad), PyRef::Borrow(gradient));
+  if (!inserted) return 0;
+  writes.push_back(
+      Write{.shadow = nullptr, .cell = {}, .object = PyRef::Borrow(tensor), .name = PyRef::Borrow(Names().grad)});
+  return 0;
+}
+
 int RecorderState::Impl::TensorSetAttr(PyObject* tensor, PyObject* name, PyObject* value) {
   if (!IsFakeTensor(tensor)) return BreakInt(BreakCode::kUnknownTensor, Py_TYPE(tensor)->tp_name);
   PyObject* descriptor = ShimTypeLookup(Py_TYPE(tensor), name);
@@ -122,6 +149,8 @@ int RecorderState::Impl::TensorSetAttr(PyObject* tensor, PyObject* name, PyObjec
         TensorOf(value).is_same(TensorOf(tensor))) {
       return 0;
     }
+    if (std::string_view(text) == "grad" && value != nullptr && IsGradientOf(value, tensor))
+      return SetTensorGradient(tensor, value);
     const bool is_gradient = std::string_view(text) == "grad" || std::string_view(text) == "requires_grad";
     return BreakInt(is_gradient ? BreakCode::kAutograd : BreakCode::kTensorMetadataMutation,
                     std::string("Tensor.") + text + " is set");

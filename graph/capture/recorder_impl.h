@@ -221,6 +221,9 @@ struct RecorderState::Impl {
   PyObject* MethodGetAttr(PyObject* method, PyObject* name);
   PyObject* TensorGetAttr(PyObject* tensor, PyObject* name);
   PyObject* TensorGradient(PyObject* tensor);
+  int SetTensorGradient(PyObject* tensor, PyObject* gradient);
+  void GradientEffects();
+  void BreakAtBackward();
   PyObject* BindData(PyObject* descriptor, PyObject* object, PyObject* name);
   PyObject* BindNative(PyObject* descriptor, PyObject* object, PyObject* name);
   // object null: the attribute was found through the type `type` itself
@@ -301,6 +304,8 @@ struct RecorderState::Impl {
   PyObject* ModelFunctionApply(const NativeCall& call);
   PyObject* ModelCheckpoint(const NativeCall& call);
   PyObject* ModelGradient(const NativeCall& call);
+  PyObject* ModelBackward(const NativeCall& call);
+  PyObject* ModelRetainGrad(const NativeCall& call);
   PyObject* ModelRegisterHook(const NativeCall& call);
   PyObject* ModelRequireGrad(const NativeCall& call);
   int SetGradMode(bool enabled);

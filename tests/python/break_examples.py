@@ -157,15 +157,16 @@ def sets_the_number_of_threads(x):
 
 
 @example("Autograd", shows=("weight",), grad=True)
-def calls_backward(x):
-    """`backward` writes to the gradients that are there. The forward before and the backward are compiled graphs; the
-    call between them is the interpreter's.
+def hooks_a_parameter(x):
+    """A hook on a tensor from outside stays there when the call is over. Hooks on tensors that the function makes,
+    `backward` and `torch.autograd.grad` are part of the graph.
 
-    Nothing, usually: the break costs about a microsecond. Under `fullgraph=True`, call it outside.
+    Register it outside of the function.
     """
-    loss = (x * weight).sum()
-    loss.backward()
-    return loss.detach()
+    handle = weight.register_hook(lambda gradient: gradient * 2)
+    (x * weight).sum().backward()
+    handle.remove()
+    return weight.grad * 1
 
 
 @example("Optimizer", shows=("weight", "optimizer"))

@@ -1,6 +1,6 @@
 """Autograd used inside the compiled function: modes, leaves, hooks, custom Functions, gradients, checkpoints. Results,
 gradients, flags and errors are eager's; what cannot be part of a graph runs between graphs. More of custom Functions,
-hooks, gradients and checkpoints is in test_program_gradients.py."""
+hooks, gradients and checkpoints is in test_program_gradients.py, of backwards in test_backward_inside.py."""
 
 import copy
 
@@ -117,7 +117,7 @@ def requires_grad_inside(x, w):
     return z, g
 
 
-@case(leaf(X), graphs=3)
+@case(leaf(X))
 def retain_grad_inside(x):
     y = x.exp()
     y.retain_grad()
@@ -125,14 +125,14 @@ def retain_grad_inside(x):
     return y.grad, y.detach()
 
 
-@case(leaf(X), leaf(W), graphs=2)
+@case(leaf(X), leaf(W))
 def backward_inside(x, w):
     loss = (x @ w).square().mean()
     loss.backward()
     return loss.detach(), x.grad.clone()
 
 
-@case(leaf(X), leaf(W), graphs=2)
+@case(leaf(X), leaf(W))
 def backward_twice_inside(x, w):
     loss = (x @ w).square().mean()
     loss.backward(retain_graph=True)
@@ -140,7 +140,7 @@ def backward_twice_inside(x, w):
     return w.grad.clone()
 
 
-@case(leaf(X), leaf(W))
+@case(leaf(X), leaf(W), graphs=0)
 def backward_twice_without_retaining(x, w):
     loss = (x @ w).square().mean()
     loss.backward()
@@ -160,7 +160,7 @@ def gradient_penalty_inside(x):
     return y + g.square().sum()
 
 
-@case(leaf(X), graphs=2)
+@case(leaf(X))
 def result_used_behind_its_backward(x):
     y = x.sin()
     y.sum().backward()
@@ -313,14 +313,14 @@ def saved_tensor_hooks_inside(x, w):
     return y.sin()
 
 
-@case(leaf(X), graphs=3)
+@case(leaf(X))
 def accumulates_into_the_gradient_that_is_there(x):
     x.grad = torch.ones_like(x)
     (x * 3).sum().backward()
     return x.grad * 1
 
 
-@case(leaf(X), graphs=3)
+@case(leaf(X))
 def clears_the_gradient(x):
     x.sin().sum().backward()
     before = x.grad.clone()
