@@ -55,6 +55,11 @@ def module_in_training(x=T(2, 3)):
 def parameters(x=T(3)):
     return sum(p.sum() for p in M0.parameters()) + M0.seen + len(list(M0.children()))
 
+def gradients(x=T(2, 3, grad=True)):
+    loss = (x * W0).sum()
+    loss.backward()
+    return loss.detach(), x.grad
+
 def arguments(x=T(2, 3), y=[T(3), W1, T(2, 3, seed=9)]):
     return [v + 1 for v in y], x.shape, x.dtype
 

@@ -41,6 +41,7 @@ MUTANTS = {
         "{p}.detach().unsqueeze(0)",
         "{p}.detach().clone().requires_grad_(not {p}.requires_grad) if {p}.is_floating_point() else {p}.float()",
         "torch.stack([{p}, {p}], -1).detach()[..., 0]",
+        "hooked({p}.detach().clone().requires_grad_()) if {p}.is_floating_point() else {p}.short()",
         "torch.nn.Parameter({p}.detach().clone(), {p}.requires_grad) if {p}.is_floating_point() else {p}.int()",
         "{p}.detach().to_sparse()",
     ],

@@ -27,6 +27,10 @@ def T(*shape, seed=0, grad=False, dtype=torch.float32):
     values = values.to(dtype) if dtype.is_floating_point else (values * 3).to(dtype)
     return values.requires_grad_() if grad else values
 
+def hooked(tensor):
+    tensor.register_hook(lambda gradient: gradient * 2)
+    return tensor
+
 LOG = []
 """
 SECONDS = 30  # of processor time one program may take

@@ -22,6 +22,7 @@ WITNESSES = {
     "guard:SameObject": "aliases",
     "guard:NotSameObject": "identities",
     "guard:TensorMatches": "state",
+    "guard:PlainLeaf": "gradients",
     "guard:NoOverlap": "aliases",
     "guard:KeyPresent": "dicts",
     "guard:KeyAbsent": "dicts",
