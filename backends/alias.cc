@@ -35,7 +35,8 @@ const absl::flat_hash_set<std::string>& ViewOperators() {
 }
 
 bool IsPlain(const TensorMeta& meta) {
-  return meta.device.is_cpu() && !meta.is_conj && !meta.is_neg && !c10::isComplexType(meta.dtype);
+  return (meta.device.is_cpu() || meta.device.is_cuda()) && !meta.is_conj && !meta.is_neg &&
+         !c10::isComplexType(meta.dtype);
 }
 
 bool MayAliasArgument(const Node& node) {

@@ -61,7 +61,8 @@ struct BackendResolver {
 };
 void AddBackendResolver(BackendResolver resolver);
 
-// Registers `interp`, `eager`, `cpu` and the resolver of torch's and the entry points' names. The module calls it once.
+// Registers `interp`, `eager`, `cpu`, `cuda` and the resolver of torch's and the entry points' names. The module calls
+// it once.
 absl::Status RegisterBuiltinBackends();
 
 }  // namespace framejit

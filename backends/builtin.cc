@@ -2,6 +2,7 @@
 #include "absl/status/status.h"
 #include "backends/backend.h"
 #include "backends/cpu/cpu_backend.h"
+#include "backends/cuda/cuda_backend.h"
 #include "backends/interp/interp.h"
 #include "backends/plugin/plugin.h"
 
@@ -11,6 +12,7 @@ absl::Status RegisterBuiltinBackends() {
   absl::Status status = RegisterBackend("interp", MakeInterpBackend());
   status.Update(RegisterBackend("eager", MakeEagerBackend()));
   status.Update(RegisterBackend("cpu", MakeCpuBackend()));
+  status.Update(RegisterBackend("cuda", MakeCudaBackend()));
   if (status.ok()) AddBackendResolver(MakePythonResolver());
   return status;
 }

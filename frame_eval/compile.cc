@@ -38,6 +38,14 @@ void LogLazily(LogArtifact artifact, Text text) {
   if (LogEnabled(artifact)) Log(artifact, text());
 }
 
+// `graph` may be null.
+std::string BackendName(const CompileOptions& options, const Graph* graph) {
+  if (options.backend_name != "auto") return options.backend_name;
+  const bool on_gpu = graph != nullptr && std::any_of(graph->values.begin(), graph->values.end(),
+                                                      [](const TensorMeta& meta) { return meta.device.is_cuda(); });
+  return on_gpu ? "cuda" : "cpu";
+}
+
 PrintOptions LogPrintOptions() {
   PrintOptions options;
   options.max_constant_elements = 16;
@@ -196,9 +204,9 @@ class Compilation {
       trace_->report.backend = "interp";  // no operator runs in it
       return FindBackend("interp");
     }
-    absl::StatusOr<std::shared_ptr<Backend>> chosen = ResolveBackend(options_);
+    absl::StatusOr<std::shared_ptr<Backend>> chosen = ResolveBackend(options_, &recording_->graph);
     if (!chosen.ok()) return chosen.status();
-    trace_->report.backend = options_.backend_name == "auto" ? "cpu" : options_.backend_name;
+    trace_->report.backend = BackendName(options_, &recording_->graph);
     if (!(*chosen)->wants_functional_graph()) return chosen;
     if (!recording_->torch_level.empty()) return TorchLevel(recording_->torch_level);
     if (!recording_->needs_autograd)
@@ -342,9 +350,9 @@ class Compilation {
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& options) {
+absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& options, const Graph* graph) {
   if (options.backend != nullptr) return options.backend;
-  return FindBackend(options.backend_name == "auto" ? "cpu" : options.backend_name);
+  return FindBackend(BackendName(options, graph));
 }
 
 absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,

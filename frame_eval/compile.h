@@ -23,8 +23,8 @@ struct CompileOptions {
   int max_depth = 400;
 };
 
-// "auto" is the native backend of the inputs' device.
-absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& options);
+// "auto" is the native backend: that of the CPU unless `graph` has values on a GPU.
+absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& options, const Graph* graph = nullptr);
 
 // The trace of this call; it may be one that runs the frame in the interpreter. An error is internal: its guards could
 // not be built, or no longer hold. Requires the GIL; leaves no Python exception set.

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "backends/backend.h"
+#include "backends/cuda/codegen/toolchain.h"
 #include "backends/plugin/plugin.h"
 #include "base/log.h"
 #include "base/switches.h"
@@ -284,6 +285,12 @@ PYBIND11_MODULE(_C, module) {
   module.def("set_region", &EnterRegion, py::arg("region"));
   module.def("set_path_rules", &SetRules, py::arg("rules"));
   module.def("set_optimizer_methods", &SetOptimizers, py::arg("methods"), py::arg("hooks"));
+  module.def(
+      "set_cuda_toolchain",
+      [](std::vector<std::string> libraries, std::string cache_folder) {
+        cuda::SetToolchainOptions({std::move(libraries), std::move(cache_folder)});
+      },
+      py::arg("nvrtc_libraries"), py::arg("cache_folder"));
   module.def("set_enabled", &SetEnabled);
   module.def("add_disable_depth", &AddDisableDepth);
   module.def("is_compiling", &IsRecording);

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 import torch
 
-from framejit import _armed, _build, _checks, _config, _explain, _logging, _optimizers, _trace
+from framejit import _armed, _build, _checks, _config, _cuda, _explain, _logging, _optimizers, _trace
 from framejit._module import CompiledModule
 
 _C = _build.load()
@@ -54,6 +54,7 @@ _C.set_check_error(CheckError)
 _C.set_enabled(not _config.flag("FRAMEJIT_DISABLE"))
 _C.set_path_rules(_armed.path_rules())
 _C.set_optimizer_methods(_optimizers.methods(), _optimizers.hooks())
+_C.set_cuda_toolchain(_cuda.nvrtc_libraries(), _cuda.cache_folder())
 _logging.install(_C, _config.read("FRAMEJIT_LOG"))
 _checks.set_checks(_C, _config.read("FRAMEJIT_CHECK"))
 

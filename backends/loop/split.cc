@@ -10,9 +10,7 @@
 namespace framejit::loop {
 namespace {
 
-constexpr int64_t kMaxPieces = 64;
 constexpr int64_t kMinPieces = 8;
-constexpr int64_t kMinPiece = 2048;
 
 class Splitter {
  public:
@@ -115,7 +113,7 @@ class Splitter {
     if (!is_element(id) && (reduction || (pass_of(id) > 0 && copy.op != Op::kStore))) {
       if (MakerOf(id) != pass_ || role_ == Role::kPieces) return LoadFrom(Temporary(id, temporaries_, 1), 1, 0);
       if (reduction && role_ == Role::kCombine) {
-        copy.operands[0] = LoadFrom(Temporary(id, partials_, pieces_), pieces_, 1);
+        copy.operands[0] = LoadFrom(Temporary(id, partials_, pieces_), 1, kernel_.row_count());
         return Emit(copy);
       }
     }
@@ -210,7 +208,7 @@ class Splitter {
   void StorePartial(ValueId id) {
     Node reduction = node(id);
     reduction.operands[0] = Get(reduction.operands[0]);
-    std::vector<int64_t> strides = RowStrides(pieces_, 1);
+    std::vector<int64_t> strides = RowStrides(1, kernel_.row_count());  // pieces apart, so that rows stay neighbours
     strides.push_back(0);
     StoreTo(Temporary(id, partials_, pieces_), std::move(strides), Emit(reduction));
   }
@@ -231,8 +229,8 @@ class Splitter {
 
 }  // namespace
 
-int64_t PiecesOfRow(int64_t inner_size) {
-  for (int64_t pieces = std::min(kMaxPieces, inner_size / kMinPiece); pieces >= kMinPieces; --pieces) {
+int64_t PiecesOfRow(int64_t inner_size, int64_t most, int64_t shortest) {
+  for (int64_t pieces = std::min(most, inner_size / shortest); pieces >= kMinPieces; --pieces) {
     if (inner_size % pieces == 0) return pieces;
   }
   return 0;

@@ -24,8 +24,9 @@ struct SplitKernel {
   std::vector<Temporary> temporaries;
 };
 
-// Into how many pieces a long row is cut; 0 where its length allows none.
-int64_t PiecesOfRow(int64_t inner_size);
+// Into how many pieces a long row is cut, `most` of them or fewer and each of `shortest` elements or more; 0 where its
+// length allows none.
+int64_t PiecesOfRow(int64_t inner_size, int64_t most = 64, int64_t shortest = 2048);
 
 // How many times the kernel walks its inner dimension.
 int PassCount(const Kernel& kernel);

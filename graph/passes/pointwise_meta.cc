@@ -82,7 +82,10 @@ std::vector<size_t> MemoryOrder(const std::vector<c10::DimVector>& strides, cons
 std::optional<TensorMeta> PointwiseMeta(absl::Span<const TensorMeta* const> operands, at::ScalarType dtype) {
   TensorMeta meta;
   meta.dtype = dtype;
-  meta.device = operands.front()->device;
+  // Numbers on the CPU go with tensors of any device.
+  const auto elsewhere = std::find_if(operands.begin(), operands.end(),
+                                      [](const TensorMeta* operand) { return !operand->device.is_cpu(); });
+  meta.device = elsewhere == operands.end() ? c10::Device(c10::kCPU) : (*elsewhere)->device;
   if (!Broadcast(operands, meta.sizes)) return std::nullopt;
   const TensorMeta& first = *operands.front();
   bool alike = std::all_of(operands.begin(), operands.end(), [&](const TensorMeta* operand) {

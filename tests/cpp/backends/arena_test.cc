@@ -1,4 +1,4 @@
-#include "backends/cpu/arena.h"
+#include "backends/native/arena.h"
 
 #include <gtest/gtest.h>
 

@@ -1,0 +1,45 @@
+// How a kernel is spread over a GPU: one decision per kernel, made before its source is generated and printed with it.
+#ifndef FRAMEJIT_BACKENDS_CUDA_CODEGEN_LAUNCH_PLAN_H_
+#define FRAMEJIT_BACKENDS_CUDA_CODEGEN_LAUNCH_PLAN_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "backends/loop/loop_ir.h"
+
+namespace framejit::cuda {
+
+// What threads run along.
+enum class Spread : uint8_t {
+  kElements,  // no reductions: each thread computes `vector` neighbours along the inner dimension
+  kRows,      // `lanes` neighbouring threads reduce a row; up to a warp through shuffles, beyond through shared memory
+  kColumns,   // rows are contiguous along the last row dimension and strided along the inner one: neighbouring threads
+              // take neighbouring rows, and `lanes` threads above each other reduce one
+};
+
+struct LaunchPlan {
+  Spread spread = Spread::kElements;
+  int vector = 1;                // elements of one access along the inner dimension
+  int lanes = 1;                 // threads that share a row, a power of two
+  int rows_per_block = 1;        // rows that a block computes side by side
+  int steps = 1;                 // vectors that a thread takes: of a row, or of its part of the elements
+  bool resident = false;         // what a lane loads of a row stays in its registers from pass to pass
+  bool wide_index = false;       // 64-bit offsets
+  std::vector<bool> vectorised;  // by access: aligned where its buffer is; others go element by element
+  int threads = 1;               // of a block
+  int64_t blocks = 0;            // 0: nothing to do
+
+  // Bytes that the address of the buffer must be a multiple of for the plan to hold.
+  int AlignmentOf(const loop::Kernel& kernel, int32_t buffer) const;
+};
+
+// Of a canonical kernel. `max_vector`: 1 for buffers of any alignment.
+LaunchPlan PlanLaunch(const loop::Kernel& kernel, int max_vector = 16);
+
+// One line: "rows: 4096 blocks of 128 threads, 4 rows x 32 lanes, 8 elements a vector, 2 steps in registers".
+std::string Print(const LaunchPlan& plan);
+
+}  // namespace framejit::cuda
+
+#endif  // FRAMEJIT_BACKENDS_CUDA_CODEGEN_LAUNCH_PLAN_H_

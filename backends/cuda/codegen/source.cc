@@ -1,0 +1,593 @@
+// See source.h. The kernel's nodes become statements in the order of its schedule: row values once per row, element
+// values in a loop over the elements of a vector, inside one over the vectors of a thread for each pass.
+#include "backends/cuda/codegen/source.h"
+
+#include <charconv>
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "backends/cuda/codegen/prelude.h"
+#include "backends/loop/schedule.h"
+
+namespace framejit::cuda {
+namespace {
+
+using loop::Access;
+using loop::DType;
+using loop::DTypeClass;
+using loop::Kernel;
+using loop::Node;
+using loop::Op;
+using loop::ValueId;
+
+// Type of a value; `memory`: of an element in a buffer.
+const char* TypeText(DType dtype, bool memory = false) {
+  switch (dtype) {
+    case DType::kBool:
+      return memory ? "u8" : "bool";
+    case DType::kUInt8:
+      return "u8";
+    case DType::kInt8:
+      return "i8";
+    case DType::kInt16:
+      return "i16";
+    case DType::kInt32:
+      return "int";
+    case DType::kInt64:
+      return "i64";
+    case DType::kFloat16:
+      return "f16";
+    case DType::kBFloat16:
+      return "bf16";
+    case DType::kFloat32:
+      return "float";
+    case DType::kFloat64:
+      return "double";
+  }
+  return "";
+}
+
+// A floating constant, exactly.
+template <typename T>
+std::string Digits(T value) {
+  char text[40];
+  const auto result = std::to_chars(text, text + sizeof text, value);
+  std::string out(text, result.ptr);
+  if (out.find_first_of(".e") == std::string::npos) out += ".0";
+  return out;
+}
+
+std::string FloatText(DType dtype, double value) {
+  const bool single = dtype == DType::kFloat32;
+  if (std::isnan(value)) return single ? "__int_as_float(0x7fc00000)" : "__longlong_as_double(0x7ff8000000000000ll)";
+  if (std::isinf(value) || (single && std::isinf(static_cast<float>(value)))) {
+    return absl::StrCat(value < 0 ? "-" : "",
+                        single ? "__int_as_float(0x7f800000)" : "__longlong_as_double(0x7ff0000000000000ll)");
+  }
+  return single ? Digits(static_cast<float>(value)) + "f" : Digits(value);
+}
+
+std::string IntText(DType dtype, int64_t value) {
+  if (dtype == DType::kBool) return value != 0 ? "true" : "false";
+  const char* suffix = dtype == DType::kInt64 ? "ll" : "";
+  const int64_t least = dtype == DType::kInt64 ? std::numeric_limits<int64_t>::min() : INT32_MIN;
+  if (value == least) return absl::StrCat("(", value + 1, suffix, " - 1)");
+  return absl::StrCat(value, suffix);
+}
+
+bool HoldsFloat(DType dtype) { return loop::IsFloat(dtype) || loop::ClassOf(dtype) == DTypeClass::kNarrowFloat; }
+
+std::string CastText(DType from, DType to, std::string x) {
+  if (loop::ClassOf(from) == DTypeClass::kNarrowFloat) {
+    x = absl::StrCat("Float(", x, ")");
+    from = DType::kFloat32;
+  }
+  switch (to) {
+    case DType::kBool:
+      return absl::StrCat(x, " != 0");
+    case DType::kFloat16:
+      return absl::StrCat("Half((float)", x, ")");
+    case DType::kBFloat16:
+      return absl::StrCat("BFloat((float)", x, ")");
+    case DType::kUInt8:
+      // As torch: negative numbers wrap like integers.
+      return absl::StrCat(HoldsFloat(from) ? "(u8)(i64)" : "(u8)", x);
+    case DType::kInt8:
+    case DType::kInt16:
+    case DType::kInt32:
+    case DType::kInt64:
+    case DType::kFloat32:
+    case DType::kFloat64:
+      return absl::StrCat("(", TypeText(to), ")", x);
+  }
+  return x;
+}
+
+// Of a function of CUDA's library: name or namef.
+std::string CallText(const char* name, DType dtype, const std::string& x, const std::string& y = "") {
+  return absl::StrCat(name, dtype == DType::kFloat32 ? "f(" : "(", x, y.empty() ? "" : ", ", y, ")");
+}
+
+// `x`, `y`, `z`: the operands; `from`: type of the first.
+std::string OperatorText(const Node& node, DType from, const std::string& x, const std::string& y,
+                         const std::string& z) {
+  const bool is_float = loop::IsFloat(from);
+  const auto infix = [&](const char* op) { return absl::StrCat(x, " ", op, " ", y); };
+  const auto wraps = [&](const char* op, const char* function) {
+    return is_float ? infix(op) : absl::StrCat(function, "(", x, ", ", y, ")");
+  };
+  const auto call = [&](const char* name) { return CallText(name, from, x); };
+  const auto call2 = [&](const char* name) { return CallText(name, from, x, y); };
+  const std::string one = from == DType::kFloat32 ? "1.0f" : "1.0";
+  switch (node.op) {
+    case Op::kConst:
+      return loop::IsFloat(node.dtype) ? FloatText(node.dtype, node.float_value) : IntText(node.dtype, node.int_value);
+    case Op::kCast:
+      return CastText(from, node.dtype, x);
+    case Op::kNeg:
+      return is_float ? "-" + x : absl::StrCat("Neg(", x, ")");
+    case Op::kAbs:
+      return is_float ? call("fabs") : absl::StrCat(x, " < 0 ? Neg(", x, ") : ", x);
+    case Op::kSqrt:
+      return call("sqrt");
+    case Op::kRsqrt:
+      return call("rsqrt");
+    case Op::kReciprocal:
+      return absl::StrCat(one, " / ", x);
+    case Op::kFloor:
+      return call("floor");
+    case Op::kCeil:
+      return call("ceil");
+    case Op::kRound:
+      return call("rint");
+    case Op::kTrunc:
+      return call("trunc");
+    case Op::kExp:
+      return call("exp");
+    case Op::kExpm1:
+      return call("expm1");
+    case Op::kLog:
+      return call("log");
+    case Op::kLog1p:
+      return call("log1p");
+    case Op::kTanh:
+      return call("tanh");
+    case Op::kSigmoid:
+      return absl::StrCat(one, " / (", one, " + ", CallText("exp", from, "-" + x), ")");
+    case Op::kErf:
+      return call("erf");
+    case Op::kSin:
+      return call("sin");
+    case Op::kCos:
+      return call("cos");
+    case Op::kExp2:
+      return call("exp2");
+    case Op::kLog2:
+      return call("log2");
+    case Op::kLog10:
+      return call("log10");
+    case Op::kErfc:
+      return call("erfc");
+    case Op::kTan:
+      return call("tan");
+    case Op::kAsin:
+      return call("asin");
+    case Op::kAcos:
+      return call("acos");
+    case Op::kAtan:
+      return call("atan");
+    case Op::kSinh:
+      return call("sinh");
+    case Op::kCosh:
+      return call("cosh");
+    case Op::kPow:
+      return call2("pow");
+    case Op::kAtan2:
+      return call2("atan2");
+    case Op::kFmod:
+      return call2("fmod");
+    case Op::kAdd:
+      return wraps("+", "Add");
+    case Op::kSub:
+      return wraps("-", "Sub");
+    case Op::kMul:
+      return wraps("*", "Mul");
+    case Op::kDiv:
+      return infix("/");
+    case Op::kMin:
+      return absl::StrCat("Min(", x, ", ", y, ")");
+    case Op::kMax:
+      return absl::StrCat("Max(", x, ", ", y, ")");
+    case Op::kNot:
+      return (from == DType::kBool ? "!" : "~") + x;
+    case Op::kAnd:
+      return infix("&");
+    case Op::kOr:
+      return infix("|");
+    case Op::kXor:
+      return infix("^");
+    case Op::kEq:
+      return infix("==");
+    case Op::kNe:
+      return infix("!=");
+    case Op::kLt:
+      return infix("<");
+    case Op::kLe:
+      return infix("<=");
+    case Op::kGt:
+      return infix(">");
+    case Op::kGe:
+      return infix(">=");
+    case Op::kSelect:
+      return absl::StrCat(x, " ? ", y, " : ", z);
+    case Op::kIndex:
+    case Op::kLoad:
+    case Op::kStore:
+    case Op::kReduceSum:
+    case Op::kReduceProd:
+    case Op::kReduceMax:
+    case Op::kReduceMin:
+      break;  // no expressions
+  }
+  return "";
+}
+
+const char* ReductionName(Op op) {
+  return op == Op::kReduceSum ? "SumOf" : op == Op::kReduceProd ? "ProdOf" : op == Op::kReduceMax ? "MaxOf" : "MinOf";
+}
+
+std::string IdentityText(const Node& reduction) {
+  const bool is_float = loop::IsFloat(reduction.dtype);
+  const bool is_max = reduction.op == Op::kReduceMax;
+  if (reduction.op == Op::kReduceSum) return "0";
+  if (reduction.op == Op::kReduceProd) return "1";
+  if (is_float) return FloatText(reduction.dtype, is_max ? -INFINITY : INFINITY);
+  const bool wide = reduction.dtype == DType::kInt64;
+  const int64_t least = wide ? std::numeric_limits<int64_t>::min() : INT32_MIN;
+  const int64_t most = wide ? std::numeric_limits<int64_t>::max() : INT32_MAX;
+  return IntText(reduction.dtype, is_max ? least : most);
+}
+
+// Which the same text always has: FNV-1a.
+uint64_t Fingerprint(const std::string& text) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
+  return hash;
+}
+
+class Generator {
+ public:
+  Generator(const Kernel& kernel, const LaunchPlan& plan)
+      : kernel_(kernel), plan_(plan), schedule_(loop::MakeSchedule(kernel, 0)), loaded_(kernel.nodes.size()) {}
+
+  KernelSource Run() {
+    const std::string ir = loop::Print(kernel_);
+    const char* spread = plan_.spread == Spread::kElements ? "elements"
+                         : plan_.spread == Spread::kRows   ? "rows"
+                                                           : "columns";
+    const std::string entry = absl::StrFormat("framejit_%s_v%d_%016x", spread, plan_.vector, Fingerprint(ir));
+    Comment(ir);
+    absl::StrAppend(&out_, "// ", Print(plan_), "\n", kTypesPrelude, kPrelude, "typedef ",
+                    plan_.wide_index ? "i64" : "int", " Offset;\n\n");
+    if (plan_.spread == Spread::kElements)
+      Elements(entry);
+    else
+      Rows(entry);
+    return {entry, std::move(out_)};
+  }
+
+ private:
+  // --- text ---
+
+  void Comment(const std::string& text) {
+    size_t begin = 0;
+    while (begin < text.size()) {
+      const size_t end = text.find('\n', begin);
+      absl::StrAppend(&out_, "// ", text.substr(begin, end - begin), "\n");
+      begin = end + 1;
+    }
+  }
+
+  template <typename... Parts>
+  void Line(const Parts&... parts) {
+    out_.append(static_cast<size_t>(depth_) * 2, ' ');
+    absl::StrAppend(&out_, parts..., "\n");
+  }
+  template <typename... Parts>
+  void Open(const Parts&... parts) {
+    Line(parts..., " {");
+    ++depth_;
+  }
+  void Close() {
+    --depth_;
+    Line("}");
+  }
+
+  std::string Parameters() const {
+    std::vector<std::string> parameters;
+    for (size_t b = 0; b < kernel_.buffers.size(); ++b) {
+      const loop::Buffer& buffer = kernel_.buffers[b];
+      parameters.push_back(
+          absl::StrCat(buffer.written ? "" : "const ", TypeText(buffer.dtype, true), "* __restrict__ b", b));
+    }
+    return absl::StrJoin(parameters, ", ");
+  }
+
+  std::string Arguments() const {
+    std::vector<std::string> arguments;
+    for (size_t b = 0; b < kernel_.buffers.size(); ++b) arguments.push_back(absl::StrCat("b", b));
+    return absl::StrJoin(arguments, ", ");
+  }
+
+  static std::string V(ValueId id) { return absl::StrCat("v", id); }
+  const Node& node(ValueId id) const { return kernel_.nodes[static_cast<size_t>(id)]; }
+  const Access& access(const Node& n) const { return kernel_.accesses[static_cast<size_t>(n.attr)]; }
+  size_t inner() const { return kernel_.dims.size() - 1; }
+
+  // Pointer to the element of the access at the row, and at position `i` of the inner dimension unless that is no
+  // matter.
+  std::string AddressText(const Access& a, bool with_inner) const {
+    std::string text = absl::StrCat("b", a.buffer);
+    if (a.offset != 0)
+      absl::StrAppend(&text, a.offset < 0 ? " - " : " + ", std::abs(a.offset), plan_.wide_index ? "ll" : "");
+    for (size_t d = 0; d < kernel_.dims.size(); ++d) {
+      if (a.strides[d] == 0 || kernel_.dims[d].size == 1 || (d == inner() && !with_inner)) continue;
+      const int64_t stride = a.strides[d];
+      const std::string times =
+          std::abs(stride) == 1 ? "" : absl::StrCat(" * ", std::abs(stride), plan_.wide_index ? "ll" : "");
+      absl::StrAppend(&text, stride < 0 ? " - " : " + ", d == inner() ? "i" : absl::StrCat("i", d), times);
+    }
+    return text;
+  }
+
+  // --- statements ---
+
+  // `position`: that of the inner dimension, for Index.
+  std::string ValueText(ValueId id, const std::string& position) const {
+    const Node& n = node(id);
+    if (n.op == Op::kIndex) {
+      return absl::StrCat("(i64)", static_cast<size_t>(n.attr) == inner() ? position : absl::StrCat("i", n.attr));
+    }
+    std::string operands[3];
+    for (int i = 0; i < OperandCount(n.op); ++i) operands[i] = V(n.operands[static_cast<size_t>(i)]);
+    const DType from = OperandCount(n.op) > 0 ? node(n.operands[0]).dtype : n.dtype;
+    return OperatorText(n, from, operands[0], operands[1], operands[2]);
+  }
+
+  static std::string FromMemory(DType dtype, const std::string& element) {
+    return dtype == DType::kBool ? absl::StrCat(element, " != 0") : element;
+  }
+
+  void RowNode(ValueId id, const std::string& store_condition) {
+    const Node& n = node(id);
+    if (n.op == Op::kStore) {
+      Line(store_condition, "*(", AddressText(access(n), false), ") = ", V(n.operands[0]), ";");
+    } else if (n.op == Op::kLoad) {
+      Line("const ", TypeText(n.dtype), " ", V(id), " = ",
+           FromMemory(n.dtype, absl::StrCat("*(", AddressText(access(n), false), ")")), ";");
+    } else {
+      Line("const ", TypeText(n.dtype), " ", V(id), " = ", ValueText(id, "0"), ";");
+    }
+  }
+
+  std::string VecType(DType dtype, const std::string& width) const {
+    return absl::StrCat("Vec<", TypeText(dtype, true), ", ", width, ">");
+  }
+
+  // The vector of a load at position i.
+  std::string LoadText(const Node& n, const std::string& width) const {
+    const Access& a = access(n);
+    if (plan_.vectorised[static_cast<size_t>(n.attr)]) {
+      return absl::StrCat("Load<", width, ">(", AddressText(a, true), ")");
+    }
+    return absl::StrCat("Gather<", width, ">(", AddressText(a, true), ", ", a.strides.back(), ")");
+  }
+
+  void StoreVector(ValueId id, const std::string& width, const std::string& condition) {
+    const Node& n = node(id);
+    const Access& a = access(n);
+    if (plan_.vectorised[static_cast<size_t>(n.attr)]) {
+      Line(condition, "Store<", width, ">(", AddressText(a, true), ", s", id, ");");
+    } else {
+      Line(condition, "Scatter<", width, ">(", AddressText(a, true), ", ", a.strides.back(), ", s", id, ");");
+    }
+  }
+
+  // The element nodes of a pass at positions i, i + 1, ... `loaded`: how an element of a load's vector is named.
+  template <typename Loaded>
+  void VectorOfPass(const std::vector<ValueId>& elements, const std::string& width, const std::string& condition,
+                    Loaded loaded) {
+    for (const ValueId id : elements) {
+      if (node(id).op == Op::kStore) Line(VecType(node(id).dtype, width), " s", id, ";");
+    }
+    Line("#pragma unroll");
+    Open("for (int w = 0; w < ", width, "; ++w)");
+    for (const ValueId id : elements) {
+      const Node& n = node(id);
+      if (n.op == Op::kStore) {
+        Line("s", id, ".at[w] = ", V(n.operands[0]), ";");
+      } else if (IsReduction(n.op)) {
+        Line("a", id, " = ", ReductionName(n.op), "::Of(a", id, ", ", V(n.operands[0]), ");");
+      } else if (n.op == Op::kLoad) {
+        Line("const ", TypeText(n.dtype), " ", V(id), " = ", FromMemory(n.dtype, loaded(id) + ".at[w]"), ";");
+      } else {
+        Line("const ", TypeText(n.dtype), " ", V(id), " = ", ValueText(id, "(i + w)"), ";");
+      }
+    }
+    Close();
+    for (const ValueId id : elements) {
+      if (node(id).op == Op::kStore) StoreVector(id, width, condition);
+    }
+  }
+
+  // --- without reductions ---
+
+  void Elements(const std::string& entry) {
+    const int64_t total = kernel_.row_count() * kernel_.inner_size();
+    const std::string vector = absl::StrCat(plan_.vector), last = absl::StrCat(total);
+    Line("template <int W> FJ void Compute(Offset at, ", Parameters(), ") {");
+    ++depth_;
+    Coordinates("at", 0);
+    const loop::Pass& pass = schedule_.passes[0];
+    for (const ValueId id : pass.row_nodes) RowNode(id, "");
+    for (const ValueId id : pass.elements) {
+      if (node(id).op == Op::kLoad) Line(VecType(node(id).dtype, "W"), " l", id, " = ", LoadText(node(id), "W"), ";");
+    }
+    VectorOfPass(pass.elements, "W", "", [](ValueId id) { return absl::StrCat("l", id); });
+    Close();
+    Line();
+    Line("extern \"C\" __global__ void __launch_bounds__(", plan_.threads, ") ", entry, "(", Parameters(), ") {");
+    ++depth_;
+    const int64_t block = int64_t{plan_.threads} * plan_.steps * plan_.vector;
+    Line("const Offset first = (Offset)blockIdx.x * ", block, " + threadIdx.x * ", vector, ";");
+    if (plan_.steps > 1) {
+      // Nothing to ask in between, so that the loads of all steps may go first.
+      Open("if (((Offset)blockIdx.x + 1) * ", block, " <= ", last, ")");
+      for (int step = 0; step < plan_.steps; ++step) ComputeStep(step);
+      Line("return;");
+      Close();
+    }
+    Line("#pragma unroll 1");
+    Open("for (int step = 0; step < ", plan_.steps, "; ++step)");
+    Line("const Offset at = first + step * ", plan_.threads * plan_.vector, ";");
+    if (total % plan_.vector == 0) {
+      Line("if (at < ", last, ") Compute<", vector, ">(at, ", Arguments(), ");");
+    } else {
+      Open("if (at + ", vector, " <= ", last, ")");
+      Line("Compute<", vector, ">(at, ", Arguments(), ");");
+      --depth_;
+      Line("} else {");
+      ++depth_;
+      Line("for (Offset e = at; e < ", last, "; ++e) Compute<1>(e, ", Arguments(), ");");
+      Close();
+    }
+    Close();
+    Close();
+  }
+
+  void ComputeStep(int step) {
+    Line("Compute<", plan_.vector, ">(first + ", int64_t{step} * plan_.threads * plan_.vector, ", ", Arguments(), ");");
+  }
+
+  // Of the position `linear` in the dimensions but the last `skipped`, outermost first; that of the inner one is i.
+  void Coordinates(const std::string& linear, size_t skipped) {
+    std::string rest = linear;
+    for (size_t d = kernel_.dims.size() - skipped; d-- > 0;) {
+      const std::string name = d == inner() ? "i" : absl::StrCat("i", d);
+      if (d == 0) {
+        Line("const Offset ", name, " = ", rest, ";");
+        break;
+      }
+      const std::string size = absl::StrCat(std::max<int64_t>(1, kernel_.dims[d].size));
+      Line("const Offset ", name, " = ", rest, " % ", size, ", q", d, " = ", rest, " / ", size, ";");
+      rest = absl::StrCat("q", d);
+    }
+  }
+
+  // --- with reductions ---
+
+  void Rows(const std::string& entry) {
+    Line("extern \"C\" __global__ void __launch_bounds__(", plan_.threads, ") ", entry, "(", Parameters(), ") {");
+    ++depth_;
+    const std::string rows = absl::StrCat(kernel_.row_count());
+    const bool columns = plan_.spread == Spread::kColumns;
+    if (columns) {
+      Line("const Offset own = (Offset)blockIdx.x * ", plan_.rows_per_block, " + threadIdx.x;");
+      Line("const bool live = own < ", rows, ";  // the others compute the last row again, for the barriers");
+      Line("const Offset row = live ? own : ", rows, " - 1;");
+      Line("const int lane = threadIdx.y;");
+    } else {
+      Line("const Offset row = (Offset)blockIdx.x * ", plan_.rows_per_block, " + threadIdx.y;");
+      if (kernel_.row_count() % plan_.rows_per_block != 0) Line("if (row >= ", rows, ") return;");
+      Line("const int lane = threadIdx.x;");
+    }
+    if (kernel_.dims.size() > 1) Coordinates("row", 1);
+    for (const loop::Pass& pass : schedule_.passes) RowPass(pass, columns);
+    Close();
+  }
+
+  void RowPass(const loop::Pass& pass, bool columns) {
+    for (const ValueId id : pass.row_nodes) RowNode(id, columns ? "if (live && lane == 0) " : "if (lane == 0) ");
+    if (pass.elements.empty()) return;
+    for (const ValueId id : pass.elements) {
+      const Node& n = node(id);
+      if (IsReduction(n.op)) Line(TypeText(n.dtype), " a", id, " = ", IdentityText(n), ";");
+    }
+    if (plan_.resident) LoadResident(pass);
+    OpenVectors();
+    for (const ValueId id : pass.elements) {
+      if (plan_.resident || node(id).op != Op::kLoad) continue;
+      Line("const ", VecType(node(id).dtype, Width()), " l", id, " = ", LoadText(node(id), Width()), ";");
+    }
+    VectorOfPass(pass.elements, Width(), columns ? "if (live) " : "",
+                 [&](ValueId id) { return plan_.resident ? absl::StrCat("l", id, "[k]") : absl::StrCat("l", id); });
+    CloseVectors();
+    for (const ValueId id : pass.elements) {
+      if (IsReduction(node(id).op)) FinishReduction(id, columns);
+    }
+  }
+
+  std::string Width() const { return absl::StrCat(plan_.vector); }
+
+  // What this pass is the first to load, all of it before anything is computed.
+  void LoadResident(const loop::Pass& pass) {
+    std::vector<ValueId> loads;
+    for (const ValueId id : pass.elements) {
+      if (node(id).op != Op::kLoad || loaded_[static_cast<size_t>(id)]) continue;
+      loaded_[static_cast<size_t>(id)] = true;
+      loads.push_back(id);
+      Line(VecType(node(id).dtype, Width()), " l", id, "[", plan_.steps, "];");
+    }
+    if (loads.empty()) return;
+    OpenVectors();
+    for (const ValueId id : loads) Line("l", id, "[k] = ", LoadText(node(id), Width()), ";");
+    CloseVectors();
+  }
+
+  // A loop over the vectors of this lane: i is the position of the first element.
+  void OpenVectors() {
+    const int64_t size = kernel_.inner_size(), stride = int64_t{plan_.lanes} * plan_.vector;
+    if (plan_.resident) {
+      Line("#pragma unroll");
+      Open("for (int k = 0; k < ", plan_.steps, "; ++k)");
+      Line("const Offset i = (k * ", plan_.lanes, " + lane) * ", plan_.vector, ";");
+      partial_ = size % stride != 0;
+      if (partial_) Open("if (i < ", size, ")");
+    } else {
+      Line("#pragma unroll 4");
+      Open("for (Offset i = lane * ", plan_.vector, "; i < ", size, "; i += ", stride, ")");
+      partial_ = false;
+    }
+  }
+
+  void CloseVectors() {
+    if (partial_) Close();
+    Close();
+  }
+
+  void FinishReduction(ValueId id, bool columns) {
+    const Node& n = node(id);
+    const char* type = TypeText(n.dtype);
+    const int64_t places = columns ? plan_.threads : plan_.lanes > 32 ? plan_.lanes / 32 : 0;
+    if (places > 0) Line("__shared__ ", type, " shared", id, "[", places, "];");
+    Line("const ", type, " ", V(id), " = ", columns ? "ReduceColumn<" : "ReduceRow<", ReductionName(n.op), ", ",
+         plan_.lanes, ">(a", id, ", ", places > 0 ? absl::StrCat("shared", id) : absl::StrCat("(", type, "*)0"), ");");
+  }
+
+  const Kernel& kernel_;
+  const LaunchPlan& plan_;
+  const loop::Schedule schedule_;
+  std::vector<bool> loaded_;  // by ValueId: what is in registers
+  std::string out_;
+  int depth_ = 0;
+  bool partial_ = false;  // the loop that is open skips what lies behind the end of the row
+};
+
+}  // namespace
+
+KernelSource GenerateSource(const Kernel& kernel, const LaunchPlan& plan) { return Generator(kernel, plan).Run(); }
+
+}  // namespace framejit::cuda

@@ -1,0 +1,349 @@
+// Arithmetic, comparisons, logic, casts, copies and factories; and the lookup over all parts of the table.
+#include "absl/container/flat_hash_map.h"
+#include "backends/native/emitter_rules.h"
+
+namespace framejit::native {
+namespace {
+
+using loop::Op;
+using loop::ValueId;
+
+EmitResults One(ValueId value) { return {value}; }
+
+bool IsReduced(at::ScalarType type) { return type == at::ScalarType::Half || type == at::ScalarType::BFloat16; }
+bool IsIntegral(at::ScalarType type) { return c10::isIntegralType(type, /*includeBool=*/true); }
+
+// Unary operators whose result is floating: integers are converted first.
+template <Op op>
+EmitResults FloatUnary(Emitter& e) {
+  if (!c10::isFloatingType(e.out())) return One(e.Fail());
+  return One(e.b().Unary(op, e.As(0, e.out())));
+}
+
+// floor and its like return integers as they are.
+template <Op op>
+EmitResults Rounding(Emitter& e) {
+  if (e.out() == at::ScalarType::Bool) return One(e.Fail());
+  ValueId x = e.As(0, e.out());
+  return One(IsIntegral(e.out()) ? x : e.b().Unary(op, x));
+}
+
+template <Op op>
+EmitResults SignedUnary(Emitter& e) {
+  if (e.out() == at::ScalarType::Bool) return One(e.Fail());
+  ValueId x = e.As(0, e.out());
+  if (op == Op::kAbs && e.out() == at::ScalarType::Byte) return One(x);
+  return One(e.b().Unary(op, x));
+}
+
+EmitResults Sign(Emitter& e) {
+  if (e.out() == at::ScalarType::Bool) return One(e.Fail());
+  ValueId x = e.As(0, e.out()), zero = e.Number(0, e.out());
+  ValueId negative = e.b().Select(e.b().Binary(Op::kLt, x, zero), e.Number(-1, e.out()), zero);
+  return One(e.b().Select(e.b().Binary(Op::kGt, x, zero), e.Number(1, e.out()), negative));
+}
+
+// a + alpha * b or a - alpha * b. On reduced types ATen rounds alpha * b, so that case stays with ATen.
+EmitResults AddSub(Emitter& e, Op op, Emitter::Arg a, Emitter::Arg b) {
+  const c10::IValue& alpha = e.constant(2);
+  bool unit = alpha.isInt() ? alpha.toInt() == 1 : alpha.isDouble() && alpha.toDouble() == 1;
+  at::ScalarType type = e.out();
+  if (type == at::ScalarType::Bool || (!unit && IsReduced(type))) return One(e.Fail());
+  ValueId right = e.As(b, type);
+  if (!unit) right = e.b().Binary(Op::kMul, right, e.NumberOperand(2, type));
+  return One(e.b().Binary(op, e.As(a, type), right));
+}
+
+EmitResults Add(Emitter& e) {
+  if (e.out() == at::ScalarType::Bool && e.constant(2).isInt() && e.constant(2).toInt() == 1) {
+    return One(e.b().Binary(Op::kOr, e.As(0, e.out()), e.As(1, e.out())));
+  }
+  return AddSub(e, Op::kAdd, e.Get(0), e.Get(1));
+}
+EmitResults Sub(Emitter& e) { return AddSub(e, Op::kSub, e.Get(0), e.Get(1)); }
+EmitResults Rsub(Emitter& e) { return AddSub(e, Op::kSub, e.Get(1), e.Get(0)); }
+
+EmitResults Mul(Emitter& e) {
+  at::ScalarType type = e.out();
+  Op op = type == at::ScalarType::Bool ? Op::kAnd : Op::kMul;
+  return One(e.b().Binary(op, e.As(0, type), e.As(e.Get(1), type, IsReduced(type))));
+}
+
+EmitResults Div(Emitter& e) {
+  at::ScalarType type = e.out();
+  if (!c10::isFloatingType(type)) return One(e.Fail());
+  return One(e.b().Binary(Op::kDiv, e.As(0, type), e.As(e.Get(1), type, IsReduced(type))));
+}
+
+template <Op op>
+EmitResults FloatBinary(Emitter& e) {
+  if (!c10::isFloatingType(e.out())) return One(e.Fail());
+  return One(e.b().Binary(op, e.As(0, e.out()), e.As(1, e.out())));
+}
+
+// Minimum and maximum; bools are compared as integers.
+ValueId Extremum(Emitter& e, Op op, ValueId x, ValueId y) {
+  if (e.b().dtype_of(x) != loop::DType::kBool) return e.b().Binary(op, x, y);
+  return e.b().Binary(op == Op::kMax ? Op::kOr : Op::kAnd, x, y);
+}
+
+template <Op op>
+EmitResults MinMax(Emitter& e) {
+  return One(Extremum(e, op, e.As(0, e.out()), e.As(1, e.out())));
+}
+
+EmitResults PowScalarExponent(Emitter& e) {
+  at::ScalarType type = e.out();
+  if (!e.constant(1).isInt() && !e.constant(1).isDouble()) return One(e.Fail());
+  double exponent = e.constant(1).toScalar().toDouble();
+  ValueId x = e.As(0, type);
+  if (exponent == 2 && type != at::ScalarType::Bool) return One(e.b().Binary(Op::kMul, x, x));
+  // ATen rounds the intermediate products of reduced types, takes float16 through std::pow where others have square
+  // roots (which differ on -0.0 and -infinity), and integer powers are its own.
+  if (!c10::isFloatingType(type) || (IsReduced(type) && (exponent == 3 || exponent == -2))) return One(e.Fail());
+  if (type == at::ScalarType::Half && (exponent == 0.5 || exponent == -0.5)) return One(e.Fail());
+  if (exponent == 0) return One(e.Number(1, type));
+  return One(e.b().Binary(Op::kPow, x, e.Number(exponent, type)));
+}
+
+template <Op op>
+EmitResults Compare(Emitter& e) {
+  at::ScalarType common = e.Common({0, 1});
+  if (!LoopDType(common)) return One(e.Fail());
+  ValueId x = e.As(0, common), y = e.As(1, common);
+  if (common == at::ScalarType::Bool) {
+    x = e.b().Cast(loop::DType::kInt32, x);
+    y = e.b().Cast(loop::DType::kInt32, y);
+  }
+  return One(e.b().Binary(op, x, y));
+}
+
+template <Op op>
+EmitResults Bitwise(Emitter& e) {
+  if (!IsIntegral(e.out())) return One(e.Fail());
+  return One(e.b().Binary(op, e.As(0, e.out()), e.As(1, e.out())));
+}
+
+EmitResults BitwiseNot(Emitter& e) {
+  if (!IsIntegral(e.out())) return One(e.Fail());
+  return One(e.b().Unary(Op::kNot, e.As(0, e.out())));
+}
+
+// An operand as a truth value, from its own type.
+ValueId Truth(Emitter& e, size_t operand) { return e.As(operand, at::ScalarType::Bool); }
+
+template <Op op>
+EmitResults Logical(Emitter& e) {
+  return One(e.b().Binary(op, Truth(e, 0), Truth(e, 1)));
+}
+EmitResults LogicalNot(Emitter& e) { return One(e.b().Unary(Op::kNot, Truth(e, 0))); }
+
+EmitResults IsNan(Emitter& e) {
+  if (!c10::isFloatingType(e.operand_meta(0).dtype)) return One(e.Fail());
+  ValueId x = e.As(0, e.operand_meta(0).dtype);
+  return One(e.b().Binary(Op::kNe, x, x));
+}
+
+EmitResults Where(Emitter& e) {
+  Emitter::Arg condition = e.Get(0);
+  if (condition.dtype != at::ScalarType::Bool) return One(e.Fail());
+  return One(e.b().Select(e.As(condition, at::ScalarType::Bool), e.As(1, e.out()), e.As(2, e.out())));
+}
+
+EmitResults MaskedFill(Emitter& e) {
+  Emitter::Arg mask = e.Get(1);
+  if (mask.dtype != at::ScalarType::Bool) return One(e.Fail());
+  return One(e.b().Select(e.As(mask, at::ScalarType::Bool), e.As(2, e.out()), e.As(0, e.out())));
+}
+
+// A value equal to its bound stays itself: clamp(-0.0, min=0) is -0.0. Binary takes the second of equal operands.
+template <Op op>
+EmitResults ClampOne(Emitter& e) {
+  return One(Extremum(e, op, e.As(1, e.out()), e.As(0, e.out())));
+}
+
+EmitResults Clamp(Emitter& e) {
+  if (e.out() == at::ScalarType::Bool) return One(e.Fail());
+  ValueId x = e.As(0, e.out());
+  if (!e.IsNone(1)) x = e.b().Binary(Op::kMax, e.As(1, e.out()), x);
+  if (!e.IsNone(2)) x = e.b().Binary(Op::kMin, e.As(2, e.out()), x);
+  return One(x);
+}
+
+EmitResults AddcMul(Emitter& e) {
+  if (!c10::isFloatingType(e.out())) return One(e.Fail());
+  ValueId product = e.b().Binary(Op::kMul, e.NumberOperand(3, e.out()), e.As(1, e.out()));
+  return One(e.b().Binary(Op::kAdd, e.As(0, e.out()), e.b().Binary(Op::kMul, product, e.As(2, e.out()))));
+}
+
+EmitResults AddcDiv(Emitter& e) {
+  if (!c10::isFloatingType(e.out())) return One(e.Fail());
+  ValueId product = e.b().Binary(Op::kMul, e.NumberOperand(3, e.out()), e.As(1, e.out()));
+  return One(e.b().Binary(Op::kAdd, e.As(0, e.out()), e.b().Binary(Op::kDiv, product, e.As(2, e.out()))));
+}
+
+EmitResults Lerp(Emitter& e) {
+  at::ScalarType type = e.out();
+  if (!c10::isFloatingType(type)) return One(e.Fail());
+  ValueId start = e.As(0, type), end = e.As(1, type), weight = e.As(e.Get(2), type, /*exact_number=*/true);
+  ValueId span = e.b().Binary(Op::kSub, end, start);
+  ValueId forward = e.b().Binary(Op::kAdd, start, e.b().Binary(Op::kMul, weight, span));
+  ValueId rest = e.b().Binary(Op::kSub, e.Number(1, type), weight);
+  ValueId backward = e.b().Binary(Op::kSub, end, e.b().Binary(Op::kMul, span, rest));
+  ValueId small = e.b().Binary(Op::kLt, e.b().Unary(Op::kAbs, weight), e.Number(0.5, type));
+  return One(e.b().Select(small, forward, backward));
+}
+
+// Copies and casts: operand 0 in the dtype of the result.
+EmitResults Copy(Emitter& e) { return One(e.As(0, e.out())); }
+EmitResults CopySource(Emitter& e) { return One(e.As(1, e.out())); }
+
+EmitResults Zeros(Emitter& e) { return One(e.Number(0, e.out())); }
+EmitResults Ones(Emitter& e) { return One(e.Number(1, e.out())); }
+EmitResults FillFirst(Emitter& e) { return One(e.As(0, e.out())); }
+EmitResults FillSecond(Emitter& e) { return One(e.As(1, e.out())); }
+EmitResults FillThird(Emitter& e) { return One(e.As(2, e.out())); }
+
+ValueId IntegerRange(Emitter& e, int64_t start, int64_t step) {
+  if (e.out() != at::ScalarType::Long) return e.Fail();
+  ValueId scaled = e.b().Binary(Op::kMul, e.Index(0), e.b().ConstInt(loop::DType::kInt64, step));
+  return e.b().Binary(Op::kAdd, scaled, e.b().ConstInt(loop::DType::kInt64, start));
+}
+EmitResults Arange(Emitter& e) { return One(IntegerRange(e, 0, 1)); }
+EmitResults ArangeStart(Emitter& e) {
+  return One(e.constant(0).isInt() ? IntegerRange(e, e.constant(0).toInt(), 1) : e.Fail());
+}
+EmitResults ArangeStep(Emitter& e) {
+  if (!e.constant(0).isInt() || !e.constant(2).isInt()) return One(e.Fail());
+  return One(IntegerRange(e, e.constant(0).toInt(), e.constant(2).toInt()));
+}
+
+constexpr EmitRule P(EmitResults (*emit)(Emitter&)) { return {NodeKind::kPointwise, emit}; }
+
+const NamedRule kRules[] = {
+    {"aten::exp", P(FloatUnary<Op::kExp>)},
+    {"aten::exp2", P(FloatUnary<Op::kExp2>)},
+    {"aten::expm1", P(FloatUnary<Op::kExpm1>)},
+    {"aten::log", P(FloatUnary<Op::kLog>)},
+    {"aten::log2", P(FloatUnary<Op::kLog2>)},
+    {"aten::log10", P(FloatUnary<Op::kLog10>)},
+    {"aten::log1p", P(FloatUnary<Op::kLog1p>)},
+    {"aten::sqrt", P(FloatUnary<Op::kSqrt>)},
+    {"aten::rsqrt", P(FloatUnary<Op::kRsqrt>)},
+    {"aten::reciprocal", P(FloatUnary<Op::kReciprocal>)},
+    {"aten::sin", P(FloatUnary<Op::kSin>)},
+    {"aten::cos", P(FloatUnary<Op::kCos>)},
+    {"aten::tan", P(FloatUnary<Op::kTan>)},
+    {"aten::asin", P(FloatUnary<Op::kAsin>)},
+    {"aten::acos", P(FloatUnary<Op::kAcos>)},
+    {"aten::atan", P(FloatUnary<Op::kAtan>)},
+    {"aten::sinh", P(FloatUnary<Op::kSinh>)},
+    {"aten::cosh", P(FloatUnary<Op::kCosh>)},
+    {"aten::tanh", P(FloatUnary<Op::kTanh>)},
+    {"aten::erf", P(FloatUnary<Op::kErf>)},
+    {"aten::erfc", P(FloatUnary<Op::kErfc>)},
+    {"aten::sigmoid", P(FloatUnary<Op::kSigmoid>)},
+    {"aten::floor", P(Rounding<Op::kFloor>)},
+    {"aten::ceil", P(Rounding<Op::kCeil>)},
+    {"aten::round", P(Rounding<Op::kRound>)},
+    {"aten::trunc", P(Rounding<Op::kTrunc>)},
+    {"aten::neg", P(SignedUnary<Op::kNeg>)},
+    {"aten::abs", P(SignedUnary<Op::kAbs>)},
+    {"aten::sign", P(Sign)},
+    {"aten::add.Tensor", P(Add)},
+    {"aten::add.Scalar", P(Add)},
+    {"aten::sub.Tensor", P(Sub)},
+    {"aten::sub.Scalar", P(Sub)},
+    {"aten::rsub.Tensor", P(Rsub)},
+    {"aten::rsub.Scalar", P(Rsub)},
+    {"aten::mul.Tensor", P(Mul)},
+    {"aten::mul.Scalar", P(Mul)},
+    {"aten::div.Tensor", P(Div)},
+    {"aten::div.Scalar", P(Div)},
+    {"aten::atan2", P(FloatBinary<Op::kAtan2>)},
+    {"aten::fmod.Tensor", P(FloatBinary<Op::kFmod>)},
+    {"aten::fmod.Scalar", P(FloatBinary<Op::kFmod>)},
+    {"aten::maximum", P(MinMax<Op::kMax>)},
+    {"aten::minimum", P(MinMax<Op::kMin>)},
+    {"aten::pow.Tensor_Scalar", P(PowScalarExponent)},
+    {"aten::pow.Tensor_Tensor", P(FloatBinary<Op::kPow>)},
+    {"aten::pow.Scalar", P(FloatBinary<Op::kPow>)},
+    {"aten::eq.Tensor", P(Compare<Op::kEq>)},
+    {"aten::eq.Scalar", P(Compare<Op::kEq>)},
+    {"aten::ne.Tensor", P(Compare<Op::kNe>)},
+    {"aten::ne.Scalar", P(Compare<Op::kNe>)},
+    {"aten::lt.Tensor", P(Compare<Op::kLt>)},
+    {"aten::lt.Scalar", P(Compare<Op::kLt>)},
+    {"aten::le.Tensor", P(Compare<Op::kLe>)},
+    {"aten::le.Scalar", P(Compare<Op::kLe>)},
+    {"aten::gt.Tensor", P(Compare<Op::kGt>)},
+    {"aten::gt.Scalar", P(Compare<Op::kGt>)},
+    {"aten::ge.Tensor", P(Compare<Op::kGe>)},
+    {"aten::ge.Scalar", P(Compare<Op::kGe>)},
+    {"aten::bitwise_and.Tensor", P(Bitwise<Op::kAnd>)},
+    {"aten::bitwise_and.Scalar", P(Bitwise<Op::kAnd>)},
+    {"aten::bitwise_or.Tensor", P(Bitwise<Op::kOr>)},
+    {"aten::bitwise_or.Scalar", P(Bitwise<Op::kOr>)},
+    {"aten::bitwise_xor.Tensor", P(Bitwise<Op::kXor>)},
+    {"aten::bitwise_xor.Scalar", P(Bitwise<Op::kXor>)},
+    {"aten::bitwise_not", P(BitwiseNot)},
+    {"aten::logical_and", P(Logical<Op::kAnd>)},
+    {"aten::logical_or", P(Logical<Op::kOr>)},
+    {"aten::logical_xor", P(Logical<Op::kXor>)},
+    {"aten::logical_not", P(LogicalNot)},
+    {"aten::isnan", P(IsNan)},
+    {"aten::where.self", P(Where)},
+    {"aten::masked_fill.Scalar", P(MaskedFill)},
+    {"aten::masked_fill.Tensor", P(MaskedFill)},
+    {"aten::clamp", P(Clamp)},
+    {"aten::clamp.Tensor", P(Clamp)},
+    {"aten::clamp_min", P(ClampOne<Op::kMax>)},
+    {"aten::clamp_min.Tensor", P(ClampOne<Op::kMax>)},
+    {"aten::clamp_max", P(ClampOne<Op::kMin>)},
+    {"aten::clamp_max.Tensor", P(ClampOne<Op::kMin>)},
+    {"aten::addcmul", P(AddcMul)},
+    {"aten::addcdiv", P(AddcDiv)},
+    {"aten::lerp.Scalar", P(Lerp)},
+    {"aten::lerp.Tensor", P(Lerp)},
+    {"aten::clone", P(Copy)},
+    {"aten::_to_copy", P(Copy)},
+    {"aten::copy", P(CopySource)},
+    {"aten::zeros", P(Zeros)},
+    {"aten::zeros_like", P(Zeros)},
+    {"aten::new_zeros", P(Zeros)},
+    {"aten::ones", P(Ones)},
+    {"aten::ones_like", P(Ones)},
+    {"aten::new_ones", P(Ones)},
+    {"aten::scalar_tensor", P(FillFirst)},
+    {"aten::full", P(FillSecond)},
+    {"aten::full_like", P(FillSecond)},
+    {"aten::fill.Scalar", P(FillSecond)},
+    {"aten::new_full", P(FillThird)},
+    {"aten::arange", P(Arange)},
+    {"aten::arange.start", P(ArangeStart)},
+    {"aten::arange.start_step", P(ArangeStep)},
+};
+
+using RuleMap = absl::flat_hash_map<std::string, const EmitRule*>;
+
+const RuleMap& Rules() {
+  static const RuleMap* rules = [] {
+    auto* map = new RuleMap;
+    for (auto part : {PointwiseRules(), ActivationRules(), RowRules(), GradientRules()}) {
+      for (const NamedRule& named : part) map->emplace(named.name, &named.rule);
+    }
+    return map;
+  }();
+  return *rules;
+}
+
+}  // namespace
+
+c10::ArrayRef<NamedRule> PointwiseRules() { return kRules; }
+
+const EmitRule* FindEmitRule(const std::string& operator_name) {
+  auto it = Rules().find(operator_name);
+  return it == Rules().end() ? nullptr : it->second;
+}
+
+}  // namespace framejit::native

@@ -1,0 +1,37 @@
+// The table of operators that become loop IR: name, kind, and the function that emits it.
+#ifndef FRAMEJIT_BACKENDS_NATIVE_EMITTER_RULES_H_
+#define FRAMEJIT_BACKENDS_NATIVE_EMITTER_RULES_H_
+
+#include <string>
+
+#include "backends/native/emitter.h"
+
+namespace framejit::native {
+
+using EmitResults = absl::InlinedVector<loop::ValueId, 3>;
+
+struct EmitRule {
+  NodeKind kind = NodeKind::kPointwise;
+  EmitResults (*emit)(Emitter&) = nullptr;
+  int dims_operand = -1;          // kRow: the operand that names the dimensions; -1: all of them
+  bool trailing_dims = false;     // kRow: that operand is a shape, whose length counts the trailing dimensions
+  bool empty_means_none = false;  // kRow: no dimensions given is no reduction, instead of one over all
+  int operand_dim = kAlignRight;  // where the first dimension of operands after the first lies
+};
+
+// Null where ATen runs the operator.
+const EmitRule* FindEmitRule(const std::string& operator_name);
+
+// The parts of the table.
+struct NamedRule {
+  const char* name;
+  EmitRule rule;
+};
+c10::ArrayRef<NamedRule> PointwiseRules();   // emitter_pointwise.cc
+c10::ArrayRef<NamedRule> ActivationRules();  // emitter_activations.cc
+c10::ArrayRef<NamedRule> RowRules();         // emitter_rows.cc
+c10::ArrayRef<NamedRule> GradientRules();    // emitter_gradients.cc
+
+}  // namespace framejit::native
+
+#endif  // FRAMEJIT_BACKENDS_NATIVE_EMITTER_RULES_H_

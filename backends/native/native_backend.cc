@@ -1,0 +1,26 @@
+#include "backends/native/native_backend.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "backends/interp/interp.h"
+#include "backends/native/executor.h"
+#include "backends/native/plan.h"
+#include "base/log.h"
+
+namespace framejit::native {
+
+absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileFor(const Target& target, const CompileRequest& request) {
+  if (request.graph == nullptr) return absl::InvalidArgumentError("a native backend: no graph was given");
+  try {
+    auto plan = MakePlan(*request.graph, target);
+    if (plan.ok()) return std::make_unique<NativeGraph>(*std::move(plan));
+    if (!absl::IsUnimplemented(plan.status())) return plan.status();
+    Log(LogArtifact::k_loops, absl::StrCat("operator by operator: ", std::string(plan.status().message())));
+  } catch (const c10::Error& error) {
+    return absl::InternalError(
+        absl::StrCat("compiling for ", target.device().str(), ": ", error.what_without_backtrace()));
+  }
+  return MakeInterpBackend()->Compile(request);
+}
+
+}  // namespace framejit::native

@@ -1,0 +1,40 @@
+// What passes that take single operators apart have in common: which nodes, and how new ones are made.
+#ifndef FRAMEJIT_BACKENDS_NATIVE_NODE_SPLITTER_H_
+#define FRAMEJIT_BACKENDS_NATIVE_NODE_SPLITTER_H_
+
+#include <optional>
+
+#include "graph/graph.h"
+#include "graph/passes/analysis.h"
+
+namespace framejit::native {
+
+class NodeSplitter {
+ public:
+  // `target`: the operator's name.
+  NodeSplitter(Graph& graph, const char* target);
+  virtual ~NodeSplitter() = default;
+  // Puts what Split makes in place of each node of the operator that Applies.
+  void Run();
+
+ protected:
+  // Asked of all nodes before the first is split.
+  virtual bool Applies(const Node& node) const = 0;
+  virtual void Split(const Node& node) = 0;
+
+  // A new value with memory of its own.
+  ValueId New(TensorMeta meta);
+  // A node with the place of `origin`. The operands given come first; the schema's defaults follow.
+  void Add(const char* name, const Node& origin, absl::InlinedVector<Operand, 4> operands, ValueId result);
+
+  Graph& graph_;
+  const MemoryFacts facts_;
+
+ private:
+  const std::optional<c10::OperatorHandle> target_;
+  int32_t next_storage_ = 0;
+};
+
+}  // namespace framejit::native
+
+#endif  // FRAMEJIT_BACKENDS_NATIVE_NODE_SPLITTER_H_

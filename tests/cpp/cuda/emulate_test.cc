@@ -1,0 +1,191 @@
+// Generated kernels against the interpreter of the loop IR, without a GPU: a C++ compiler builds them behind
+// emulation.h, which runs the threads of a block in turn. That their types and barriers are right for a GPU as well is
+// compile_test.cc's matter; how exact CUDA's functions are shows on a GPU alone.
+#include <dlfcn.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "backends/cuda/codegen/prelude.h"
+#include "backends/cuda/codegen/source.h"
+#include "backends/loop/interpret.h"
+#include "tests/cpp/cuda/kernels.h"
+#include "tests/cpp/kernels/kernel_harness.h"
+
+namespace framejit::cuda {
+namespace {
+
+using loop::DType;
+using loop::Kernel;
+using testing::NamedKernel;
+
+struct Emulated {
+  std::string name;
+  Kernel kernel;
+  LaunchPlan plan;
+  KernelSource source;
+};
+
+using Bytes = std::vector<char>;
+
+constexpr size_t kMostBuffers = 12;  // as emulation.h
+
+// With vectors, and without where that makes a difference.
+std::vector<Emulated> Plan(const std::vector<NamedKernel>& kernels) {
+  std::vector<Emulated> out;
+  absl::flat_hash_set<std::string> entries;
+  for (const NamedKernel& named : kernels) {
+    for (const int max_vector : {16, 1}) {
+      Emulated emulated{named.name, named.kernel, PlanLaunch(named.kernel, max_vector), {}};
+      emulated.source = GenerateSource(named.kernel, emulated.plan);
+      if (entries.insert(emulated.source.entry).second) out.push_back(std::move(emulated));
+    }
+  }
+  return out;
+}
+
+// All of them in one library. Misaligned vectors end the program.
+void* Build(const std::vector<Emulated>& kernels) {
+  static int count = 0;  // a library that is loaded twice is the first one
+  const std::string name = absl::StrCat("framejit-emulation-", getpid(), "-", count++);
+  const std::string stem = (std::filesystem::temp_directory_path() / name).string();
+  std::ofstream file(stem + ".cc");
+  file << "#include \"tests/cpp/cuda/emulation.h\"\n" << kPrelude;
+  for (size_t k = 0; k < kernels.size(); ++k) {
+    const std::string& text = kernels[k].source.text;
+    file << "namespace k" << k << " {\n" << text.substr(text.find(" Offset;") - 11) << "}\n";
+  }
+  file.close();
+  const std::string command = absl::StrCat(
+      FRAMEJIT_CXX, " -std=c++20 -O1 -ffp-contract=off -fsanitize=alignment -fsanitize-undefined-trap-on-error",
+      " -w -fPIC -shared -I" FRAMEJIT_SOURCE_DIR " ", stem, ".cc -o ", stem, ".so");
+  EXPECT_EQ(std::system(command.c_str()), 0) << command;
+  void* library = dlopen((stem + ".so").c_str(), RTLD_NOW | RTLD_LOCAL);
+  EXPECT_NE(library, nullptr) << dlerror();
+  std::filesystem::remove(stem + ".cc");
+  std::filesystem::remove(stem + ".so");
+  return library;
+}
+
+std::vector<Bytes> MakeBuffers(const Kernel& kernel) {
+  const std::vector<int64_t> elements = testing::BufferElements(kernel);
+  std::vector<Bytes> buffers;
+  for (size_t b = 0; b < kernel.buffers.size(); ++b) {
+    const DType dtype = kernel.buffers[b].dtype;
+    buffers.emplace_back(static_cast<size_t>(elements[b] * loop::DTypeBytes(dtype)), char{0x5a});
+    if (!kernel.buffers[b].written) {
+      testing::FillRandom(dtype, buffers[b].data(), elements[b], b + 1, /*specials=*/!kernel.has_reductions());
+    }
+  }
+  return buffers;
+}
+
+// The buffers of a launch: aligned as torch's allocator aligns, or one element off.
+struct Memory {
+  Memory(const Kernel& kernel, const std::vector<Bytes>& content, bool aligned) {
+    for (size_t b = 0; b < content.size(); ++b) {
+      const size_t off = aligned ? 0 : static_cast<size_t>(loop::DTypeBytes(kernel.buffers[b].dtype));
+      blocks.emplace_back(content[b].size() + 64);
+      char* start = blocks[b].data();
+      start += (64 - reinterpret_cast<uintptr_t>(start) % 64) % 64 + off;
+      if (start + content[b].size() > blocks[b].data() + blocks[b].size()) start -= 64;
+      std::memcpy(start, content[b].data(), content[b].size());
+      pointers.push_back(start);
+    }
+    pointers.resize(kMostBuffers, nullptr);
+  }
+  std::vector<Bytes> blocks;
+  std::vector<void*> pointers;
+};
+
+double Read(DType dtype, const char* at) {
+  uint16_t half;
+  float single;
+  double wide;
+  std::memcpy(&half, at, 2);
+  if (dtype == DType::kFloat16) return loop::Float16ToFloat(half);
+  if (dtype == DType::kBFloat16) return loop::BFloat16ToFloat(half);
+  if (dtype == DType::kFloat32) return std::memcpy(&single, at, 4), single;
+  return std::memcpy(&wide, at, 8), wide;
+}
+
+bool HoldsFloat(DType dtype) { return loop::IsFloat(dtype) || loop::ClassOf(dtype) == loop::DTypeClass::kNarrowFloat; }
+
+// Of a result of `magnitude` that differs: sums are added in another order, functions are the C library's.
+bool IsClose(DType dtype, double got, double expected, double magnitude) {
+  if (!HoldsFloat(dtype)) return false;
+  if (std::isnan(got) || std::isnan(expected)) return std::isnan(got) && std::isnan(expected);
+  const double relative = dtype == DType::kBFloat16  ? 1.0 / 128
+                          : dtype == DType::kFloat16 ? 1.0 / 1024
+                          : dtype == DType::kFloat32 ? 2e-6
+                                                     : 1e-14;
+  return got == expected || std::fabs(got - expected) <= relative * magnitude;
+}
+
+double LargestOf(DType dtype, const Bytes& values) {
+  double largest = 0;
+  for (size_t at = 0; at < values.size(); at += static_cast<size_t>(loop::DTypeBytes(dtype))) {
+    const double value = std::fabs(Read(dtype, &values[at]));
+    if (std::isfinite(value)) largest = std::max(largest, value);
+  }
+  return largest;
+}
+
+void Compare(const Emulated& emulated, const Memory& got, const std::vector<Bytes>& expected) {
+  for (size_t b = 0; b < expected.size(); ++b) {
+    const DType dtype = emulated.kernel.buffers[b].dtype;
+    const size_t bytes = static_cast<size_t>(loop::DTypeBytes(dtype));
+    const char* actual = static_cast<const char*>(got.pointers[b]);
+    const bool reduces = emulated.kernel.has_reductions();
+    const double largest = reduces && HoldsFloat(dtype) ? LargestOf(dtype, expected[b]) : 0;
+    for (size_t at = 0; at < expected[b].size(); at += bytes) {
+      if (std::memcmp(actual + at, &expected[b][at], bytes) == 0) continue;
+      const double value = Read(dtype, actual + at), wanted = Read(dtype, &expected[b][at]);
+      if (IsClose(dtype, value, wanted, reduces ? largest : std::fabs(wanted))) continue;
+      ADD_FAILURE() << emulated.name << ": b" << b << "[" << at / bytes << "] is " << value << ", expected " << wanted
+                    << "\n"
+                    << Print(emulated.plan) << "\n"
+                    << loop::Print(emulated.kernel);
+      return;
+    }
+  }
+}
+
+void CheckAll(const std::vector<NamedKernel>& named) {
+  using Emulate = void (*)(void*, void**, long long, unsigned, unsigned);
+  const std::vector<Emulated> kernels = Plan(named);
+  void* library = Build(kernels);
+  ASSERT_NE(library, nullptr);
+  const auto emulate = reinterpret_cast<Emulate>(dlsym(library, "Emulate"));
+  for (const Emulated& e : kernels) {
+    void* function = dlsym(library, e.source.entry.c_str());
+    ASSERT_NE(function, nullptr) << e.name;
+    ASSERT_LE(e.kernel.buffers.size(), kMostBuffers) << e.name;
+    std::vector<Bytes> content = MakeBuffers(e.kernel);
+    Memory memory(e.kernel, content, /*aligned=*/e.plan.vector > 1);
+    std::vector<void*> pointers;
+    for (Bytes& buffer : content) pointers.push_back(buffer.data());
+    const auto precision = e.kernel.has_reductions() ? loop::Precision::kExact : loop::Precision::kAsTyped;
+    loop::Interpret(e.kernel, pointers.data(), precision);
+    const int above = e.plan.spread == Spread::kColumns ? e.plan.lanes : e.plan.rows_per_block;
+    emulate(function, memory.pointers.data(), e.plan.blocks, static_cast<unsigned>(e.plan.threads / above),
+            static_cast<unsigned>(above));
+    Compare(e, memory, content);
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+TEST(EmulateTest, Operators) { CheckAll(testing::OperatorKernels()); }
+TEST(EmulateTest, Casts) { CheckAll(testing::CastKernels()); }
+TEST(EmulateTest, Layouts) { CheckAll(testing::LayoutKernels()); }
+TEST(EmulateTest, Reductions) { CheckAll(testing::ReductionKernels()); }
+
+}  // namespace
+}  // namespace framejit::cuda
