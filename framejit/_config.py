@@ -16,7 +16,9 @@ VARIABLES = (
     Variable("FRAMEJIT_LOG", "", "comma-separated names of what to log; see framejit.log_artifacts()"),
     Variable("FRAMEJIT_BACKEND", "auto", "the backend of framejit.compile where the call names none"),
     Variable("FRAMEJIT_CHECK", "", "comma-separated checks of framejit itself; see framejit.set_checks()"),
-    Variable("FRAMEJIT_DUMP_DIR", "", "a folder in which each compilation of the cpu and cuda backends leaves its files"),
+    Variable(
+        "FRAMEJIT_DUMP_DIR", "", "a folder in which each compilation of the cpu and cuda backends leaves its files"
+    ),
     Variable("FRAMEJIT_CACHE_DIR", "~/.cache/framejit", "where compiled CUDA kernels are kept; empty: nowhere"),
     Variable("FRAMEJIT_PERF_MAP", "0", "1: profilers find the names of kernels in /tmp/perf-PID.map"),
     Variable("FRAMEJIT_DISABLE", "0", "1: compiled functions run in the interpreter"),

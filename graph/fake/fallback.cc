@@ -1,6 +1,7 @@
 // The dispatcher's fallback for DispatchKey::Fake: records an operator that runs on fakes. It converts the arguments to
 // shadows, computes the results' metadata on them (RunMetadata), wraps the results as fakes and appends a node.
 // Operators on purely real tensors run for real.
+#include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/library.h>
@@ -297,11 +298,19 @@ class RecordedCall {
     IValue& value = stack_[base_ + static_cast<size_t>(info_.device_argument)];
     if (value.isDevice()) {
       device_ = value.toDevice();
-      if (device_.is_cuda() && !device_.has_index()) device_.set_index(0);
+      if (device_.is_cuda() && !device_.has_index()) device_ = TheOnlyGpu();
     } else if (device_known) {
       return;
     }
     value = IValue(c10::Device(c10::kMeta));
+  }
+
+  // A device without an index is the thread's current one. Nothing guards which of several that is.
+  c10::Device TheOnlyGpu() {
+    const bool several =
+        c10::impl::hasDeviceGuardImpl(c10::kCUDA) && c10::impl::getDeviceGuardImpl(c10::kCUDA)->deviceCount() > 1;
+    if (several) FailAndThrow(recording_, BreakCode::kUnsupportedCallable, NameOf(info_) + " on one of several GPUs");
+    return {c10::kCUDA, 0};
   }
 
   void WrapResult(IValue& value, Node& node) {
@@ -417,7 +426,8 @@ bool AnswerFromKnown(const c10::OperatorHandle& op, const OpInfo& info, FakeReco
   return true;
 }
 
-// What the tensor arguments of a call are, and the device of its result: that of the first tensor with dimensions.
+// What the tensor arguments of a call are, and the device of its result: that of the first tensor with dimensions, else
+// of the first that is not on the CPU, since numbers on the CPU go with tensors of any device.
 struct Arguments {
   bool any_tensor = false;
   bool any_fake = false;
@@ -431,7 +441,7 @@ Arguments Inspect(const OpInfo& info, const Stack& stack, size_t base) {
     result.any_tensor = true;
     const FakeTensorImpl* fake = AsFake(tensor);
     if (fake == nullptr) return;
-    if (!result.any_fake || !result.device_final) {
+    if (!result.any_fake || (!result.device_final && (fake->dim() > 0 || result.device.is_cpu()))) {
       result.device = fake->device();
       result.device_final = fake->dim() > 0;
     }

@@ -1,0 +1,137 @@
+// Graphs on a GPU as the cuda backend plans them, down to machine code, without a GPU: which operators become kernels,
+// which values they may read, and that what they compile to is valid. Running them is tests/python/kernels' matter.
+#include "backends/native/plan.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/match.h"
+#include "backends/cuda/codegen/toolchain.h"
+#include "backends/cuda/cuda_backend.h"
+#include "backends/cuda/cuda_target.h"
+#include "graph/parse.h"
+
+namespace framejit {
+namespace {
+
+const native::Target& TargetFor(int architecture) {
+  static std::map<int, std::unique_ptr<const native::Target>> targets;
+  cuda::SetToolchainOptions({{FRAMEJIT_TEST_NVRTC}, ""});
+  auto& target = targets[architecture];
+  if (target == nullptr) {
+    target = cuda::MakeCompileOnlyTarget(c10::Device(c10::kCUDA, 0), cuda::Architecture{architecture});
+  }
+  return *target;
+}
+
+class CudaPlan : public ::testing::TestWithParam<int> {
+ protected:
+  std::string Describe(const char* text) const {
+    absl::StatusOr<Graph> graph = ParseGraph(text);
+    EXPECT_TRUE(graph.ok()) << graph.status();
+    if (!graph.ok()) return "";
+    auto plan = native::MakePlan(*graph, TargetFor(GetParam()));
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return plan.ok() ? (*plan)->description : "";
+  }
+};
+
+TEST_P(CudaPlan, PointwiseAndNormAreKernelsAroundTheLibrarysProduct) {
+  const std::string plan = Describe(R"(
+input %0: bfloat16[8, 64] device="cuda:0" @0
+input %1: bfloat16[64, 64] device="cuda:0" @1
+input %2: bfloat16[64] device="cuda:0" @2
+%3: bfloat16[8, 64] device="cuda:0" @3 = aten::gelu(%0, "none")
+%4: bfloat16[8, 64] device="cuda:0" @4 = aten::addmm(%2, %3, %1, 1, 1)
+%5: bfloat16[8, 64] device="cuda:0" @5 = aten::add.Tensor(%4, %0, 1)
+%6: bfloat16[8, 64] device="cuda:0" @6, %7: float32[8, 1] device="cuda:0" @7, %8: float32[8, 1] device="cuda:0" @8 = aten::native_layer_norm(%5, [64], %2, %2, 1e-05)
+return %6
+)");
+  EXPECT_EQ(plan,
+            "kernel gelu: 2048 bytes\n"
+            "call into place aten::addmm\n"
+            "kernel add.Tensor native_layer_norm: 3200 bytes\n"
+            "arena: 2048 bytes\n");
+}
+
+TEST_P(CudaPlan, ViewsAreMetadata) {
+  EXPECT_EQ(Describe(R"(
+input %0: float32[6, 4] device="cuda:0" @0
+%1: float32[4, 6] strides=[1, 4] device="cuda:0" @0 = aten::t(%0)
+%2: float32[4, 6] strides=[1, 4] device="cuda:0" @2 = aten::mul.Scalar(%1, 2)
+return %2
+)"),
+            "kernel mul.Scalar: 192 bytes\narena: 0 bytes\n");
+}
+
+TEST_P(CudaPlan, NumbersOnTheCpuAreConstantsAndOtherDevicesAreTorchs) {
+  EXPECT_EQ(Describe(R"(
+input %0: float32[16] device="cuda:0" @0
+constant %1: float64[] @1 wrapped = [2.0]
+%2: float32[16] device="cuda:0" @2 = aten::mul.Tensor(%0, %1)
+return %2
+)"),
+            "kernel mul.Tensor: 128 bytes\narena: 0 bytes\n");
+  EXPECT_EQ(Describe(R"(
+input %0: float32[16] device="cuda:0" @0
+input %1: float32[] @1
+input %2: float32[16] device="cuda:1" @2
+%3: float32[16] device="cuda:0" @3 = aten::mul.Tensor(%0, %1)
+%4: float32[16] device="cuda:1" @4 = aten::exp(%2)
+%5: float32[] @5 = aten::exp(%1)
+return %3, %4, %5
+)"),
+            "call aten::mul.Tensor\ncall aten::exp\ncall aten::exp\narena: 0 bytes\n");
+}
+
+TEST_P(CudaPlan, FewLongRowsAreReducedByManyBlocks) {
+  EXPECT_TRUE(absl::StrContains(Describe(R"(
+input %0: float32[1048576] device="cuda:0" @0
+%1: float32[] device="cuda:0" @1 = aten::sum(%0, None)
+return %1
+)"),
+                                "in 2 parts"));
+  EXPECT_TRUE(absl::StrContains(Describe(R"(
+input %0: float32[65536, 64] device="cuda:0" @0
+%1: float32[64] device="cuda:0" @1 = aten::sum.dim_IntList(%0, [0], False, None)
+return %1
+)"),
+                                "in 2 parts"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Architectures, CudaPlan, ::testing::Values(80, 90));
+
+TEST(CudaBackendTest, RunsOnTheCpuWhatIsThere) {
+  absl::StatusOr<Graph> graph =
+      ParseGraph("input %0: float32[4] @0\n%1: float32[4] @1 = aten::mul.Scalar(%0, 2)\nreturn %1\n");
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  CompileRequest request;
+  request.graph = &*graph;
+  auto compiled = MakeCudaBackend()->Compile(request);
+  ASSERT_TRUE(compiled.ok()) << compiled.status();
+  std::vector<at::Tensor> outputs;
+  const at::Tensor x = at::arange(4, at::kFloat);
+  (*compiled)->Run({x}, outputs);
+  EXPECT_TRUE(at::equal(outputs.at(0), x * 2));
+}
+
+// Without a driver, or without NVRTC, a graph on a GPU is still compiled: operator by operator.
+TEST(CudaBackendTest, WithoutADriverOperatorsRunOneByOne) {
+  if (at::hasCUDA()) GTEST_SKIP() << "there is a GPU";
+  absl::StatusOr<Graph> graph = ParseGraph(
+      R"(
+input %0: float32[4] device="cuda:0" @0
+%1: float32[4] device="cuda:0" @1 = aten::mul.Scalar(%0, 2)
+return %1
+)");
+  ASSERT_TRUE(graph.ok()) << graph.status();
+  CompileRequest request;
+  request.graph = &*graph;
+  EXPECT_EQ(cuda::CudaTarget(c10::Device(c10::kCUDA, 0)).status().code(), absl::StatusCode::kUnavailable);
+  auto compiled = MakeCudaBackend()->Compile(request);
+  ASSERT_TRUE(compiled.ok()) << compiled.status();
+  EXPECT_FALSE(absl::StrContains((*compiled)->Describe(), "kernel"));
+}
+
+}  // namespace
+}  // namespace framejit
