@@ -2,7 +2,8 @@
 # Builds, tests and benchmarks on a machine with a GPU and no network: it has Python, torch, a compiler, cmake, ninja,
 # pybind11, pytest and transformers; asmjit, abseil and GoogleTest come as Debian packages in .debs (git-ignored).
 # One call does everything; logs go to $OUT.
-# usage: tools/device.sh [build] [test] [bench] [asan]      (default: all)
+# usage: tools/device.sh [build] [test] [bench] [asan] [gpu] [memcheck]      (default: the first four)
+# gpu: the tests and the benchmark of the CUDA backend. memcheck: those tests under compute-sanitizer.
 set -u
 out=${OUT:-build/device-logs}
 what=${*:-build test bench asan}
@@ -36,6 +37,21 @@ case $what in *bench*)
     echo "benchmarks.$script --check: exit $code"
     tail -40 "$out/$script.log" | cut -c1-200
     [ $code -eq 0 ] || status=1
+  done
+esac
+case $what in *gpu*)
+  timeout 300 python3 -m pytest -q --maxfail=25 -o faulthandler_timeout=60 tests/python/cuda tests/python/kernels \
+    >"$out/gpu-tests.log" 2>&1 || status=1
+  grep -E '^(FAILED|ERROR|E  )|passed|failed|Fatal' "$out/gpu-tests.log" | cut -c1-220 | tail -60
+  timeout 300 python3 -m benchmarks.gpu_kernels >"$out/gpu-kernels.log" 2>&1 || status=1
+  cut -c1-200 "$out/gpu-kernels.log" | tail -30
+esac
+case $what in *memcheck*)
+  for tool in memcheck racecheck; do
+    timeout 250 compute-sanitizer --tool $tool --error-exitcode 9 python3 -m pytest -q -p no:faulthandler \
+      tests/python/cuda -k "kernels_run or misaligned or matmul" >"$out/$tool.log" 2>&1 || status=1
+    echo "compute-sanitizer $tool:"
+    grep -E '=========|passed|failed' "$out/$tool.log" | cut -c1-200 | tail -8
   done
 esac
 case $what in *asan*)

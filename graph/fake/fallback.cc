@@ -471,7 +471,10 @@ void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, St
   if (info.replaces_memory && KeepsSizes(info, *stack, base)) return stack->resize(base + 1);
   CheckRecordable(info, *recording, *stack, base);
   if (info.source == MetadataSource::kComposite) return info.kernel->callBoxed(op, keys, stack);
-  if (info.source == MetadataSource::kOnFakes) return info.kernel->callBoxed(op, keys, stack);
+  if (info.source == MetadataSource::kOnFakes) {
+    const bool on_gpu = arguments.device.is_cuda() && info.cuda_kernel != nullptr;
+    return (on_gpu ? info.cuda_kernel : info.kernel)->callBoxed(op, keys, stack);
+  }
   try {
     RecordedCall(op, info, *recording, stack).Run(arguments.device, arguments.any_tensor);
   } catch (const c10::NotImplementedError&) {

@@ -138,6 +138,7 @@ void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
   }
   if (op.schema().name() == "aten::_fused_sdp_choice") {
     info.kernel = FindCppKernel(op, DispatchKey::CPU);
+    info.cuda_kernel = FindCppKernel(op, DispatchKey::CUDA);
     if (info.kernel != nullptr) info.source = MetadataSource::kOnFakes;
     return;
   }

@@ -39,8 +39,9 @@ struct OpInfo {
   c10::OperatorName name{"", ""};
   MetadataSource source = MetadataSource::kDispatcher;
   OwnMeta own = nullptr;
-  const c10::KernelFunction* kernel = nullptr;    // kCppKernel, kComposite, kOnFakes
-  std::optional<c10::OperatorHandle> functional;  // kFunctional
+  const c10::KernelFunction* kernel = nullptr;       // kCppKernel, kComposite, kOnFakes
+  const c10::KernelFunction* cuda_kernel = nullptr;  // kOnFakes: that of GPUs, where there is one
+  std::optional<c10::OperatorHandle> functional;     // kFunctional
   absl::InlinedVector<ArgumentKind, 8> arguments;
   int device_argument = -1;
   uint64_t written_arguments = 0;  // bit i: argument i is written

@@ -86,9 +86,8 @@ struct MinOf { template <class T> static FJ T Of(T x, T y) { return Min(x, y); }
 
 // Over neighbouring lanes of a warp; all of them get the result.
 template <class Op, int kLanes, class T> FJ T ReduceWarp(T x) {
-  const unsigned lane = threadIdx.x % 32u;
-  const unsigned mask = kLanes == 32 ? 0xffffffffu
-                                     : ((1u << (kLanes % 32)) - 1u) << ((threadIdx.y * kLanes + lane) % 32u / kLanes * kLanes);
+  const unsigned first = (threadIdx.y * kLanes + threadIdx.x) % 32u / kLanes * kLanes;  // lane of the warp
+  const unsigned mask = kLanes == 32 ? 0xffffffffu : ((1u << (kLanes % 32)) - 1u) << first;
 #pragma unroll
   for (int step = kLanes / 2; step > 0; step /= 2) x = Op::Of(x, __shfl_xor_sync(mask, x, step));
   return x;

@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-namespace framejit::cpu {
+namespace framejit::native {
 namespace {
 
 TEST(ArenaPlanner, AlignsAndGrows) {
@@ -43,4 +43,4 @@ TEST(ArenaPlanner, GrowsAFreeRangeAtTheEnd) {
 }
 
 }  // namespace
-}  // namespace framejit::cpu
+}  // namespace framejit::native

@@ -1,6 +1,9 @@
 // What generated kernels need of CUDA, for a C++ compiler: the threads of a block are coroutines that run in turn from
 // one barrier to the next. Included in front of generated text by emulate_test.cc; checks what a GPU does not: that all
 // threads meet at the same kind of barrier, and that lanes that exchange values take part.
+#ifndef FRAMEJIT_TESTS_CPP_CUDA_EMULATION_H_
+#define FRAMEJIT_TESTS_CPP_CUDA_EMULATION_H_
+
 #include <ucontext.h>
 
 #include <climits>
@@ -176,3 +179,5 @@ extern "C" void Emulate(void* kernel, void** buffers, long long blocks, unsigned
     emulation::RunBlock(width, height);
   }
 }
+
+#endif  // FRAMEJIT_TESTS_CPP_CUDA_EMULATION_H_

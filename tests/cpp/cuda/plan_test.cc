@@ -36,7 +36,7 @@ class CudaPlan : public ::testing::TestWithParam<int> {
   }
 };
 
-TEST_P(CudaPlan, PointwiseAndNormAreKernelsAroundTheLibrarysProduct) {
+TEST_P(CudaPlan, PointwiseAndRowsAreKernelsAroundTheLibrarysProduct) {
   const std::string plan = Describe(R"(
 input %0: bfloat16[8, 64] device="cuda:0" @0
 input %1: bfloat16[64, 64] device="cuda:0" @1
@@ -44,13 +44,14 @@ input %2: bfloat16[64] device="cuda:0" @2
 %3: bfloat16[8, 64] device="cuda:0" @3 = aten::gelu(%0, "none")
 %4: bfloat16[8, 64] device="cuda:0" @4 = aten::addmm(%2, %3, %1, 1, 1)
 %5: bfloat16[8, 64] device="cuda:0" @5 = aten::add.Tensor(%4, %0, 1)
-%6: bfloat16[8, 64] device="cuda:0" @6, %7: float32[8, 1] device="cuda:0" @7, %8: float32[8, 1] device="cuda:0" @8 = aten::native_layer_norm(%5, [64], %2, %2, 1e-05)
-return %6
+%6: bfloat16[8, 1] device="cuda:0" @6 = aten::mean.dim(%5, [1], True, None)
+%7: bfloat16[8, 64] device="cuda:0" @7 = aten::sub.Tensor(%5, %6, 1)
+return %7
 )");
   EXPECT_EQ(plan,
             "kernel gelu: 2048 bytes\n"
             "call into place aten::addmm\n"
-            "kernel add.Tensor native_layer_norm: 3200 bytes\n"
+            "kernel add.Tensor mean.dim sub.Tensor: 3072 bytes\n"
             "arena: 2048 bytes\n");
 }
 
