@@ -79,6 +79,17 @@ FJ double Mul(double x, double y) { return x * y; }
 template <class T> FJ T Min(T x, T y) { return x != x || x < y ? x : y; }
 template <class T> FJ T Max(T x, T y) { return x != x || x > y ? x : y; }
 
+FJ float NormalCdf(float x) { return 0.5f * erfcf(x * -0.707106781f); }
+FJ double NormalCdf(double x) { return 0.5 * erfc(x * -0.70710678118654752); }
+FJ float ExpNonPositive(float x) {
+  const float y = expf(Min(x, 0.0f));
+  return y < 1.17549435e-38f ? 0.0f : y;
+}
+FJ double ExpNonPositive(double x) {
+  const double y = exp(Min(x, 0.0));
+  return y < 2.2250738585072014e-308 ? 0.0 : y;
+}
+
 struct SumOf { template <class T> static FJ T Of(T x, T y) { return Add(x, y); } };
 struct ProdOf { template <class T> static FJ T Of(T x, T y) { return Mul(x, y); } };
 struct MaxOf { template <class T> static FJ T Of(T x, T y) { return Max(x, y); } };

@@ -147,6 +147,12 @@ std::string OperatorText(const Node& node, DType from, const std::string& x, con
       return call("trunc");
     case Op::kExp:
       return call("exp");
+    case Op::kExpNonPositive:
+      return absl::StrCat("ExpNonPositive(", x, ")");
+    case Op::kGelu:
+      return absl::StrCat(x, " * NormalCdf(", x, ")");
+    case Op::kNormalCdf:
+      return absl::StrCat("NormalCdf(", x, ")");
     case Op::kExpm1:
       return call("expm1");
     case Op::kLog:

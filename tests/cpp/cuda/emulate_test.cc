@@ -148,7 +148,7 @@ void Compare(const Emulated& emulated, const Memory& got, const std::vector<Byte
     for (size_t at = 0; at < expected[b].size(); at += bytes) {
       if (std::memcmp(actual + at, &expected[b][at], bytes) == 0) continue;
       const double value = Read(dtype, actual + at), wanted = Read(dtype, &expected[b][at]);
-      if (IsClose(dtype, value, wanted, reduces ? largest : std::fabs(wanted))) continue;
+      if (IsClose(dtype, value, wanted, reduces ? largest : std::max(1e-3, std::fabs(wanted)))) continue;
       ADD_FAILURE() << emulated.name << ": b" << b << "[" << at / bytes << "] is " << value << ", expected " << wanted
                     << "\n"
                     << Print(emulated.plan) << "\n"

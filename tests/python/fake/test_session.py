@@ -282,6 +282,20 @@ def test_unrecordable_inputs():
                 s.input(real)
 
 
+def test_devices_of_results():
+    """Fakes claim a GPU that need not be there. Numbers on the CPU go with them, in any order."""
+    empty = torch.ops.aten.empty.memory_format
+    with fk.Session() as s:
+        vector, scalar = empty([3], device="cuda"), empty([], device="cuda:0")
+        number = s.input(f(()))
+        assert vector.device == scalar.device == torch.device("cuda", 0)
+        add = torch.ops.aten.add.Tensor
+        for left, right in ((vector, scalar), (vector, number), (scalar, number)):
+            assert add(left, right).device == add(right, left).device == torch.device("cuda", 0)
+        assert add(number, number).device == torch.device("cpu")
+        assert vector.cpu().device == torch.device("cpu") and (vector.cpu() * number).device == torch.device("cpu")
+
+
 def test_autograd_state():
     w = f(4, 4, requires_grad=True)
     with fk.Session() as s:
