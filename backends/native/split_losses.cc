@@ -15,7 +15,15 @@ enum Position { kProbabilities, kTarget, kWeight, kReduction, kIgnored };
 
 class LossSplitter : public NodeSplitter {
  public:
-  explicit LossSplitter(Graph& graph) : NodeSplitter(graph, kLoss), producers_(Producers(graph)) {}
+  explicit LossSplitter(Graph& graph)
+      : NodeSplitter(graph, kLoss), producers_(Producers(graph)), read_(graph.values.size()) {
+    const auto read = [&](ValueId id) {
+      if (id != kNoValue) read_[static_cast<size_t>(id)] = true;
+    };
+    for (const Node& node : graph.nodes) ForEachOperandValue(node, read);
+    for (ValueId id : graph.outputs) read(id);
+    for (const InputMutation& mutation : graph.mutations) read(mutation.value);
+  }
 
  private:
   static bool IsAbsent(const Operand& operand) {
@@ -63,10 +71,13 @@ class LossSplitter : public NodeSplitter {
     const bool mean = loss.operands[kReduction].constant.toInt() == at::Reduction::Mean;
     const Operand none = Operand::Constant(c10::IValue());
     const int64_t count = graph_.meta(losses).sizes[0];
-    const ValueId counts = New(at::kBool, {count}, {1});
-    Add("aten::ne.Scalar", loss, {Operand::Value(target), loss.operands[kIgnored]}, counts);
-    const ValueId total = loss.outputs[1] != kNoValue ? loss.outputs[1] : New(type, {}, {});
-    Add("aten::sum", loss, {Operand::Value(counts), Operand::Constant(static_cast<int64_t>(type))}, total);
+    const bool total_is_read = loss.outputs[1] != kNoValue && read_[static_cast<size_t>(loss.outputs[1])];
+    const ValueId total = total_is_read ? loss.outputs[1] : New(type, {}, {});
+    if (mean || total_is_read) {
+      const ValueId counts = New(at::kBool, {count}, {1});
+      Add("aten::ne.Scalar", loss, {Operand::Value(target), loss.operands[kIgnored]}, counts);
+      Add("aten::sum", loss, {Operand::Value(counts), Operand::Constant(static_cast<int64_t>(type))}, total);
+    }
     const ValueId sum = mean ? New(type, {}, {}) : loss.outputs[0];
     Add("aten::sum", loss, {Operand::Value(losses), none}, sum);
     if (mean) Add("aten::div.Tensor", loss, {Operand::Value(sum), Operand::Value(total)}, loss.outputs[0]);
@@ -89,6 +100,7 @@ class LossSplitter : public NodeSplitter {
   }
 
   const std::vector<int32_t> producers_;
+  std::vector<bool> read_;         // by ValueId
   c10::Device device_{c10::kCPU};  // of the loss that is being split
 };
 

@@ -161,7 +161,11 @@ PyObject* Evaluate(ThreadHook& hook, PyThreadState* thread, FrameView frame, int
     if (!hook.generators.contains(frame.generator())) {
       return Fail(hook, thread, frame, BreakCode::kUnsupportedEffect, "a generator that existed before was advanced");
     }
-    return EvaluateFrame(recorder, thread, frame.get(), throwflag);
+    const bool closes = throwflag != 0 && PyErr_ExceptionMatches(PyExc_GeneratorExit) != 0;
+    PyObject* result = EvaluateFrame(recorder, thread, frame.get(), throwflag);
+    // One that is dropped has nobody to tell but standard error; what goes on finds the recording broken.
+    if (result == nullptr && closes && recorder.broken()) PyErr_SetNone(PyExc_GeneratorExit);
+    return result;
   }
   const bool is_entry = hook.entry_function == reinterpret_cast<PyObject*>(frame.function());
   const bool is_resumed = recorder.ResumedCodeOf(code) != nullptr;  // unpacks its argument itself

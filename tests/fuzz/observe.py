@@ -14,7 +14,8 @@ import torch
 import framejit
 
 PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), torch.dtype, torch.device, range)
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+# What is no fact of the program: addresses, and which of autograd's nodes it is that finds an input overwritten.
+ADDRESS = re.compile(r" at 0x[0-9a-f]+|\[torch\.\w+ \[[0-9, ]*\]\], which is output \d+ of [\w:]+")
 
 
 @dataclass
@@ -116,7 +117,10 @@ class _Observer:
             return self.add(f"{path} values", Values(value.detach().to_dense()))
         storage = value.untyped_storage()
         number = self.storages.setdefault(storage._cdata, len(self.storages))
-        grad_fn = value.grad_fn is not None
+        try:
+            grad_fn = value.grad_fn is not None
+        except RuntimeError as error:  # a view that autograd forbids to go on with
+            grad_fn = str(error)
         self.add(f"{path} form", value.dtype, value.device, tuple(value.shape), value.stride(), value.storage_offset(),
                  number, value.requires_grad, value.is_leaf, grad_fn)  # fmt: skip
         self.add(f"{path} values", Values(value.detach().clone()))

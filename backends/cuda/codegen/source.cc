@@ -437,7 +437,7 @@ class Generator {
     Line("template <int W> FJ void Compute(Offset at, ", Parameters(), ") {");
     ++depth_;
     Coordinates("at", 0);
-    const loop::Pass& pass = schedule_.passes[0];
+    const loop::Pass pass = schedule_.passes.empty() ? loop::Pass() : schedule_.passes[0];  // none: it stores nothing
     for (const ValueId id : pass.row_nodes) RowNode(id, "");
     for (const ValueId id : pass.elements) {
       if (node(id).op == Op::kLoad) Line(VecType(node(id).dtype, "W"), " l", id, " = ", LoadText(node(id), "W"), ";");

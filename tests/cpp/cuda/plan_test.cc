@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "backends/cuda/codegen/toolchain.h"
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/cuda_target.h"
@@ -98,6 +99,21 @@ input %0: float32[65536, 64] device="cuda:0" @0
 return %1
 )"),
                                 "in 2 parts"));
+}
+
+// The losses of the rows are a kernel and the check of the targets, whether their number is asked for or not.
+TEST_P(CudaPlan, LossesAreSplit) {
+  for (const int reduction : {1, 2}) {
+    const std::string plan = Describe(absl::StrCat(R"(
+input %0: float32[8, 50] device="cuda:0" @0
+input %1: int64[8] device="cuda:0" @1
+%2: float32[8, 50] device="cuda:0" @2 = aten::mul.Scalar(%0, 2)
+%3: float32[8, 50] device="cuda:0" @3 = aten::_log_softmax(%2, 1, False)
+[%4: float32[] device="cuda:0" @4, %5: float32[] device="cuda:0" @5] = aten::nll_loss_forward(%3, %1, None, )",
+                                                   reduction, ", -100)\nreturn %4\n")
+                                          .c_str());
+    EXPECT_TRUE(absl::StrContains(plan, "_log_softmax gather")) << plan;
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, CudaPlan, ::testing::Values(80, 90));

@@ -54,7 +54,7 @@ def test_assembly_is_annotated_with_nodes(folder):
     assembly = (folder / "kernel-1.asm").read_text()
     lines = assembly.splitlines()
     assert lines[0].startswith("; framejit_") and lines[1].startswith("kernel [")
-    exponential = next(i for i, line in enumerate(lines) if line.startswith("; v") and "= exp v" in line)
+    exponential = next(i for i, line in enumerate(lines) if line.startswith("; v") and "= exp_nonpositive v" in line)
     assert "= load b0[" in assembly and "= reduce_max v" in assembly
     following = lines[exponential + 1 : exponential + 40]
     assert any("vfmadd" in line for line in following), "the polynomial follows the node"
