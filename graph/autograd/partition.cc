@@ -1,6 +1,7 @@
 #include "graph/autograd/partition.h"
 
 #include <algorithm>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -448,14 +449,32 @@ class Extractor {
     }
   }
 
+  // A part of a memory, in bytes from where it begins.
+  struct Part {
+    ValueId id;
+    int64_t begin, end;
+  };
+  Part PartOf(ValueId id) const {
+    const TensorMeta& meta = source_.meta(id);
+    const auto width = static_cast<int64_t>(c10::elementSize(meta.dtype));
+    int64_t last = meta.storage_offset;
+    for (size_t d = 0; d < meta.sizes.size(); ++d) last += (meta.sizes[d] - 1) * meta.strides[d];
+    return {id, meta.storage_offset * width, (last + 1) * width};
+  }
+
+  // Gradients that are parts of one tensor without a common element stay that, as in eager mode.
   void FindCopies() {
-    absl::flat_hash_map<int32_t, ValueId> holders;
+    absl::flat_hash_map<int32_t, std::vector<Part>> holders;
     for (size_t i = 0; i < result_.saved.size(); ++i) {
-      holders.emplace(source_.meta(result_.graph.inputs[i]).storage, kNoValue);
+      holders[source_.meta(result_.graph.inputs[i]).storage] = {{kNoValue, 0, std::numeric_limits<int64_t>::max()}};
     }
     for (ValueId id : result_.graph.outputs) {
-      const auto [row, first] = holders.emplace(source_.meta(id).storage, id);
-      result_.copied.push_back(!first && row->second != id);
+      std::vector<Part>& parts = holders[source_.meta(id).storage];
+      const Part own = PartOf(id);
+      result_.copied.push_back(std::any_of(parts.begin(), parts.end(), [&](const Part& other) {
+        return other.id != id && own.begin < other.end && other.begin < own.end;
+      }));
+      parts.push_back(own);
     }
   }
 

@@ -34,8 +34,8 @@ struct BackwardGraph {
   std::vector<int32_t> tangents;  // the other inputs: indices into JointGraph::differentiable_outputs
   // One per JointGraph::differentiable_inputs: the position of its gradient in Graph::outputs; -1 where there is none.
   std::vector<int32_t> gradients;
-  // By position in Graph::outputs: it lies in the memory of an earlier gradient or of a saved tensor, so that the
-  // caller must get a copy.
+  // By position in Graph::outputs: it shares elements with an earlier gradient, or memory with a saved tensor, so that
+  // the caller must get a copy.
   std::vector<bool> copied;
 };
 

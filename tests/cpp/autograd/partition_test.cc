@@ -387,6 +387,19 @@ TEST(Partition, CopiesGradientsThatShareMemory) {
   EXPECT_EQ(Backward(partition).copied, (std::vector<bool>{false, true}));
 }
 
+TEST(Partition, KeepsGradientsThatAreDisjointPartsOfOneTensor) {
+  const Partition partition = Parted(R"(
+    input %0: float32[4]
+    input %1: float32[4]
+    input %2: float32[2, 4] @2
+    %3: float32[2, 4] = aten::stack([%0, %1])
+    %4: float32[4] @2 = aten::select.int(%2, 0, 0)  # at (call -2)
+    %5: float32[4] offset=4 @2 = aten::select.int(%2, 0, 1)  # at (call -2)
+    return %3, %4, %5)",
+                                     {.inputs = 2, .outputs = 1, .differentiable = {0, 1}});
+  EXPECT_EQ(Backward(partition).copied, (std::vector<bool>{false, false}));
+}
+
 TEST(Partition, TakesOnlyTheGradientsThatAreAskedFor) {
   const Partition partition = Parted(R"(
     input %0: float32[8, 4] @0

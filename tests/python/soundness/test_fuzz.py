@@ -186,6 +186,10 @@ FOUND = {
         "def f(x):\n    x.sub_(2)\n    u, v = x\n    x.requires_grad_()\n    return u\n",
         ["a = T(2)\nresult = call(a)\nresult.sum().backward()"] * 2,
     ),
+    "gradients that are disjoint parts of one (201171)": (
+        "W = T(2, 3, grad=True)\n\ndef f(x):\n    u, v = torch.stack([W, x])\n    return u\n",
+        ["a = T(2, 3, grad=True)\ncall(a).sum().backward()"] * 2,
+    ),
     "NaNs that a set tells apart, behind a break (105618)": (
         "B = T()\nS = {B}\n\ndef f(n):\n    S.add(n)\n",
         ["call(float('nan'))", "call(float('nan'))", "n = float('nan')\ncall(n)", "call(n)"],
