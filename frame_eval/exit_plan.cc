@@ -42,8 +42,9 @@ void SetForm(at::Tensor& output, PyObject* form) {
   }
   auto* view = torch::autograd::impl::get_view_autograd_meta(output);
   if (view == nullptr || !view->has_bw_view()) return;
-  view->set_attr_version(static_cast<uint32_t>(output._version()));
-  view->set_creation_meta(static_cast<torch::autograd::CreationMeta>(PyLong_AsLong(form)));
+  const long meta = PyLong_AsLong(form);
+  view->set_attr_version(static_cast<uint32_t>(output._version()) - (meta < 0 ? 1 : 0));
+  view->set_creation_meta(static_cast<torch::autograd::CreationMeta>(meta < 0 ? ~meta : meta));
 }
 
 // __new__ of the builtin type `base` for its subclass `cls`, as cls.__new__ would reach it.

@@ -1,5 +1,6 @@
 // Recipes: how each object that leaves the recording is built afresh on a call. One rule by type; identity and cycles
 // are kept because an object has one recipe.
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/variable.h>
 
 #include "frame_eval/guards/iterators.h"
@@ -123,11 +124,14 @@ PyRef RecorderState::Impl::OutputForm(PyObject* object) const {
   if (changes_inference) return PyRef::Borrow(tensor.is_inference() ? Py_True : Py_False);
   const auto* view = torch::autograd::impl::get_view_autograd_meta(tensor);
   if (view == nullptr || !view->has_bw_view() || tensor.requires_grad()) return {};
-  // Graphs write to their inputs last, and make views by other operators.
+  // Graphs write to their inputs last, and make views by other operators, in the mode that is on outside.
   const bool current = view->get_attr_version() == tensor._version();
-  const bool several = view->get_creation_meta() == torch::autograd::CreationMeta::MULTI_OUTPUT_NODE;
-  if (!current || (tensor._version() == 0 && !several)) return {};
-  return PyRef::Steal(PyLong_FromLong(static_cast<long>(view->get_creation_meta())));
+  const torch::autograd::CreationMeta meta = view->get_creation_meta();
+  const bool several = meta == torch::autograd::CreationMeta::MULTI_OUTPUT_NODE;
+  const bool made_inside = meta != torch::autograd::CreationMeta::DEFAULT && at::GradMode::is_enabled();
+  if (!several && !made_inside && (!current || tensor._version() == 0)) return {};
+  const auto form = static_cast<long>(meta);
+  return PyRef::Steal(PyLong_FromLong(current ? form : ~form));
 }
 
 // A lifted input that is returned is that input; anything else is an output of the graph.

@@ -227,7 +227,12 @@ int RecorderState::Impl::ShadowDictSet(Shadow& shadow, PyObject* key, PyObject* 
   Touch(shadow);
   if (shadow.kind == ShadowKind::kGlobals) globals_cache.clear();
   if (value != nullptr) {
-    if (CheckKey(key) != 0 || PutDict(shadow.copy.get(), key, value) != 0) return -1;
+    if (CheckKey(key) != 0) return -1;
+    // One that was deleted goes to the end, from wherever it was.
+    const bool moves = PyDict_GetItemWithError(shadow.copy.get(), key) == nullptr && !PyErr_Occurred() &&
+                       PyDict_GetItemWithError(shadow.real.get(), key) != nullptr;
+    if (PyErr_Occurred() || (moves && GuardKeys(shadow) != 0)) return -1;
+    if (PutDict(shadow.copy.get(), key, value) != 0) return -1;
     shadow.written.push_back(PyRef::Borrow(key));
     return 0;
   }

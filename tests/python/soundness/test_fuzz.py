@@ -186,6 +186,15 @@ FOUND = {
         "def f(x):\n    x.sub_(2)\n    u, v = x\n    x.requires_grad_()\n    return u\n",
         ["a = T(2)\nresult = call(a)\nresult.sum().backward()"] * 2,
     ),
+    "a key that is deleted and set again (300978)": (
+        "D = {'a': 1, 'b': 2}\n\ndef f(x):\n    del D['a']\n    D.setdefault('a')\n    return x + 1\n",
+        ["result = call(T(3))", "result = call(T(3))", "D = dict(reversed(D.items()))\nresult = call(T(3))"],
+    ),
+    "one of several views, which is written behind a break (305943)": (
+        "L, W = [], T(3, 3, grad=True)\n\ndef f(x):\n    u, v = x[:2]\n    u.view(-1)[0] = 1\n    try:\n"
+        "        L[99]\n    except IndexError:\n        u.add_(W)\n",
+        ["call(T(3))"] * 2,
+    ),
     "gradients that are disjoint parts of one (201171)": (
         "W = T(2, 3, grad=True)\n\ndef f(x):\n    u, v = torch.stack([W, x])\n    return u\n",
         ["a = T(2, 3, grad=True)\ncall(a).sum().backward()"] * 2,
