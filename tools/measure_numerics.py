@@ -102,8 +102,8 @@ def worst_error(function: Function, x: torch.Tensor, result: torch.Tensor, near:
 
 
 def is_exact(function: Function, x: float, got: float) -> bool:
-    """Whether a finite result is the exact one, rounded, with the sign of what it is the rounding of."""
-    if not (np.isfinite(x) and np.isfinite(got)):
+    """Whether a result is the exact one (of infinity, the limit), rounded, with the sign of what it is rounded from."""
+    if np.isnan(x) or np.isnan(got) or np.isfinite(x) != np.isfinite(got):
         return False
     exact = function.exact(mpmath.mpf(x))
     sign_of = exact if exact != 0 else mpmath.mpf(np.copysign(1.0, x))

@@ -222,7 +222,7 @@ Reg EmitNormalCdf(Simd& s, const Reg& x) {
 // infinity NaN, as in eager mode.
 Reg EmitGelu(Simd& s, const Reg& x) {
   const Reg t = s.And(ClampFromAbove(s, x, 16.0f), s.Splat32(~kSignBit));
-  const Reg result = ClampFromBelow(s, x, 0.0f);
+  const Reg result = ClampFromBelow(s, x, -0.0f);  // large negative numbers give -0
   s.MulSubFrom(result, t, NormalTail(s, t));
   return result;
 }
