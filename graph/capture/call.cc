@@ -6,6 +6,7 @@
 #include "graph/capture/evaluator.h"
 #include "graph/capture/printed.h"
 #include "graph/capture/program_gradients.h"
+#include "graph/capture/raise.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
 
@@ -578,7 +579,10 @@ PyObject* RecorderState::Impl::CallShadowMethod(Shadow& shadow, const char* name
       if (value && ShadowDictSet(shadow, call.args[1], nullptr) != 0) return nullptr;
       if (value) return value.release();
       if (call.nargs > 2) return Py_NewRef(call.args[2]);
-      PyErr_SetObject(PyExc_KeyError, call.args[1]);
+      if (PyODict_Check(self))
+        PyErr_SetObject(PyExc_KeyError, call.args[1]);  // as its pop does: None and tuples are taken for arguments
+      else
+        RaiseKeyError(call.args[1]);
       return nullptr;
     }
   }

@@ -1,5 +1,6 @@
 // Subscripts, membership, length, truth and iteration.
 #include "graph/capture/foreign_method.h"
+#include "graph/capture/raise.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -51,7 +52,7 @@ PyObject* RecorderState::Impl::DictGetItem(PyObject* dict, PyObject* key) {
       }
     }
   }
-  PyErr_SetObject(PyExc_KeyError, key);
+  RaiseKeyError(key);
   return nullptr;
 }
 

@@ -1,4 +1,5 @@
-// What CPython adds to AttributeError and NameError where its own code raises them: the fields `name` and `obj`.
+// Exceptions as CPython's own code raises them: the fields `name` and `obj` of AttributeError and NameError, the key of
+// KeyError.
 #ifndef FRAMEJIT_GRAPH_CAPTURE_RAISE_H_
 #define FRAMEJIT_GRAPH_CAPTURE_RAISE_H_
 
@@ -19,6 +20,14 @@ inline void NoteMissingAttribute(PyObject* object, PyObject* name) {
     error->obj = Py_NewRef(object);
   }
   PyErr_Restore(type, value, traceback);
+}
+
+// Raises KeyError with the key as its only argument: None and tuples as they are too.
+inline void RaiseKeyError(PyObject* key) {
+  PyObject* arguments = PyTuple_Pack(1, key);
+  if (arguments == nullptr) return;
+  PyErr_SetObject(PyExc_KeyError, arguments);
+  Py_DECREF(arguments);
 }
 
 // Raises NameError with a text of one %U.

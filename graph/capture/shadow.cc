@@ -1,6 +1,7 @@
 // Shadows: local copies of outside containers whose elements are lifted when they are read; the scan of what C
 // returned.
 #include "graph/capture/program_gradients.h"
+#include "graph/capture/raise.h"
 #include "graph/capture/recorder_impl.h"
 
 namespace framejit {
@@ -238,7 +239,7 @@ int RecorderState::Impl::ShadowDictSet(Shadow& shadow, PyObject* key, PyObject* 
   }
   int present = ShadowDictContains(shadow, key);
   if (present < 0) return -1;
-  if (present == 0) return PyErr_SetObject(PyExc_KeyError, key), -1;
+  if (present == 0) return RaiseKeyError(key), -1;
   // What was set and is deleted leaves the outside dict as it was, or without what was there before.
   const bool outside = PyDict_GetItemWithError(shadow.real.get(), key) != nullptr;
   if (!outside && PyErr_Occurred()) return -1;

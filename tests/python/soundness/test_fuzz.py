@@ -195,6 +195,13 @@ FOUND = {
         "        L[99]\n    except IndexError:\n        u.add_(W)\n",
         ["call(T(3))"] * 2,
     ),
+    "keys that are missing (412752)": (
+        "D, Q = {'a': 1}, collections.OrderedDict(a=1)\n\ndef f(x):\n    for d in (D, Q):\n"
+        "        for k in (None, (1, 2)):\n            for g in (d.__getitem__, d.__delitem__, d.pop):\n"
+        "                try:\n                    g(k)\n"
+        "                except KeyError as e:\n                    LOG.append(e.args)\n    return x + 1\n",
+        ["result = call(T(3))"] * 2,
+    ),
     "gradients that are disjoint parts of one (201171)": (
         "W = T(2, 3, grad=True)\n\ndef f(x):\n    u, v = torch.stack([W, x])\n    return u\n",
         ["a = T(2, 3, grad=True)\ncall(a).sum().backward()"] * 2,
