@@ -124,7 +124,10 @@ def install_requirements(python: str, purpose: str) -> None:
 def write_stamp(directory: Path, python: str) -> None:
     """What the build is configured for; the Makefile configures again when the file changes."""
     stamp = directory / "framejit.stamp"
-    text = f"Python {sys.version}\ntorch {torch_version(python)}\n"
+    # The C++ tests are built with the place of NVRTC, which the environment of the demo does not have.
+    code = "import importlib.metadata as m; print(*[d.version for d in m.distributions(name='nvidia-cuda-nvrtc')])"
+    nvrtc = run(python, "-c", code, quiet=True).stdout.strip()
+    text = f"Python {sys.version}\ntorch {torch_version(python)}\nNVRTC {nvrtc or 'none'}\n"
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != text:
         stamp.write_text(text, encoding="utf-8")
 
