@@ -43,6 +43,21 @@ AnyGraph FromInputs(AnyGraph graph, bool inputs_overlap) {
   return graph;
 }
 
+// Numbers and strings that are guarded to be equal are one value: which of the places that hold it a recording takes it
+// from, or whether it has it by itself, says nothing of what the call does, and two recordings may differ in it.
+ExitPlan WithConstants(ExitPlan plan, const GuardList& guards) {
+  absl::flat_hash_map<SourceId, PyRef> constants;
+  for (const Guard& guard : guards.guards()) {
+    if (guard.kind == GuardKind::kConstantIs) constants.try_emplace(guard.source, guard.payload);
+  }
+  for (Recipe& recipe : plan.recipes) {
+    if (recipe.kind != RecipeKind::kSource || recipe.object) continue;
+    if (auto found = constants.find(recipe.source); found != constants.end())
+      recipe = {.kind = RecipeKind::kConstant, .object = found->second};
+  }
+  return plan;
+}
+
 std::string GraphText(const Graph& graph) {
   PrintOptions options;
   options.max_constant_elements = 1024;
@@ -132,7 +147,8 @@ std::vector<RecordedText::Part> RecordedText::Parts(const Recording& recording, 
       {"graph", GraphText(graph)},
       {"torch-level graph", PrintTorchGraph(FromInputs(recording.torch_graph, recording.inputs_overlap), graph)},
       {"list of inputs", absl::StrJoin(inputs, "\n")},
-      {"exit plan", PrintExitPlan(recording.exit_plan, recording.sources, argument_names)},
+      {"exit plan",
+       PrintExitPlan(WithConstants(recording.exit_plan, recording.guards), recording.sources, argument_names)},
       {"way it goes on behind a break",
        recording.resume ? absl::StrCat("0x", absl::Hex(reinterpret_cast<uintptr_t>(recording.resume.get()))) : "none"},
       {kBackward,

@@ -329,7 +329,13 @@ bool IsNumber(PyObject* object) {
 PyObject* RecorderState::Impl::ModelReduce(const NativeCall& call, bool is_sum) {
   const Py_ssize_t first = is_sum ? 0 : 1;
   if (call.total() <= first) return CallPure(call);
-  if (call.kwnames != nullptr && !(is_sum && call.total() == 2)) return CallPure(call);
+  if (call.kwnames != nullptr && !(is_sum && call.total() == 2 &&
+                                   PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(call.kwnames, 0), "start") == 0))
+    return CallPure(call);
+  if (is_sum && call.total() == 2) {  // which raises before it looks at the items
+    PyObject* start = call.args[1];
+    if (PyUnicode_Check(start) || PyBytes_Check(start) || PyByteArray_Check(start)) return CallPure(call);
+  }
   PyRef items = PyRef::Steal(AsTuple(call.args[first]));
   if (!items) return nullptr;
   PyRef total;
@@ -354,7 +360,6 @@ PyObject* RecorderState::Impl::ModelReduce(const NativeCall& call, bool is_sum) 
       total = PyRef::Borrow(item);
       continue;
     }
-    if (is_sum && PyUnicode_Check(total.get())) return CallPure(call);
     total = PyRef::Steal(is_sum ? Binary(0, total.get(), item) : Call(call.args[0], {total.get(), item}));
     if (!total) return nullptr;
   }

@@ -7,6 +7,7 @@
 
 #include "bytecode/exception_table.h"
 #include "frame_eval/cpython/frame_view.h"
+#include "frame_eval/guards/guard_fetch.h"
 #include "frame_eval/guards/tensor_memory.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/program_gradients.h"
@@ -21,6 +22,13 @@ bool WritesInPlace(const Graph& graph) {
     if (MutatesArguments(node.op)) return true;
   }
   return false;
+}
+
+// Whether an item of a container is as it was. Of numbers and strings the value decides: which of two equal ones a
+// container holds may differ between two calls that share a recording, since guards compare values.
+bool IsUnchanged(PyObject* before, PyObject* now) {
+  if (before == now || before == nullptr) return before == now;
+  return IsPrimitive(before) && IsPrimitive(now) && ConstantsEqual(before, now);
 }
 
 // The keys of a dict in its own order, without user code.
@@ -68,7 +76,7 @@ bool FindChanges(const Shadow& shadow, PyObject* old_keys, PyObject* new_keys, D
     const auto position = static_cast<size_t>(i);
     if (position < expected.size() && PyObject_RichCompareBool(expected[position], key, Py_EQ) != 1)
       changes->reordered = true;
-    if (IsUnlifted(value) || PyDict_GetItemWithError(shadow.baseline.get(), key) == value) continue;
+    if (IsUnlifted(value) || IsUnchanged(PyDict_GetItemWithError(shadow.baseline.get(), key), value)) continue;
     changes->set.push_back(key);
   }
   return !PyErr_Occurred();
@@ -153,7 +161,7 @@ void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
     const Py_ssize_t old_size = PyList_GET_SIZE(shadow.baseline.get());
     Py_ssize_t kept = 0;
     while (kept < std::min(size, old_size) &&
-           PyList_GET_ITEM(now.get(), kept) == PyList_GET_ITEM(shadow.baseline.get(), kept)) {
+           IsUnchanged(PyList_GET_ITEM(shadow.baseline.get(), kept), PyList_GET_ITEM(now.get(), kept))) {
       ++kept;
     }
     changed_form = shadow.witness && FailsIterators(shadow.witness.get());

@@ -58,8 +58,8 @@ def run_chunk(first: int, count: int, arguments: argparse.Namespace) -> tuple[St
         else:
             failures += line.startswith("seed ")
             print(line, end="", flush=True)
-    if worker.wait() < 0:
-        print(f"seed {seed}: crash: signal {-worker.returncode}", flush=True)
+    if worker.wait() != 0:  # negative: a signal
+        print(f"seed {seed}: the process ended with {worker.returncode}", flush=True)
         failures += 1
         if seed + 1 < first + count:
             rest, failed = run_chunk(seed + 1, first + count - seed - 1, arguments)

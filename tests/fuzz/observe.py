@@ -118,14 +118,14 @@ class _Observer:
         storage = value.untyped_storage()
         number = self.storages.setdefault(storage._cdata, len(self.storages))
         try:
-            grad_fn = value.grad_fn is not None
+            is_leaf, grad_fn = value.is_leaf, value.grad_fn is not None
         except RuntimeError as error:  # a view that autograd forbids to go on with
-            grad_fn = str(error)
+            is_leaf, grad_fn = False, str(error)
         self.add(f"{path} form", value.dtype, value.device, tuple(value.shape), value.stride(), value.storage_offset(),
-                 number, value.requires_grad, value.is_leaf, grad_fn)  # fmt: skip
+                 number, value.requires_grad, is_leaf, grad_fn)  # fmt: skip
         self.add(f"{path} values", Values(value.detach().clone()))
         self.kept.append(storage)
-        if value.is_leaf and value.grad is not None:
+        if is_leaf and value.grad is not None:
             self.visit(f"{path}.grad", value.grad)
         for name, item in value.__dict__.items():
             self.visit(f"{path}.{name}", item)

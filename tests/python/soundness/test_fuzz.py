@@ -210,6 +210,19 @@ FOUND = {
         "B = T()\nS = {B}\n\ndef f(n):\n    S.add(n)\n",
         ["call(float('nan'))", "call(float('nan'))", "n = float('nan')\ncall(n)", "call(n)"],
     ),
+    "sums that begin with a string (702264)": (
+        "def f(x):\n    return sum([], x)\n",
+        ["call('none')", "call(b'')", "call(bytearray())", "call(T(3))", "call(2.0)"],
+    ),
+    "a list that holds one of two equal numbers (406435)": (
+        "O.scale = 2.0\nN = 2.0\nL = [0]\n\ndef f(x):\n    L[0] = max(O.scale, N)\n    return x + 1\n",
+        ["call(T(3))", "call(T(3))", "O.scale = float('2')\ncall(T(3))", "N = O.scale\ncall(T(3))"],
+    ),
+    "a variable that nobody read, at two breaks (716365)": (
+        "W = T(3)\nO.weight = T()\nM = torch.nn.Linear(3, 3)\n\ndef f(x):\n    O.weight.requires_grad_()\n"
+        "    F.linear(W, M.weight)\n    return x / D\n",
+        ["call(O)", "call(T)", "call(O())", "call(T(3))"],
+    ),
     "an argument that is the default's object (47413)": (
         "N = 3\n\ndef g(x, *args, key=1):\n    return x * key\n\ndef f(x):\n    return g(x, key=N)\n",
         ["result = call(T(3))", "g.__kwdefaults__ = {'key': 3}\nresult = call(T(3))"],
