@@ -170,6 +170,8 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return ModelTorchLeaf(call);
     case Treatment::kCached:
       return CallCached(call.callable, args, call.nargs, call.kwnames);
+    case Treatment::kOfShapes:
+      return PrepareArguments(call) != 0 ? nullptr : Scan(CallUnrecorded(call));
     case Treatment::kTensorValue:
       return ModelTensorValue(call);
     case Treatment::kNewTensor:
@@ -408,7 +410,8 @@ PyObject* RecorderState::Impl::ModelMap(const NativeCall& call) {
   Py_ssize_t rows = PY_SSIZE_T_MAX;
   for (Py_ssize_t i = 1; i < call.nargs; ++i) {
     PyObject* source = call.args[i];
-    if (!PyTuple_Check(source) && !PyList_Check(source) && !PyDict_Check(source) && Py_TYPE(source) != &PyRange_Type) {
+    if (!PyTuple_Check(source) && !PyList_Check(source) && !PyDict_Check(source) && !PyAnySet_CheckExact(source) &&
+        Py_TYPE(source) != &PyRange_Type) {
       return BreakNull(BreakCode::kUnsupportedCallable, "map of " + QualifiedName(call.args[0]));
     }
     columns.push_back(PyRef::Steal(AsTuple(source)));

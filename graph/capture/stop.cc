@@ -93,8 +93,10 @@ void CarryReferred(const std::vector<LiveFrame*>& frames, std::vector<LeftFrame>
       PyObject* value = frames[depth]->locals[slot];
       std::vector<int>& slots = state.point.slots;
       if (value == nullptr || std::find(slots.begin(), slots.end(), slot) != slots.end()) continue;
-      if (!IsPythonClass(Py_TYPE(value)) || !PyType_SUPPORTS_WEAKREFS(Py_TYPE(value)) || IsTensor(value)) continue;
-      if (!held.contains(value)) continue;
+      if (!held.contains(Carried(value))) continue;
+      // Of what nobody has read no guard says what it is, so that its type may not decide.
+      PyTypeObject* type = Py_TYPE(value);
+      if (!IsUnread(value) && (!IsPythonClass(type) || !PyType_SUPPORTS_WEAKREFS(type) || IsTensor(value))) continue;
       state.items.insert(state.items.begin() + static_cast<std::ptrdiff_t>(slots.size()), PyRef::Borrow(value));
       slots.push_back(slot);
     }
@@ -238,8 +240,7 @@ bool RecorderState::Impl::LeaveFrame(size_t depth, PyObject** handled) {
   for (int slot = 0; slot < frame.code->co_nlocalsplus; ++slot) {
     PyObject* value = frame.locals[slot];
     const bool is_live = std::find(slots.begin(), slots.end(), slot) != slots.end();
-    // Of what nobody has read no guard says what it is, so that its type may not decide.
-    if (value == nullptr || (!is_live && !IsUnread(value) && !IsCarriedDead(value))) continue;
+    if (value == nullptr || (!is_live && !IsCarriedDead(IsUnread(value) ? UnreadValue(value) : value))) continue;
     state.point.slots.push_back(slot);
     state.items.push_back(PyRef::Borrow(value));
   }

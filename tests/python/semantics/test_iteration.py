@@ -246,6 +246,7 @@ def builtin_iteration_tools(x):
     return (
         [x * i + j for i, j in zip(range(3), itertools.count())], list(enumerate("ab", 1)), list(zip("ab", "xyz")),  # noqa: B905
         list(map(operator.add, [1, 2], [3, 4])), list(filter(None, [0, 1, 2])), list(map(lambda a, b: a * b, [x], [2])),
+        list(map((1, 2, 3).__getitem__, {0, 1})), list(map(operator.mul, [x, 2], {3: 0, 4: 0})),
         dict(zip("ab", [x, 1], strict=True)), [*reversed(range(3))], sorted("bca"), list(map(str, [1])),
         list(filter(lambda v: v.dim() == 1, [x])),
     )  # fmt: skip
