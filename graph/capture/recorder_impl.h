@@ -111,6 +111,7 @@ struct RecorderState::Impl {
   bool BeginInstruction(int offset, int64_t number);
   void StopHere();
   bool LeaveFrame(size_t depth, PyObject** handled);
+  void CarryReferred();
   bool LeaveStack(LeftFrame& state, size_t depth, const CodeAnalysis& analysis, int index);
   std::vector<StopPoint> PossibleStops();
   std::vector<StopPoint> WithEarlierStops(std::vector<StopPoint> stops);

@@ -79,30 +79,6 @@ bool IsExitOfLock(PyObject* value) {
 
 PyObject* Carried(PyObject* value) { return IsUnread(value) ? UnreadValue(value) : value; }
 
-// Objects of dead variables that the state holds anyway: what goes on may refer to them weakly, and expects the
-// variable to keep them alive.
-template <typename LeftFrame>
-void CarryReferred(const std::vector<LiveFrame*>& frames, std::vector<LeftFrame>& left) {
-  absl::flat_hash_set<PyObject*> held;
-  for (const LeftFrame& state : left) {
-    for (const PyRef& item : state.items) held.insert(Carried(item.get()));
-  }
-  for (size_t depth = 0; depth < left.size(); ++depth) {
-    LeftFrame& state = left[depth];
-    for (int slot = 0; slot < frames[depth]->code->co_nlocalsplus; ++slot) {
-      PyObject* value = frames[depth]->locals[slot];
-      std::vector<int>& slots = state.point.slots;
-      if (value == nullptr || std::find(slots.begin(), slots.end(), slot) != slots.end()) continue;
-      if (!held.contains(Carried(value))) continue;
-      // Of what nobody has read no guard says what it is, so that its type may not decide.
-      PyTypeObject* type = Py_TYPE(value);
-      if (!IsUnread(value) && (!IsPythonClass(type) || !PyType_SUPPORTS_WEAKREFS(type) || IsTensor(value))) continue;
-      state.items.insert(state.items.begin() + static_cast<std::ptrdiff_t>(slots.size()), PyRef::Borrow(value));
-      slots.push_back(slot);
-    }
-  }
-}
-
 }  // namespace
 
 bool RecorderState::Impl::BeginInstruction(int offset, int64_t number) {
@@ -212,10 +188,34 @@ void RecorderState::Impl::StopHere() {
   for (size_t depth = frames.size(); depth-- > 0;) {
     if (!LeaveFrame(depth, &handled)) return Break(BreakCode::kUnsupportedOutput, "a frame that cannot be left");
   }
-  CarryReferred(frames, left);
+  CarryReferred();
   if (handled != handled_exception) return Break(BreakCode::kUnsupportedOutput, "the exception being handled");
   stopped = true;
   PyErr_SetString(PyExc_SystemError, "framejit: the recording ends here");
+}
+
+// Objects of dead variables that the state holds anyway: what goes on may refer to them weakly, and expects the
+// variable to keep them alive.
+void RecorderState::Impl::CarryReferred() {
+  absl::flat_hash_set<PyObject*> held;
+  for (const LeftFrame& state : left) {
+    for (const PyRef& item : state.items) held.insert(Carried(item.get()));
+  }
+  for (size_t depth = 0; depth < left.size(); ++depth) {
+    LeftFrame& state = left[depth];
+    for (int slot = 0; slot < frames[depth]->code->co_nlocalsplus; ++slot) {
+      PyObject* value = frames[depth]->locals[slot];
+      std::vector<int>& slots = state.point.slots;
+      if (value == nullptr || std::find(slots.begin(), slots.end(), slot) != slots.end()) continue;
+      if (!held.contains(Carried(value))) continue;
+      PyTypeObject* type = Py_TYPE(Carried(value));
+      // Of what nobody has read no guard says what it is; here its type decides.
+      if (IsUnread(value)) AddGuard(GuardKind::kTypeIs, UnreadSource(value), reinterpret_cast<PyObject*>(type));
+      if (!IsPythonClass(type) || !PyType_SUPPORTS_WEAKREFS(type) || IsTensor(Carried(value))) continue;
+      state.items.insert(state.items.begin() + static_cast<std::ptrdiff_t>(slots.size()), PyRef::Borrow(value));
+      slots.push_back(slot);
+    }
+  }
 }
 
 // `handled`: what is handled when this frame is the innermost one, and then what was when it started.
