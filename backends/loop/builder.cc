@@ -198,6 +198,38 @@ ValueId KernelBuilder::Variance(ValueId x, ValueId mean, double correction) {
   return Binary(Op::kDiv, sum, Const(dtype_of(sum), divisor));
 }
 
+ValueId KernelBuilder::PickElement(ValueId x, ValueId here) {
+  absl::flat_hash_map<ValueId, ValueId> done;
+  return PickElement(x, here, done);
+}
+
+ValueId KernelBuilder::PickElement(ValueId x, ValueId here, absl::flat_hash_map<ValueId, ValueId>& done) {
+  if (const auto found = done.find(x); found != done.end()) return found->second;
+  const ValueId picked = PickNew(x, here, done);
+  done.emplace(x, picked);
+  return picked;
+}
+
+ValueId KernelBuilder::PickNew(ValueId x, ValueId here, absl::flat_hash_map<ValueId, ValueId>& done) {
+  const Node node = kernel_.nodes[x];  // a copy: nodes are added
+  const auto is_inner_load = [&](ValueId id) {
+    const Node& load = kernel_.nodes[id];
+    return load.op == Op::kLoad && kernel_.accesses[load.attr].strides.back() != 0;
+  };
+  if (node.op == Op::kConst || IsReduction(node.op)) return x;
+  const bool is_index = node.op == Op::kIndex && node.attr + 1 == static_cast<int64_t>(kernel_.dims.size());
+  // Of memory in a type that nothing is computed in, the cast is what is picked.
+  if (is_index || is_inner_load(x) || (node.op == Op::kCast && is_inner_load(node.operands[0]))) {
+    if (IsComputeType(node.dtype) && node.dtype != DType::kBool)
+      return Reduce(Op::kReduceSum, Select(here, x, ConstInt(node.dtype, 0)));
+    const ValueId number = Select(here, Cast(DType::kFloat32, x), Const(DType::kFloat32, 0));
+    return Cast(node.dtype, Reduce(Op::kReduceSum, number));
+  }
+  Node picked = node;
+  for (int i = 0; i < OperandCount(node.op); ++i) picked.operands[i] = PickElement(node.operands[i], here, done);
+  return picked.operands == node.operands ? x : Emit(picked);
+}
+
 absl::StatusOr<Kernel> KernelBuilder::Finish() && {
   if (!status_.ok()) return status_;
   if (absl::Status status = Verify(kernel_); !status.ok()) return status;

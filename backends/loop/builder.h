@@ -40,6 +40,9 @@ class KernelBuilder {
   // Combinations used by several lowerings.
   ValueId Mean(ValueId x);                                       // sum / inner size
   ValueId Variance(ValueId x, ValueId mean, double correction);  // two-pass: sum((x - mean)^2) / (n - correction)
+  // What `x` is at the one inner position where `here` holds, as a row value: what x is computed from is picked, and
+  // the operators are applied once per row. Where `here` holds nowhere, some value.
+  ValueId PickElement(ValueId x, ValueId here);
 
   DType dtype_of(ValueId value) const { return kernel_.nodes[value].dtype; }
   int64_t inner_size() const { return kernel_.inner_size(); }
@@ -51,6 +54,8 @@ class KernelBuilder {
   ValueId Emit(Node node);
   int32_t AddAccess(int32_t buffer, std::vector<int64_t> strides, int64_t offset);
   ValueId PowByConstant(ValueId x, double exponent);
+  ValueId PickElement(ValueId x, ValueId here, absl::flat_hash_map<ValueId, ValueId>& done);
+  ValueId PickNew(ValueId x, ValueId here, absl::flat_hash_map<ValueId, ValueId>& done);
   void Fail(std::string message);
 
   Kernel kernel_;

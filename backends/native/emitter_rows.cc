@@ -80,7 +80,7 @@ EmitResults Gather(Emitter& e) {
   const ValueId index = e.b().Cast(loop::DType::kInt32, e.As(2, at::kLong));
   const ValueId position = e.b().Cast(loop::DType::kInt32, e.Index(e.constant(1).toInt()));
   const ValueId here = e.b().Binary(Op::kEq, position, index);
-  return {e.b().Reduce(Op::kReduceSum, e.b().Select(here, e.As(0, type), e.Number(0, type)))};
+  return {e.b().PickElement(e.As(0, type), here)};
 }
 
 // Divisor as torch has it: an empty or zero divisor gives NaN or infinity, like 0 / 0.

@@ -39,7 +39,7 @@ void NodeSplitter::Add(const char* name, const Node& origin, absl::InlinedVector
     node.operands.push_back(Operand::Constant(*arguments[i].default_value()));
   node.location = origin.location;
   node.torch_call = origin.torch_call;
-  node.outputs.push_back(result);
+  if (!node.op.schema().returns().empty()) node.outputs.push_back(result);
   graph_.nodes.push_back(std::move(node));
 }
 

@@ -57,6 +57,7 @@ class LossSplitter : public NodeSplitter {
     Add("aten::unsqueeze", loss, {Operand::Value(target), one}, indices);
     const ValueId picked = New(type, {count, 1}, {1, 1});
     Add("aten::gather", loss, {Operand::Value(rows), one, Operand::Value(indices), no}, picked);
+    if (device_.is_cuda()) return Reduce(loss, LossesOnGpu(loss, picked, classes), target, type);
     const ValueId spread = View(picked, {count, classes}, {1, 0});
     const Operand shape = Operand::Constant(c10::List<int64_t>({count, classes}));
     Add("aten::expand", loss, {Operand::Value(picked), shape, no}, spread);
@@ -65,6 +66,38 @@ class LossSplitter : public NodeSplitter {
     Add(kLoss, loss, {Operand::Value(spread), Operand::Value(target), none, each, ignored}, losses);
     graph_.nodes.back().outputs.push_back(kNoValue);
     Reduce(loss, losses, target, type);
+  }
+
+  // There ATen's operator would copy what it is given, all classes of it. Targets that are no class end the use of the
+  // GPU, as they do in eager mode.
+  ValueId LossesOnGpu(const Node& loss, ValueId picked, int64_t classes) {
+    const Operand target = loss.operands[kTarget];
+    const int64_t count = graph_.meta(picked).sizes[0];
+    const at::ScalarType type = graph_.meta(picked).dtype;
+    const auto compare = [&](const char* name, Operand bound) {
+      const ValueId result = New(at::kBool, {count}, {1});
+      Add(name, loss, {target, std::move(bound)}, result);
+      return result;
+    };
+    const auto join = [&](const char* name, ValueId a, ValueId b) {
+      const ValueId result = New(at::kBool, {count}, {1});
+      Add(name, loss, {Operand::Value(a), Operand::Value(b)}, result);
+      return result;
+    };
+    const ValueId ignored = compare("aten::eq.Scalar", loss.operands[kIgnored]);
+    const ValueId from_zero = compare("aten::ge.Scalar", Operand::Constant(int64_t{0}));
+    const ValueId below = compare("aten::lt.Scalar", Operand::Constant(classes));
+    const ValueId valid = join("aten::logical_or", ignored, join("aten::logical_and", from_zero, below));
+    const ValueId all = New(at::kBool, {}, {});
+    Add("aten::all", loss, {Operand::Value(valid)}, all);
+    Add("aten::_assert_async", loss, {Operand::Value(all)}, kNoValue);
+    const ValueId row = View(picked, {count}, {1});
+    Add("aten::squeeze.dim", loss, {Operand::Value(picked), Operand::Constant(int64_t{1})}, row);
+    const ValueId negative = New(type, {count}, {1}), losses = New(type, {count}, {1});
+    Add("aten::neg", loss, {Operand::Value(row)}, negative);
+    Add("aten::masked_fill.Scalar", loss,
+        {Operand::Value(negative), Operand::Value(ignored), Operand::Constant(int64_t{0})}, losses);
+    return losses;
   }
 
   void Reduce(const Node& loss, ValueId losses, ValueId target, at::ScalarType type) {
@@ -118,7 +151,15 @@ void SplitLosses(Graph& graph) { LossSplitter(graph).Run(); }
 bool IsCheckedGather(const GraphFacts& facts, const Node& node) {
   if (node.outputs[0] == kNoValue) return false;
   const Node* spread = OnlyUser(facts, node.outputs[0]);
-  if (spread == nullptr || OperatorName(spread->op) != "aten::expand") return false;
+  if (spread == nullptr) return false;
+  if (OperatorName(spread->op) == "aten::squeeze.dim") {  // LossesOnGpu
+    const Node* negative = OnlyUser(facts, spread->outputs[0]);
+    if (negative == nullptr || OperatorName(negative->op) != "aten::neg") return false;
+    const Node* losses = OnlyUser(facts, negative->outputs[0]);
+    return losses != nullptr && OperatorName(losses->op) == "aten::masked_fill.Scalar" &&
+           losses->torch_call == node.torch_call;
+  }
+  if (OperatorName(spread->op) != "aten::expand") return false;
   const Node* loss = OnlyUser(facts, spread->outputs[0]);
   if (loss == nullptr || OperatorName(loss->op) != kLoss || loss->torch_call != node.torch_call) return false;
   if (loss->operands[kReduction].constant.toInt() != at::Reduction::None) return false;

@@ -8,7 +8,7 @@
 namespace framejit::native {
 
 // nll_loss_forward over rows becomes a gather, ATen's nll_loss_forward without reduction on what was gathered (which
-// checks the targets and raises as eager does), and sums.
+// checks the targets and raises as eager does; on a GPU comparisons of the targets and an assertion), and sums.
 void SplitLosses(Graph& graph);
 
 // Whether the node is such a gather: nothing sees its result before its indices are checked.

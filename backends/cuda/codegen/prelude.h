@@ -21,6 +21,13 @@ FJ float Float(f16 x) { float y; asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bit
 FJ float Float(bf16 x) { return __int_as_float((int)((unsigned)x.bits << 16)); }
 FJ f16 Half(float x) { f16 y; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); return y; }
 FJ bf16 BFloat(float x) { bf16 y; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); return y; }
+// Within two units in the last place; denormal results of Exp2 are zero.
+FJ float ApproximateExp2(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+FJ float ApproximateDiv(float x, float y) {
+  float z;
+  asm("div.full.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));
+  return z;
+}
 
 )cuda";
 
@@ -89,6 +96,26 @@ FJ double ExpNonPositive(double x) {
   const double y = exp(Min(x, 0.0));
   return y < 2.2250738585072014e-308 ? 0.0 : y;
 }
+
+FJ float ApproximateExp(float x) { return ApproximateExp2(x * 1.442695041f); }
+// Of -t, t >= 0, it is 2^p(t); the polynomial is that of backends/cpu/codegen/math.cc.
+FJ float ApproximateNormalCdf(float x) {
+  const float t = Min(fabsf(x), 16.0f);
+  float p = -7.681828719796613e-7f;
+  p = fmaf(p, t, 1.3339327779249288e-5f);
+  p = fmaf(p, t, -5.7818659115582705e-5f);
+  p = fmaf(p, t, -4.521507944446057e-4f);
+  p = fmaf(p, t, 7.471939083188772e-3f);
+  p = fmaf(p, t, -5.2769359201192856e-2f);
+  p = fmaf(p, t, -4.5912304520606995e-1f);
+  p = fmaf(p, t, -1.151114821434021f);
+  p = fmaf(p, t, -9.999998211860657e-1f);
+  const float tail = ApproximateExp2(p);
+  return x < 0 ? tail : 1.0f - tail;
+}
+
+FJ float Finite(float most) { return most == -__int_as_float(0x7f800000) ? 0.0f : most; }
+FJ double Finite(double most) { return most == -__longlong_as_double(0x7ff0000000000000ll) ? 0.0 : most; }
 
 struct SumOf { template <class T> static FJ T Of(T x, T y) { return Add(x, y); } };
 struct ProdOf { template <class T> static FJ T Of(T x, T y) { return Mul(x, y); } };

@@ -111,6 +111,27 @@ std::string CallText(const char* name, DType dtype, const std::string& x, const 
   return absl::StrCat(name, dtype == DType::kFloat32 ? "f(" : "(", x, y.empty() ? "" : ", ", y, ")");
 }
 
+// Of operators for which the machine has an approximation; empty for others.
+std::string ApproximateText(Op op, const std::string& x, const std::string& y) {
+  switch (op) {
+    case Op::kExp:
+    case Op::kExpNonPositive:
+      return absl::StrCat("ApproximateExp(", x, ")");
+    case Op::kDiv:
+      return absl::StrCat("ApproximateDiv(", x, ", ", y, ")");
+    case Op::kReciprocal:
+      return absl::StrCat("ApproximateDiv(1.0f, ", x, ")");
+    case Op::kSigmoid:
+      return absl::StrCat("ApproximateDiv(1.0f, 1.0f + ApproximateExp(-", x, "))");
+    case Op::kGelu:
+      return absl::StrCat(x, " * ApproximateNormalCdf(", x, ")");
+    case Op::kNormalCdf:
+      return absl::StrCat("ApproximateNormalCdf(", x, ")");
+    default:
+      return "";
+  }
+}
+
 // `x`, `y`, `z`: the operands; `from`: type of the first.
 std::string OperatorText(const Node& node, DType from, const std::string& x, const std::string& y,
                          const std::string& z) {
@@ -264,10 +285,26 @@ uint64_t Fingerprint(const std::string& text) {
   return hash;
 }
 
+// Nothing but bfloat16 or float16 leaves the kernel: rounding to these hides errors of a few units in the last place of
+// a float.
+bool StoresNarrowFloats(const Kernel& kernel) {
+  bool stores = false;
+  for (const Node& node : kernel.nodes) {
+    if (node.op != Op::kStore) continue;
+    if (loop::ClassOf(node.dtype) != DTypeClass::kNarrowFloat) return false;
+    stores = true;
+  }
+  return stores;
+}
+
 class Generator {
  public:
   Generator(const Kernel& kernel, const LaunchPlan& plan)
-      : kernel_(kernel), plan_(plan), schedule_(loop::MakeSchedule(kernel, 0)), loaded_(kernel.nodes.size()) {}
+      : kernel_(kernel),
+        plan_(plan),
+        schedule_(loop::MakeSchedule(kernel, 0)),
+        loaded_(kernel.nodes.size()),
+        approximate_(StoresNarrowFloats(kernel)) {}
 
   KernelSource Run() {
     const std::string ir = loop::Print(kernel_);
@@ -286,6 +323,11 @@ class Generator {
   }
 
  private:
+  // Of a softmax: the largest value of a row in one pass, the sum of exponentials of what is left of it in the next.
+  struct Exponentials {
+    ValueId most = loop::kNoValue, total = loop::kNoValue, values = loop::kNoValue;
+  };
+
   // --- text ---
 
   void Comment(const std::string& text) {
@@ -360,6 +402,9 @@ class Generator {
     std::string operands[3];
     for (int i = 0; i < OperandCount(n.op); ++i) operands[i] = V(n.operands[static_cast<size_t>(i)]);
     const DType from = OperandCount(n.op) > 0 ? node(n.operands[0]).dtype : n.dtype;
+    if (approximate_ && from == DType::kFloat32) {
+      if (std::string text = ApproximateText(n.op, operands[0], operands[1]); !text.empty()) return text;
+    }
     return OperatorText(n, from, operands[0], operands[1], operands[2]);
   }
 
@@ -405,7 +450,7 @@ class Generator {
   // The element nodes of a pass at positions i, i + 1, ... `loaded`: how an element of a load's vector is named.
   template <typename Loaded>
   void VectorOfPass(const std::vector<ValueId>& elements, const std::string& width, const std::string& condition,
-                    Loaded loaded) {
+                    const Exponentials& sum, Loaded loaded) {
     for (const ValueId id : elements) {
       if (node(id).op == Op::kStore) Line(VecType(node(id).dtype, width), " s", id, ";");
     }
@@ -415,6 +460,8 @@ class Generator {
       const Node& n = node(id);
       if (n.op == Op::kStore) {
         Line("s", id, ".at[w] = ", V(n.operands[0]), ";");
+      } else if (id == sum.most) {
+        Line("x", sum.values, "[w] = ", V(sum.values), ";");
       } else if (IsReduction(n.op)) {
         Line("a", id, " = ", ReductionName(n.op), "::Of(a", id, ", ", V(n.operands[0]), ");");
       } else if (n.op == Op::kLoad) {
@@ -442,7 +489,7 @@ class Generator {
     for (const ValueId id : pass.elements) {
       if (node(id).op == Op::kLoad) Line(VecType(node(id).dtype, "W"), " l", id, " = ", LoadText(node(id), "W"), ";");
     }
-    VectorOfPass(pass.elements, "W", "", [](ValueId id) { return absl::StrCat("l", id); });
+    VectorOfPass(pass.elements, "W", "", {}, [](ValueId id) { return absl::StrCat("l", id); });
     Close();
     Line();
     Line("extern \"C\" __global__ void __launch_bounds__(", plan_.threads, ") ", entry, "(", Parameters(), ") {");
@@ -511,29 +558,79 @@ class Generator {
       Line("const int lane = threadIdx.x;");
     }
     if (kernel_.dims.size() > 1) Coordinates("row", 1);
-    for (const loop::Pass& pass : schedule_.passes) RowPass(pass, columns);
+    for (size_t p = 0; p < schedule_.passes.size(); ++p) {
+      const Exponentials sum = SumOfExponentials(p);
+      RowPass(schedule_.passes[p], columns, sum);
+      if (sum.total == loop::kNoValue) continue;
+      ++p;  // its elements are done
+      for (const ValueId id : schedule_.passes[p].row_nodes) RowNode(id, StoreCondition(columns));
+    }
     Close();
   }
 
-  void RowPass(const loop::Pass& pass, bool columns) {
-    for (const ValueId id : pass.row_nodes) RowNode(id, columns ? "if (live && lane == 0) " : "if (lane == 0) ");
+  // Where a row is too long to stay in registers, both are found in one pass over memory: a sum so far is scaled when a
+  // larger value comes.
+  Exponentials SumOfExponentials(size_t p) const {
+    if (plan_.resident || p + 1 >= schedule_.passes.size()) return {};
+    ValueId total = loop::kNoValue;
+    for (const ValueId id : schedule_.passes[p + 1].elements) {
+      if (node(id).op == Op::kStore) return {};
+      if (!IsReduction(node(id).op)) continue;
+      if (total != loop::kNoValue) return {};
+      total = id;
+    }
+    if (total == loop::kNoValue || node(total).op != Op::kReduceSum) return {};
+    const Node& power = node(node(total).operands[0]);
+    if (power.op != Op::kExp && power.op != Op::kExpNonPositive) return {};
+    const Node& rest = node(power.operands[0]);
+    if (rest.op != Op::kSub || node(rest.operands[1]).op != Op::kReduceMax) return {};
+    const ValueId most = rest.operands[1], values = rest.operands[0];
+    if (node(most).operands[0] != values || schedule_.first_pass[static_cast<size_t>(most)] != static_cast<int>(p))
+      return {};
+    return {most, total, values};
+  }
+
+  static const char* StoreCondition(bool columns) { return columns ? "if (live && lane == 0) " : "if (lane == 0) "; }
+
+  void RowPass(const loop::Pass& pass, bool columns, const Exponentials& sum) {
+    for (const ValueId id : pass.row_nodes) RowNode(id, StoreCondition(columns));
     if (pass.elements.empty()) return;
     for (const ValueId id : pass.elements) {
       const Node& n = node(id);
       if (IsReduction(n.op)) Line(TypeText(n.dtype), " a", id, " = ", IdentityText(n), ";");
     }
+    if (sum.total != loop::kNoValue) Line(TypeText(node(sum.total).dtype), " a", sum.total, " = 0;");
     if (plan_.resident) LoadResident(pass);
     OpenVectors();
     for (const ValueId id : pass.elements) {
       if (plan_.resident || node(id).op != Op::kLoad) continue;
       Line("const ", VecType(node(id).dtype, Width()), " l", id, " = ", LoadText(node(id), Width()), ";");
     }
-    VectorOfPass(pass.elements, Width(), columns ? "if (live) " : "",
+    if (sum.total != loop::kNoValue) Line(TypeText(node(sum.values).dtype), " x", sum.values, "[", Width(), "];");
+    VectorOfPass(pass.elements, Width(), columns ? "if (live) " : "", sum,
                  [&](ValueId id) { return plan_.resident ? absl::StrCat("l", id, "[k]") : absl::StrCat("l", id); });
+    if (sum.total != loop::kNoValue) AddExponentials(sum);
     CloseVectors();
     for (const ValueId id : pass.elements) {
       if (IsReduction(node(id).op)) FinishReduction(id, columns);
     }
+    if (sum.total == loop::kNoValue) return;
+    Line("a", sum.total, " *= ExpNonPositive(a", sum.most, " - ", V(sum.most), ");");
+    FinishReduction(sum.total, columns);
+  }
+
+  // Of the values of a vector. What all values so far leave minus infinity is subtracted from none of them.
+  void AddExponentials(const Exponentials& sum) {
+    const std::string most = absl::StrCat("a", sum.most), total = absl::StrCat("a", sum.total);
+    const char* type = TypeText(node(sum.values).dtype);
+    Line(type, " most = ", most, ";");
+    Line("#pragma unroll");
+    Line("for (int w = 0; w < ", Width(), "; ++w) most = MaxOf::Of(most, x", sum.values, "[w]);");
+    Line("const ", type, " base = Finite(most);");
+    Line(total, " *= ExpNonPositive(", most, " - base);");
+    Line("#pragma unroll");
+    Line("for (int w = 0; w < ", Width(), "; ++w) ", total, " += ExpNonPositive(x", sum.values, "[w] - base);");
+    Line(most, " = most;");
   }
 
   std::string Width() const { return absl::StrCat(plan_.vector); }
@@ -587,6 +684,7 @@ class Generator {
   const LaunchPlan& plan_;
   const loop::Schedule schedule_;
   std::vector<bool> loaded_;  // by ValueId: what is in registers
+  const bool approximate_;    // functions may be off by some units in the last place
   std::string out_;
   int depth_ = 0;
   bool partial_ = false;  // the loop that is open skips what lies behind the end of the row

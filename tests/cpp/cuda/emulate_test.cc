@@ -12,10 +12,13 @@
 #include <fstream>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "backends/cuda/codegen/prelude.h"
 #include "backends/cuda/codegen/source.h"
+#include "backends/loop/builder.h"
 #include "backends/loop/interpret.h"
+#include "backends/loop/schedule.h"
 #include "tests/cpp/cuda/kernels.h"
 #include "tests/cpp/kernels/kernel_harness.h"
 
@@ -186,6 +189,58 @@ TEST(EmulateTest, Operators) { CheckAll(testing::OperatorKernels()); }
 TEST(EmulateTest, Casts) { CheckAll(testing::CastKernels()); }
 TEST(EmulateTest, Layouts) { CheckAll(testing::LayoutKernels()); }
 TEST(EmulateTest, Reductions) { CheckAll(testing::ReductionKernels()); }
+
+// The logarithm of the sum of exponentials of rows too long for registers, whose sum is scaled where a larger value
+// comes: rows that rise and fall, and with numbers that are not finite.
+TEST(EmulateTest, SumsOfExponentialsInOnePass) {
+  constexpr int64_t kRows = 6, kWidth = 40960;
+  loop::KernelBuilder b({kRows, kWidth});
+  const loop::ValueId x = b.Load(b.AddInput(DType::kFloat32), {kWidth, 1});
+  const loop::ValueId rest = b.Binary(loop::Op::kSub, x, b.Reduce(loop::Op::kReduceMax, x));
+  const loop::ValueId sum = b.Reduce(loop::Op::kReduceSum, b.Unary(loop::Op::kExpNonPositive, rest));
+  const loop::ValueId position = b.Cast(DType::kInt32, b.Index(1));
+  const loop::ValueId here = b.Binary(loop::Op::kEq, position, b.ConstInt(DType::kInt32, 4321));
+  const loop::ValueId result = b.Binary(loop::Op::kSub, rest, b.Unary(loop::Op::kLog, sum));
+  b.Store(b.AddOutput(DType::kFloat32), {1, 0}, b.PickElement(result, here));
+  absl::StatusOr<Kernel> kernel = std::move(b).Finish();
+  ASSERT_TRUE(kernel.ok()) << kernel.status();
+  EXPECT_EQ(loop::MakeSchedule(*kernel, 0).passes.size(), 3u);  // the last has row values alone
+  const std::vector<Emulated> planned = Plan({{"log_softmax", *kernel}});
+  void* library = Build(planned);
+  ASSERT_NE(library, nullptr);
+  std::vector<float> values(kRows * kWidth);
+  for (int64_t i = 0; i < kWidth; ++i) {
+    const auto at = [&](int64_t row) -> float& { return values[static_cast<size_t>(row * kWidth + i)]; };
+    at(0) = static_cast<float>(i) * 1e-2f;
+    at(1) = static_cast<float>(kWidth - i) * 1e-2f;
+    at(2) = i == 4321 || i == 40000 ? 1.0f : -INFINITY;
+    at(3) = -INFINITY;
+    at(4) = i == 77 ? INFINITY : std::sin(static_cast<float>(i));
+    at(5) = i == 77 ? NAN : 1.0f;
+  }
+  const double expected[kRows] = {(4321 - (kWidth - 1)) * 1e-2 - std::log(1 / (1 - std::exp(-1e-2))),
+                                  -4321e-2 - std::log(1 / (1 - std::exp(-1e-2))),
+                                  -std::log(2.0),
+                                  NAN,
+                                  NAN,
+                                  NAN};
+  for (const Emulated& e : planned) {
+    EXPECT_FALSE(e.plan.resident);
+    EXPECT_TRUE(absl::StrContains(e.source.text, "Finite(most)"));
+    std::vector<float> got(kRows);
+    std::vector<void*> buffers(kMostBuffers, nullptr);
+    buffers[0] = values.data(), buffers[1] = got.data();
+    const auto emulate =
+        reinterpret_cast<void (*)(void*, void**, long long, unsigned, unsigned)>(dlsym(library, "Emulate"));
+    emulate(dlsym(library, e.source.entry.c_str()), buffers.data(), e.plan.blocks,
+            static_cast<unsigned>(e.plan.threads / e.plan.rows_per_block),
+            static_cast<unsigned>(e.plan.rows_per_block));
+    for (int64_t row = 0; row < kRows; ++row) {
+      const double value = static_cast<double>(got[static_cast<size_t>(row)]);
+      EXPECT_TRUE(IsClose(DType::kFloat32, value, expected[row], 512)) << row << ": " << value;
+    }
+  }
+}
 
 }  // namespace
 }  // namespace framejit::cuda

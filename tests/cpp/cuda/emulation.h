@@ -171,6 +171,9 @@ inline bf16 BFloat(float x) {
   return {static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
 
+inline float ApproximateExp2(float x) { return std::exp2(x); }
+inline float ApproximateDiv(float x, float y) { return x / y; }
+
 extern "C" void Emulate(void* kernel, void** buffers, long long blocks, unsigned width, unsigned height) {
   emulation::kernel = reinterpret_cast<decltype(emulation::kernel)>(kernel);
   emulation::buffers = buffers;

@@ -113,6 +113,8 @@ input %1: int64[8] device="cuda:0" @1
                                                    reduction, ", -100)\nreturn %4\n")
                                           .c_str());
     EXPECT_TRUE(absl::StrContains(plan, "_log_softmax gather")) << plan;
+    EXPECT_TRUE(absl::StrContains(plan, "call aten::_assert_async\n")) << plan;
+    EXPECT_FALSE(absl::StrContains(plan, "nll_loss")) << plan;
   }
 }
 
