@@ -125,14 +125,15 @@ RecordedText::RecordedText(const Recording& recording, const RecordInputs& input
       stop_(inputs.stop),
       varying_(inputs.varying == nullptr ? VaryingItems() : *inputs.varying) {}
 
-std::vector<size_t> RecordedText::SharedMemory(const Graph& graph) {
+std::vector<std::pair<size_t, int64_t>> RecordedText::SharedMemory(const Graph& graph) {
   if (std::any_of(graph.nodes.begin(), graph.nodes.end(), [](const Node& node) { return MutatesArguments(node.op); }))
     return {};
-  std::vector<size_t> first;
+  std::vector<std::pair<size_t, int64_t>> first;
   for (ValueId input : graph.inputs) {
-    const auto shares = [&](ValueId other) { return graph.meta(other).storage == graph.meta(input).storage; };
-    first.push_back(
-        static_cast<size_t>(std::find_if(graph.inputs.begin(), graph.inputs.end(), shares) - graph.inputs.begin()));
+    const TensorMeta& meta = graph.meta(input);
+    const auto shares = [&](ValueId other) { return graph.meta(other).storage == meta.storage; };
+    const auto found = std::find_if(graph.inputs.begin(), graph.inputs.end(), shares);
+    first.emplace_back(found - graph.inputs.begin(), meta.storage_offset - graph.meta(*found).storage_offset);
   }
   return first;
 }
@@ -173,7 +174,7 @@ absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& 
   if (SeesOneObjectForTwo(guards_, guards)) return absl::OkStatus();
   // Nor need inputs that are only read be guarded against sharing memory; the numbers of the graph's memory differ
   // then.
-  const std::vector<size_t> shared_memory = SharedMemory(recording->graph);
+  const std::vector<std::pair<size_t, int64_t>> shared_memory = SharedMemory(recording->graph);
   if (shared_memory.size() == shared_memory_.size() && shared_memory != shared_memory_) return absl::OkStatus();
   std::string where;
   for (size_t i = 0; where.empty() && i < parts_.size(); ++i) {

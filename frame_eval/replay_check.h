@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -41,11 +42,12 @@ class RecordedText {
   static std::vector<Part> Parts(const Recording& recording, bool stops,
                                  const std::vector<std::string>& argument_names);
 
-  // For each input the first that shares memory with it. Nothing where the graph writes: then NoOverlap guards that.
-  static std::vector<size_t> SharedMemory(const Graph& graph);
+  // For each input the first that shares memory with it, and how far behind that one's it begins. Nothing where the
+  // graph writes: then NoOverlap guards that.
+  static std::vector<std::pair<size_t, int64_t>> SharedMemory(const Graph& graph);
 
   std::vector<Part> parts_;
-  std::vector<size_t> shared_memory_;
+  std::vector<std::pair<size_t, int64_t>> shared_memory_;
   bool inputs_overlap_;
   std::vector<std::string> guards_;
   bool advance_iterators_;

@@ -77,8 +77,6 @@ bool IsExitOfLock(PyObject* value) {
          std::string_view(reinterpret_cast<PyCFunctionObject*>(value)->m_ml->ml_name) == "__exit__";
 }
 
-PyObject* Carried(PyObject* value) { return IsUnread(value) ? UnreadValue(value) : value; }
-
 }  // namespace
 
 bool RecorderState::Impl::BeginInstruction(int offset, int64_t number) {
@@ -197,9 +195,16 @@ void RecorderState::Impl::StopHere() {
 // Objects of dead variables that the state holds anyway: what goes on may refer to them weakly, and expects the
 // variable to keep them alive.
 void RecorderState::Impl::CarryReferred() {
+  // Of what nobody has read it is not known which of it is one object.
   absl::flat_hash_set<PyObject*> held;
+  absl::flat_hash_set<SourceId> held_unread;
   for (const LeftFrame& state : left) {
-    for (const PyRef& item : state.items) held.insert(Carried(item.get()));
+    for (const PyRef& item : state.items) {
+      if (IsUnread(item.get()))
+        held_unread.insert(UnreadSource(item.get()));
+      else
+        held.insert(item.get());
+    }
   }
   for (size_t depth = 0; depth < left.size(); ++depth) {
     LeftFrame& state = left[depth];
@@ -207,11 +212,13 @@ void RecorderState::Impl::CarryReferred() {
       PyObject* value = frames[depth]->locals[slot];
       std::vector<int>& slots = state.point.slots;
       if (value == nullptr || std::find(slots.begin(), slots.end(), slot) != slots.end()) continue;
-      if (!held.contains(Carried(value))) continue;
-      PyTypeObject* type = Py_TYPE(Carried(value));
-      // Of what nobody has read no guard says what it is; here its type decides.
-      if (IsUnread(value)) AddGuard(GuardKind::kTypeIs, UnreadSource(value), reinterpret_cast<PyObject*>(type));
-      if (!IsPythonClass(type) || !PyType_SUPPORTS_WEAKREFS(type) || IsTensor(Carried(value))) continue;
+      const bool unread = IsUnread(value);
+      if (unread ? !held_unread.contains(UnreadSource(value)) : !held.contains(value)) continue;
+      PyObject* object = unread ? UnreadValue(value) : value;
+      PyTypeObject* type = Py_TYPE(object);
+      // No guard says what it is; here its type decides.
+      if (unread) AddGuard(GuardKind::kTypeIs, UnreadSource(value), reinterpret_cast<PyObject*>(type));
+      if (!IsPythonClass(type) || !PyType_SUPPORTS_WEAKREFS(type) || IsTensor(object)) continue;
       state.items.insert(state.items.begin() + static_cast<std::ptrdiff_t>(slots.size()), PyRef::Borrow(value));
       slots.push_back(slot);
     }

@@ -44,6 +44,11 @@ def observe(root: dict) -> list:
     return _Observer().run(root)
 
 
+def _text(value) -> str:
+    """Without addresses; of a large int, whose digits CPython refuses, in base 16."""
+    return hex(value) if type(value) is int else ADDRESS.sub("", repr(value))
+
+
 class _Observer:
     def __init__(self):
         self.facts: list = []
@@ -62,7 +67,7 @@ class _Observer:
     def visit(self, path: str, value) -> None:
         if _is_plain(value) or (isinstance(value, types.ModuleType) and value.__name__ != "user"):
             # A NaN is no equal of itself, 0.0 is -0.0's, and 1 is True's.
-            return self.add(path, type(value).__name__, ADDRESS.sub("", repr(value)))
+            return self.add(path, type(value).__name__, _text(value))
         if isinstance(value, framejit._C.Entry):
             value = framejit._C.entry_function(value)
         if id(value) in self.numbers:
@@ -93,13 +98,13 @@ class _Observer:
             # Not .items(): a subclass may have its own. An OrderedDict has its own order.
             ordered = isinstance(value, collections.OrderedDict)
             for key, item in (collections.OrderedDict if ordered else dict).items(value):
-                self.visit(f"{path}[{key!r}]" if isinstance(key, PLAIN) else f"{path}[{type(key).__name__}]", item)
+                self.visit(f"{path}[{_text(key)}]" if isinstance(key, PLAIN) else f"{path}[{type(key).__name__}]", item)
         elif isinstance(value, (list, tuple, collections.deque)):
             self.add(f"{path} length", len(value), getattr(value, "maxlen", None))
             for index, item in enumerate(value):
                 self.visit(f"{path}[{index}]", item)
         elif isinstance(value, (set, frozenset)):
-            self.add(path, sorted(ADDRESS.sub("", repr(item)) for item in value))
+            self.add(path, sorted(_text(item) for item in value))
         elif isinstance(value, slice):
             for name in ("start", "stop", "step"):
                 self.visit(f"{path}.{name}", getattr(value, name))
