@@ -10,13 +10,33 @@ class KernelLowering {
  public:
   KernelLowering(const GraphFacts& facts, const FusionResult& fusion, const Unit& unit, int segment)
       : segment_(segment),
+        first_segment_(segment),
         facts_(facts),
         fusion_(fusion),
         unit_(unit),
         unit_index_(fusion.unit_of[static_cast<size_t>(unit.nodes[0])]),
         builder_(KernelSizes(unit, segment)) {}
 
-  absl::StatusOr<LoweredKernel> Run(const std::vector<bool>& stored) {
+  // `segments`: how many, all of the same length.
+  absl::StatusOr<LoweredKernel> Run(const std::vector<bool>& stored, int segments) {
+    std::vector<absl::flat_hash_map<ValueId, loop::ValueId>> made;
+    for (segment_ = first_segment_; segment_ < first_segment_ + segments; ++segment_) {
+      made_.clear();
+      if (absl::Status status = Compute(); !status.ok()) return status;
+      made.push_back(std::move(made_));
+    }
+    for (segment_ = first_segment_; segment_ < first_segment_ + segments; ++segment_) {
+      made_ = std::move(made[static_cast<size_t>(segment_ - first_segment_)]);
+      StoreAll(stored);
+    }
+    auto kernel = std::move(builder_).Finish();
+    if (!kernel.ok()) return kernel.status();
+    result_.kernel = *std::move(kernel);
+    return std::move(result_);
+  }
+
+ private:
+  absl::Status Compute() {
     Emitter::Callbacks callbacks;
     callbacks.load = [this](ValueId id, int align) { return Load(id, align); };
     callbacks.index = [this](int64_t dim) { return Index(dim); };
@@ -35,6 +55,10 @@ class KernelLowering {
         if (node.outputs[i] != kNoValue) made_[node.outputs[i]] = (*results)[i];
       }
     }
+    return absl::OkStatus();
+  }
+
+  void StoreAll(const std::vector<bool>& stored) {
     for (int32_t n : unit_.nodes) {
       if (!IsHere(n)) continue;
       for (ValueId id : facts_.graph.nodes[static_cast<size_t>(n)].outputs) {
@@ -42,13 +66,8 @@ class KernelLowering {
         if (id != kNoValue && stored[static_cast<size_t>(id)]) Store(id);
       }
     }
-    auto kernel = std::move(builder_).Finish();
-    if (!kernel.ok()) return kernel.status();
-    result_.kernel = *std::move(kernel);
-    return std::move(result_);
   }
 
- private:
   // Whether the node runs in the segment that is being lowered.
   bool IsHere(int32_t n) const {
     const int8_t segment = fusion_.segments[static_cast<size_t>(n)];
@@ -128,15 +147,19 @@ class KernelLowering {
 
   void Store(ValueId id) {
     const TensorMeta& meta = facts_.graph.meta(id);
-    int32_t buffer = builder_.AddOutput(*LoopDType(meta.dtype));
-    result_.buffers.push_back(id);
-    result_.bytes += Bytes(id);
+    auto [buffer, inserted] = output_of_.try_emplace(id, 0);
+    if (inserted) {
+      buffer->second = builder_.AddOutput(*LoopDType(meta.dtype));
+      result_.buffers.push_back(id);
+      result_.bytes += Bytes(id);
+    }
     const DimMap& map = fusion_.value_maps[static_cast<size_t>(id)];
     const std::vector<int64_t> strides = DomainStrides(meta, map, kAlignRight, unit_.domain.size());
-    builder_.Store(buffer, KernelStrides(strides), made_.at(id), SegmentOffset(strides));
+    builder_.Store(buffer->second, KernelStrides(strides), made_.at(id), SegmentOffset(strides));
   }
 
-  const int segment_;
+  int segment_;  // that is being lowered; -1: the unit has none
+  const int first_segment_;
   const GraphFacts& facts_;
   const FusionResult& fusion_;
   const Unit& unit_;
@@ -144,7 +167,8 @@ class KernelLowering {
   loop::KernelBuilder builder_;
   LoweredKernel result_;
   absl::flat_hash_map<ValueId, loop::ValueId> made_;
-  absl::flat_hash_map<ValueId, int32_t> buffer_of_;
+  absl::flat_hash_map<ValueId, int32_t> buffer_of_;  // of what is loaded
+  absl::flat_hash_map<ValueId, int32_t> output_of_;  // of what is stored
   int32_t current_ = 0;
   bool failed_ = false;
 };
@@ -169,8 +193,8 @@ std::vector<bool> StoredValues(const GraphFacts& facts, const FusionResult& fusi
 }
 
 absl::StatusOr<LoweredKernel> LowerKernel(const GraphFacts& facts, const FusionResult& fusion, const Unit& unit,
-                                          const std::vector<bool>& stored, int segment) {
-  return KernelLowering(facts, fusion, unit, segment).Run(stored);
+                                          const std::vector<bool>& stored, int segment, int segments) {
+  return KernelLowering(facts, fusion, unit, segment).Run(stored, segments);
 }
 
 }  // namespace framejit::native

@@ -18,9 +18,10 @@ struct LoweredKernel {
 // Values that must lie in memory: read by another unit, returned, or written to an input. By ValueId.
 std::vector<bool> StoredValues(const GraphFacts& facts, const FusionResult& fusion);
 
-// `segment`: of a unit that has some.
+// `segment`: the first of a unit that has some, and `segments` how many, all of the same length: each element of the
+// kernel's domain stands for one of each.
 absl::StatusOr<LoweredKernel> LowerKernel(const GraphFacts& facts, const FusionResult& fusion, const Unit& unit,
-                                          const std::vector<bool>& stored, int segment = -1);
+                                          const std::vector<bool>& stored, int segment = -1, int segments = 1);
 
 }  // namespace framejit::native
 

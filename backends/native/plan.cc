@@ -49,11 +49,21 @@ struct FusedGraph {
   std::vector<bool> stored;
 };
 
-// A unit with segments: one part for each, over the buffers of all.
+bool AreEvenlySpaced(const std::vector<int64_t>& cuts) {
+  for (size_t i = 2; i < cuts.size(); ++i) {
+    if (cuts[i] - cuts[i - 1] != cuts[1] - cuts[0]) return false;
+  }
+  return true;
+}
+
+// A unit with segments: two of the same length are one part, which loads what both need once (the halves of a rotary
+// embedding); else there is one part for each, over the buffers of all.
 absl::StatusOr<FusedKernel> LowerSegments(const GraphFacts& facts, const FusedGraph& fused, const Unit& unit) {
   FusedKernel kernel;
-  for (size_t segment = 0; segment + 1 < unit.cuts.size(); ++segment) {
-    auto lowered = LowerKernel(facts, fused.fusion, unit, fused.stored, static_cast<int>(segment));
+  const size_t count = unit.cuts.size() - 1, together = count == 2 && AreEvenlySpaced(unit.cuts) ? 2 : 1;
+  for (size_t segment = 0; segment < count; segment += together) {
+    auto lowered =
+        LowerKernel(facts, fused.fusion, unit, fused.stored, static_cast<int>(segment), static_cast<int>(together));
     if (!lowered.ok()) return lowered.status();
     std::vector<int32_t> buffers;
     for (size_t b = 0; b < lowered->buffers.size(); ++b) {
