@@ -52,15 +52,16 @@ class TrainingGraph : public CompiledGraph {
                 "anomaly detection, default hooks on saved tensors or forward-mode gradients are active");
     at::Tensor generator_state;
     if (program_->random()) generator_state = GeneratorState();
+    StateCheck check = program_->CheckOfThisCall();
     forward_->Run(inputs, outputs);
-    auto node = MakeNode<BackwardNode>(program_, inputs, std::move(generator_state));
+    auto node = MakeNode<BackwardNode>(program_, inputs, std::move(generator_state), std::move(check));
     for (int32_t position : program_->joint().differentiable_outputs) {
       at::Tensor& output = outputs[static_cast<size_t>(position)];
       if (output.is_view()) Detach(output);
       torch::autograd::set_history(output, node);
     }
     node->Save(outputs);
-    if (program_->joint().freed) node->release_variables();
+    if (program_->joint().freed) node->FreeAsAfterBackward();
     outputs.resize(program_->joint().output_count);
   }
 
