@@ -44,6 +44,24 @@ at::Tensor InLayout(const at::Tensor& tensor, const TensorMeta& meta) {
   return at::empty_strided(meta.sizes, meta.strides, tensor.options().dtype(meta.dtype)).copy_(tensor);
 }
 
+bool HasHooks(torch::autograd::Node& leaf) {
+  return !leaf.tensor_pre_hooks().empty() || !leaf.pre_hooks().empty() || !leaf.post_hooks().empty() ||
+         leaf.tensor_post_acc_grad_hooks() != nullptr;
+}
+
+// Hands a gradient on when its turn has come: the engine has no order among the leaves of one node.
+class Arrival : public torch::autograd::Node {
+ public:
+  Arrival(uint64_t sequence, torch::autograd::Edge leaf, const at::Tensor& tensor) : Node(sequence) {
+    add_input_metadata(tensor);
+    add_next_edge(std::move(leaf));
+  }
+  std::string name() const override { return "FramejitArrival"; }
+
+ protected:
+  variable_list apply(variable_list&& gradients) override { return std::move(gradients); }
+};
+
 void Add(variable_list& sum, variable_list&& more) {
   for (size_t i = 0; i < sum.size(); ++i) {
     if (!more[i].defined()) continue;
@@ -83,8 +101,17 @@ BackwardNode::BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayR
       check_(std::move(check)) {
   torch::autograd::edge_list edges;
   edges.reserve(program_->joint().differentiable_inputs.size());
+  bool hooks = false;
   for (int32_t position : program_->joint().differentiable_inputs) {
     edges.push_back(torch::autograd::impl::gradient_edge(inputs_[static_cast<size_t>(position)]));
+    hooks |= HasHooks(*edges.back().function);
+  }
+  for (size_t i = 0; hooks && i < edges.size(); ++i) {
+    auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(edges[i].function.get());
+    if (leaf == nullptr) continue;
+    const at::Tensor tensor = leaf->variable;
+    edges[i] = torch::autograd::Edge(MakeNode<Arrival>(sequence_nr(), std::move(edges[i]), tensor), 0);
+    arrivals_ = true;
   }
   set_next_edges(std::move(edges));
   versions_.reserve(inputs_.size());
@@ -181,6 +208,21 @@ void BackwardNode::CheckSaved(OutputMask given, const std::vector<bool>& wanted,
   }
 }
 
+const torch::autograd::Edge& BackwardNode::Leaf(size_t input) const {
+  const torch::autograd::Edge& edge = next_edge(input);
+  auto* arrival = arrivals_ ? dynamic_cast<Arrival*>(edge.function.get()) : nullptr;
+  return arrival == nullptr ? edge : arrival->next_edge(0);
+}
+
+// Hooks of leaves run in eager's order.
+void BackwardNode::OrderArrivals(OutputMask given, const std::vector<bool>& wanted) {
+  uint64_t turn = sequence_nr() + num_outputs();
+  for (int32_t input : program_->Consume(given, wanted)->arrivals) {
+    auto* node = next_edge(static_cast<size_t>(input)).function.get();
+    if (dynamic_cast<Arrival*>(node) != nullptr) node->set_sequence_nr(turn--);
+  }
+}
+
 bool BackwardNode::RunsFreed(OutputMask given, const std::vector<bool>& wanted) const {
   if (consumed_ == nullptr) return false;
   const EngineNodes& engine = program_->joint().engine;
@@ -205,7 +247,7 @@ void BackwardNode::RunFront(OutputMask given, const std::vector<bool>& wanted, c
   for (int32_t index : nodes) {
     const int32_t input = engine.nodes[static_cast<size_t>(index)].input;
     if (input < 0) continue;
-    auto* leaf = next_edge(static_cast<size_t>(input)).function.get();
+    auto* leaf = Leaf(static_cast<size_t>(input)).function.get();
     if (dynamic_cast<torch::autograd::AccumulateGrad*>(leaf) == nullptr) continue;
     if (runs != nullptr && !runs->empty()) {
       const auto row = runs->find(leaf);
@@ -221,7 +263,7 @@ void BackwardNode::RunFront(OutputMask given, const std::vector<bool>& wanted, c
     for (int32_t input : leaves) {
       const auto at = static_cast<size_t>(input);
       if (!gradients[at].defined()) continue;
-      torch::autograd::Engine::get_default_engine().execute({next_edge(at)}, {gradients[at]}, /*keep_graph=*/true,
+      torch::autograd::Engine::get_default_engine().execute({Leaf(at)}, {gradients[at]}, /*keep_graph=*/true,
                                                             create, /*accumulate_grad=*/true);
     }
   }
@@ -290,6 +332,7 @@ BackwardNode::Variables BackwardNode::apply(Variables&& tangents) {
   const bool whole = given == AllOutputs(tangents.size()) && std::find(wanted.begin(), wanted.end(), false) == wanted.end();
   if (!whole || consumed_ != nullptr) CheckSaved(given, wanted, tangents);
   if (check_) check_();
+  if (arrivals_) OrderArrivals(given, wanted);
   last_given_ = given;
   last_wanted_ = wanted;
   releases_ = !torch::autograd::get_current_graph_task_keep_graph();

@@ -7,11 +7,24 @@
 
 #include <memory>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "backends/training/program.h"
 
 namespace framejit {
+
+// Newer torch counts references in the node; before, a shared_ptr did, whose deleter takes long chains of nodes apart
+// without recursion. It is found by the node's base class.
+template <typename N, typename... Arguments>
+auto MakeNode(Arguments&&... arguments) {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
+    return c10::make_intrusive<N>(std::forward<Arguments>(arguments)...);
+  } else {
+    return std::shared_ptr<N>(new N(std::forward<Arguments>(arguments)...), [](N* node) { deleteNode(node); });
+  }
+}
 
 class BackwardNode : public torch::autograd::Node {
  public:
@@ -42,6 +55,8 @@ class BackwardNode : public torch::autograd::Node {
   void FreeRun(OutputMask given, const std::vector<bool>& wanted);
   void FreeAll();
   bool Raises(int32_t index);
+  const torch::autograd::Edge& Leaf(size_t input) const;
+  void OrderArrivals(OutputMask given, const std::vector<bool>& wanted);
   bool RunsFreed(OutputMask given, const std::vector<bool>& wanted) const;
   void CheckSaved(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents);
   void RunFront(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents);
@@ -55,6 +70,7 @@ class BackwardNode : public torch::autograd::Node {
   std::vector<uint32_t> versions_;
   at::Tensor generator_state_;
   StateCheck check_;
+  bool arrivals_ = false;  // leaves have hooks: nodes in between see to their order
   // Of the backward that runs, until it releases.
   OutputMask last_given_ = 0;
   std::vector<bool> last_wanted_;

@@ -74,6 +74,7 @@ std::shared_ptr<const Consumption> TrainingProgram::Consume(const std::vector<in
   for (int32_t index : nodes) {
     const EngineNode& node = engine.nodes[static_cast<size_t>(index)];
     made->ran[static_cast<size_t>(index)] = true;
+    if (node.input >= 0) made->arrivals.push_back(node.input);
     inputs.insert(node.inputs.begin(), node.inputs.end());
     outputs.insert(node.outputs.begin(), node.outputs.end());
   }

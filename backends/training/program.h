@@ -19,6 +19,7 @@ struct Consumption {
   std::vector<bool> ran;        // by node
   std::vector<int32_t> freed;   // of Partition::saved: what every backward that reads it would raise for
   bool all = false;             // no backward is left that would not raise
+  std::vector<int32_t> arrivals;  // differentiable inputs, in the order in which their gradients arrive
   // Of Partition::saved: inputs and results that nodes which run hold, whether or not their gradients need them.
   std::vector<int32_t> checked;
 };

@@ -8,7 +8,6 @@
 
 #include <memory>
 #include <mutex>
-#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,17 +28,6 @@ at::Tensor GeneratorState() {
   at::Generator generator = at::detail::getDefaultCPUGenerator();
   std::lock_guard<std::mutex> lock(generator.mutex());
   return generator.get_state();
-}
-
-// Newer torch counts references in the node; before, a shared_ptr did, whose deleter takes long chains of nodes apart
-// without recursion. It is found by the node's base class.
-template <typename N, typename... Arguments>
-auto MakeNode(Arguments&&... arguments) {
-  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
-    return c10::make_intrusive<N>(std::forward<Arguments>(arguments)...);
-  } else {
-    return std::shared_ptr<N>(new N(std::forward<Arguments>(arguments)...), [](N* node) { deleteNode(node); });
-  }
 }
 
 class TrainingGraph : public CompiledGraph {

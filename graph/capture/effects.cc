@@ -12,6 +12,7 @@
 #include "graph/capture/evaluator.h"
 #include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/fake/mutation.h"
 #include "graph/passes/analysis.h"
 
 namespace framejit {
@@ -331,7 +332,13 @@ void LendGenerators(const absl::node_hash_map<PyObject*, Provenance>& known, con
 
 // What the fakes of inputs saw is what the program's own calls do; a graph writes each input once.
 void RecorderState::Impl::NoteVersions() {
-  const absl::flat_hash_set<int32_t> written = WrittenStorages(session.graph());
+  const Graph& graph = session.graph();
+  absl::flat_hash_set<int32_t> written = WrittenStorages(graph);
+  for (const Node& node : graph.nodes) {
+    if (!WritesRunningStatistics(node)) continue;
+    for (size_t operand : {kBatchNormMean, kBatchNormVariance})
+      written.insert(graph.meta(node.operands[operand].value).storage);
+  }
   for (const LiftedInput& input : LiftedInputs()) {
     if (input.fake.is_inference() || !written.contains(FakeSession::MetaOf(input.fake).storage)) continue;
     recording->versions.emplace_back(input.position, static_cast<uint32_t>(input.fake._version()));
@@ -407,7 +414,9 @@ void RecorderState::Impl::NoteCheckpointReads() {
   if (Gradients().checkpoints.empty()) return;
   recording->checkpoints = true;
   for (const auto& [cell, value] : checkpoint_cells) {
-    if (PyCell_GET(cell.get()) == value.get()) continue;
+    const auto written = cell_values.find(cell.get());
+    PyObject* now = written == cell_values.end() ? PyCell_GET(cell.get()) : written->second.value.get();
+    if (now == value.get()) continue;
     Break(BreakCode::kAutograd, "a checkpoint whose function reads a variable that changes behind it");
     recording->stops = std::move(Gradients().checkpoint_stops);
     return;

@@ -69,11 +69,15 @@ PyObject* RecorderState::Impl::LoadCell(PyObject* cell, PyFunctionObject* functi
     if (ReadsInCheckpoint()) checkpoint_cells.emplace_back(PyRef::Borrow(cell), PyRef::Borrow(PyCell_GET(cell)));
     return Py_XNewRef(PyCell_GET(cell));
   }
-  if (auto row = cell_values.find(cell); row != cell_values.end()) return Py_XNewRef(row->second.value.get());
+  if (auto row = cell_values.find(cell); row != cell_values.end()) {
+    if (ReadsInCheckpoint()) checkpoint_cells.emplace_back(PyRef::Borrow(cell), row->second.value);
+    return Py_XNewRef(row->second.value.get());
+  }
   const SourceId source = CellSource(cell, function, index);
   if (source == kNoSource) return BreakNull(BreakCode::kUnsupportedObject, "a closure cell of unknown origin");
   PyObject* value = PyCell_GET(cell);
   if (value == nullptr) return BreakNull(BreakCode::kUnsupportedObject, "an empty closure cell from outside");
+  if (ReadsInCheckpoint()) checkpoint_cells.emplace_back(PyRef::Borrow(cell), PyRef::Borrow(value));
   return Lift(Py_NewRef(value), Intern(SourceKind::kCellContents, source));
 }
 

@@ -401,7 +401,7 @@ struct RecorderState::Impl {
   // What the function of a checkpoint reads, for Recording::checkpoint_reads.
   int open_checkpoints = 0;
   absl::flat_hash_set<SourceId> checkpoint_reads;
-  std::vector<std::pair<PyRef, PyRef>> checkpoint_cells;  // of the recording itself, and what was in them
+  std::vector<std::pair<PyRef, PyRef>> checkpoint_cells;  // and what was in them
   bool ReadsInCheckpoint() const { return open_checkpoints > 0; }
   void NoteRead(SourceId source) {
     if (ReadsInCheckpoint()) checkpoint_reads.insert(source);
