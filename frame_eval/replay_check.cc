@@ -162,9 +162,11 @@ absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& 
                                       std::shared_ptr<ResumeTable> resumes,
                                       const std::vector<std::string>& argument_names) const {
   VaryingItems varying = varying_;  // recording notes there what it reads
-  RecordInputs inputs{
-      .resumes = std::move(resumes), .advance_iterators = advance_iterators_, .varying = &varying, .stop = stop_,
-      .checkpoints = checkpoints_};
+  RecordInputs inputs{.resumes = std::move(resumes),
+                      .advance_iterators = advance_iterators_,
+                      .varying = &varying,
+                      .stop = stop_,
+                      .checkpoints = checkpoints_};
   std::unique_ptr<Recording> recording = RecordCall(state, options, inputs, nullptr).recording;
   // Made for inputs that may share memory, which these do not.
   if (inputs_overlap_ && !recording->inputs_overlap) return absl::OkStatus();

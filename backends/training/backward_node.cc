@@ -200,8 +200,7 @@ bool BackwardNode::Raises(int32_t index) {
 void BackwardNode::CheckSaved(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents) {
   try {
     TORCH_CHECK(!RunsFreed(given, wanted), torch::autograd::ERR_BACKWARD_TWICE);
-    for (int32_t index : program_->Consume(given, wanted)->checked)
-      saved_[static_cast<size_t>(index)].unpack(getptr());
+    for (int32_t index : program_->Consume(given, wanted)->checked) saved_[static_cast<size_t>(index)].unpack(getptr());
   } catch (const c10::Error&) {
     RunFront(given, wanted, tangents);
     throw;
@@ -263,8 +262,8 @@ void BackwardNode::RunFront(OutputMask given, const std::vector<bool>& wanted, c
     for (int32_t input : leaves) {
       const auto at = static_cast<size_t>(input);
       if (!gradients[at].defined()) continue;
-      torch::autograd::Engine::get_default_engine().execute({Leaf(at)}, {gradients[at]}, /*keep_graph=*/true,
-                                                            create, /*accumulate_grad=*/true);
+      torch::autograd::Engine::get_default_engine().execute({Leaf(at)}, {gradients[at]}, /*keep_graph=*/true, create,
+                                                            /*accumulate_grad=*/true);
     }
   }
   if (!retains) Free(program_->Consume(nodes, consumed_.get()));
@@ -329,7 +328,8 @@ BackwardNode::Variables BackwardNode::apply(Variables&& tangents) {
   for (size_t i = 0; i < tangents.size(); ++i) given |= OutputMask{tangents[i].defined()} << i;
   if (given == 0) return Variables(num_outputs());
   const std::vector<bool> wanted = WantedGradients();
-  const bool whole = given == AllOutputs(tangents.size()) && std::find(wanted.begin(), wanted.end(), false) == wanted.end();
+  const bool whole =
+      given == AllOutputs(tangents.size()) && std::find(wanted.begin(), wanted.end(), false) == wanted.end();
   if (!whole || consumed_ != nullptr) CheckSaved(given, wanted, tangents);
   if (check_) check_();
   if (arrivals_) OrderArrivals(given, wanted);

@@ -16,9 +16,9 @@ namespace framejit {
 
 // What a backward that does not retain the graph leaves behind, by eager's nodes.
 struct Consumption {
-  std::vector<bool> ran;        // by node
-  std::vector<int32_t> freed;   // of Partition::saved: what every backward that reads it would raise for
-  bool all = false;             // no backward is left that would not raise
+  std::vector<bool> ran;          // by node
+  std::vector<int32_t> freed;     // of Partition::saved: what every backward that reads it would raise for
+  bool all = false;               // no backward is left that would not raise
   std::vector<int32_t> arrivals;  // differentiable inputs, in the order in which their gradients arrive
   // Of Partition::saved: inputs and results that nodes which run hold, whether or not their gradients need them.
   std::vector<int32_t> checked;
@@ -78,9 +78,9 @@ class TrainingProgram {
 
   TrainingRequest request_;
   std::mutex mutex_;
-  absl::flat_hash_map<Key, std::unique_ptr<BackwardVariant>> backwards_;     // guarded by mutex_
+  absl::flat_hash_map<Key, std::unique_ptr<BackwardVariant>> backwards_;       // guarded by mutex_
   absl::flat_hash_map<Use, std::shared_ptr<const Consumption>> consumptions_;  // of first backwards; guarded by mutex_
-  std::unique_ptr<CompiledGraph> autograd_graph_;                         // guarded by the GIL
+  std::unique_ptr<CompiledGraph> autograd_graph_;                              // guarded by the GIL
 };
 
 }  // namespace framejit

@@ -71,8 +71,8 @@ std::vector<OutputMask> EngineNodes::Sources() const {
   return sources;
 }
 
-// As Engine::execute does: a node is ready once everything that leads to it has run, and of the ready ones that with the
-// highest sequence number runs; what accumulates into a leaf has the highest of all.
+// As Engine::execute does: a node is ready once everything that leads to it has run, and of the ready ones that with
+// the highest sequence number runs; what accumulates into a leaf has the highest of all.
 std::vector<int32_t> EngineNodes::Order(OutputMask given, const std::vector<bool>& wanted) const {
   const std::vector<bool> leads = LeadingTo(*this, wanted);
   const std::vector<OutputMask> sources = Sources();

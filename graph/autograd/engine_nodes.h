@@ -17,12 +17,12 @@ constexpr OutputMask AllOutputs(size_t count) {
 }
 
 struct EngineNode {
-  uint64_t sequence = 0;          // of two that could run, the higher one does
-  std::vector<int32_t> next;      // nodes that it hands gradients to
-  int32_t input = -1;             // the differentiable input whose gradient arrives here
-  bool frees = false;             // raises when it runs once more after a backward that did not retain the graph
-  std::vector<int32_t> inputs;    // positions of the call's inputs that it saved, or views of them
-  std::vector<int32_t> outputs;   // of the call's outputs
+  uint64_t sequence = 0;         // of two that could run, the higher one does
+  std::vector<int32_t> next;     // nodes that it hands gradients to
+  int32_t input = -1;            // the differentiable input whose gradient arrives here
+  bool frees = false;            // raises when it runs once more after a backward that did not retain the graph
+  std::vector<int32_t> inputs;   // positions of the call's inputs that it saved, or views of them
+  std::vector<int32_t> outputs;  // of the call's outputs
 };
 
 struct EngineNodes {

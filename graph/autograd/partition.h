@@ -55,8 +55,8 @@ struct Partition {
   std::vector<SavedValue> saved;
   // Inputs that the forward writes and no gradient depends on; positions, ascending.
   std::vector<int32_t> written_inputs;
-  std::vector<bool> depends_on_tangent;  // by value of the joint graph
-  std::vector<bool> is_saved;            // by value of the joint graph
+  std::vector<bool> depends_on_tangent;                              // by value of the joint graph
+  std::vector<bool> is_saved;                                        // by value of the joint graph
   absl::flat_hash_map<int32_t, std::shared_ptr<const Draws>> draws;  // by node of the joint graph
 };
 

@@ -139,7 +139,8 @@ void SaveRandomStates(Graph& graph) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording, ProgramGradients& program,
-                                                            FakeSession& session, const std::vector<LiftedInput>& inputs,
+                                                            FakeSession& session,
+                                                            const std::vector<LiftedInput>& inputs,
                                                             const std::vector<at::Tensor>& outputs,
                                                             const std::function<bool()>& writes) {
   absl::StatusOr<std::unique_ptr<JointGraph>> joint =

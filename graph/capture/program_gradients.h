@@ -77,7 +77,8 @@ bool ClosureIsConstant(PyObject* function);
 
 // The backward of the whole call, by RecordBackward. `writes` says whether the recording has effects.
 absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording, ProgramGradients& program,
-                                                            FakeSession& session, const std::vector<LiftedInput>& inputs,
+                                                            FakeSession& session,
+                                                            const std::vector<LiftedInput>& inputs,
                                                             const std::vector<at::Tensor>& outputs,
                                                             const std::function<bool()>& writes);
 

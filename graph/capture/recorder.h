@@ -80,7 +80,8 @@ struct Recording {
   // Inputs share memory and some are written: only the recorded order of the calls is right, for these inputs and for
   // others.
   bool inputs_overlap = false;
-  // By how much the program's calls move the versions of inputs that they write: not at all through `.data`. By position.
+  // By position: how far the program's calls move the versions of inputs that they write, which those through `.data`
+  // do not.
   std::vector<std::pair<size_t, uint32_t>> versions;
   std::optional<Break> graph_break;  // set: graph and exit plan are empty
   // After a break: where the recording could end instead, best first.
@@ -95,7 +96,7 @@ struct Recording {
   // torch-level graph then runs under autograd.
   std::unique_ptr<JointGraph> joint;
   std::string no_joint;
-  // It has checkpoints, and `checkpoint_reads` say what their functions read: eager reads that once more in the backward.
+  // It has checkpoints; `checkpoint_reads` say what their functions read, which eager reads again in the backward.
   bool checkpoints = false;
   GuardList checkpoint_reads;
   // Set: why only the torch-level graph computes what eager does.

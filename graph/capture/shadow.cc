@@ -262,7 +262,8 @@ PyObject* RecorderState::Impl::ShadowListGet(Shadow& shadow, Py_ssize_t index) {
   PyObject* list = shadow.copy.get();
   PyObject* value = PyList_GET_ITEM(list, index);
   if (!IsUnlifted(value)) {
-    if (ReadsInCheckpoint()) NoteRead(Intern(SourceKind::kListItem, shadow.source, nullptr, static_cast<int32_t>(index)));
+    if (ReadsInCheckpoint())
+      NoteRead(Intern(SourceKind::kListItem, shadow.source, nullptr, static_cast<int32_t>(index)));
     return Py_NewRef(value);
   }
   PyObject* lifted = Lift(Py_NewRef(PyList_GET_ITEM(shadow.real.get(), index)),

@@ -27,7 +27,11 @@ def prepared():
     """What it silences and replaces is put back: tests of other files read the log."""
     from torch.testing._internal import common_methods_invocations
 
-    level, seeding, threads = logging.root.manager.disable, common_methods_invocations.wrapper_set_seed, torch.get_num_threads()
+    level, seeding, threads = (
+        logging.root.manager.disable,
+        common_methods_invocations.wrapper_set_seed,
+        torch.get_num_threads(),
+    )
     with warnings.catch_warnings():
         coverage_ops.prepare()
         yield

@@ -1,5 +1,5 @@
-"""Every layer and loss of torch.nn that torch's own tests know, in training: outputs, gradients of inputs and parameters, and
-buffers equal eager's within 1e-5 relative. Of each, the first inputs of its table that a backward can follow."""
+"""Every layer and loss of torch.nn that torch's own tests know, in training: outputs, gradients of inputs and
+parameters, and buffers equal eager's within 1e-5 relative. Of each, the first inputs of its table."""
 
 import copy
 

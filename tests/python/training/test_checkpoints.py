@@ -1,5 +1,5 @@
-"""Checkpoints in compiled functions: what the second run of their functions would see. Eager calls the function again in
-the backward, with the random numbers of the first time; a compiled backward computes the same, or raises what eager
+"""Checkpoints in compiled functions: what the second run of their functions would see. Eager calls the function again
+in the backward, with the random numbers of the first time; a compiled backward computes the same, or raises what eager
 raises where something that the function reads has changed."""
 
 import copy
@@ -224,7 +224,7 @@ def results_share_memory(x, weights):
 
 @pytest.mark.parametrize("function", [late_binding, results_share_memory])
 def test_checkpoints_that_stay_eagers(function):
-    """The function reads a variable that is another in the backward; torch's own autograd differentiates the results."""
+    """Its function reads a variable that is another by then; torch's own autograd differentiates the results."""
 
     def run(call):
         x, weights = leaf(X), [leaf(vector(8, 8, seed=i)) for i in range(3)]

@@ -1,5 +1,5 @@
-"""Backwards through graphs of which parts were freed, or whose tensors were written since: eager's nodes in front of the one
-that raises run, gradients arrive at the leaves that they lead to, and hooks see them."""
+"""Backwards through graphs of which parts were freed, or whose tensors were written since: eager's nodes in front of
+the one that raises run, gradients arrive at the leaves that they lead to, and hooks see them."""
 
 import pytest
 import torch
@@ -216,6 +216,7 @@ def test_an_optimizer_in_the_backward():
 def test_a_backward_inside_of_a_hook():
     def use(call):
         x, y = leaf(X), leaf(W)
+
         def hook(gradient):
             with torch.enable_grad():
                 call(y).backward()

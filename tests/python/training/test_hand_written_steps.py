@@ -1,5 +1,5 @@
-"""Steps written by hand: parameters are updated under no_grad, or through `.data`, in the function that runs forward and
-backward. One recording has the whole step; values, gradients, `.grad` and versions are eager's."""
+"""Steps written by hand: parameters are updated under no_grad, or through `.data`, in the function that runs forward
+and backward. One recording has the whole step; values, gradients, `.grad` and versions are eager's."""
 
 import copy
 
