@@ -84,22 +84,25 @@ std::vector<int32_t> EngineNodes::Order(OutputMask given, const std::vector<bool
     if (!runs(static_cast<int32_t>(i))) continue;
     for (int32_t next : nodes[i].next) ++waiting_for[static_cast<size_t>(next)];
   }
-  std::priority_queue<std::pair<uint64_t, int32_t>> ready;
-  const auto make_ready = [&](int32_t node) { ready.emplace(nodes[static_cast<size_t>(node)].sequence, node); };
+  // The engine's own queue: of equal ones it decides alike.
+  const auto later = [&](int32_t a, int32_t b) {
+    return nodes[static_cast<size_t>(a)].sequence < nodes[static_cast<size_t>(b)].sequence;
+  };
+  std::priority_queue<int32_t, std::vector<int32_t>, decltype(later)> ready(later);
   std::vector<bool> is_root(nodes.size(), false);
   for (size_t i = 0; i < roots.size(); ++i) {
     const int32_t root = roots[i];
     if ((given >> i & 1) == 0 || is_root[static_cast<size_t>(root)] || !runs(root)) continue;
     is_root[static_cast<size_t>(root)] = true;
-    if (waiting_for[static_cast<size_t>(root)] == 0) make_ready(root);
+    if (waiting_for[static_cast<size_t>(root)] == 0) ready.push(root);
   }
   std::vector<int32_t> order;
   while (!ready.empty()) {
-    const int32_t node = ready.top().second;
+    const int32_t node = ready.top();
     ready.pop();
     order.push_back(node);
     for (int32_t next : nodes[static_cast<size_t>(node)].next) {
-      if (--waiting_for[static_cast<size_t>(next)] == 0 && runs(next)) make_ready(next);
+      if (--waiting_for[static_cast<size_t>(next)] == 0 && runs(next)) ready.push(next);
     }
   }
   return order;

@@ -172,6 +172,25 @@ def test_hooks_of_leaves_run_in_eagers_order(kind):
     assert_same(use(framejit.compile), use(lambda model: model))
 
 
+def test_hooks_of_what_accumulates_run_in_eagers_order():
+    """As DistributedDataParallel registers them; both leaves are ready at once."""
+
+    def use(call):
+        tensors, log = [leaf(vector(3, seed=i)) for i in range(5)], []
+        kept = [t.view_as(t).grad_fn.next_functions[0][0] for t in tensors]
+        for i, accumulator in enumerate(kept):
+            accumulator.register_hook(lambda *_, i=i: log.append(i))
+        call(*tensors).sum().backward()
+        return log, [t.grad for t in tensors]
+
+    for function in (
+        lambda a, b, c, d, e: (a * b).sin() + torch.cat([c, d, e]).sum(),
+        lambda a, b, c, d, e: torch.stack([a, b, c, d, e]),
+        lambda a, b, c, d, e: a * b + torch.addcmul(c, d, e) * a,
+    ):
+        assert_same(use(framejit.compile(function)), use(function))
+
+
 def test_a_hook_that_raises():
     """What arrived before it stays; what comes behind it never arrives."""
 
