@@ -188,7 +188,7 @@ bool BackwardNode::Raises(int32_t index) {
                                                                                     : nullptr;
     if (held == nullptr || std::find(held->begin(), held->end(), saved[i].index) == held->end()) continue;
     try {
-      saved_[i].unpack(getptr());
+      CheckVersion(static_cast<int32_t>(i));
     } catch (const c10::Error&) {
       return true;
     }
@@ -196,11 +196,17 @@ bool BackwardNode::Raises(int32_t index) {
   return false;
 }
 
+// Raises where the tensor was written since. What is freed here may be held by nodes that are not, and says nothing.
+void BackwardNode::CheckVersion(int32_t saved) {
+  if (consumed_ != nullptr && std::binary_search(consumed_->freed.begin(), consumed_->freed.end(), saved)) return;
+  saved_[static_cast<size_t>(saved)].unpack(getptr());
+}
+
 // What a backward for some gradients alone does not read, its nodes in eager mode may hold all the same.
 void BackwardNode::CheckSaved(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents) {
   try {
     TORCH_CHECK(!RunsFreed(given, wanted), torch::autograd::ERR_BACKWARD_TWICE);
-    for (int32_t index : program_->Consume(given, wanted)->checked) saved_[static_cast<size_t>(index)].unpack(getptr());
+    for (int32_t index : program_->Consume(given, wanted)->checked) CheckVersion(index);
   } catch (const c10::Error&) {
     RunFront(given, wanted, tangents);
     throw;

@@ -55,6 +55,7 @@ class BackwardNode : public torch::autograd::Node {
   void FreeRun(OutputMask given, const std::vector<bool>& wanted);
   void FreeAll();
   bool Raises(int32_t index);
+  void CheckVersion(int32_t saved);
   const torch::autograd::Edge& Leaf(size_t input) const;
   void OrderArrivals(OutputMask given, const std::vector<bool>& wanted);
   bool RunsFreed(OutputMask given, const std::vector<bool>& wanted) const;

@@ -1,5 +1,7 @@
 #include "backends/training/program.h"
 
+#include <algorithm>
+
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "backends/interp/interp.h"
@@ -91,7 +93,8 @@ std::shared_ptr<const Consumption> TrainingProgram::Consume(const std::vector<in
       if (freed) raises[i] |= sources[n];
     }
   }
-  made->all = raises == reaches;
+  const bool any = std::any_of(reaches.begin(), reaches.end(), [](OutputMask outputs) { return outputs != 0; });
+  made->all = any && raises == reaches;
   for (size_t s = 0; s < request_.partition.saved.size(); ++s) {
     const SavedValue& saved = request_.partition.saved[s];
     const auto index = static_cast<int32_t>(s);
