@@ -292,14 +292,18 @@ bool RecorderState::Impl::InputsShareMemory() const {
 }
 
 // A tensor without a gradient that is written by what has one carries a history out of the call. Leaves and what has a
-// history of its own are written where no gradients are recorded: their fakes are leaves.
+// history of its own are written where no gradients are recorded: their fakes are leaves. Results that share memory
+// with these (`.data`) have a history or none; a functional graph would give the input itself.
 bool RecorderState::Impl::WritesUnderAutograd() const {
   const absl::flat_hash_set<int32_t> written = WrittenStorages(FakeSession::Current()->graph());
+  absl::flat_hash_set<int32_t> given;
+  for (const PyRef& output : graph_outputs) given.insert(FakeSession::MetaOf(TensorOf(output.get())).storage);
   for (const auto& [object, provenance] : known) {
     PyObject* fake = provenance.lifted.get();
     if (object != provenance.real.get() || !IsTensor(fake) || !IsFakeTensor(fake)) continue;
-    if (!written.contains(FakeSession::MetaOf(TensorOf(fake)).storage)) continue;
-    if (!TensorOf(fake).is_leaf()) return true;
+    const int32_t storage = FakeSession::MetaOf(TensorOf(fake)).storage;
+    if (!written.contains(storage)) continue;
+    if (!TensorOf(fake).is_leaf() || (TensorOf(fake).requires_grad() && given.contains(storage))) return true;
   }
   return false;
 }

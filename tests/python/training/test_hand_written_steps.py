@@ -245,3 +245,45 @@ def test_data_written_between_forward_and_backward():
             assert_same(run_it(compiled), run_it(function))
         (report,) = reports(compiled)
         assert report.graph_break is None and report.captured
+
+
+def of_data(w):
+    return w.data.mul_(2)
+
+
+def detached(w):
+    return w.detach().mul_(2)
+
+
+def detached_and_a_view(w):
+    d = w.detach()
+    v = d[1:]
+    with torch.no_grad():
+        w.mul_(2)
+    return d, v
+
+
+def view_without_gradients(w):
+    with torch.no_grad():
+        v = w[0]
+        v.mul_(2)
+    return v
+
+
+def itself(w):
+    with torch.no_grad():
+        return w.mul_(2)
+
+
+@pytest.mark.parametrize("function", [of_data, detached, detached_and_a_view, view_without_gradients, itself])
+def test_results_that_share_memory_with_what_was_written(function):
+    def run(call):
+        w = leaf(X)
+        results = call(w)
+        results = results if isinstance(results, tuple) else (results,)
+        flags = [(t.requires_grad, t.is_leaf, t._is_view(), t is w) for t in results]
+        return results, w, w._version, flags
+
+    compiled = framejit.compile(function)
+    for _ in range(3):
+        assert_same(run(compiled), run(function))
