@@ -104,7 +104,7 @@ BackwardNode::BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayR
   bool hooks = false;
   for (int32_t position : program_->joint().differentiable_inputs) {
     edges.push_back(torch::autograd::impl::gradient_edge(inputs_[static_cast<size_t>(position)]));
-    hooks |= HasHooks(*edges.back().function);
+    hooks |= edges.back().is_valid() && HasHooks(*edges.back().function);
   }
   for (size_t i = 0; hooks && i < edges.size(); ++i) {
     auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(edges[i].function.get());
