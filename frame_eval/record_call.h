@@ -18,6 +18,7 @@ struct RecordInputs {
   bool advance_iterators = true;         // as in RecordRequest
   VaryingItems* varying = nullptr;
   std::optional<StopPoint> stop;  // ends there, whatever comes behind
+  bool checkpoints = true;        // as in RecordRequest
 };
 
 struct CallRecording {

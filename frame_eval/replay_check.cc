@@ -123,6 +123,7 @@ RecordedText::RecordedText(const Recording& recording, const RecordInputs& input
       guards_(PrintGuards(recording.guards, recording.sources, argument_names)),
       advance_iterators_(inputs.advance_iterators),
       stop_(inputs.stop),
+      checkpoints_(inputs.checkpoints),
       varying_(inputs.varying == nullptr ? VaryingItems() : *inputs.varying) {}
 
 std::vector<std::pair<size_t, int64_t>> RecordedText::SharedMemory(const Graph& graph) {
@@ -161,8 +162,11 @@ absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& 
                                       std::shared_ptr<ResumeTable> resumes,
                                       const std::vector<std::string>& argument_names) const {
   VaryingItems varying = varying_;  // recording notes there what it reads
-  RecordInputs inputs{
-      .resumes = std::move(resumes), .advance_iterators = advance_iterators_, .varying = &varying, .stop = stop_};
+  RecordInputs inputs{.resumes = std::move(resumes),
+                      .advance_iterators = advance_iterators_,
+                      .varying = &varying,
+                      .stop = stop_,
+                      .checkpoints = checkpoints_};
   std::unique_ptr<Recording> recording = RecordCall(state, options, inputs, nullptr).recording;
   // Made for inputs that may share memory, which these do not.
   if (inputs_overlap_ && !recording->inputs_overlap) return absl::OkStatus();

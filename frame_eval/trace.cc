@@ -96,9 +96,20 @@ bool RunGraph(CompiledGraph& graph, c10::ArrayRef<at::Tensor> inputs, std::vecto
   return false;
 }
 
+int64_t VersionOf(const at::Tensor& tensor) {
+  if (tensor.is_inference()) return 0;
+  return static_cast<int64_t>(tensor.unsafeGetTensorImpl()->version_counter().current_version());
+}
+
+void SetVersion(const at::Tensor& tensor, int64_t version) {
+  if (tensor.is_inference()) return;
+  c10::VariableVersion counter = tensor.unsafeGetTensorImpl()->version_counter();  // shares the count
+  counter.set_version(version);
+}
+
 }  // namespace
 
-Trace::Outcome Trace::Run(PyObject** result) {
+Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
   absl::Span<PyObject* const> fetched = guards->Fetched();
   c10::SmallVector<at::Tensor, 8> inputs;
   inputs.reserve(input_count);
@@ -119,11 +130,15 @@ Trace::Outcome Trace::Run(PyObject** result) {
   if (random) generator.emplace();
   std::optional<SavedInputs> saved;
   if (!written_inputs.empty()) saved.emplace(inputs, written_inputs);
+  if (checkpoint_reads != nullptr) checkpoint_reads->Enter(state);
+  c10::SmallVector<int64_t, 4> before;
+  for (const auto& [position, steps] : versions) before.push_back(VersionOf(inputs[position]));
   if (!RunGraph(*graph, inputs, outputs.get())) {
     if (saved.has_value()) saved->Restore();
     if (generator.has_value()) generator->Restore();
     return Outcome::kDiscarded;
   }
+  for (size_t i = 0; i < versions.size(); ++i) SetVersion(inputs[versions[i].first], before[i] + versions[i].second);
   lent.GiveBack();
   *result = exit->Run(sources, outputs.get());
   return Outcome::kDone;
@@ -132,6 +147,10 @@ Trace::Outcome Trace::Run(PyObject** result) {
 int Trace::Traverse(visitproc visit, void* arg) const {
   if (int result = guards->Traverse(visit, arg); result != 0) return result;
   Py_VISIT(resume.get());
+  // Calls whose backward is to come hold it as well.
+  if (checkpoint_reads != nullptr && checkpoint_reads.use_count() == 1) {
+    if (int result = checkpoint_reads->Traverse(visit, arg); result != 0) return result;
+  }
   return exit == nullptr ? 0 : exit->Traverse(visit, arg);
 }
 
