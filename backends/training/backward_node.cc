@@ -103,7 +103,10 @@ BackwardNode::BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayR
   edges.reserve(program_->joint().differentiable_inputs.size());
   bool hooks = false;
   for (int32_t position : program_->joint().differentiable_inputs) {
-    edges.push_back(torch::autograd::impl::gradient_edge(inputs_[static_cast<size_t>(position)]));
+    // What a function only looks at is not behind its results: no backward of these may come to it.
+    edges.push_back(program_->HasGradient(edges.size())
+                        ? torch::autograd::impl::gradient_edge(inputs_[static_cast<size_t>(position)])
+                        : torch::autograd::Edge());
     hooks |= edges.back().is_valid() && HasHooks(*edges.back().function);
   }
   for (size_t i = 0; hooks && i < edges.size(); ++i) {
@@ -277,7 +280,7 @@ void BackwardNode::RunFront(OutputMask given, const std::vector<bool>& wanted, c
 
 std::vector<bool> BackwardNode::WantedGradients() {
   std::vector<bool> wanted(num_outputs());
-  for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = task_should_compute_output(i);
+  for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = !program_->HasGradient(i) || task_should_compute_output(i);
   return wanted;
 }
 

@@ -12,6 +12,13 @@
 
 namespace framejit {
 
+TrainingProgram::TrainingProgram(TrainingRequest request) : request_(std::move(request)) {
+  has_gradient_.assign(joint().differentiable_inputs.size(), false);
+  for (const EngineNode& node : joint().engine.nodes) {
+    if (node.input >= 0) has_gradient_[static_cast<size_t>(node.input)] = true;
+  }
+}
+
 const BackwardVariant& TrainingProgram::Backward(size_t section, std::vector<bool> wanted, bool by_operator) {
   Key key{section, by_operator, std::move(wanted)};
   {

@@ -32,11 +32,13 @@ struct BackwardVariant {
 
 class TrainingProgram {
  public:
-  explicit TrainingProgram(TrainingRequest request) : request_(std::move(request)) {}
+  explicit TrainingProgram(TrainingRequest request);
 
   const Partition& partition() const { return request_.partition; }
   const JointGraph& joint() const { return request_.partition.joint; }
   bool random() const { return request_.random; }
+  // Whether a result depends on the differentiable input number `input`.
+  bool HasGradient(size_t input) const { return has_gradient_[input]; }
   // Of the call that runs now; may be null.
   StateCheck CheckOfThisCall() const { return request_.check_of_this_call ? request_.check_of_this_call() : nullptr; }
 
@@ -77,6 +79,7 @@ class TrainingProgram {
   std::unique_ptr<BackwardVariant> Compile(const Key& key) const;
 
   TrainingRequest request_;
+  std::vector<bool> has_gradient_;  // by differentiable input
   std::mutex mutex_;
   absl::flat_hash_map<Key, std::unique_ptr<BackwardVariant>> backwards_;       // guarded by mutex_
   absl::flat_hash_map<Use, std::shared_ptr<const Consumption>> consumptions_;  // of first backwards; guarded by mutex_
