@@ -299,11 +299,12 @@ EntryStep Step(EntryObject* entry, const CallState& call_state) {
   EntryState& state = *entry->state;
   std::shared_ptr<Trace> trace = FindTrace(state, call_state);
   if (trace == nullptr) {
-    // A tool may look at functions that would be recorded: only what is compiled already is used beside one.
-    return ShimToolInUse() ? EntryStep() : RecordAndRun(entry, call_state);
+    // A tool may look at functions that would be recorded: only what is compiled already is used beside one. And a call
+    // near the recursion limit is no example for others: what raises there does not elsewhere.
+    return ShimToolInUse() || !HasRoomToRecord() ? EntryStep() : RecordAndRun(entry, call_state);
   }
   if (BreaksFullGraph(state, *trace)) return RaiseGraphBreak(trace->report);
-  if (trace->recorded_text != nullptr && !ShimToolInUse()) {
+  if (trace->recorded_text != nullptr && !ShimToolInUse() && HasRoomToRecord()) {
     if (absl::Status status = CheckReplay(entry, call_state, *trace); !status.ok()) return RaiseCheckError(status);
   }
   return RunChecked(entry, call_state, *trace);

@@ -11,6 +11,10 @@ namespace framejit {
 // Whether so little of this thread's C stack is left that no Python code should be entered from C any more.
 bool CStackIsLow();
 
+// Whether a recording, which takes more frames and more C stack than what it records, has room enough here not to meet
+// limits that the program itself would not.
+bool HasRoomToRecord();
+
 // Around a call of a Python function from C in place of a plain Python call: C recursion that CPython counts for it
 // (3.12 on) is given back.
 class PythonCallFromC {

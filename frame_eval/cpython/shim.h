@@ -72,6 +72,8 @@ PyObject* ShimEvalDefault(PyThreadState* thread, ShimFrame* frame, int throwflag
 PyObject* ShimEvalPassThrough(ShimEvaluator previous, PyThreadState* thread, ShimFrame* frame, int throwflag);
 // Adds to what is left of the thread's C recursion counter; 3.11 has none.
 void ShimAddCRecursion(PyThreadState* thread, int units);
+// How many more Python frames the recursion limit lets the thread enter.
+int ShimRecursionRemaining(PyThreadState* thread);
 // Makes `evaluator` the interpreter's eval-frame function and returns the one it replaces, which it must chain to;
 // null if `evaluator` is installed already.
 ShimEvaluator ShimInstallEvaluator(PyInterpreterState* interpreter, ShimEvaluator evaluator);

@@ -70,6 +70,8 @@ void ShimAddCRecursion(PyThreadState* thread, int units) {
   (void)units;
 }
 
+int ShimRecursionRemaining(PyThreadState* thread) { return thread->recursion_remaining; }
+
 static PyObject* PassThrough(ShimEvaluator previous, PyThreadState* thread, ShimFrame* frame, int throwflag) {
   return previous(thread, frame, throwflag);
 }

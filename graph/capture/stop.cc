@@ -146,6 +146,8 @@ std::vector<StopPoint> RecorderState::Impl::PossibleStops() {
 }
 
 void RecorderState::Impl::NoteRaise() {
+  // How deep the caller is no guard says.
+  if (PyErr_ExceptionMatches(PyExc_RecursionError) != 0) return Break(BreakCode::kTooDeep, "a RecursionError");
   PyObject* type = nullptr;
   PyObject* value = nullptr;
   PyObject* traceback = nullptr;

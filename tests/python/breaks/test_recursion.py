@@ -1,5 +1,6 @@
 """Recursion: compiled functions that break reach the depth that plain ones reach, and no deeper than the C stack."""
 
+import inspect
 import sys
 import threading
 
@@ -148,3 +149,35 @@ def test_recording_deep_frames_ends_with_the_c_stack(recursion_limit):
     for size in (1 << 18, 1 << 19, 1 << 23):
         framejit.reset()
         assert torch.equal(in_a_thread(lambda: compiled(Chain()), size), X + 1)
+
+
+def test_an_error_of_the_recursion_limit_is_no_example_for_calls_that_are_less_deep():
+    """How deep a call is no guard says: what was seen near the limit must not be repeated elsewhere."""
+
+    def nested(depth):
+        value = []
+        for _ in range(depth):
+            value = [value]
+        return value
+
+    def compares(x, a, b):
+        try:
+            same = a == b
+        except RecursionError:
+            return x - 1
+        return x + same
+
+    def at(level, function):
+        return function() if level == 0 else at(level - 1, function)
+
+    a, b = nested(400), nested(400)
+    room = sys.getrecursionlimit() - len(inspect.stack())
+    for remaining in (500, 420, 390, 350, 250, 150):
+        framejit.reset()
+        compiled = framejit.compile(compares)
+        for level in (room - remaining, 5):
+            results = [at(level, lambda function=function: function(X, a, b)) for function in (compiled, compares)]
+            # Deep down, the interpreter has a little more room or less than under a compiled function.
+            if level == 5:
+                assert torch.equal(*results)
+                assert torch.equal(results[0], X + 1)
