@@ -15,12 +15,14 @@
 #include "frame_eval/record_call.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/shadow_check.h"
+#include "frame_eval/size_variants.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/autograd/partition.h"
 #include "graph/fake/fake_session.h"
 #include "graph/fx_export.h"
 #include "graph/passes/pipeline.h"
 #include "graph/print.h"
+#include "graph/symbolic/replay.h"
 #include "graph/verify.h"
 
 namespace framejit {
@@ -117,13 +119,14 @@ std::vector<std::pair<SourceId, at::Generator>> LentGenerators(const ExitPlan& p
 class Compilation {
  public:
   Compilation(const CallState& state, const CompileOptions& options, std::vector<std::string> argument_names,
-              std::shared_ptr<ResumeTable> resumes, bool advance_iterators, VaryingItems* varying)
+              std::shared_ptr<ResumeTable> resumes, bool advance_iterators, VaryingItems* varying, SizeHistory* sizes)
       : state_(state),
         options_(options),
         argument_names_(std::move(argument_names)),
         resumes_(std::move(resumes)),
         advance_iterators_(advance_iterators),
         varying_(varying),
+        sizes_(sizes),
         name_(FunctionName(state.function)) {}
 
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
@@ -134,6 +137,12 @@ class Compilation {
     trace_->report.is_segment = resumes_->Find(code) != nullptr;
     RecordIt();
     if (absl::Status status = BuildGuards(); !status.ok()) return status;
+    if (recording_->symbolic.any() && HasGraph() && !ReplaysAsRecorded()) {
+      sizes_->Refuse();
+      sizes_ = nullptr;
+      RecordIt();
+      if (absl::Status status = BuildGuards(); !status.ok()) return status;
+    }
     trace_->report.stats = recording_->stats;
     trace_->at_position = recording_->at_position;
     if (recording_->graph_break.has_value()) {
@@ -154,7 +163,11 @@ class Compilation {
   bool HasGraph() const { return !recording_->graph_break.has_value() || recording_->resume; }
 
   void RecordIt() {
-    RecordInputs inputs{.resumes = resumes_, .advance_iterators = advance_iterators_, .varying = varying_, .stop = {}};
+    RecordInputs inputs{.resumes = resumes_,
+                        .advance_iterators = advance_iterators_,
+                        .varying = varying_,
+                        .sizes = sizes_,
+                        .stop = {}};
     CallRecording made = RecordCall(state_, options_, inputs, timings());
     recording_ = std::move(made.recording);
     inputs.stop = std::move(made.stop);
@@ -167,6 +180,61 @@ class Compilation {
   }
 
   Timings* timings() { return &trace_->report.timings; }
+
+  std::vector<std::string> ValueNames() const {
+    std::vector<std::string> names(recording_->torch_graph.values.size());
+    for (size_t i = 0; i < recording_->inputs.size(); ++i) {
+      names[static_cast<size_t>(recording_->torch_graph.inputs[i])] =
+          recording_->sources.ToString(recording_->inputs[i], argument_names_);
+    }
+    return names;
+  }
+
+  // A recording for many sizes is one whose replay at its own sizes gives the same graph.
+  bool ReplaysAsRecorded() {
+    ScopedTiming timing(timings(), "replay");
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return false;
+    std::vector<PyRef> owned;
+    std::vector<PyObject*> inputs;
+    for (size_t i = 0; i < trace_->input_count; ++i) {
+      inputs.push_back(trace_->guards->Fetched()[i]);
+      owned.push_back(PyRef::Borrow(inputs.back()));
+    }
+    trace_->guards->Release();
+    const std::vector<std::string> names = ValueNames();
+    absl::StatusOr<SizedRecording> replayed = Replay({.program = &recording_->symbolic,
+                                                      .torch_graph = &recording_->torch_graph,
+                                                      .recorded = &recording_->graph,
+                                                      .inputs = inputs,
+                                                      .names = &names});
+    const bool same =
+        replayed.ok() &&
+        PrintGraph(replayed->graph, LogPrintOptions()) == PrintGraph(recording_->graph, LogPrintOptions());
+    LogLazily(LogArtifact::k_symbols, [&] {
+      if (same) return absl::StrCat(name_, " holds for other sizes of its inputs:\n", PrintDemands(recording_->symbolic, names));
+      const std::string why = replayed.ok() ? "its replay has another graph" : std::string(replayed.status().message());
+      return absl::StrCat(name_, " is recorded for given sizes: ", why);
+    });
+    if (same) own_symbols_ = std::move(replayed->symbols);
+    return same;
+  }
+
+  // The trace has its graph: it becomes that of the recording's own sizes.
+  void MakeVariants() {
+    if (!recording_->symbolic.any() || trace_->guards->Check(state_) != GuardResult::kPass) return;
+    trace_->variants = std::make_unique<SizeVariants>(SizeVariants::Origin{.name = name_,
+                                                                          .backend = trace_->report.backend,
+                                                                          .calls_in_order = in_order_,
+                                                                          .program = std::move(recording_->symbolic),
+                                                                          .value_names = std::move(value_names_)});
+    auto first = std::make_shared<SizeVariant>();
+    first->recorded = trace_->report.recorded;
+    first->graph = trace_->graph;
+    first->symbols = std::move(own_symbols_);
+    first->written_inputs = trace_->written_inputs;
+    trace_->variants->AddFirst(trace_->guards->Fetched().first(trace_->input_count), std::move(first));
+    trace_->guards->Release();
+  }
 
   absl::Status BuildGuards() {
     ScopedTiming timing(timings(), "guards");
@@ -272,6 +340,7 @@ class Compilation {
     absl::StatusOr<std::shared_ptr<Backend>> backend = ChooseBackend();
     if (!backend.ok()) return backend.status();
     TraceReport& report = trace_->report;
+    value_names_ = ValueNames();
     report.recorded = std::move(recording_->graph);
     report.torch_graph = std::move(recording_->torch_graph);
     LogLazily(LogArtifact::k_graph, [&] {
@@ -313,6 +382,7 @@ class Compilation {
     absl::StatusOr<std::unique_ptr<CompiledGraph>> graph = (*backend)->Compile(request);
     if (!graph.ok()) return graph.status();
     trace_->graph = *std::move(graph);
+    MakeVariants();
     return absl::OkStatus();
   }
 
@@ -342,7 +412,10 @@ class Compilation {
   std::shared_ptr<ResumeTable> resumes_;
   bool advance_iterators_;
   VaryingItems* varying_;
+  SizeHistory* sizes_;
   std::string name_;
+  std::vector<PyRef> own_symbols_;         // what the symbols are worth in this call
+  std::vector<std::string> value_names_;  // of the torch-level values
   bool in_order_ = false;
   std::shared_ptr<Trace> trace_;
   std::unique_ptr<Recording> recording_;
@@ -355,14 +428,34 @@ absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& op
   return FindBackend(BackendName(options, graph));
 }
 
+absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& request, Graph* lowered) {
+  absl::StatusOr<std::shared_ptr<Backend>> backend = FindBackend(request.backend);
+  if (!backend.ok()) return backend.status();
+  CompileRequest compile;
+  compile.graph = request.recorded;
+  compile.example_inputs = request.example_inputs;
+  if (!request.calls_in_order) {
+    absl::StatusOr<Graph> graph = Lower(*request.recorded, nullptr);
+    if (!graph.ok()) return graph.status();
+    *lowered = *std::move(graph);
+    compile.graph = lowered;
+  }
+  try {
+    return (*backend)->Compile(compile);
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
 absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
                                                    std::vector<std::string> argument_names,
                                                    std::shared_ptr<ResumeTable> resumes, bool advance_iterators,
-                                                   VaryingItems* varying) {
+                                                   VaryingItems* varying, SizeHistory* sizes) {
   absl::StatusOr<std::shared_ptr<Trace>> trace = absl::InternalError("");
   try {
     trace =
-        Compilation(state, options, std::move(argument_names), std::move(resumes), advance_iterators, varying).Run();
+        Compilation(state, options, std::move(argument_names), std::move(resumes), advance_iterators, varying, sizes)
+            .Run();
   } catch (const std::exception& error) {
     std::string what = error.what();
     if (what.empty()) what = "a Python exception was raised while it was compiled";

@@ -27,9 +27,11 @@ class RecordedText {
   // Before anything is taken out of the recording.
   RecordedText(const Recording& recording, const RecordInputs& inputs, const std::vector<std::string>& argument_names);
 
-  // Records the call again. An error says how that differs from the recording that this is the text of.
+  // Records the call again. An error says how that differs from the recording that this is the text of. `sized`: with
+  // open sizes, the graph of the recording for those of the call; else null.
   absl::Status CheckAgain(const std::string& name, const CallState& state, const CompileOptions& options,
-                          std::shared_ptr<ResumeTable> resumes, const std::vector<std::string>& argument_names) const;
+                          std::shared_ptr<ResumeTable> resumes, const std::vector<std::string>& argument_names,
+                          const Graph* sized) const;
 
  private:
   struct Part {
@@ -52,7 +54,8 @@ class RecordedText {
   std::vector<std::string> guards_;
   bool advance_iterators_;
   std::optional<StopPoint> stop_;
-  VaryingItems varying_;  // holds numbers and texts alone
+  VaryingItems varying_;              // holds numbers and texts alone
+  std::optional<SizeHistory> sizes_;  // of a recording with open sizes
 };
 
 }  // namespace framejit

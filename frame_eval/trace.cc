@@ -98,8 +98,30 @@ bool RunGraph(CompiledGraph& graph, c10::ArrayRef<at::Tensor> inputs, std::vecto
 
 }  // namespace
 
+bool Trace::CoversSizes(const CallState& state) {
+  if (variants == nullptr) return true;
+  std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched().first(input_count));
+  if (variant != nullptr) return variant->graph != nullptr || (guards->Release(), false);
+  std::vector<PyRef> owned;
+  std::vector<PyObject*> inputs;
+  for (size_t i = 0; i < input_count; ++i) {
+    inputs.push_back(guards->Fetched()[i]);
+    owned.push_back(PyRef::Borrow(inputs.back()));
+  }
+  guards->Release();
+  variant = variants->Make(inputs, report.torch_graph, report.recorded);
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();
+  return variant->graph != nullptr && guards->Check(state) == GuardResult::kPass;
+}
+
 Trace::Outcome Trace::Run(PyObject** result) {
   absl::Span<PyObject* const> fetched = guards->Fetched();
+  std::shared_ptr<const SizeVariant> variant;
+  if (variants != nullptr) {
+    variant = variants->Find(fetched.first(input_count));
+    if (variant == nullptr || variant->graph == nullptr) return guards->Release(), Outcome::kDiscarded;
+  }
+  CompiledGraph& compiled = variant != nullptr ? *variant->graph : *graph;
   c10::SmallVector<at::Tensor, 8> inputs;
   inputs.reserve(input_count);
   for (size_t i = 0; i < input_count; ++i) inputs.push_back(THPVariable_Unpack(fetched[i]));
@@ -118,14 +140,16 @@ Trace::Outcome Trace::Run(PyObject** result) {
   std::optional<GeneratorState> generator;
   if (random) generator.emplace();
   std::optional<SavedInputs> saved;
-  if (!written_inputs.empty()) saved.emplace(inputs, written_inputs);
-  if (!RunGraph(*graph, inputs, outputs.get())) {
+  const std::vector<size_t>& written = variant != nullptr ? variant->written_inputs : written_inputs;
+  if (!written.empty()) saved.emplace(inputs, written);
+  if (!RunGraph(compiled, inputs, outputs.get())) {
     if (saved.has_value()) saved->Restore();
     if (generator.has_value()) generator->Restore();
     return Outcome::kDiscarded;
   }
   lent.GiveBack();
-  *result = exit->Run(sources, outputs.get());
+  *result = exit->Run(sources, outputs.get(), variant != nullptr ? absl::MakeConstSpan(variant->symbols)
+                                                                 : absl::Span<const PyRef>());
   return Outcome::kDone;
 }
 

@@ -73,6 +73,14 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return Construct({args[0], args + 1, call.nargs - 1, call.kwnames}, call);
     case Treatment::kLen: {
       if (call.nargs != 1 || !plain) return CallPure(call);
+      if (IsSymbolic() && IsTensor(args[0]) && IsFakeTensor(args[0]) && TensorOf(args[0]).dim() > 0) {
+        PyRef name = PyRef::Steal(PyUnicode_InternFromString("size"));
+        PyRef zero = PyRef::Steal(PyLong_FromLong(0));
+        if (!name || !zero) return nullptr;
+        PyObject* operands[] = {args[0], zero.get()};
+        return CallTorch(TorchCall::Kind::kMethod, name.get(), {call.callable, operands, 2, nullptr},
+                         [&] { return PyObject_CallMethodOneArg(args[0], name.get(), zero.get()); });
+      }
       const Py_ssize_t length = Length(args[0]);
       return length < 0 ? nullptr : PyLong_FromSsize_t(length);
     }
@@ -524,6 +532,7 @@ PyObject* RecorderState::Impl::ModelConstantTensor(const NativeCall& call) {
   TorchArgument constant{.kind = TorchArgument::Kind::kValue, .constant = {}, .value = -1, .items = {}, .keys = {}};
   constant.value = static_cast<TorchValueId>(graph.values.size());
   graph.values.push_back(FakeSession::MetaOf(real));
+  AddStep({.kind = SymbolStep::Kind::kConstant, .index = static_cast<int32_t>(graph.constants.size())});
   graph.constants.emplace_back(constant.value, real);
   session.SetPosition(CurrentLocation(), static_cast<int32_t>(graph.calls.size()));
   absl::StatusOr<at::Tensor> fake = session.MakeConstant(real);

@@ -359,6 +359,7 @@ void RecorderState::Impl::CollectOutputs() {
   if (writes_under_autograd) recording->no_joint = "an input is written under autograd";
   if (recording->inputs_overlap) recording->no_joint = "inputs that share memory are written";
   if (recording->inputs_overlap && request.backward) BreakAtBackward();
+  if (IsSymbolic()) FinishSymbols();
   if (broken() || !recording->needs_autograd || !request.backward) return;
   if (!recording->no_joint.empty()) return BreakAtBackward();
   std::vector<at::Tensor> inputs, outputs;

@@ -51,6 +51,7 @@ PyRef LayoutOf(const at::Tensor& tensor, const at::Tensor& before) {
 // Of the inputs in a memory the recording depends on where they begin.
 void RecorderState::Impl::GuardOffsets(int32_t storage) {
   if (IsSwitchedOff("alias", "StorageOffset")) return;
+  if (IsSymbolic()) StayStatic("it asks where a tensor begins in its memory");
   std::vector<std::pair<SourceId, PyObject*>> found;
   for (const auto& [object, provenance] : known) {
     PyObject* fake = provenance.lifted.get();
@@ -83,6 +84,7 @@ void RecorderState::Impl::LayoutEffects() {
     if (fake.sizes() == real.sizes() && fake.strides() == real.strides() && distance == 0) continue;
     const bool inside =
         distance >= 0 && distance + ReachOf(fake.sizes(), fake.strides()) <= ReachOf(real.sizes(), real.strides());
+    if (IsSymbolic()) StayStatic("an input's sizes or strides are changed in place");
     if (distance != 0) GuardOffsets(FakeSession::MetaOf(fake).storage);
     if (!inside || real.requires_grad() || fake.requires_grad() || real.is_inference())
       return Break(BreakCode::kTensorMetadataMutation, "an input's sizes or strides are changed in place");

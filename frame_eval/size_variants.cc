@@ -1,0 +1,88 @@
+#include "frame_eval/size_variants.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/log.h"
+#include "frame_eval/compile.h"
+#include "frame_eval/written_inputs.h"
+#include "graph/symbolic/replay.h"
+
+namespace framejit {
+
+SizeVariants::Sizes SizeVariants::SizesOf(absl::Span<PyObject* const> inputs) const {
+  Sizes sizes;
+  for (size_t i = 0; i < origin_.program.varies.size(); ++i) {
+    if (!origin_.program.varies[i]) continue;
+    const at::Tensor& tensor = THPVariable_Unpack(inputs[i]);
+    sizes.insert(sizes.end(), tensor.sizes().begin(), tensor.sizes().end());
+    sizes.insert(sizes.end(), tensor.strides().begin(), tensor.strides().end());
+  }
+  return sizes;
+}
+
+std::shared_ptr<const SizeVariant> SizeVariants::Find(absl::Span<PyObject* const> inputs) {
+  auto row = variants_.find(SizesOf(inputs));
+  if (row == variants_.end()) return nullptr;
+  row->second->last_use = ++uses_;
+  return row->second;
+}
+
+void SizeVariants::Add(Sizes sizes, std::shared_ptr<SizeVariant> variant) {
+  if (variants_.size() >= kMaxVariants) {
+    auto oldest = std::min_element(variants_.begin(), variants_.end(), [](const auto& a, const auto& b) {
+      return a.second->last_use < b.second->last_use;
+    });
+    variants_.erase(oldest);
+  }
+  variant->last_use = ++uses_;
+  variants_[std::move(sizes)] = std::move(variant);
+}
+
+void SizeVariants::AddFirst(absl::Span<PyObject* const> inputs, std::shared_ptr<SizeVariant> variant) {
+  Add(SizesOf(inputs), std::move(variant));
+}
+
+std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph,
+                                                      const Graph& recorded) {
+  Sizes sizes = SizesOf(inputs);
+  auto variant = std::make_shared<SizeVariant>();
+  absl::Status status = Compile(inputs, torch_graph, recorded, *variant);
+  if (LogEnabled(LogArtifact::k_symbols)) {
+    Log(LogArtifact::k_symbols,
+        absl::StrCat(origin_.name, status.ok() ? " is made" : " does not hold", " for sizes and strides ",
+                     absl::StrJoin(sizes, " "), status.ok() ? "" : ": ", status.message()));
+  }
+  Add(std::move(sizes), variant);
+  return variant;
+}
+
+absl::Status SizeVariants::Compile(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph,
+                                   const Graph& recorded, SizeVariant& variant) const {
+  absl::StatusOr<SizedRecording> replayed = Replay({.program = &origin_.program,
+                                                    .torch_graph = &torch_graph,
+                                                    .recorded = &recorded,
+                                                    .inputs = inputs,
+                                                    .names = &origin_.value_names});
+  if (!replayed.ok()) return replayed.status();
+  variant.recorded = std::move(replayed->graph);
+  variant.symbols = std::move(replayed->symbols);
+  std::vector<at::Tensor> examples;
+  for (PyObject* input : inputs) examples.push_back(THPVariable_Unpack(input));
+  absl::StatusOr<std::unique_ptr<CompiledGraph>> compiled =
+      CompileSized({.recorded = &variant.recorded,
+                    .backend = origin_.backend,
+                    .calls_in_order = origin_.calls_in_order,
+                    .example_inputs = examples},
+                   &variant.lowered);
+  if (!compiled.ok()) return compiled.status();
+  variant.graph = *std::move(compiled);
+  if (origin_.calls_in_order) variant.written_inputs = WrittenInputs(variant.recorded);
+  return absl::OkStatus();
+}
+
+}  // namespace framejit

@@ -1,0 +1,42 @@
+// Replays the torch-level calls of a recording on fakes of other sizes. Whatever torch decides by sizes, it decides again;
+// what the program decided is checked by the steps of the SymbolicProgram. No Python code of the program runs.
+#ifndef FRAMEJIT_GRAPH_SYMBOLIC_REPLAY_H_
+#define FRAMEJIT_GRAPH_SYMBOLIC_REPLAY_H_
+
+#include <Python.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "graph/graph.h"
+#include "graph/symbolic/program.h"
+
+namespace framejit {
+
+struct ReplayRequest {
+  const SymbolicProgram* program = nullptr;
+  const TorchGraph* torch_graph = nullptr;
+  const Graph* recorded = nullptr;  // of the same recording: its results must be of the same kind
+  absl::Span<PyObject* const> inputs;
+  // Of the torch-level values, for what is said where the recording does not hold.
+  const std::vector<std::string>* names = nullptr;
+};
+
+// The recording at the sizes of some inputs.
+struct SizedRecording {
+  Graph graph;
+  std::vector<PyRef> symbols;  // by SymbolId: what each is worth
+};
+
+// FailedPrecondition says why the recording does not hold at these sizes. Requires the GIL; leaves no Python exception
+// set, and torch's state as it was.
+absl::StatusOr<SizedRecording> Replay(const ReplayRequest& request);
+
+// What autograd knows of a view that is a result, beyond what the graph makes (RecipeKind::kGraphOutput); null: nothing.
+PyRef ViewForm(const at::Tensor& tensor);
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_GRAPH_SYMBOLIC_REPLAY_H_
