@@ -140,7 +140,7 @@ void LogRecompile(EntryObject* entry, const CallState& call_state) {
   if (entry->state->traces.empty() || !LogEnabled(LogArtifact::k_recompiles)) return;
   std::string text = absl::StrCat("recording ", EntryName(entry), " again:");
   for (const auto& trace : entry->state->traces) {
-    absl::StrAppend(&text, "\n  ", trace->guards->ExplainFailure(call_state));
+    absl::StrAppend(&text, "\n  ", trace->ExplainMiss(call_state));
   }
   Log(LogArtifact::k_recompiles, text);
 }
@@ -148,7 +148,7 @@ void LogRecompile(EntryObject* entry, const CallState& call_state) {
 // Once per entry: from now on, calls that no trace covers run in the interpreter.
 void WarnOfLimit(EntryObject* entry, const CallState& call_state) {
   if (std::exchange(entry->state->warned, true)) return;
-  std::string reason = entry->state->traces.empty() ? "" : entry->state->traces[0]->guards->ExplainFailure(call_state);
+  std::string reason = entry->state->traces.empty() ? "" : entry->state->traces[0]->ExplainMiss(call_state);
   std::string text = absl::StrCat(
       EntryName(entry), " was recorded ", entry->state->recordings,
       " times (recompile_limit); further calls that no recording covers run in the interpreter. The last miss: ",

@@ -52,6 +52,7 @@ std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const
   Sizes sizes = SizesOf(inputs);
   auto variant = std::make_shared<SizeVariant>();
   absl::Status status = Compile(inputs, torch_graph, recorded, *variant);
+  if (!status.ok()) variant->why_not = std::string(status.message());
   if (LogEnabled(LogArtifact::k_symbols)) {
     Log(LogArtifact::k_symbols,
         absl::StrCat(origin_.name, status.ok() ? " is made" : " does not hold", " for sizes and strides ",

@@ -24,6 +24,7 @@ struct SizeVariant {
   Graph recorded;
   Graph lowered;
   std::shared_ptr<CompiledGraph> graph;  // null: the recording does not hold for these sizes
+  std::string why_not;                   // where there is none
   std::vector<PyRef> symbols;
   std::vector<size_t> written_inputs;  // as in Trace
   int64_t last_use = 0;

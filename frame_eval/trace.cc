@@ -114,6 +114,16 @@ bool Trace::CoversSizes(const CallState& state) {
   return variant->graph != nullptr && guards->Check(state) == GuardResult::kPass;
 }
 
+std::string Trace::ExplainMiss(const CallState& state) const {
+  if (variants != nullptr && guards->Check(state) == GuardResult::kPass) {
+    std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched().first(input_count));
+    guards->Release();
+    if (variant != nullptr && variant->graph == nullptr) return "it does not hold for these sizes: " + variant->why_not;
+  }
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();
+  return guards->ExplainFailure(state);
+}
+
 Trace::Outcome Trace::Run(PyObject** result) {
   absl::Span<PyObject* const> fetched = guards->Fetched();
   std::shared_ptr<const SizeVariant> variant;

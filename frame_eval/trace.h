@@ -73,6 +73,8 @@ class Trace {
   // After guards->Check() passed: whether the recording holds for the sizes of this call, too. May have run Python code;
   // the guards are checked again then. Requires the GIL.
   bool CoversSizes(const CallState& state);
+  // Why the trace does not cover a call: one line.
+  std::string ExplainMiss(const CallState& state) const;
   // After guards->Check() passed and CoversSizes(), before any Python code ran. Requires the GIL.
   Outcome Run(PyObject** result);
   int Traverse(visitproc visit, void* arg) const;

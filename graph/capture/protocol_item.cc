@@ -222,7 +222,8 @@ int RecorderState::Impl::IsTrue(PyObject* object) {
 }
 
 int RecorderState::Impl::Contains(PyObject* container, PyObject* value) {
-  if (HoldsSymbol(container) || HoldsSymbol(value)) {
+  if (IsSymbolic() && IsTensor(value)) StayStatic("tensors are compared by identity");
+  if (!IsTensor(container) && !IsTensor(value) && (HoldsSymbol(container) || HoldsSymbol(value))) {
     PyRef found = PyRef::Steal(ComputeOperator("contains", {container, value}, [&]() -> PyObject* {
       const int outcome = PySequence_Contains(container, value);
       return outcome < 0 ? nullptr : PyBool_FromLong(outcome);

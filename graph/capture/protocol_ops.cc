@@ -136,10 +136,11 @@ PyObject* RecorderState::Impl::Unary(UnaryOperator op, PyObject* object) {
 }
 
 PyObject* RecorderState::Impl::RichCompare(PyObject* left, PyObject* right, int op) {
-  if (HoldsSymbol(left) || HoldsSymbol(right))
+  const bool has_tensor = IsTensor(left) || IsTensor(right);
+  if (!has_tensor && (HoldsSymbol(left) || HoldsSymbol(right)))
     return ComputeOperator(kCompare[op], {left, right}, [&] { return PyObject_RichCompare(left, right, op); });
   if (IsPrimitive(left) && IsPrimitive(right)) return PyObject_RichCompare(left, right, op);
-  if (IsTensor(left) || IsTensor(right)) {
+  if (has_tensor) {
     PyObject* other = IsTensor(left) ? right : left;
     if ((IsTensor(other) || IsPrimitive(other) || IsNumPyScalar(other)) && !PyUnicode_Check(other)) {
       return CallOperator(kCompare[op], {left, right}, [&] { return PyObject_RichCompare(left, right, op); });
@@ -172,6 +173,8 @@ int RecorderState::Impl::Is(PyObject* left, PyObject* right) {
     return a && a.get() == b.get() ? 1 : 0;
   }
   if (IsPrimitive(left) || IsPrimitive(right)) return 0;
+  // Operators return their operand, or another tensor, by its sizes.
+  if (IsSymbolic() && IsTensor(left) && IsTensor(right)) StayStatic("tensors are compared by identity");
   Provenance* a = FindKnown(left);
   Provenance* b = FindKnown(right);
   if (a != nullptr && b != nullptr && !(a->pinned && b->pinned) && a->source != b->source &&

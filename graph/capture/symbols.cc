@@ -40,6 +40,10 @@ bool Varies(const TorchArgument& argument, const absl::flat_hash_map<TorchValueI
                                                      [&](const TorchArgument& item) { return Varies(item, fixed); });
 }
 
+bool HoldsSymbolArgument(const TorchArgument& argument) {
+  return argument.symbol != kNoSymbol || std::any_of(argument.items.begin(), argument.items.end(), HoldsSymbolArgument);
+}
+
 struct Visit {
   std::vector<PyObject*> pending;
   absl::flat_hash_set<PyObject*> seen;
@@ -88,9 +92,17 @@ void RecorderState::Impl::AddStep(SymbolStep step) {
 }
 
 std::vector<std::string> RecorderState::Impl::ValueNames() const {
+  std::vector<std::string> argument_names;
+  const auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(request.function));
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_localsplusnames); ++i) {
+    const char* name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(code->co_localsplusnames, i));
+    argument_names.emplace_back(name == nullptr ? "?" : name);
+  }
+  PyErr_Clear();
   std::vector<std::string> names(recording->torch_graph.values.size());
   for (size_t i = 0; i < recording->inputs.size(); ++i)
-    names[static_cast<size_t>(recording->torch_graph.inputs[i])] = recording->sources.ToString(recording->inputs[i]);
+    names[static_cast<size_t>(recording->torch_graph.inputs[i])] =
+        recording->sources.ToString(recording->inputs[i], argument_names);
   return names;
 }
 
@@ -156,7 +168,9 @@ PyObject* RecorderState::Impl::Answer(TorchCall ask, PyObject* result, bool has_
   SymbolStep step{.kind = SymbolStep::Kind::kAsk};
   step.ask = std::move(ask);
   AddStep(std::move(step));
-  if (LogEnabled(LogArtifact::k_symbols)) {
+  const auto& args = recording->symbolic.steps.back().ask.args;
+  const bool is_size = std::any_of(args.begin(), args.end(), HoldsSymbolArgument);
+  if (is_size && LogEnabled(LogArtifact::k_symbols)) {
     std::string demand = DemandText(recording->symbolic.steps.back(), recording->symbolic, ValueNames());
     if (!demand.empty()) Log(LogArtifact::k_symbols, absl::StrCat("demands ", demand, PlaceText()));
   }

@@ -79,6 +79,10 @@ class Printer {
   const std::vector<std::string>& names_;
 };
 
+bool HoldsSymbol(const TorchArgument& argument) {
+  return argument.symbol != kNoSymbol || std::any_of(argument.items.begin(), argument.items.end(), HoldsSymbol);
+}
+
 bool OnlyDefines(const TorchArgument& argument) {
   if (argument.kind == TorchArgument::Kind::kConstant) return argument.symbol != kNoSymbol;
   return std::all_of(argument.items.begin(), argument.items.end(), OnlyDefines);
@@ -110,7 +114,10 @@ std::string PrintDemands(const SymbolicProgram& program, const std::vector<std::
   absl::flat_hash_set<std::string> seen;
   std::string text;
   for (const SymbolStep& step : program.steps) {
-    std::string demand = DemandText(step, program, names);
+    // What is asked of tensors besides is what kind of tensor they are.
+    const bool is_size = step.kind == SymbolStep::Kind::kEqual ||
+                         std::any_of(step.ask.args.begin(), step.ask.args.end(), HoldsSymbol);
+    std::string demand = is_size ? DemandText(step, program, names) : "";
     if (!demand.empty() && seen.insert(demand).second) absl::StrAppend(&text, demand, "\n");
   }
   return text;

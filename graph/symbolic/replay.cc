@@ -9,7 +9,6 @@
 #include <exception>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "frame_eval/guards/program_torch_state.h"
 #include "graph/fake/fake_session.h"
@@ -163,9 +162,6 @@ class Replayer {
   }
 
   bool Bind(TorchValueId id, PyRef object) {
-    const c10::TensorImpl* impl = THPVariable_Unpack(object.get()).unsafeGetTensorImpl();
-    if (objects_[static_cast<size_t>(id)] || !ids_.try_emplace(impl, id).second)
-      return Fail("a call returns another tensor than it did");
     objects_[static_cast<size_t>(id)] = std::move(object);
     return true;
   }
@@ -251,9 +247,12 @@ class Replayer {
     switch (pattern.kind) {
       case Kind::kValue: {
         if (!IsTensor(result) || !IsFake(THPVariable_Unpack(result))) return false;
-        auto row = ids_.find(THPVariable_Unpack(result).unsafeGetTensorImpl());
-        if (row != ids_.end()) return row->second == pattern.value;
-        return Bind(pattern.value, PyRef::Borrow(result));
+        // What was another tensor than its operand may be the operand here (contiguous, reshape), but not the reverse:
+        // later calls name the operand where they mean this one.
+        PyRef& object = objects_[static_cast<size_t>(pattern.value)];
+        if (object) return THPVariable_Unpack(object.get()).is_same(THPVariable_Unpack(result));
+        object = PyRef::Borrow(result);
+        return true;
       }
       case Kind::kConstant: {
         if (pattern.symbol == kNoSymbol) {
@@ -310,7 +309,6 @@ class Replayer {
   FakeSession session_;
   std::vector<PyRef> objects_;  // by TorchValueId
   std::vector<PyRef> symbols_;
-  absl::flat_hash_map<const c10::TensorImpl*, TorchValueId> ids_;
   bool made_ = false;  // the next call, together with its constant
   std::string why_;
 };
