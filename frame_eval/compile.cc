@@ -130,32 +130,41 @@ class Compilation {
         name_(FunctionName(state.function)) {}
 
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
-    trace_ = std::make_shared<Trace>();
-    auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(state_.function));
-    trace_->report.function = name_;
-    trace_->report.is_inner = options_.is_inner;
-    trace_->report.is_segment = resumes_->Find(code) != nullptr;
-    RecordIt();
-    if (absl::Status status = BuildGuards(); !status.ok()) return status;
-    if (recording_->symbolic.any() && HasGraph() && !ReplaysAsRecorded()) {
-      sizes_->Refuse();
-      sizes_ = nullptr;
+    for (;;) {
+      trace_ = std::make_shared<Trace>();
+      in_order_ = false;
+      auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(state_.function));
+      trace_->report.function = name_;
+      trace_->report.is_inner = options_.is_inner;
+      trace_->report.is_segment = resumes_->Find(code) != nullptr;
       RecordIt();
+      const bool open = recording_->symbolic.any() && HasGraph();
       if (absl::Status status = BuildGuards(); !status.ok()) return status;
+      trace_->report.stats = recording_->stats;
+      trace_->at_position = recording_->at_position;
+      if (recording_->graph_break.has_value()) {
+        trace_->report.graph_break = recording_->graph_break;
+        LogLazily(LogArtifact::k_breaks, [&] { return trace_->report.graph_break->ToString(); });
+      }
+      absl::Status status = absl::OkStatus();
+      if (!HasGraph()) {
+        LogLazily(LogArtifact::k_breaks, [&] { return name_ + " runs in the interpreter"; });
+      } else {
+        if (open) status = ReplayOwnSizes();
+        if (status.ok()) status = CompileGraph();
+      }
+      if (open && !status.ok()) {
+        // What has no graph for each set of sizes is recorded for those of this call.
+        LogLazily(LogArtifact::k_symbols,
+                  [&] { return absl::StrCat(name_, " is recorded for given sizes: ", status.message()); });
+        sizes_->Refuse();
+        sizes_ = nullptr;
+        continue;
+      }
+      if (!status.ok()) FallBack(status);
+      LogLazily(LogArtifact::k_timing, [&] { return TimingText(name_, trace_->report.timings); });
+      return CheckAgain();
     }
-    trace_->report.stats = recording_->stats;
-    trace_->at_position = recording_->at_position;
-    if (recording_->graph_break.has_value()) {
-      trace_->report.graph_break = recording_->graph_break;
-      LogLazily(LogArtifact::k_breaks, [&] { return trace_->report.graph_break->ToString(); });
-    }
-    if (!HasGraph()) {
-      LogLazily(LogArtifact::k_breaks, [&] { return name_ + " runs in the interpreter"; });
-    } else if (absl::Status status = CompileGraph(); !status.ok()) {
-      FallBack(status);
-    }
-    LogLazily(LogArtifact::k_timing, [&] { return TimingText(name_, trace_->report.timings); });
-    return CheckAgain();
   }
 
  private:
@@ -190,50 +199,66 @@ class Compilation {
     return names;
   }
 
-  // A recording for many sizes is one whose replay at its own sizes gives the same graph.
-  bool ReplaysAsRecorded() {
-    ScopedTiming timing(timings(), "replay");
-    if (trace_->guards->Check(state_) != GuardResult::kPass) return false;
-    std::vector<PyRef> owned;
+  // The inputs of this call; `owned` keeps them. Empty where the guards do not hold any more.
+  std::vector<PyObject*> FetchInputs(std::vector<PyRef>& owned) const {
     std::vector<PyObject*> inputs;
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return inputs;
     for (size_t i = 0; i < trace_->input_count; ++i) {
       inputs.push_back(trace_->guards->Fetched()[i]);
       owned.push_back(PyRef::Borrow(inputs.back()));
     }
     trace_->guards->Release();
-    const std::vector<std::string> names = ValueNames();
+    return inputs;
+  }
+
+  // A recording for many sizes is one whose replay at its own sizes gives the same graphs.
+  absl::Status ReplayOwnSizes() {
+    ScopedTiming timing(timings(), "replay");
+    std::vector<PyRef> owned;
+    const std::vector<PyObject*> inputs = FetchInputs(owned);
+    if (inputs.empty()) return absl::AbortedError("the program's state changed");
+    value_names_ = ValueNames();
     absl::StatusOr<SizedRecording> replayed = Replay({.program = &recording_->symbolic,
                                                       .torch_graph = &recording_->torch_graph,
                                                       .recorded = &recording_->graph,
                                                       .inputs = inputs,
-                                                      .names = &names});
-    const bool same =
-        replayed.ok() &&
-        PrintGraph(replayed->graph, LogPrintOptions()) == PrintGraph(recording_->graph, LogPrintOptions());
+                                                      .backward = recording_->joint != nullptr,
+                                                      .names = &value_names_});
+    if (!replayed.ok()) return replayed.status();
+    const auto text = [](const Graph& graph) { return PrintGraph(graph, LogPrintOptions()); };
+    if (text(replayed->graph) != text(recording_->graph)) return absl::AbortedError("its replay has another graph");
+    if (recording_->joint != nullptr && text(replayed->joint->graph) != text(recording_->joint->graph))
+      return absl::AbortedError("its replay has another backward");
     LogLazily(LogArtifact::k_symbols, [&] {
-      if (same) return absl::StrCat(name_, " holds for other sizes of its inputs:\n", PrintDemands(recording_->symbolic, names));
-      const std::string why = replayed.ok() ? "its replay has another graph" : std::string(replayed.status().message());
-      return absl::StrCat(name_, " is recorded for given sizes: ", why);
+      return absl::StrCat(name_, " holds for other sizes, too:\n", PrintDemands(recording_->symbolic, value_names_));
     });
-    if (same) own_symbols_ = std::move(replayed->symbols);
-    return same;
+    own_symbols_ = std::move(replayed->symbols);
+    return absl::OkStatus();
   }
 
   // The trace has its graph: it becomes that of the recording's own sizes.
-  void MakeVariants() {
-    if (!recording_->symbolic.any() || trace_->guards->Check(state_) != GuardResult::kPass) return;
+  absl::Status MakeVariants() {
+    if (!recording_->symbolic.any()) return absl::OkStatus();
+    const TraceReport& report = trace_->report;
+    if (recording_->needs_autograd && !report.has_backward)
+      return absl::UnimplementedError("torch's own autograd differentiates it");
+    std::vector<PyRef> owned;
+    const std::vector<PyObject*> inputs = FetchInputs(owned);
+    if (inputs.empty()) return absl::AbortedError("the program's state changed");
     trace_->variants = std::make_unique<SizeVariants>(SizeVariants::Origin{.name = name_,
-                                                                          .backend = trace_->report.backend,
+                                                                          .backend = report.backend,
                                                                           .calls_in_order = in_order_,
+                                                                          .has_backward = report.has_backward,
+                                                                          .random = trace_->random,
                                                                           .program = std::move(recording_->symbolic),
                                                                           .value_names = std::move(value_names_)});
     auto first = std::make_shared<SizeVariant>();
-    first->recorded = trace_->report.recorded;
+    first->recorded = report.recorded;
     first->graph = trace_->graph;
     first->symbols = std::move(own_symbols_);
     first->written_inputs = trace_->written_inputs;
-    trace_->variants->AddFirst(trace_->guards->Fetched().first(trace_->input_count), std::move(first));
-    trace_->guards->Release();
+    trace_->variants->AddFirst(inputs, std::move(first));
+    return absl::OkStatus();
   }
 
   absl::Status BuildGuards() {
@@ -340,7 +365,6 @@ class Compilation {
     absl::StatusOr<std::shared_ptr<Backend>> backend = ChooseBackend();
     if (!backend.ok()) return backend.status();
     TraceReport& report = trace_->report;
-    value_names_ = ValueNames();
     report.recorded = std::move(recording_->graph);
     report.torch_graph = std::move(recording_->torch_graph);
     LogLazily(LogArtifact::k_graph, [&] {
@@ -352,7 +376,7 @@ class Compilation {
     if ((*backend)->wants_functional_graph() && recording_->joint != nullptr) {
       absl::StatusOr<bool> done = CompileWithBackward(*backend);
       if (!done.ok()) return done.status();
-      if (*done) return absl::OkStatus();
+      if (*done) return MakeVariants();
     }
     CompileRequest request;
     request.graph = &report.recorded;
@@ -382,8 +406,7 @@ class Compilation {
     absl::StatusOr<std::unique_ptr<CompiledGraph>> graph = (*backend)->Compile(request);
     if (!graph.ok()) return graph.status();
     trace_->graph = *std::move(graph);
-    MakeVariants();
-    return absl::OkStatus();
+    return MakeVariants();
   }
 
   // A graph that cannot be compiled is our limit, not the user's error: the interpreter runs the frame.
@@ -431,16 +454,26 @@ absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& op
 absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& request, Graph* lowered) {
   absl::StatusOr<std::shared_ptr<Backend>> backend = FindBackend(request.backend);
   if (!backend.ok()) return backend.status();
-  CompileRequest compile;
-  compile.graph = request.recorded;
-  compile.example_inputs = request.example_inputs;
-  if (!request.calls_in_order) {
-    absl::StatusOr<Graph> graph = Lower(*request.recorded, nullptr);
-    if (!graph.ok()) return graph.status();
-    *lowered = *std::move(graph);
-    compile.graph = lowered;
-  }
   try {
+    if (request.joint != nullptr) {
+      absl::StatusOr<Partition> partition = Split(std::move(*request.joint), nullptr);
+      if (!partition.ok()) return partition.status();
+      *lowered = partition->forward;
+      return CompileTraining({.name = request.name,
+                              .partition = *std::move(partition),
+                              .backend = *std::move(backend),
+                              .random = request.random,
+                              .make_autograd_graph = MakeAutogradGraphLater(*request.recorded, *request.torch_graph)});
+    }
+    CompileRequest compile;
+    compile.graph = request.recorded;
+    compile.example_inputs = request.example_inputs;
+    if (!request.calls_in_order) {
+      absl::StatusOr<Graph> graph = Lower(*request.recorded, nullptr);
+      if (!graph.ok()) return graph.status();
+      *lowered = *std::move(graph);
+      compile.graph = lowered;
+    }
     return (*backend)->Compile(compile);
   } catch (const std::exception& error) {
     return absl::InternalError(error.what());

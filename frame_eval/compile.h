@@ -33,6 +33,11 @@ struct SizedGraph {
   const Graph* recorded;
   const std::string& backend;
   bool calls_in_order;  // the backend runs the graph as it was recorded
+  // With a backward:
+  JointGraph* joint = nullptr;  // taken apart
+  const TorchGraph* torch_graph = nullptr;
+  std::string name = {};
+  bool random = false;
   c10::ArrayRef<at::Tensor> example_inputs;
 };
 // `lowered` is what the backend takes where it is not the recorded graph; both outlive what is returned.

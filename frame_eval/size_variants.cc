@@ -68,6 +68,7 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> inputs, const Tor
                                                     .torch_graph = &torch_graph,
                                                     .recorded = &recorded,
                                                     .inputs = inputs,
+                                                    .backward = origin_.has_backward,
                                                     .names = &origin_.value_names});
   if (!replayed.ok()) return replayed.status();
   variant.recorded = std::move(replayed->graph);
@@ -78,6 +79,10 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> inputs, const Tor
       CompileSized({.recorded = &variant.recorded,
                     .backend = origin_.backend,
                     .calls_in_order = origin_.calls_in_order,
+                    .joint = replayed->joint.get(),
+                    .torch_graph = &replayed->torch_graph,
+                    .name = origin_.name,
+                    .random = origin_.random,
                     .example_inputs = examples},
                    &variant.lowered);
   if (!compiled.ok()) return compiled.status();

@@ -39,6 +39,8 @@ class SizeVariants {
     std::string name;
     std::string backend;  // compiles every variant
     bool calls_in_order;  // the graph as it was recorded is what that runs
+    bool has_backward;
+    bool random;
     SymbolicProgram program;
     std::vector<std::string> value_names;
   };

@@ -242,7 +242,9 @@ PyObject* RecorderState::Impl::Construct(const NativeCall& call, const NativeCal
     const bool passes = base == &PyBaseObject_Type || (init != nullptr && PyFunction_Check(init) &&
                                                        (base == &PyDict_Type || base == &PyList_Type ||
                                                         base == Names().ordered_dict || base == Names().default_dict));
+    own_call = base == &PyBaseObject_Type || base == &PyTuple_Type;  // the class hands on what its __new__ returns
     PyObject* made = passes ? Scan(CallReal(native)) : CallPure(native);
+    own_call = false;
     if (type->tp_finalize != nullptr) NoteFinalizable(made);
     return made;
   }

@@ -338,6 +338,7 @@ bool IsNumber(PyObject* object) {
 
 PyObject* RecorderState::Impl::ModelReduce(const NativeCall& call, bool is_sum) {
   const Py_ssize_t first = is_sum ? 0 : 1;
+  if (call.kwnames != nullptr) SpecialiseArguments(call);
   if (call.total() <= first) return CallPure(call);
   if (call.kwnames != nullptr && !(is_sum && call.total() == 2 &&
                                    PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(call.kwnames, 0), "start") == 0))
@@ -361,7 +362,10 @@ PyObject* RecorderState::Impl::ModelReduce(const NativeCall& call, bool is_sum) 
     while (first_item < count && IsNumber(PyTuple_GET_ITEM(items.get(), first_item))) ++first_item;
     PyRef numbers = PyRef::Steal(PyTuple_GetSlice(items.get(), 0, first_item));
     if (!numbers) return nullptr;
-    total = PyRef::Steal(PyObject_CallFunctionObjArgs(call.callable, numbers.get(), total.get(), nullptr));
+    PyObject* operands[] = {numbers.get(), total.get()};
+    const auto add = [&] { return PyObject_Vectorcall(call.callable, operands, 2, nullptr); };
+    const bool varies = HoldsSymbol(operands[0]) || HoldsSymbol(operands[1]);
+    total = PyRef::Steal(varies ? Compute(call.callable, operands, add) : add());
     if (!total) return nullptr;
   }
   for (Py_ssize_t i = first_item; i < PyTuple_GET_SIZE(items.get()); ++i) {

@@ -375,6 +375,7 @@ void RecorderState::Impl::CollectOutputs() {
     recording->joint = *std::move(joint);
   } else {
     recording->no_joint = std::string(joint.status().message());
+    if (IsSymbolic()) StayStatic(recording->no_joint);
     BreakAtBackward();
   }
 }

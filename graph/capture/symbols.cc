@@ -23,6 +23,17 @@ using Kind = TorchArgument::Kind;
 constexpr int kMaxDepth = 16;
 constexpr size_t kMaxVisited = 100'000;
 
+// What a replay would have the engine run for.
+bool IsOfAutograd(const TorchCall& call) {
+  if (call.kind == TorchCall::Kind::kFunction) {
+    const std::optional<Treatment> treatment = FindCallable(call.target.get());
+    return treatment == Treatment::kGradient || treatment == Treatment::kBackward || treatment == Treatment::kCheckpoint;
+  }
+  const char* name = PyUnicode_AsUTF8(call.target.get());
+  const std::string_view text = name == nullptr ? "" : name;
+  return text == "requires_grad_" || text == "retain_grad" || text == "register_hook" || text == "backward";
+}
+
 // Functions of numbers alone, whose results have no part in anything else.
 bool ComputesNumbers(PyObject* callable) {
   if (!PyCFunction_Check(callable)) return false;
@@ -294,6 +305,7 @@ int RecorderState::Impl::CallModelOnSymbols(Treatment treatment, const NativeCal
     case Treatment::kNext:
     case Treatment::kOperator:
     case Treatment::kReduce:
+    case Treatment::kSum:
     case Treatment::kTorch:
     case Treatment::kTorchLeaf:
     case Treatment::kVars:
@@ -304,7 +316,6 @@ int RecorderState::Impl::CallModelOnSymbols(Treatment treatment, const NativeCal
       return ComputeOrFix(call, result);
     case Treatment::kPure:
     case Treatment::kHigherOrder:
-    case Treatment::kSum:
     case Treatment::kCached: {
       const bool is_numel = Py_TYPE(call.callable) == &PyMethodDescr_Type;
       if (treatment == Treatment::kCached || is_numel || ComputesNumbers(call.callable))
@@ -385,9 +396,12 @@ void RecorderState::Impl::FinishSymbols() {
   if (changes_inference || changes_dtype) StayStatic("inference mode or the default dtype is set inside");
   if (!recording->torch_level.empty()) StayStatic(recording->torch_level);
   if (recording->inputs_overlap) StayStatic("inputs that share memory are written");
-  if (recording->needs_autograd) StayStatic("a result requires grad");
+  if (recording->needs_autograd && !recording->no_joint.empty()) StayStatic(recording->no_joint);
   if (program_gradients != nullptr && (program_gradients->any() || program_gradients->runs_backward))
     StayStatic("gradients are computed inside");
+  for (const TorchCall& call : recording->torch_graph.calls) {
+    if (IsOfAutograd(call)) StayStatic("gradients are computed inside");
+  }
   for (const PyRef& output : graph_outputs) {
     if (ViewForm(TensorOf(output.get()))) StayStatic("a result is a view of a special kind");
   }

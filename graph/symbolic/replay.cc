@@ -9,8 +9,10 @@
 #include <exception>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "frame_eval/guards/program_torch_state.h"
+#include "graph/autograd/record_backward.h"
 #include "graph/fake/fake_session.h"
 
 namespace framejit {
@@ -58,6 +60,29 @@ std::vector<size_t> SharedMemory(const Graph& graph) {
   return first;
 }
 
+// Positions of the inputs whose memory a node writes.
+std::vector<size_t> WrittenInputs(const Graph& graph) {
+  absl::flat_hash_set<int32_t> written;
+  for (const Node& node : graph.nodes) {
+    if (!MutatesArguments(node.op)) continue;
+    const auto& arguments = node.op.schema().arguments();
+    for (size_t i = 0; i < node.operands.size(); ++i) {
+      const c10::AliasInfo* alias = arguments[i].alias_info();
+      if (alias == nullptr || !alias->isWrite()) continue;
+      const Operand& operand = node.operands[i];
+      if (operand.value != kNoValue) written.insert(graph.meta(operand.value).storage);
+      for (ValueId id : operand.values) {
+        if (id != kNoValue) written.insert(graph.meta(id).storage);
+      }
+    }
+  }
+  std::vector<size_t> positions;
+  for (size_t i = 0; i < graph.inputs.size(); ++i) {
+    if (written.contains(graph.meta(graph.inputs[i]).storage)) positions.push_back(i);
+  }
+  return positions;
+}
+
 // Sets torch's state as it was, and keeps the user's hooks on saved tensors away from fakes.
 class StateScope {
  public:
@@ -93,8 +118,12 @@ class Replayer {
       }
       if (call < torch_.calls.size() && !made_ && !MakeCall(call)) return Failed();
     }
-    if (!FindOutputs()) return Failed();
-    return SizedRecording{std::move(session_.graph()), std::move(symbols_)};
+    SizedRecording sized;
+    if (!FindOutputs() || !MakeBackward(sized)) return Failed();
+    sized.torch_graph = SizedTorchGraph();
+    sized.graph = std::move(session_.graph());
+    sized.symbols = std::move(symbols_);
+    return sized;
   }
 
  private:
@@ -300,7 +329,40 @@ class Replayer {
           meta.requires_grad != before.requires_grad)
         return Fail("a result is another kind of tensor");
     }
+    if (WrittenInputs(graph) != WrittenInputs(recorded)) return Fail("other inputs are written");
     return SharedMemory(graph) == SharedMemory(recorded) || Fail("a result shares memory with another tensor");
+  }
+
+  at::Tensor TensorAt(TorchValueId id) const { return THPVariable_Unpack(objects_[static_cast<size_t>(id)].get()); }
+
+  bool MakeBackward(SizedRecording& sized) {
+    if (!request_.backward) return true;
+    std::vector<at::Tensor> inputs, outputs;
+    for (TorchValueId id : torch_.inputs) {
+      if (TensorAt(id).requires_grad()) inputs.push_back(TensorAt(id));
+    }
+    for (TorchValueId id : torch_.outputs) outputs.push_back(TensorAt(id));
+    absl::StatusOr<std::unique_ptr<JointGraph>> joint = RecordBackward(session_, inputs, outputs, nullptr);
+    if (!joint.ok()) return Fail(std::string(joint.status().message()));
+    sized.joint = *std::move(joint);
+    return true;
+  }
+
+  void SetSymbols(TorchArgument& argument) const {
+    if (argument.symbol != kNoSymbol) argument.constant = symbols_[static_cast<size_t>(argument.symbol)];
+    for (TorchArgument& item : argument.items) SetSymbols(item);
+  }
+
+  TorchGraph SizedTorchGraph() const {
+    TorchGraph sized = torch_;
+    for (size_t i = 0; i < objects_.size(); ++i) {
+      if (objects_[i]) sized.values[i] = FakeSession::MetaOf(TensorAt(static_cast<TorchValueId>(i)));
+    }
+    for (TorchCall& call : sized.calls) {
+      for (TorchArgument& argument : call.args) SetSymbols(argument);
+      for (auto& [key, argument] : call.kwargs) SetSymbols(argument);
+    }
+    return sized;
   }
 
   const ReplayRequest& request_;

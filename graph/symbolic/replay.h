@@ -5,11 +5,13 @@
 
 #include <Python.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "graph/autograd/joint_graph.h"
 #include "graph/graph.h"
 #include "graph/symbolic/program.h"
 
@@ -20,6 +22,7 @@ struct ReplayRequest {
   const TorchGraph* torch_graph = nullptr;
   const Graph* recorded = nullptr;  // of the same recording: its results must be of the same kind
   absl::Span<PyObject* const> inputs;
+  bool backward = false;  // the recording has one
   // Of the torch-level values, for what is said where the recording does not hold.
   const std::vector<std::string>* names = nullptr;
 };
@@ -27,6 +30,8 @@ struct ReplayRequest {
 // The recording at the sizes of some inputs.
 struct SizedRecording {
   Graph graph;
+  TorchGraph torch_graph;
+  std::unique_ptr<JointGraph> joint;  // with a backward
   std::vector<PyRef> symbols;  // by SymbolId: what each is worth
 };
 

@@ -93,6 +93,10 @@ CASES = {
 }
 
 
+# One row has one chunk, any more have two: a tuple of another length, which the program could see.
+RECORDINGS = {"chunk_first": 3}
+
+
 def _set_first_row(x: torch.Tensor) -> torch.Tensor:
     x[0] = x.shape[1]
     return x
@@ -105,7 +109,7 @@ def test_many_sizes(name, backend):
     compiled = framejit.compile(function, backend=backend)
     for sizes in sizes_for(name, rank):
         assert_same_as_eager(compiled, function, tensor(*sizes))
-    assert recordings(compiled) == 2
+    assert recordings(compiled) == RECORDINGS.get(name, 2)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "interp"])
