@@ -233,6 +233,7 @@ class Compilation {
       return absl::StrCat(name_, " holds for other sizes, too:\n", PrintDemands(recording_->symbolic, value_names_));
     });
     own_symbols_ = std::move(replayed->symbols);
+    if (replayed->joint != nullptr && ReplayCheckEnabled()) own_joint_ = std::move(replayed->joint->graph);
     return absl::OkStatus();
   }
 
@@ -254,6 +255,7 @@ class Compilation {
                                                                           .value_names = std::move(value_names_)});
     auto first = std::make_shared<SizeVariant>();
     first->recorded = report.recorded;
+    first->joint = std::move(own_joint_);
     first->graph = trace_->graph;
     first->symbols = std::move(own_symbols_);
     first->written_inputs = trace_->written_inputs;
@@ -437,7 +439,8 @@ class Compilation {
   VaryingItems* varying_;
   SizeHistory* sizes_;
   std::string name_;
-  std::vector<PyRef> own_symbols_;         // what the symbols are worth in this call
+  std::vector<PyRef> own_symbols_;        // what the symbols are worth in this call
+  Graph own_joint_;                       // under the replay check
   std::vector<std::string> value_names_;  // of the torch-level values
   bool in_order_ = false;
   std::shared_ptr<Trace> trace_;

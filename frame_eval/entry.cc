@@ -290,7 +290,7 @@ absl::Status CheckReplay(EntryObject* entry, const CallState& call_state, const 
   trace.guards->Release();  // what was fetched has references, which recordings count
   absl::Status status =
       trace.recorded_text->CheckAgain(EntryName(entry), call_state, state.options, state.resumes, state.binder.Names(),
-                                      variant != nullptr ? &variant->recorded : nullptr);
+                                      variant.get());
   const GuardResult result = trace.guards->Check(call_state);
   if (PyErr_Occurred() != nullptr) PyErr_Clear();
   if (!status.ok() || result == GuardResult::kPass) return status;

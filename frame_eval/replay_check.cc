@@ -163,7 +163,7 @@ std::vector<RecordedText::Part> RecordedText::Parts(const Recording& recording, 
 
 absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& state, const CompileOptions& options,
                                       std::shared_ptr<ResumeTable> resumes,
-                                      const std::vector<std::string>& argument_names, const Graph* sized) const {
+                                      const std::vector<std::string>& argument_names, const SizeVariant* sized) const {
   VaryingItems varying = varying_;  // recording notes there what it reads
   std::optional<SizeHistory> sizes = sizes_;
   RecordInputs inputs{
@@ -186,7 +186,11 @@ absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& 
   for (size_t i = 0; where.empty() && i < parts_.size(); ++i) {
     if (parts_[i].text == now[i].text) continue;
     if (sized != nullptr && parts_[i].name == kTorchLevel) continue;  // has the sizes of the first recording
-    if (sized != nullptr && parts_[i].name == kGraph && GraphText(FromInputs(*sized, false)) == now[i].text) continue;
+    const bool is_graph = parts_[i].name == kGraph || parts_[i].name == kBackward;
+    if (sized != nullptr && is_graph) {
+      const Graph& graph = parts_[i].name == kGraph ? sized->recorded : sized->joint;
+      if (graph.values.empty() || GraphText(FromInputs(graph, false)) == now[i].text) continue;
+    }
     if (parts_[i].name == kBackward && (parts_[i].text.empty() || now[i].text.empty())) continue;
     where = absl::StrCat("\n  First difference, in the ", parts_[i].name, ":",
                          FirstDifference(parts_[i].text, now[i].text));

@@ -14,6 +14,7 @@
 #include "frame_eval/compile.h"
 #include "frame_eval/guards/guard_program.h"
 #include "frame_eval/record_call.h"
+#include "frame_eval/size_variants.h"
 
 namespace framejit {
 
@@ -28,10 +29,10 @@ class RecordedText {
   RecordedText(const Recording& recording, const RecordInputs& inputs, const std::vector<std::string>& argument_names);
 
   // Records the call again. An error says how that differs from the recording that this is the text of. `sized`: with
-  // open sizes, the graph of the recording for those of the call; else null.
+  // open sizes, what was made of the recording for those of the call; else null.
   absl::Status CheckAgain(const std::string& name, const CallState& state, const CompileOptions& options,
                           std::shared_ptr<ResumeTable> resumes, const std::vector<std::string>& argument_names,
-                          const Graph* sized) const;
+                          const SizeVariant* sized) const;
 
  private:
   struct Part {

@@ -9,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "base/log.h"
 #include "frame_eval/compile.h"
+#include "frame_eval/replay_check.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/symbolic/replay.h"
 
@@ -25,11 +26,29 @@ SizeVariants::Sizes SizeVariants::SizesOf(absl::Span<PyObject* const> inputs) co
   return sizes;
 }
 
+bool SizeVariants::HasSizes(absl::Span<PyObject* const> inputs, const Sizes& sizes) const {
+  auto next = sizes.begin();
+  for (size_t i = 0; i < origin_.program.varies.size(); ++i) {
+    if (!origin_.program.varies[i]) continue;
+    const at::Tensor& tensor = THPVariable_Unpack(inputs[i]);
+    const auto rank = tensor.dim();
+    if (!std::equal(next, next + rank, tensor.sizes().begin())) return false;
+    if (!std::equal(next + rank, next + 2 * rank, tensor.strides().begin())) return false;
+    next += 2 * rank;
+  }
+  return true;
+}
+
 std::shared_ptr<const SizeVariant> SizeVariants::Find(absl::Span<PyObject* const> inputs) {
-  auto row = variants_.find(SizesOf(inputs));
-  if (row == variants_.end()) return nullptr;
-  row->second->last_use = ++uses_;
-  return row->second;
+  if (last_ == nullptr || !HasSizes(inputs, last_sizes_)) {
+    Sizes sizes = SizesOf(inputs);
+    auto row = variants_.find(sizes);
+    if (row == variants_.end()) return nullptr;
+    last_ = row->second;
+    last_sizes_ = std::move(sizes);
+  }
+  last_->last_use = ++uses_;
+  return last_;
 }
 
 void SizeVariants::Add(Sizes sizes, std::shared_ptr<SizeVariant> variant) {
@@ -73,6 +92,7 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> inputs, const Tor
   if (!replayed.ok()) return replayed.status();
   variant.recorded = std::move(replayed->graph);
   variant.symbols = std::move(replayed->symbols);
+  if (replayed->joint != nullptr && ReplayCheckEnabled()) variant.joint = replayed->joint->graph;
   std::vector<at::Tensor> examples;
   for (PyObject* input : inputs) examples.push_back(THPVariable_Unpack(input));
   absl::StatusOr<std::unique_ptr<CompiledGraph>> compiled =

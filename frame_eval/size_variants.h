@@ -23,6 +23,7 @@ namespace framejit {
 struct SizeVariant {
   Graph recorded;
   Graph lowered;
+  Graph joint;  // with a backward, under the replay check
   std::shared_ptr<CompiledGraph> graph;  // null: the recording does not hold for these sizes
   std::string why_not;                   // where there is none
   std::vector<PyRef> symbols;
@@ -59,6 +60,7 @@ class SizeVariants {
 
  private:
   using Sizes = std::vector<int64_t>;
+  bool HasSizes(absl::Span<PyObject* const> inputs, const Sizes& sizes) const;
   Sizes SizesOf(absl::Span<PyObject* const> inputs) const;
   void Add(Sizes sizes, std::shared_ptr<SizeVariant> variant);
   absl::Status Compile(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph, const Graph& recorded,
@@ -67,6 +69,9 @@ class SizeVariants {
   Origin origin_;
   int64_t uses_ = 0;
   absl::flat_hash_map<Sizes, std::shared_ptr<SizeVariant>> variants_;
+  // The one that was found last: most calls come with its sizes.
+  Sizes last_sizes_;
+  std::shared_ptr<SizeVariant> last_;
 };
 
 }  // namespace framejit

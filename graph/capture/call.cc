@@ -159,6 +159,7 @@ PyObject* RecorderState::Impl::Call(PyObject* callable, PyObject* const* args, P
   }
   if (type == n.partial) return tail_call = tail, CallPartial(callable, args, nargs, kwnames);
   if (type == n.lru_cache) {
+    SpecialiseArguments({callable, args, nargs, kwnames});
     // One that the recording made calls its function through the hook.
     return IsOutside(callable) ? CallCached(callable, args, nargs, kwnames)
                                : CallPure({callable, args, nargs, kwnames});
@@ -297,7 +298,6 @@ PyObject* RecorderState::Impl::CallPartial(PyObject* partial, PyObject* const* a
 PyObject* RecorderState::Impl::CallCached(PyObject* wrapper, PyObject* const* args, Py_ssize_t nargs,
                                           PyObject* kwnames) {
   const NativeCall call{wrapper, args, nargs, kwnames};
-  SpecialiseArguments(call);
   PyRef module = PyRef::Steal(PyObject_GetAttrString(wrapper, "__module__"));
   PyErr_Clear();
   if (module && PyUnicode_Check(module.get()) && PyUnicode_CompareWithASCIIString(module.get(), "typing") == 0)

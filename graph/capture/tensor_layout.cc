@@ -1,23 +1,13 @@
 // Where tensors lie in their memory: what a recording depends on besides sizes and strides, and inputs whose sizes and
 // strides the program changed in place.
 #include <algorithm>
-#include <string_view>
 
 #include "base/switches.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/symbolic/replay.h"
 
 namespace framejit {
 namespace {
-
-// The explicit storage offset of the as_strided family, which counts from where the memory begins.
-bool HasAbsoluteOffset(const Node& node) {
-  if (!node.op.schema().name().starts_with("aten::as_strided")) return false;
-  const auto& arguments = node.op.schema().arguments();
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    if (arguments[i].name() == "storage_offset") return !node.operands[i].constant.isNone();
-  }
-  return false;
-}
 
 // How far a tensor reaches beyond its first element.
 int64_t ReachOf(at::IntArrayRef sizes, at::IntArrayRef strides) {

@@ -203,6 +203,7 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
   if (!result && IsSymbolic()) StayStatic(QualifiedName(call.callable) + " raises an exception");
   if (!result) return nullptr;
   if (!has_tensor && IsTensor(result.get()) && !IsFakeTensor(result.get()) && TensorOf(result.get()).dim() == 0) {
+    SpecialiseArguments(call);
     return ModelConstantTensor(call);  // torch.div(7, 2): numbers alone do not come to the recording
   }
   if (PyLong_CheckExact(result.get()) && IsTensor(call.args[0]) &&

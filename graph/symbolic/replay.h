@@ -39,6 +39,9 @@ struct SizedRecording {
 // set, and torch's state as it was.
 absl::StatusOr<SizedRecording> Replay(const ReplayRequest& request);
 
+// The explicit storage offset of the as_strided family, which counts from where the memory begins.
+bool HasAbsoluteOffset(const Node& node);
+
 // What autograd knows of a view that is a result, beyond what the graph makes (RecipeKind::kGraphOutput); null: nothing.
 PyRef ViewForm(const at::Tensor& tensor);
 
