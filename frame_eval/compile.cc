@@ -191,11 +191,13 @@ class Compilation {
   Timings* timings() { return &trace_->report.timings; }
 
   std::vector<std::string> ValueNames() const {
-    std::vector<std::string> names(recording_->torch_graph.values.size());
+    const TorchGraph& graph = recording_->torch_graph;
+    std::vector<std::string> names(graph.values.size());
     for (size_t i = 0; i < recording_->inputs.size(); ++i) {
-      names[static_cast<size_t>(recording_->torch_graph.inputs[i])] =
+      names[static_cast<size_t>(graph.inputs[i])] =
           recording_->sources.ToString(recording_->inputs[i], argument_names_);
     }
+    NameResults(graph, 0, names);
     return names;
   }
 

@@ -439,11 +439,13 @@ struct RecorderState::Impl {
   int ComputeOrFix(const NativeCall& call, PyRef* result);
   void StayStatic(std::string why);
   void FinishSymbols();
-  std::vector<std::string> ValueNames() const;
+  const std::vector<std::string>& ValueNames();  // of the torch-level values
   bool is_symbolic = false;
   bool own_call = false;  // of the frame that starts next
   absl::flat_hash_map<PyObject*, SymbolId> symbol_of;
   absl::flat_hash_set<SymbolId> fixed;
+  std::vector<std::string> value_names, argument_names;
+  size_t named_inputs = 0, named_calls = 0;
   absl::flat_hash_map<TorchValueId, SourceId> static_inputs;
 
   // --- torch state (torch_state.cc) ----------------------------------------------------------------------------------

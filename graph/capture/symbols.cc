@@ -102,19 +102,24 @@ void RecorderState::Impl::AddStep(SymbolStep step) {
   recording->symbolic.steps.push_back(std::move(step));
 }
 
-std::vector<std::string> RecorderState::Impl::ValueNames() const {
-  std::vector<std::string> argument_names;
-  const auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(request.function));
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(code->co_localsplusnames); ++i) {
-    const char* name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(code->co_localsplusnames, i));
-    argument_names.emplace_back(name == nullptr ? "?" : name);
+const std::vector<std::string>& RecorderState::Impl::ValueNames() {
+  const TorchGraph& graph = recording->torch_graph;
+  value_names.resize(graph.values.size());
+  if (argument_names.empty()) {
+    PyObject* names = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(request.function))->co_localsplusnames;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(names); ++i) {
+      const char* name = PyUnicode_AsUTF8(PyTuple_GET_ITEM(names, i));
+      argument_names.emplace_back(name == nullptr ? "?" : name);
+    }
+    PyErr_Clear();
   }
-  PyErr_Clear();
-  std::vector<std::string> names(recording->torch_graph.values.size());
-  for (size_t i = 0; i < recording->inputs.size(); ++i)
-    names[static_cast<size_t>(recording->torch_graph.inputs[i])] =
-        recording->sources.ToString(recording->inputs[i], argument_names);
-  return names;
+  for (; named_inputs < recording->inputs.size(); ++named_inputs) {
+    value_names[static_cast<size_t>(graph.inputs[named_inputs])] =
+        recording->sources.ToString(recording->inputs[named_inputs], argument_names);
+  }
+  NameResults(graph, std::min(named_calls, graph.calls.size()), value_names);
+  named_calls = graph.calls.size();
+  return value_names;
 }
 
 PyObject* RecorderState::Impl::NewSymbol(PyObject* value, std::string text) {

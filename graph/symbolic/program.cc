@@ -92,6 +92,27 @@ bool OnlyDefines(const TorchArgument& argument) {
 
 bool SymbolicProgram::any() const { return std::find(varies.begin(), varies.end(), true) != varies.end(); }
 
+namespace {
+
+void NameResult(const TorchArgument& result, const std::string& target, std::vector<std::string>& names) {
+  for (const TorchArgument& item : result.items) NameResult(item, target, names);
+  if (result.kind != TorchArgument::Kind::kValue) return;
+  std::string& name = names[static_cast<size_t>(result.value)];
+  if (name.empty()) name = absl::StrCat(target, "_", result.value);
+}
+
+}  // namespace
+
+void NameResults(const TorchGraph& graph, size_t first_call, std::vector<std::string>& names) {
+  names.resize(graph.values.size());
+  for (size_t i = first_call; i < graph.calls.size(); ++i) {
+    const TorchCall& call = graph.calls[i];
+    const char* text = PyUnicode_Check(call.target.get()) ? PyUnicode_AsUTF8(call.target.get()) : nullptr;
+    NameResult(call.result, text != nullptr ? text : TextOf(call.target.get(), true), names);
+  }
+  PyErr_Clear();
+}
+
 std::string AskText(const TorchCall& ask, const SymbolicProgram& program, const std::vector<std::string>& names) {
   return Printer(program, names).Text(ask);
 }

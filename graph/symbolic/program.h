@@ -45,8 +45,10 @@ struct SymbolicProgram {
   bool any() const;
 };
 
-// `ask.result` with the symbols' names, as a condition where it is one: "x.shape[0] > 4 is True". `names`: of the
-// torch-level values.
+// Names the torch-level values that the calls from `first_call` on make, "linear_4", where they have no name yet.
+void NameResults(const TorchGraph& graph, size_t first_call, std::vector<std::string>& names);
+
+// A question as an expression: "x.shape[0]", "(x.shape[0] * 2)". `names`: of the torch-level values.
 std::string AskText(const TorchCall& ask, const SymbolicProgram& program, const std::vector<std::string>& names);
 // What a step demands; empty where it defines symbols alone.
 std::string DemandText(const SymbolStep& step, const SymbolicProgram& program, const std::vector<std::string>& names);
