@@ -177,9 +177,8 @@ PyRef EntryFor(CodeRecord& record, FrameView frame, InnerEntries& inner) {
     if (!weak) return PyErr_Clear(), PyRef();
     std::erase_if(record.entries,
                   [](const KnownEntry& known) { return PyWeakref_GetObject(known.entry.get()) == Py_None; });
-    record.entries.push_back(
-        {frame.globals(), options.backend.get(), options.backend_name, options.recompile_limit,
-         options.dynamic, std::move(weak)});
+    record.entries.push_back({frame.globals(), options.backend.get(), options.backend_name, options.recompile_limit,
+                              options.dynamic, std::move(weak)});
   }
   if (inner.entries.insert(entry.get()).second) Py_INCREF(entry.get());
   return EntryGaveUp(entry.get()) ? PyRef() : entry;

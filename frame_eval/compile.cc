@@ -172,11 +172,8 @@ class Compilation {
   bool HasGraph() const { return !recording_->graph_break.has_value() || recording_->resume; }
 
   void RecordIt() {
-    RecordInputs inputs{.resumes = resumes_,
-                        .advance_iterators = advance_iterators_,
-                        .varying = varying_,
-                        .sizes = sizes_,
-                        .stop = {}};
+    RecordInputs inputs{
+        .resumes = resumes_, .advance_iterators = advance_iterators_, .varying = varying_, .sizes = sizes_, .stop = {}};
     CallRecording made = RecordCall(state_, options_, inputs, timings());
     recording_ = std::move(made.recording);
     inputs.stop = std::move(made.stop);
@@ -249,12 +246,12 @@ class Compilation {
     const std::vector<PyObject*> inputs = FetchInputs(owned);
     if (inputs.empty()) return absl::AbortedError("the program's state changed");
     trace_->variants = std::make_unique<SizeVariants>(SizeVariants::Origin{.name = name_,
-                                                                          .backend = report.backend,
-                                                                          .calls_in_order = in_order_,
-                                                                          .has_backward = report.has_backward,
-                                                                          .random = trace_->random,
-                                                                          .program = std::move(recording_->symbolic),
-                                                                          .value_names = std::move(value_names_)});
+                                                                           .backend = report.backend,
+                                                                           .calls_in_order = in_order_,
+                                                                           .has_backward = report.has_backward,
+                                                                           .random = trace_->random,
+                                                                           .program = std::move(recording_->symbolic),
+                                                                           .value_names = std::move(value_names_)});
     auto first = std::make_shared<SizeVariant>();
     first->recorded = report.recorded;
     first->joint = std::move(own_joint_);

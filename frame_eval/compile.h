@@ -31,7 +31,7 @@ absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& op
 // A recorded graph for the backend of that name, for sizes that a trace met later.
 struct SizedGraph {
   const Graph* recorded;
-  const std::string& backend;
+  std::string backend;
   bool calls_in_order;  // the backend runs the graph as it was recorded
   // With a backward:
   JointGraph* joint = nullptr;  // taken apart

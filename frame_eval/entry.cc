@@ -265,9 +265,8 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
   if (state.is_segment) state.varying.Note(call_state.slots[0]);
   // A segment inside a loop that comes back at another position: the next recording leaves the iterator alone.
   const bool advance_iterators = state.recordings == 1;
-  absl::StatusOr<std::shared_ptr<Trace>> trace =
-      CompileCall(call_state, state.options, state.binder.Names(), state.resumes, advance_iterators, &state.varying,
-                  &state.sizes);
+  absl::StatusOr<std::shared_ptr<Trace>> trace = CompileCall(
+      call_state, state.options, state.binder.Names(), state.resumes, advance_iterators, &state.varying, &state.sizes);
   if (!trace.ok()) {
     LogWarning(absl::StrCat(EntryName(entry), " runs in the interpreter: ", trace.status().message()));
     if (!state.options.fullgraph) return {};
@@ -288,9 +287,8 @@ absl::Status CheckReplay(EntryObject* entry, const CallState& call_state, const 
   std::shared_ptr<const SizeVariant> variant;
   if (trace.variants != nullptr) variant = trace.variants->Find(trace.guards->Fetched().first(trace.input_count));
   trace.guards->Release();  // what was fetched has references, which recordings count
-  absl::Status status =
-      trace.recorded_text->CheckAgain(EntryName(entry), call_state, state.options, state.resumes, state.binder.Names(),
-                                      variant.get());
+  absl::Status status = trace.recorded_text->CheckAgain(EntryName(entry), call_state, state.options, state.resumes,
+                                                        state.binder.Names(), variant.get());
   const GuardResult result = trace.guards->Check(call_state);
   if (PyErr_Occurred() != nullptr) PyErr_Clear();
   if (!status.ok() || result == GuardResult::kPass) return status;

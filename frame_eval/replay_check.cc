@@ -166,9 +166,11 @@ absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& 
                                       const std::vector<std::string>& argument_names, const SizeVariant* sized) const {
   VaryingItems varying = varying_;  // recording notes there what it reads
   std::optional<SizeHistory> sizes = sizes_;
-  RecordInputs inputs{
-      .resumes = std::move(resumes), .advance_iterators = advance_iterators_, .varying = &varying,
-      .sizes = sizes.has_value() ? &*sizes : nullptr, .stop = stop_};
+  RecordInputs inputs{.resumes = std::move(resumes),
+                      .advance_iterators = advance_iterators_,
+                      .varying = &varying,
+                      .sizes = sizes.has_value() ? &*sizes : nullptr,
+                      .stop = stop_};
   std::unique_ptr<Recording> recording = RecordCall(state, options, inputs, nullptr).recording;
   // Made for inputs that may share memory, which these do not.
   if (inputs_overlap_ && !recording->inputs_overlap) return absl::OkStatus();

@@ -70,8 +70,13 @@ std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const
                                                       const Graph& recorded) {
   Sizes sizes = SizesOf(inputs);
   auto variant = std::make_shared<SizeVariant>();
+  variant->is_provisional = ++made_ > kCompiledAtOnce && !origin_.has_backward && !variants_.contains(sizes);
+  if (last_sizes_ == sizes) last_ = nullptr;
   absl::Status status = Compile(inputs, torch_graph, recorded, *variant);
-  if (!status.ok()) variant->why_not = std::string(status.message());
+  if (!status.ok()) {
+    variant->why_not = std::string(status.message());
+    variant->is_provisional = false;
+  }
   if (LogEnabled(LogArtifact::k_symbols)) {
     Log(LogArtifact::k_symbols,
         absl::StrCat(origin_.name, status.ok() ? " is made" : " does not hold", " for sizes and strides ",
@@ -82,7 +87,7 @@ std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const
 }
 
 absl::Status SizeVariants::Compile(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph,
-                                   const Graph& recorded, SizeVariant& variant) const {
+                                   const Graph& recorded, SizeVariant& variant) {
   absl::StatusOr<SizedRecording> replayed = Replay({.program = &origin_.program,
                                                     .torch_graph = &torch_graph,
                                                     .recorded = &recorded,
@@ -93,12 +98,13 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> inputs, const Tor
   variant.recorded = std::move(replayed->graph);
   variant.symbols = std::move(replayed->symbols);
   if (replayed->joint != nullptr && ReplayCheckEnabled()) variant.joint = replayed->joint->graph;
+  const bool in_order = origin_.calls_in_order || variant.is_provisional;
   std::vector<at::Tensor> examples;
   for (PyObject* input : inputs) examples.push_back(THPVariable_Unpack(input));
   absl::StatusOr<std::unique_ptr<CompiledGraph>> compiled =
       CompileSized({.recorded = &variant.recorded,
-                    .backend = origin_.backend,
-                    .calls_in_order = origin_.calls_in_order,
+                    .backend = variant.is_provisional ? "interp" : origin_.backend,
+                    .calls_in_order = in_order,
                     .joint = replayed->joint.get(),
                     .torch_graph = &replayed->torch_graph,
                     .name = origin_.name,
@@ -107,7 +113,7 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> inputs, const Tor
                    &variant.lowered);
   if (!compiled.ok()) return compiled.status();
   variant.graph = *std::move(compiled);
-  if (origin_.calls_in_order) variant.written_inputs = WrittenInputs(variant.recorded);
+  if (in_order) variant.written_inputs = WrittenInputs(variant.recorded);
   return absl::OkStatus();
 }
 

@@ -23,11 +23,12 @@ namespace framejit {
 struct SizeVariant {
   Graph recorded;
   Graph lowered;
-  Graph joint;  // with a backward, under the replay check
+  Graph joint;                           // with a backward, under the replay check
   std::shared_ptr<CompiledGraph> graph;  // null: the recording does not hold for these sizes
   std::string why_not;                   // where there is none
   std::vector<PyRef> symbols;
   std::vector<size_t> written_inputs;  // as in Trace
+  bool is_provisional = false;  // runs operator by operator, until these sizes come again
   int64_t last_use = 0;
 };
 
@@ -35,6 +36,8 @@ class SizeVariants {
  public:
   // Beyond that many sets of sizes the one that was not used for longest is compiled anew when it comes back.
   static constexpr size_t kMaxVariants = 128;
+  // Behind that many, what comes once is not worth kernels: it is compiled when it comes again.
+  static constexpr int64_t kCompiledAtOnce = 32;
 
   struct Origin {
     std::string name;
@@ -51,7 +54,8 @@ class SizeVariants {
   std::shared_ptr<const SizeVariant> Find(absl::Span<PyObject* const> inputs);
   // The first variant, at which the recording was made.
   void AddFirst(absl::Span<PyObject* const> inputs, std::shared_ptr<SizeVariant> variant);
-  // Requires the GIL; may run Python code, but none of the program's. `torch_graph` is the recording's.
+  // Where Find() gives none, or a provisional one. Requires the GIL; may run Python code, but none of the program's.
+  // `torch_graph` and `recorded` are the recording's.
   std::shared_ptr<const SizeVariant> Make(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph,
                                           const Graph& recorded);
   const SymbolicProgram& program() const { return origin_.program; }
@@ -64,10 +68,11 @@ class SizeVariants {
   Sizes SizesOf(absl::Span<PyObject* const> inputs) const;
   void Add(Sizes sizes, std::shared_ptr<SizeVariant> variant);
   absl::Status Compile(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph, const Graph& recorded,
-                       SizeVariant& variant) const;
+                       SizeVariant& variant);
 
   Origin origin_;
   int64_t uses_ = 0;
+  int64_t made_ = 0;
   absl::flat_hash_map<Sizes, std::shared_ptr<SizeVariant>> variants_;
   // The one that was found last: most calls come with its sizes.
   Sizes last_sizes_;

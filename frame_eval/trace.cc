@@ -101,7 +101,7 @@ bool RunGraph(CompiledGraph& graph, c10::ArrayRef<at::Tensor> inputs, std::vecto
 bool Trace::CoversSizes(const CallState& state) {
   if (variants == nullptr) return true;
   std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched().first(input_count));
-  if (variant != nullptr) return variant->graph != nullptr || (guards->Release(), false);
+  if (variant != nullptr && !variant->is_provisional) return variant->graph != nullptr || (guards->Release(), false);
   std::vector<PyRef> owned;
   std::vector<PyObject*> inputs;
   for (size_t i = 0; i < input_count; ++i) {
@@ -158,8 +158,8 @@ Trace::Outcome Trace::Run(PyObject** result) {
     return Outcome::kDiscarded;
   }
   lent.GiveBack();
-  *result = exit->Run(sources, outputs.get(), variant != nullptr ? absl::MakeConstSpan(variant->symbols)
-                                                                 : absl::Span<const PyRef>());
+  *result = exit->Run(sources, outputs.get(),
+                      variant != nullptr ? absl::MakeConstSpan(variant->symbols) : absl::Span<const PyRef>());
   return Outcome::kDone;
 }
 

@@ -15,8 +15,8 @@
 #include "base/timing.h"
 #include "frame_eval/exit_plan.h"
 #include "frame_eval/guards/guard_program.h"
-#include "graph/capture/break.h"
 #include "frame_eval/size_variants.h"
+#include "graph/capture/break.h"
 #include "graph/capture/recorder.h"
 
 namespace framejit {
@@ -70,8 +70,8 @@ class Trace {
   std::shared_ptr<const ShadowPlan> shadow;
   TraceReport report;
 
-  // After guards->Check() passed: whether the recording holds for the sizes of this call, too. May have run Python code;
-  // the guards are checked again then. Requires the GIL.
+  // After guards->Check() passed: whether the recording holds for the sizes of this call, too. May have run Python
+  // code; the guards are checked again then. Requires the GIL.
   bool CoversSizes(const CallState& state);
   // Why the trace does not cover a call: one line.
   std::string ExplainMiss(const CallState& state) const;

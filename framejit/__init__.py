@@ -144,7 +144,9 @@ def _call_of(module: torch.nn.Module) -> types.FunctionType:
 
 
 def _entry(function: types.FunctionType, arguments: dict[str, Any], options: dict[str, Any]) -> Any:
-    entry = _C.make_entry(function, options["backend"], arguments["fullgraph"], options["recompile_limit"], arguments["dynamic"])
+    entry = _C.make_entry(
+        function, options["backend"], arguments["fullgraph"], options["recompile_limit"], arguments["dynamic"]
+    )
     functools.update_wrapper(entry, function)
     entry._framejit_options = arguments
     return entry

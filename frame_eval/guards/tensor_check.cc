@@ -64,8 +64,8 @@ bool TensorCheck::SameLayout(const c10::TensorImpl* impl) const {
 std::string TensorCheck::ToString() const {
   const std::string layout = sizes_open_ ? absl::StrCat("of ", sizes_.size(), " open sizes")
                                          : absl::StrCat(ListText(sizes_), " strides ", ListText(strides_));
-  return absl::StrCat(c10::toString(c10::typeMetaToScalarType(dtype_)), " ", layout, " on ", device_.str(), requires_grad_ ? " requires_grad" : "",
-                      offset_ >= 0 ? absl::StrCat(" at ", offset_) : "");
+  return absl::StrCat(c10::toString(c10::typeMetaToScalarType(dtype_)), " ", layout, " on ", device_.str(),
+                      requires_grad_ ? " requires_grad" : "", offset_ >= 0 ? absl::StrCat(" at ", offset_) : "");
 }
 
 std::string TensorCheck::Difference(PyObject* object) const {

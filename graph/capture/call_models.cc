@@ -179,6 +179,7 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
     case Treatment::kCached:
       return CallCached(call.callable, args, call.nargs, call.kwnames);
     case Treatment::kOfShapes:
+      if (IsSymbolic()) StayStatic(QualifiedName(call.callable));
       return PrepareArguments(call) != 0 ? nullptr : Scan(CallUnrecorded(call));
     case Treatment::kTensorValue:
       return ModelTensorValue(call);

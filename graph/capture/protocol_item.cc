@@ -187,8 +187,8 @@ int RecorderState::Impl::IsTrue(PyObject* object) {
   if (object == Py_True) return 1;
   if (object == Py_False || object == Py_None) return 0;
   if (SymbolOf(object) != kNoSymbol) {
-    PyRef truth = PyRef::Steal(
-        ComputeOperator("truth", {object}, [&] { return PyBool_FromLong(PyObject_IsTrue(object)); }));
+    PyRef truth =
+        PyRef::Steal(ComputeOperator("truth", {object}, [&] { return PyBool_FromLong(PyObject_IsTrue(object)); }));
     return truth ? truth.get() == Py_True : -1;
   }
   if (IsPrimitive(object)) return PyObject_IsTrue(object);

@@ -87,7 +87,8 @@ PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
   }
   if (PyUnicode_Check(left)) GuardPrinted(*this, right);
   // Items of what is put together only move.
-  const bool moves = (op == 0 || op == kFirstInPlace) && PySequence_Check(left) && PySequence_Check(right);
+  const auto is_sequence = [](PyObject* object) { return PyTuple_Check(object) || PyList_Check(object); };
+  const bool moves = (op == 0 || op == kFirstInPlace) && is_sequence(left) && is_sequence(right);
   if (!moves) SpecialiseOperands({left, right});
   for (PyObject* operand : {left, right}) {
     if (!HasContent(operand)) continue;

@@ -431,7 +431,8 @@ struct RecorderState::Impl {
   void SpecialiseOperands(std::initializer_list<PyObject*> objects);
   void Fix(SymbolId symbol);
   std::string PlaceText();  // of the program's line, for the log
-  // Before C code is called with symbols: 1 and the result; 0: it may be called, and what it computes with is fixed; -1.
+  // Before C code is called with symbols: 1 and the result; 0: it may be called, and what it computes with is fixed;
+  // -1.
   int CallOnSymbols(const NativeCall& call, PyRef* result);
   int CallModelOnSymbols(Treatment treatment, const NativeCall& call, PyRef* result);
   int CallMethodOnSymbols(const NativeCall& call);

@@ -1,9 +1,10 @@
 // Numbers that vary from call to call: sizes of tensors whose guards leave them open, and what the program computes of
 // them (graph/symbolic/program.h).
 //
-// A symbol is an int or float object of its own, which the recorder knows wherever it goes. What only moves objects about
-// needs no care. What computes is either a step of the symbolic program, or fixes the symbols that it is given: that is
-// the rule for all C code that is not known here. Python code that C code calls back gives fixed numbers as well.
+// A symbol is an int or float object of its own, which the recorder knows wherever it goes. What only moves objects
+// about needs no care. What computes is either a step of the symbolic program, or fixes the symbols that it is given:
+// that is the rule for all C code that is not known here. Python code that C code calls back gives fixed numbers as
+// well.
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@
 #include "base/log.h"
 #include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/capture/unrecorded.h"
 #include "graph/symbolic/replay.h"
 
 namespace framejit {
@@ -27,7 +29,8 @@ constexpr size_t kMaxVisited = 100'000;
 bool IsOfAutograd(const TorchCall& call) {
   if (call.kind == TorchCall::Kind::kFunction) {
     const std::optional<Treatment> treatment = FindCallable(call.target.get());
-    return treatment == Treatment::kGradient || treatment == Treatment::kBackward || treatment == Treatment::kCheckpoint;
+    return treatment == Treatment::kGradient || treatment == Treatment::kBackward ||
+           treatment == Treatment::kCheckpoint;
   }
   const char* name = PyUnicode_AsUTF8(call.target.get());
   const std::string_view text = name == nullptr ? "" : name;
@@ -71,7 +74,8 @@ int VisitReferent(PyObject* object, void* arg) {
 // What tensors say of their sizes. What else a call says that makes no tensor has to stay what it was.
 bool TellsSizes(PyObject* target) {
   static constexpr std::array<std::string_view, 6> kNames = {"shape", "size", "numel", "nelement", "stride", "nbytes"};
-  PyRef name = PyUnicode_Check(target) ? PyRef::Borrow(target) : PyRef::Steal(PyObject_GetAttrString(target, "__name__"));
+  PyRef name =
+      PyUnicode_Check(target) ? PyRef::Borrow(target) : PyRef::Steal(PyObject_GetAttrString(target, "__name__"));
   const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
   PyErr_Clear();
   return text != nullptr && std::find(kNames.begin(), kNames.end(), text) != kNames.end();
@@ -211,7 +215,8 @@ bool RecorderState::Impl::NumberArgument(PyObject* object, TorchArgument* argume
 }
 
 PyObject* RecorderState::Impl::Compute(PyObject* function, absl::Span<PyObject* const> args, const Invoke& invoke) {
-  TorchCall ask{.kind = TorchCall::Kind::kFunction, .target = PyRef::Borrow(function), .args = {}, .kwargs = {}, .result = {}};
+  TorchCall ask{
+      .kind = TorchCall::Kind::kFunction, .target = PyRef::Borrow(function), .args = {}, .kwargs = {}, .result = {}};
   bool numbers = true;
   for (PyObject* object : args) numbers = numbers && NumberArgument(object, &ask.args.emplace_back());
   PyRef result = PyRef::Steal(invoke());
@@ -243,9 +248,9 @@ void RecorderState::Impl::Fix(SymbolId symbol) {
   step.symbol = symbol;
   AddStep(std::move(step));
   if (LogEnabled(LogArtifact::k_symbols))
-    Log(LogArtifact::k_symbols, absl::StrCat("specialised: demands ",
-                                             DemandText(recording->symbolic.steps.back(), recording->symbolic, {}),
-                                             PlaceText()));
+    Log(LogArtifact::k_symbols,
+        absl::StrCat("specialised: demands ", DemandText(recording->symbolic.steps.back(), recording->symbolic, {}),
+                     PlaceText()));
 }
 
 // Everything that C code could reach through the object; what existed before the recording holds no symbols.
@@ -283,10 +288,11 @@ int RecorderState::Impl::ComputeOrFix(const NativeCall& call, PyRef* result) {
   for (Py_ssize_t i = 0; i < call.total(); ++i) holds |= HoldsSymbol(call.args[i]);
   TorchArgument ignored;
   const bool numbers = call.kwnames == nullptr && std::all_of(call.args, call.args + call.nargs, [&](PyObject* object) {
-    return NumberArgument(object, &(ignored = {}));
-  });
+                         return NumberArgument(object, &(ignored = {}));
+                       });
   if (!holds || !numbers) return SpecialiseArguments(call), 0;
   *result = PyRef::Steal(Compute(call.callable, {call.args, static_cast<size_t>(call.nargs)}, [&] {
+    if (PyFunction_Check(call.callable)) return CallUnrecorded(call);
     return PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), nullptr);
   }));
   return *result ? 1 : -1;
@@ -346,7 +352,7 @@ int RecorderState::Impl::CallOnSymbols(const NativeCall& call, PyRef* result) {
     if (IsTorchFunction(self)) return 0;
     if (self != nullptr && PyType_Check(self) &&
         std::string_view(reinterpret_cast<PyCFunctionObject*>(call.callable)->m_ml->ml_name) == "__new__")
-      return 0;  // comes back as a construction
+      return 0;                                                                     // comes back as a construction
     if (self != nullptr && !PyModule_Check(self) && !PyType_Check(self)) return 0;  // as a method wrapper
   }
   return SpecialiseArguments(call), 0;
@@ -354,11 +360,11 @@ int RecorderState::Impl::CallOnSymbols(const NativeCall& call, PyRef* result) {
 
 // Methods of C types. Those of containers that move items fix what they hash or count by.
 int RecorderState::Impl::CallMethodOnSymbols(const NativeCall& call) {
-  static constexpr std::array<std::string_view, 13> kMoves = {"append", "appendleft", "extend",  "clear",   "copy",
-                                                              "keys",   "values",     "items",   "reverse", "__len__",
-                                                              "popitem", "__iter__",  "__get__"};
-  static constexpr std::array<std::string_view, 7> kKeyed = {"insert", "setdefault", "get",        "pop", "__setitem__",
-                                                             "__getitem__", "__delitem__"};
+  static constexpr std::array<std::string_view, 13> kMoves = {"append",  "appendleft", "extend", "clear",   "copy",
+                                                              "keys",    "values",     "items",  "reverse", "__len__",
+                                                              "popitem", "__iter__",   "__get__"};
+  static constexpr std::array<std::string_view, 7> kKeyed = {"insert",      "setdefault",  "get",        "pop",
+                                                             "__setitem__", "__getitem__", "__delitem__"};
   auto* descriptor = reinterpret_cast<PyDescrObject*>(call.callable);
   const char* text = PyUnicode_AsUTF8(descriptor->d_name);
   if (text == nullptr) return PyErr_Clear(), SpecialiseArguments(call), 0;

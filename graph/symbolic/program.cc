@@ -15,9 +15,9 @@ struct Infix {
   std::string_view function;
   const char* sign;
 };
-constexpr Infix kInfix[] = {{"add", "+"}, {"sub", "-"}, {"mul", "*"}, {"floordiv", "//"}, {"mod", "%"},
-                            {"truediv", "/"}, {"pow", "**"}, {"lt", "<"}, {"le", "<="}, {"eq", "=="},
-                            {"ne", "!="}, {"gt", ">"}, {"ge", ">="}};
+constexpr Infix kInfix[] = {{"add", "+"},     {"sub", "-"},  {"mul", "*"}, {"floordiv", "//"}, {"mod", "%"},
+                            {"truediv", "/"}, {"pow", "**"}, {"lt", "<"},  {"le", "<="},       {"eq", "=="},
+                            {"ne", "!="},     {"gt", ">"},   {"ge", ">="}};
 
 std::string TextOf(PyObject* object, bool as_name) {
   PyRef text = PyRef::Steal(as_name ? PyObject_GetAttrString(object, "__name__") : PyObject_Repr(object));
@@ -136,8 +136,8 @@ std::string PrintDemands(const SymbolicProgram& program, const std::vector<std::
   std::string text;
   for (const SymbolStep& step : program.steps) {
     // What is asked of tensors besides is what kind of tensor they are.
-    const bool is_size = step.kind == SymbolStep::Kind::kEqual ||
-                         std::any_of(step.ask.args.begin(), step.ask.args.end(), HoldsSymbol);
+    const bool is_size =
+        step.kind == SymbolStep::Kind::kEqual || std::any_of(step.ask.args.begin(), step.ask.args.end(), HoldsSymbol);
     std::string demand = is_size ? DemandText(step, program, names) : "";
     if (!demand.empty() && seen.insert(demand).second) absl::StrAppend(&text, demand, "\n");
   }

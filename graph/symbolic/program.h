@@ -1,9 +1,10 @@
-// What a recording says of numbers that vary from call to call: sizes of tensors, and what the program computes of them.
+// What a recording says of numbers that vary from call to call: sizes of tensors, and what the program computes of
+// them.
 //
-// The recorder runs the program at one set of sizes, with real numbers. Numbers that come of sizes which its guards leave
-// open are *symbols*: objects of their own, so that it knows them again wherever they go. Each symbol is defined by a
-// step, a question to a tensor or a computation on other symbols; and where the recording depends on what a symbol is
-// worth, a step says so. Replaying the torch-level calls and the steps in order at other sizes (replay.h) gives what
+// The recorder runs the program at one set of sizes, with real numbers. Numbers that come of sizes which its guards
+// leave open are *symbols*: objects of their own, so that it knows them again wherever they go. Each symbol is defined
+// by a step, a question to a tensor or a computation on other symbols; and where the recording depends on what a symbol
+// is worth, a step says so. Replaying the torch-level calls and the steps in order at other sizes (replay.h) gives what
 // recording there would give, or the first step that says that the recording does not hold.
 #ifndef FRAMEJIT_GRAPH_SYMBOLIC_PROGRAM_H_
 #define FRAMEJIT_GRAPH_SYMBOLIC_PROGRAM_H_

@@ -52,8 +52,8 @@ std::vector<size_t> SharedMemory(const Graph& graph) {
   std::vector<size_t> first(values.size());
   for (size_t i = 0; i < values.size(); ++i) {
     const auto same = [&](ValueId id) {
-      return id == values[i] || (id != kNoValue && values[i] != kNoValue &&
-                                 graph.meta(id).storage == graph.meta(values[i]).storage);
+      return id == values[i] ||
+             (id != kNoValue && values[i] != kNoValue && graph.meta(id).storage == graph.meta(values[i]).storage);
     };
     first[i] = static_cast<size_t>(std::find_if(values.begin(), values.end(), same) - values.begin());
   }

@@ -1,5 +1,5 @@
-// Replays the torch-level calls of a recording on fakes of other sizes. Whatever torch decides by sizes, it decides again;
-// what the program decided is checked by the steps of the SymbolicProgram. No Python code of the program runs.
+// Replays the torch-level calls of a recording on fakes of other sizes. Whatever torch decides by sizes, it decides
+// again; what the program decided is checked by the steps of the SymbolicProgram. No Python code of the program runs.
 #ifndef FRAMEJIT_GRAPH_SYMBOLIC_REPLAY_H_
 #define FRAMEJIT_GRAPH_SYMBOLIC_REPLAY_H_
 
@@ -32,7 +32,7 @@ struct SizedRecording {
   Graph graph;
   TorchGraph torch_graph;
   std::unique_ptr<JointGraph> joint;  // with a backward
-  std::vector<PyRef> symbols;  // by SymbolId: what each is worth
+  std::vector<PyRef> symbols;         // by SymbolId: what each is worth
 };
 
 // FailedPrecondition says why the recording does not hold at these sizes. Requires the GIL; leaves no Python exception
@@ -42,7 +42,8 @@ absl::StatusOr<SizedRecording> Replay(const ReplayRequest& request);
 // The explicit storage offset of the as_strided family, which counts from where the memory begins.
 bool HasAbsoluteOffset(const Node& node);
 
-// What autograd knows of a view that is a result, beyond what the graph makes (RecipeKind::kGraphOutput); null: nothing.
+// What autograd knows of a view that is a result, beyond what the graph makes (RecipeKind::kGraphOutput); null:
+// nothing.
 PyRef ViewForm(const at::Tensor& tensor);
 
 }  // namespace framejit
