@@ -52,7 +52,7 @@ std::shared_ptr<const SizeVariant> SizeVariants::Find(absl::Span<PyObject* const
 }
 
 void SizeVariants::Add(Sizes sizes, std::shared_ptr<SizeVariant> variant) {
-  if (variants_.size() >= kMaxVariants) {
+  if (variants_.size() >= kMaxVariants && !variants_.contains(sizes)) {
     auto oldest = std::min_element(variants_.begin(), variants_.end(), [](const auto& a, const auto& b) {
       return a.second->last_use < b.second->last_use;
     });

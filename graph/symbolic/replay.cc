@@ -164,7 +164,9 @@ class Replayer {
   }
 
   std::string Demand(const SymbolStep& step) const {
-    return absl::StrCat("it demands ", DemandText(step, program_, *request_.names));
+    const std::string demand = DemandText(step, program_, *request_.names);
+    return demand.empty() ? absl::StrCat(AskText(step.ask, program_, *request_.names), " is of another type")
+                          : absl::StrCat("it demands ", demand);
   }
 
   bool MakeInput(size_t index) {

@@ -189,7 +189,7 @@ def test_threads():
 def test_log(caplog):
     def function(x):
         if x.shape[0] > 4:
-            return x + int("%d" % x.shape[1])
+            return x + int(f"{x.shape[1]}")
         return x
 
     framejit.set_logs("symbols,recompiles")
