@@ -21,6 +21,8 @@ CallRecording RecordWith(RecordRequest request, Timings* timings) {
     std::unique_ptr<Recording> part = Record(request, timings);
     if (!part->resume) continue;
     part->graph_break = std::move(recording.graph_break);
+    // Where that breaks for its sizes, it ends there for these alone.
+    if (part->symbolic.any()) part->why_static = std::move(recording.why_static);
     return {std::move(part), stop};
   }
   return whole;

@@ -193,8 +193,8 @@ int RecorderState::Impl::IsTrue(PyObject* object) {
   }
   if (IsPrimitive(object)) return PyObject_IsTrue(object);
   if (IsTensor(object)) {
-    if (IsSymbolic()) StayStatic("bool of a tensor");
     if (std::optional<at::Tensor> known = session.KnownValue(TensorOf(object)); known && known->numel() == 1) {
+      if (IsSymbolic()) StayStatic("bool of a tensor");
       FakeSession::Pause pause;
       return known->is_nonzero() ? 1 : 0;
     }

@@ -199,8 +199,12 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
     Disarmed disarmed;
     result = PyRef::Steal(invoke());
   }
-  if (CheckFailure() != 0 || (!result && BreakWhereFakesFailed(call.callable))) return nullptr;
-  if (!result && IsSymbolic()) StayStatic(QualifiedName(call.callable) + " raises an exception");
+  if (CheckFailure() != 0) return nullptr;
+  const bool breaks = !result && BreakWhereFakesFailed(call.callable);
+  // It may be for the sizes.
+  if (!result && IsSymbolic() && !(breaks && recording->graph_break->code == BreakCode::kTensorData))
+    StayStatic(QualifiedName(call.callable) + " raises an exception");
+  if (breaks) return nullptr;
   if (!result) return nullptr;
   if (!has_tensor && IsTensor(result.get()) && !IsFakeTensor(result.get()) && TensorOf(result.get()).dim() == 0) {
     SpecialiseArguments(call);
@@ -286,10 +290,10 @@ PyObject* RecorderState::Impl::ModelTorchLeaf(const NativeCall& call) {
 
 // item, tolist, bool, ...: of what was made of constants alone, they are constants too.
 PyObject* RecorderState::Impl::ModelTensorValue(const NativeCall& call) {
-  if (IsSymbolic()) StayStatic(QualifiedName(call.callable) + " of a tensor");
   std::optional<at::Tensor> known;
   if (call.total() == 1 && IsTensor(call.args[0])) known = session.KnownValue(TensorOf(call.args[0]));
   if (!known) return BreakNull(BreakCode::kTensorData, QualifiedName(call.callable));
+  if (IsSymbolic()) StayStatic(QualifiedName(call.callable) + " of a tensor");
   FakeSession::Pause pause;
   Disarmed disarmed;
   PyRef tensor = PyRef::Steal(THPVariable_Wrap(*std::move(known)));
