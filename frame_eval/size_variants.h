@@ -28,7 +28,7 @@ struct SizeVariant {
   std::string why_not;                   // where there is none
   std::vector<PyRef> symbols;
   std::vector<size_t> written_inputs;  // as in Trace
-  bool is_provisional = false;  // runs operator by operator, until these sizes come again
+  bool is_provisional = false;         // runs operator by operator, until these sizes come again
   int64_t last_use = 0;
 };
 
