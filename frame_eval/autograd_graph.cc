@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "frame_eval/with_gil.h"
 #include "frame_eval/written_inputs.h"
 
 namespace framejit {
@@ -14,14 +15,6 @@ struct Graphs {
   Graph recorded;
   TorchGraph torch_graph;
 };
-
-// The torch-level graph holds Python objects; the last owner may be a thread without the GIL.
-void DeleteWithGil(Graphs* graphs) {
-  if (!Py_IsInitialized()) return;
-  PyGILState_STATE state = PyGILState_Ensure();
-  delete graphs;
-  PyGILState_Release(state);
-}
 
 class RestoringGraph : public CompiledGraph {
  public:
@@ -48,7 +41,7 @@ class RestoringGraph : public CompiledGraph {
 }  // namespace
 
 AutogradGraphMaker MakeAutogradGraphLater(const Graph& recorded, const TorchGraph& torch_graph) {
-  std::shared_ptr<Graphs> graphs(new Graphs{recorded, torch_graph}, &DeleteWithGil);
+  std::shared_ptr<Graphs> graphs = SharedWithGil(Graphs{recorded, torch_graph});
   return [graphs]() -> absl::StatusOr<std::unique_ptr<CompiledGraph>> {
     absl::StatusOr<std::shared_ptr<Backend>> backend = FindBackend("eager");
     if (!backend.ok()) return backend.status();

@@ -176,6 +176,11 @@ class Compilation {
         .resumes = resumes_, .advance_iterators = advance_iterators_, .varying = varying_, .sizes = sizes_, .stop = {}};
     CallRecording made = RecordCall(state_, options_, inputs, timings());
     recording_ = std::move(made.recording);
+    if (!KeepsCheckpoints()) {
+      inputs.checkpoints = false;
+      made = RecordCall(state_, options_, inputs, timings());
+      recording_ = std::move(made.recording);
+    }
     inputs.stop = std::move(made.stop);
     if (ReplayCheckEnabled())
       trace_->recorded_text = std::make_shared<const RecordedText>(*recording_, inputs, argument_names_);
@@ -183,6 +188,14 @@ class Compilation {
       trace_->shadow =
           std::make_shared<const ShadowPlan>(MakeShadowPlan(*recording_, trace_->report.is_segment, argument_names_));
     }
+  }
+
+  // A checkpoint computes its inside again where our own backward does; any other would keep it.
+  bool KeepsCheckpoints() {
+    if (!recording_->checkpoints) return true;
+    if (recording_->joint == nullptr || !recording_->torch_level.empty()) return false;
+    partition_ = Split(*recording_->joint, timings());
+    return !absl::IsUnimplemented(partition_->status());
   }
 
   Timings* timings() { return &trace_->report.timings; }
@@ -269,6 +282,7 @@ class Compilation {
     trace_->random = std::any_of(recording_->graph.nodes.begin(), recording_->graph.nodes.end(),
                                  [](const Node& node) { return IsRandom(node.op); });
     trace_->own_generators = recording_->own_generators;
+    trace_->versions = recording_->versions;
     if (HasGraph()) {
       trace_->resume = recording_->resume;
       const auto lent = LentGenerators(recording_->exit_plan);
@@ -325,7 +339,8 @@ class Compilation {
 
   // True where the trace has its graph now; false where torch's autograd has to differentiate the call.
   absl::StatusOr<bool> CompileWithBackward(std::shared_ptr<Backend>& backend) {
-    absl::StatusOr<Partition> partition = Split(std::move(*recording_->joint), timings());
+    absl::StatusOr<Partition> partition =
+        partition_.has_value() ? *std::move(partition_) : Split(std::move(*recording_->joint), timings());
     if (absl::IsUnimplemented(partition.status())) {
       absl::StatusOr<std::shared_ptr<Backend>> eager = TorchAutograd(std::string(partition.status().message()));
       if (!eager.ok()) return eager.status();
@@ -340,13 +355,23 @@ class Compilation {
                           PrintGraph(report.lowered, LogPrintOptions()));
     });
     if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
+    std::function<StateCheck()> check_of_this_call;
+    if (recording_->checkpoints) {
+      absl::StatusOr<std::shared_ptr<CheckpointReads>> reads =
+          CheckpointReads::Make(recording_->sources, recording_->checkpoint_reads, state_, argument_names_);
+      if (!reads.ok()) return reads.status();
+      trace_->checkpoint_reads = *reads;
+      // The trace owns what owns this.
+      check_of_this_call = [reads = std::weak_ptr(*reads)] { return CheckpointReads::CheckOfThisCall(reads.lock()); };
+    }
     ScopedTiming timing(timings(), "backend");
     absl::StatusOr<std::unique_ptr<CompiledGraph>> graph =
         CompileTraining({.name = name_,
                          .partition = *std::move(partition),
                          .backend = backend,
                          .random = trace_->random,
-                         .make_autograd_graph = MakeAutogradGraphLater(report.recorded, report.torch_graph)});
+                         .make_autograd_graph = MakeAutogradGraphLater(report.recorded, report.torch_graph),
+                         .check_of_this_call = std::move(check_of_this_call)});
     if (!graph.ok()) return graph.status();
     trace_->graph = *std::move(graph);
     report.has_backward = true;
@@ -444,6 +469,7 @@ class Compilation {
   bool in_order_ = false;
   std::shared_ptr<Trace> trace_;
   std::unique_ptr<Recording> recording_;
+  std::optional<absl::StatusOr<Partition>> partition_;  // where it was needed before
 };
 
 }  // namespace

@@ -87,7 +87,7 @@ struct Call {
   }
 };
 
-EntryStep RunTrace(Trace& trace) {
+EntryStep RunTrace(const CallState& call_state, Trace& trace) {
   ++trace.hits;
   EntryStep step;
   if (trace.graph == nullptr) {
@@ -95,7 +95,7 @@ EntryStep RunTrace(Trace& trace) {
     return step;
   }
   PyObject* result = nullptr;
-  if (trace.Run(&result) != Trace::Outcome::kDone) return step;
+  if (trace.Run(call_state, &result) != Trace::Outcome::kDone) return step;
   step.result = PyRef::Steal(result);
   step.kind = EntryStep::Kind::kReturned;
   if (!trace.resume || result == nullptr) return step;
@@ -231,7 +231,7 @@ EntryStep RunShadowed(EntryObject* entry, const CallState& call_state, Trace& tr
     return RaiseShadowError(
         entry, trace, absl::StrCat("there it changes what is guarded: ", trace.guards->ExplainFailure(call_state)));
   }
-  EntryStep step = RunTrace(trace);
+  EntryStep step = RunTrace(call_state, trace);
   if (step.kind != EntryStep::Kind::kReturned || !step.result) return step;
   ++CountsOfShadows().checked;
   absl::Status status = eager.Compare(step.result.get());
@@ -245,10 +245,10 @@ EntryStep RunChecked(EntryObject* entry, const CallState& call_state, Trace& tra
   const int64_t every = ShadowCheckEvery();
   if (trace.shadow == nullptr || every == 0 || trace.graph == nullptr || ShimToolInUse() ||
       entry->state->shadow_calls++ % every != 0)
-    return RunTrace(trace);
+    return RunTrace(call_state, trace);
   if (trace.shadow->left_out.empty()) return RunShadowed(entry, call_state, trace);
   ++CountsOfShadows().left_out;
-  return RunTrace(trace);
+  return RunTrace(call_state, trace);
 }
 
 EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {

@@ -40,6 +40,7 @@ CallRecording RecordCall(const CallState& state, const CompileOptions& options, 
   if (!options.fullgraph) request.resumes = inputs.resumes;
   request.advance_iterators = inputs.advance_iterators;
   request.varying = inputs.varying;
+  request.checkpoints = inputs.checkpoints;
   // Python backends take the torch-level graph, which torch's own autograd differentiates, and compile it for long.
   absl::StatusOr<std::shared_ptr<Backend>> backend = ResolveBackend(options);
   request.backward = backend.ok() && (*backend)->wants_functional_graph();

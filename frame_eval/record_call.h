@@ -19,6 +19,7 @@ struct RecordInputs {
   VaryingItems* varying = nullptr;
   SizeHistory* sizes = nullptr;   // as in RecordRequest
   std::optional<StopPoint> stop;  // ends there, whatever comes behind
+  bool checkpoints = true;        // as in RecordRequest
 };
 
 struct CallRecording {

@@ -125,6 +125,7 @@ RecordedText::RecordedText(const Recording& recording, const RecordInputs& input
       guards_(PrintGuards(recording.guards, recording.sources, argument_names)),
       advance_iterators_(inputs.advance_iterators),
       stop_(inputs.stop),
+      checkpoints_(inputs.checkpoints),
       varying_(inputs.varying == nullptr ? VaryingItems() : *inputs.varying) {
   if (recording.symbolic.any()) sizes_ = *inputs.sizes;
 }
@@ -170,7 +171,8 @@ absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& 
                       .advance_iterators = advance_iterators_,
                       .varying = &varying,
                       .sizes = sizes.has_value() ? &*sizes : nullptr,
-                      .stop = stop_};
+                      .stop = stop_,
+                      .checkpoints = checkpoints_};
   std::unique_ptr<Recording> recording = RecordCall(state, options, inputs, nullptr).recording;
   // Made for inputs that may share memory, which these do not.
   if (inputs_overlap_ && !recording->inputs_overlap) return absl::OkStatus();

@@ -55,6 +55,7 @@ class RecordedText {
   std::vector<std::string> guards_;
   bool advance_iterators_;
   std::optional<StopPoint> stop_;
+  bool checkpoints_;
   VaryingItems varying_;              // holds numbers and texts alone
   std::optional<SizeHistory> sizes_;  // of a recording with open sizes
 };

@@ -96,6 +96,17 @@ bool RunGraph(CompiledGraph& graph, c10::ArrayRef<at::Tensor> inputs, std::vecto
   return false;
 }
 
+int64_t VersionOf(const at::Tensor& tensor) {
+  if (tensor.is_inference()) return 0;
+  return static_cast<int64_t>(tensor.unsafeGetTensorImpl()->version_counter().current_version());
+}
+
+void SetVersion(const at::Tensor& tensor, int64_t version) {
+  if (tensor.is_inference()) return;
+  c10::VariableVersion counter = tensor.unsafeGetTensorImpl()->version_counter();  // shares the count
+  counter.set_version(version);
+}
+
 }  // namespace
 
 bool Trace::CoversSizes(const CallState& state) {
@@ -124,7 +135,7 @@ std::string Trace::ExplainMiss(const CallState& state) const {
   return guards->ExplainFailure(state);
 }
 
-Trace::Outcome Trace::Run(PyObject** result) {
+Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
   absl::Span<PyObject* const> fetched = guards->Fetched();
   std::shared_ptr<const SizeVariant> variant;
   if (variants != nullptr) {
@@ -152,11 +163,15 @@ Trace::Outcome Trace::Run(PyObject** result) {
   std::optional<SavedInputs> saved;
   const std::vector<size_t>& written = variant != nullptr ? variant->written_inputs : written_inputs;
   if (!written.empty()) saved.emplace(inputs, written);
+  if (checkpoint_reads != nullptr) checkpoint_reads->Enter(state);
+  c10::SmallVector<int64_t, 4> before;
+  for (const auto& [position, steps] : versions) before.push_back(VersionOf(inputs[position]));
   if (!RunGraph(compiled, inputs, outputs.get())) {
     if (saved.has_value()) saved->Restore();
     if (generator.has_value()) generator->Restore();
     return Outcome::kDiscarded;
   }
+  for (size_t i = 0; i < versions.size(); ++i) SetVersion(inputs[versions[i].first], before[i] + versions[i].second);
   lent.GiveBack();
   *result = exit->Run(sources, outputs.get(),
                       variant != nullptr ? absl::MakeConstSpan(variant->symbols) : absl::Span<const PyRef>());
@@ -166,6 +181,10 @@ Trace::Outcome Trace::Run(PyObject** result) {
 int Trace::Traverse(visitproc visit, void* arg) const {
   if (int result = guards->Traverse(visit, arg); result != 0) return result;
   Py_VISIT(resume.get());
+  // Calls whose backward is to come hold it as well.
+  if (checkpoint_reads != nullptr && checkpoint_reads.use_count() == 1) {
+    if (int result = checkpoint_reads->Traverse(visit, arg); result != 0) return result;
+  }
   return exit == nullptr ? 0 : exit->Traverse(visit, arg);
 }
 

@@ -13,6 +13,7 @@
 
 #include "backends/backend.h"
 #include "base/timing.h"
+#include "frame_eval/checkpoint_reads.h"
 #include "frame_eval/exit_plan.h"
 #include "frame_eval/guards/guard_program.h"
 #include "frame_eval/size_variants.h"
@@ -54,6 +55,8 @@ class Trace {
   std::unique_ptr<ExitProgram> exit;
   size_t input_count = 0;  // of GuardProgram::Fetched(), inputs first, then ExitProgram::sources()
   bool random = false;
+  // What the graph adds to the versions of the inputs that it writes, by position.
+  std::vector<std::pair<size_t, uint32_t>> versions;
   bool own_generators = false;  // the graph holds generators of its own: it runs once at a time
   // What it holds in place of a generator from outside, whose state it is lent. Positions in Fetched().
   std::vector<std::pair<size_t, at::Generator>> lent_generators;
@@ -68,6 +71,7 @@ class Trace {
   std::shared_ptr<const RecordedText> recorded_text;
   // Under the shadow check (shadow_check.h), else null.
   std::shared_ptr<const ShadowPlan> shadow;
+  std::shared_ptr<CheckpointReads> checkpoint_reads;  // null where nothing is checkpointed
   TraceReport report;
 
   // After guards->Check() passed: whether the recording holds for the sizes of this call, too. May have run Python
@@ -76,7 +80,7 @@ class Trace {
   // Why the trace does not cover a call: one line.
   std::string ExplainMiss(const CallState& state) const;
   // After guards->Check() passed and CoversSizes(), before any Python code ran. Requires the GIL.
-  Outcome Run(PyObject** result);
+  Outcome Run(const CallState& state, PyObject** result);
   int Traverse(visitproc visit, void* arg) const;
 };
 

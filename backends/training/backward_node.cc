@@ -4,11 +4,14 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/variable.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
@@ -40,6 +43,24 @@ at::Tensor InLayout(const at::Tensor& tensor, const TensorMeta& meta) {
   if (same) return tensor;
   return at::empty_strided(meta.sizes, meta.strides, tensor.options().dtype(meta.dtype)).copy_(tensor);
 }
+
+bool HasHooks(torch::autograd::Node& leaf) {
+  return !leaf.tensor_pre_hooks().empty() || !leaf.pre_hooks().empty() || !leaf.post_hooks().empty() ||
+         leaf.tensor_post_acc_grad_hooks() != nullptr;
+}
+
+// Hands a gradient on when its turn has come: the engine has no order among the leaves of one node.
+class Arrival : public torch::autograd::Node {
+ public:
+  Arrival(uint64_t sequence, torch::autograd::Edge leaf, const at::Tensor& tensor) : Node(sequence) {
+    add_input_metadata(tensor);
+    add_next_edge(std::move(leaf));
+  }
+  std::string name() const override { return "FramejitArrival"; }
+
+ protected:
+  variable_list apply(variable_list&& gradients) override { return std::move(gradients); }
+};
 
 void Add(variable_list& sum, variable_list&& more) {
   for (size_t i = 0; i < sum.size(); ++i) {
@@ -73,14 +94,27 @@ class ReplayedGenerator {
 }  // namespace
 
 BackwardNode::BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayRef<at::Tensor> inputs,
-                           at::Tensor generator_state)
+                           at::Tensor generator_state, StateCheck check)
     : program_(std::move(program)),
       inputs_(inputs.begin(), inputs.end()),
-      generator_state_(std::move(generator_state)) {
+      generator_state_(std::move(generator_state)),
+      check_(std::move(check)) {
   torch::autograd::edge_list edges;
   edges.reserve(program_->joint().differentiable_inputs.size());
+  bool hooks = false;
   for (int32_t position : program_->joint().differentiable_inputs) {
-    edges.push_back(torch::autograd::impl::gradient_edge(inputs_[static_cast<size_t>(position)]));
+    // What a function only looks at is not behind its results: no backward of these may come to it.
+    edges.push_back(program_->HasGradient(edges.size())
+                        ? torch::autograd::impl::gradient_edge(inputs_[static_cast<size_t>(position)])
+                        : torch::autograd::Edge());
+    hooks |= edges.back().is_valid() && HasHooks(*edges.back().function);
+  }
+  for (size_t i = 0; hooks && i < edges.size(); ++i) {
+    auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(edges[i].function.get());
+    if (leaf == nullptr) continue;
+    const at::Tensor tensor = leaf->variable;
+    edges[i] = torch::autograd::Edge(MakeNode<Arrival>(sequence_nr(), std::move(edges[i]), tensor), 0);
+    arrivals_ = true;
   }
   set_next_edges(std::move(edges));
   versions_.reserve(inputs_.size());
@@ -112,35 +146,141 @@ void BackwardNode::Save(const std::vector<at::Tensor>& results) {
   }
 }
 
-void BackwardNode::CheckNotFreed(OutputMask given) const {
-  TORCH_CHECK((freed_ & given) == 0, torch::autograd::ERR_BACKWARD_TWICE);
+// Eager frees what the nodes that ran have saved; what only they need is freed here.
+void BackwardNode::Free(std::shared_ptr<const Consumption> consumed) {
+  consumed_ = std::move(consumed);
+  if (consumed_->all) return FreeAll();
+  for (int32_t index : consumed_->freed) saved_[static_cast<size_t>(index)].reset_data();
 }
 
-// Eager frees what the nodes that ran have saved, which is what these outputs and those that share such nodes need.
-void BackwardNode::Free(OutputMask given) {
-  const JointGraph& joint = program_->joint();
-  for (size_t i = 0; i < joint.frees.size(); ++i) {
-    if (given >> i & 1) freed_ |= joint.frees[i];
+void BackwardNode::FreeRun(OutputMask given, const std::vector<bool>& wanted) {
+  if (std::exchange(releases_, false)) {
+    Free(consumed_ == nullptr ? program_->Consume(given, wanted)
+                              : program_->Consume(program_->joint().engine.Order(given, wanted), consumed_.get()));
   }
-  for (size_t i = 0; i < saved_.size(); ++i) {
-    if ((program_->partition().saved[i].used_by & ~freed_) == 0) saved_[i].reset_data();
-  }
-  const OutputMask all = (OutputMask{1} << joint.frees.size()) - 1;
-  if ((freed_ & all) != all) return;
+}
+
+void BackwardNode::FreeAll() {
+  for (SavedVariable& saved : saved_) saved.reset_data();
   inputs_.clear();
   generator_state_.reset();
+  check_ = nullptr;
 }
 
-// Called after apply by a backward that does not retain the graph, and when the node dies.
+void BackwardNode::FreeAsAfterBackward() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Free(program_->Consume(AllOutputs(program_->joint().differentiable_outputs.size()),
+                         std::vector<bool>(num_outputs(), true)));
+}
+
+// Called behind apply by a backward that does not retain the graph, and when the node dies.
 void BackwardNode::release_variables() {
   std::lock_guard<std::mutex> lock(mutex_);
-  const OutputMask all = (OutputMask{1} << program_->joint().frees.size()) - 1;
-  Free(last_given_ == 0 ? all : last_given_);
+  if (last_given_ == 0) return FreeAll();
+  FreeRun(std::exchange(last_given_, 0), last_wanted_);
+}
+
+// Whether eager's node number `index` would not find what it saved as it was.
+bool BackwardNode::Raises(int32_t index) {
+  const EngineNode& node = program_->joint().engine.nodes[static_cast<size_t>(index)];
+  if (node.frees && consumed_ != nullptr && consumed_->ran[static_cast<size_t>(index)]) return true;
+  const std::vector<SavedValue>& saved = program_->partition().saved;
+  for (size_t i = 0; i < saved.size(); ++i) {
+    const std::vector<int32_t>* held = saved[i].kind == SavedValue::Kind::kInput    ? &node.inputs
+                                       : saved[i].kind == SavedValue::Kind::kOutput ? &node.outputs
+                                                                                    : nullptr;
+    if (held == nullptr || std::find(held->begin(), held->end(), saved[i].index) == held->end()) continue;
+    try {
+      CheckVersion(static_cast<int32_t>(i));
+    } catch (const c10::Error&) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Raises where the tensor was written since. What is freed here may be held by nodes that are not, and says nothing.
+void BackwardNode::CheckVersion(int32_t saved) {
+  if (consumed_ != nullptr && std::binary_search(consumed_->freed.begin(), consumed_->freed.end(), saved)) return;
+  saved_[static_cast<size_t>(saved)].unpack(getptr());
+}
+
+// What a backward for some gradients alone does not read, its nodes in eager mode may hold all the same.
+void BackwardNode::CheckSaved(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents) {
+  try {
+    TORCH_CHECK(!RunsFreed(given, wanted), torch::autograd::ERR_BACKWARD_TWICE);
+    for (int32_t index : program_->Consume(given, wanted)->checked) CheckVersion(index);
+  } catch (const c10::Error&) {
+    RunFront(given, wanted, tangents);
+    throw;
+  }
+}
+
+const torch::autograd::Edge& BackwardNode::Leaf(size_t input) const {
+  const torch::autograd::Edge& edge = next_edge(input);
+  auto* arrival = arrivals_ ? dynamic_cast<Arrival*>(edge.function.get()) : nullptr;
+  return arrival == nullptr ? edge : arrival->next_edge(0);
+}
+
+// Hooks of leaves run in eager's order.
+void BackwardNode::OrderArrivals(OutputMask given, const std::vector<bool>& wanted) {
+  uint64_t turn = sequence_nr() + num_outputs();
+  for (int32_t input : program_->Consume(given, wanted)->arrivals) {
+    auto* node = next_edge(static_cast<size_t>(input)).function.get();
+    if (dynamic_cast<Arrival*>(node) != nullptr) node->set_sequence_nr(turn--);
+  }
+}
+
+bool BackwardNode::RunsFreed(OutputMask given, const std::vector<bool>& wanted) const {
+  if (consumed_ == nullptr) return false;
+  const EngineNodes& engine = program_->joint().engine;
+  const std::vector<int32_t> order = engine.Order(given, wanted);
+  return std::any_of(order.begin(), order.end(), [&](int32_t index) {
+    return consumed_->ran[static_cast<size_t>(index)] && engine.nodes[static_cast<size_t>(index)].frees;
+  });
+}
+
+// Of a backward that raises because of what was freed or written since: in eager mode nodes run before the one that
+// raises. Their gradients arrive at leaves, and at the hooks of these, and what they saved is freed.
+void BackwardNode::RunFront(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents) {
+  const EngineNodes& engine = program_->joint().engine;
+  std::vector<int32_t> nodes = engine.Order(given, wanted);
+  const auto raising = std::find_if(nodes.begin(), nodes.end(), [&](int32_t index) { return Raises(index); });
+  if (raising == nodes.end()) return;  // it is about something else
+  nodes.erase(raising, nodes.end());
+  const auto* runs = torch::autograd::get_current_graph_task_exec_info();
+  const bool retains = torch::autograd::get_current_graph_task_keep_graph();
+  std::vector<int32_t> leaves;
+  std::vector<bool> arriving(num_outputs(), false);
+  for (int32_t index : nodes) {
+    const int32_t input = engine.nodes[static_cast<size_t>(index)].input;
+    if (input < 0) continue;
+    auto* leaf = Leaf(static_cast<size_t>(input)).function.get();
+    if (dynamic_cast<torch::autograd::AccumulateGrad*>(leaf) == nullptr) continue;
+    if (runs != nullptr && !runs->empty()) {
+      const auto row = runs->find(leaf);
+      if (row == runs->end() || !row->second.needed_) continue;
+    }
+    leaves.push_back(input);
+    arriving[static_cast<size_t>(input)] = true;
+  }
+  if (!leaves.empty()) {
+    Variables kept = tangents;
+    const bool create = at::GradMode::is_enabled();
+    Variables gradients = create ? Differentiable(tangents, given) : Run(given, arriving, kept, /*release=*/false);
+    for (int32_t input : leaves) {
+      const auto at = static_cast<size_t>(input);
+      if (!gradients[at].defined()) continue;
+      torch::autograd::Engine::get_default_engine().execute({Leaf(at)}, {gradients[at]}, /*keep_graph=*/true, create,
+                                                            /*accumulate_grad=*/true);
+    }
+  }
+  if (!retains) Free(program_->Consume(nodes, consumed_.get()));
 }
 
 std::vector<bool> BackwardNode::WantedGradients() {
   std::vector<bool> wanted(num_outputs());
-  for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = task_should_compute_output(i);
+  for (size_t i = 0; i < wanted.size(); ++i) wanted[i] = !program_->HasGradient(i) || task_should_compute_output(i);
   return wanted;
 }
 
@@ -163,14 +303,15 @@ std::vector<at::Tensor> BackwardNode::SectionInputs(const BackwardVariant& varia
 }
 
 // With `release`, what only this section needs dies while it runs.
-BackwardNode::Variables BackwardNode::RunSection(size_t section, Variables& tangents, bool release) {
+BackwardNode::Variables BackwardNode::RunSection(size_t section, const std::vector<bool>& wanted, Variables& tangents,
+                                                 bool release) {
   bool by_operator = false;
   for (const at::Tensor& tangent : tangents) by_operator |= tangent.defined() && !IsPlain(tangent);
-  const BackwardVariant& variant = program_->Backward(section, WantedGradients(), by_operator);
+  const BackwardVariant& variant = program_->Backward(section, wanted, by_operator);
   std::vector<const void*> converted;
   std::vector<at::Tensor> inputs = SectionInputs(variant, tangents, by_operator, &converted), outputs;
   if (release) {
-    Free(program_->joint().sections[section].tangents);
+    FreeRun(program_->joint().sections[section].tangents, wanted);
     tangents.clear();
     variant.graph->RunReleasing(std::move(inputs), outputs);
   } else {
@@ -195,17 +336,34 @@ BackwardNode::Variables BackwardNode::apply(Variables&& tangents) {
   OutputMask given = 0;
   for (size_t i = 0; i < tangents.size(); ++i) given |= OutputMask{tangents[i].defined()} << i;
   if (given == 0) return Variables(num_outputs());
-  CheckNotFreed(given);
+  const std::vector<bool> wanted = WantedGradients();
+  const bool whole =
+      given == AllOutputs(tangents.size()) && std::find(wanted.begin(), wanted.end(), false) == wanted.end();
+  if (!whole || consumed_ != nullptr) CheckSaved(given, wanted, tangents);
+  if (check_) check_();
+  if (arrivals_) OrderArrivals(given, wanted);
   last_given_ = given;
+  last_wanted_ = wanted;
+  releases_ = !torch::autograd::get_current_graph_task_keep_graph();
   if (at::GradMode::is_enabled()) return Differentiable(tangents, given);
+  const Consumption* before = consumed_.get();
+  try {
+    return Run(given, wanted, tangents, releases_);
+  } catch (const c10::Error&) {
+    if (consumed_.get() == before) RunFront(given, wanted, tangents);
+    throw;
+  }
+}
+
+BackwardNode::Variables BackwardNode::Run(OutputMask given, const std::vector<bool>& wanted, Variables& tangents,
+                                          bool release) {
   const JointGraph& joint = program_->joint();
-  const bool release = !torch::autograd::get_current_graph_task_keep_graph();
   for (size_t i = 0; i < joint.sections.size(); ++i) {
-    if (joint.sections[i].tangents == given) return RunSection(i, tangents, release);
+    if (joint.sections[i].tangents == given) return RunSection(i, wanted, tangents, release);
   }
   Variables sum(num_outputs());
   for (size_t i = 1; i < joint.sections.size(); ++i) {
-    if (joint.sections[i].tangents & given) Add(sum, RunSection(i, tangents, false));
+    if (joint.sections[i].tangents & given) Add(sum, RunSection(i, wanted, tangents, false));
   }
   return sum;
 }

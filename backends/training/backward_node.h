@@ -7,23 +7,39 @@
 
 #include <memory>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "backends/training/program.h"
 
 namespace framejit {
 
+// Newer torch counts references in the node; before, a shared_ptr did, whose deleter takes long chains of nodes apart
+// without recursion. It is found by the node's base class.
+template <typename N, typename... Arguments>
+auto MakeNode(Arguments&&... arguments) {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
+    return c10::make_intrusive<N>(std::forward<Arguments>(arguments)...);
+  } else {
+    return std::shared_ptr<N>(new N(std::forward<Arguments>(arguments)...), [](N* node) { deleteNode(node); });
+  }
+}
+
 class BackwardNode : public torch::autograd::Node {
  public:
   // `inputs` are the call's. `generator_state` is what the default generator was in before a forward that draws random
-  // numbers, else undefined.
-  BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayRef<at::Tensor> inputs, at::Tensor generator_state);
+  // numbers, else undefined. `check` may be null.
+  BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayRef<at::Tensor> inputs, at::Tensor generator_state,
+               StateCheck check);
 
   // Takes what the backward needs from the results of the forward graph, once the call's outputs have their history.
   void Save(const std::vector<at::Tensor>& results);
 
   std::string name() const override { return "FramejitBackward"; }
   void release_variables() override;
+  // Every backward from now on raises, as after one that did not retain the graph.
+  void FreeAsAfterBackward();
 
  protected:
   torch::autograd::variable_list apply(torch::autograd::variable_list&& tangents) override;
@@ -31,12 +47,21 @@ class BackwardNode : public torch::autograd::Node {
  private:
   using Variables = torch::autograd::variable_list;
 
-  Variables RunSection(size_t section, Variables& tangents, bool release);
+  Variables RunSection(size_t section, const std::vector<bool>& wanted, Variables& tangents, bool release);
   std::vector<at::Tensor> SectionInputs(const BackwardVariant& variant, const Variables& tangents, bool by_operator,
                                         std::vector<const void*>* converted);
   std::vector<bool> WantedGradients();
-  void CheckNotFreed(OutputMask given) const;
-  void Free(OutputMask given);
+  void Free(std::shared_ptr<const Consumption> consumed);
+  void FreeRun(OutputMask given, const std::vector<bool>& wanted);
+  void FreeAll();
+  bool Raises(int32_t index);
+  void CheckVersion(int32_t saved);
+  const torch::autograd::Edge& Leaf(size_t input) const;
+  void OrderArrivals(OutputMask given, const std::vector<bool>& wanted);
+  bool RunsFreed(OutputMask given, const std::vector<bool>& wanted) const;
+  void CheckSaved(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents);
+  void RunFront(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents);
+  Variables Run(OutputMask given, const std::vector<bool>& wanted, Variables& tangents, bool release);
   Variables Differentiable(const Variables& tangents, OutputMask given);
   Variables AutogradInputs() const;
 
@@ -45,8 +70,13 @@ class BackwardNode : public torch::autograd::Node {
   Variables inputs_;  // the call's, for a backward that is differentiated
   std::vector<uint32_t> versions_;
   at::Tensor generator_state_;
+  StateCheck check_;
+  bool arrivals_ = false;  // leaves have hooks: nodes in between see to their order
+  // Of the backward that runs, until it releases.
   OutputMask last_given_ = 0;
-  OutputMask freed_ = 0;
+  std::vector<bool> last_wanted_;
+  bool releases_ = false;                        // what it needs is to be freed yet
+  std::shared_ptr<const Consumption> consumed_;  // null: nothing yet
 };
 
 }  // namespace framejit

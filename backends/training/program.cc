@@ -1,5 +1,8 @@
 #include "backends/training/program.h"
 
+#include <algorithm>
+
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "backends/interp/interp.h"
 #include "base/log.h"
@@ -8,6 +11,13 @@
 #include "graph/verify.h"
 
 namespace framejit {
+
+TrainingProgram::TrainingProgram(TrainingRequest request) : request_(std::move(request)) {
+  has_gradient_.assign(joint().differentiable_inputs.size(), false);
+  for (const EngineNode& node : joint().engine.nodes) {
+    if (node.input >= 0) has_gradient_[static_cast<size_t>(node.input)] = true;
+  }
+}
 
 const BackwardVariant& TrainingProgram::Backward(size_t section, std::vector<bool> wanted, bool by_operator) {
   Key key{section, by_operator, std::move(wanted)};
@@ -54,6 +64,56 @@ std::unique_ptr<BackwardVariant> TrainingProgram::Compile(const Key& key) const 
   TORCH_CHECK(graph.ok(), "framejit: ", std::string(graph.status().message()));
   variant->graph = *std::move(graph);
   return variant;
+}
+
+std::shared_ptr<const Consumption> TrainingProgram::Consume(OutputMask given, const std::vector<bool>& wanted) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  std::shared_ptr<const Consumption>& found = consumptions_[Use{given, wanted}];
+  if (found == nullptr) found = Consume(joint().engine.Order(given, wanted), nullptr);
+  return found;
+}
+
+std::shared_ptr<const Consumption> TrainingProgram::Consume(const std::vector<int32_t>& nodes,
+                                                            const Consumption* before) const {
+  const EngineNodes& engine = joint().engine;
+  auto made = std::make_shared<Consumption>();
+  if (before != nullptr) made->ran = before->ran;
+  made->ran.resize(engine.nodes.size(), false);
+  absl::flat_hash_set<int32_t> inputs, outputs;
+  for (int32_t index : nodes) {
+    const EngineNode& node = engine.nodes[static_cast<size_t>(index)];
+    made->ran[static_cast<size_t>(index)] = true;
+    if (node.input >= 0) made->arrivals.push_back(node.input);
+    inputs.insert(node.inputs.begin(), node.inputs.end());
+    outputs.insert(node.outputs.begin(), node.outputs.end());
+  }
+  // By output and input: whether a backward of the one for the other would come to a node that has freed what it saved.
+  const size_t input_count = joint().differentiable_inputs.size();
+  const std::vector<OutputMask> sources = engine.Sources();
+  const std::vector<std::vector<uint64_t>> purposes = engine.Purposes(input_count);
+  std::vector<OutputMask> raises(input_count, 0), reaches(input_count, 0);
+  for (size_t n = 0; n < engine.nodes.size(); ++n) {
+    const bool freed = engine.nodes[n].frees && made->ran[n];
+    for (size_t i = 0; i < input_count; ++i) {
+      if ((purposes[n][i / 64] >> (i % 64) & 1) == 0) continue;
+      reaches[i] |= sources[n];
+      if (freed) raises[i] |= sources[n];
+    }
+  }
+  const bool any = std::any_of(reaches.begin(), reaches.end(), [](OutputMask outputs) { return outputs != 0; });
+  made->all = any && raises == reaches;
+  for (size_t s = 0; s < request_.partition.saved.size(); ++s) {
+    const SavedValue& saved = request_.partition.saved[s];
+    const auto index = static_cast<int32_t>(s);
+    bool freed = true;
+    for (size_t i = 0; i < input_count; ++i) freed = freed && (!saved.used_for[i] || (saved.used_by & ~raises[i]) == 0);
+    if (freed) made->freed.push_back(index);
+    const bool held = saved.kind == SavedValue::Kind::kInput    ? inputs.contains(saved.index)
+                      : saved.kind == SavedValue::Kind::kOutput ? outputs.contains(saved.index)
+                                                                : false;
+    if (held) made->checked.push_back(index);
+  }
+  return made;
 }
 
 CompiledGraph& TrainingProgram::AutogradGraph() {

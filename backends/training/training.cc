@@ -8,7 +8,6 @@
 
 #include <memory>
 #include <mutex>
-#include <type_traits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -31,17 +30,6 @@ at::Tensor GeneratorState() {
   return generator.get_state();
 }
 
-// Newer torch counts references in the node; before, a shared_ptr did, whose deleter takes long chains of nodes apart
-// without recursion. It is found by the node's base class.
-template <typename N, typename... Arguments>
-auto MakeNode(Arguments&&... arguments) {
-  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
-    return c10::make_intrusive<N>(std::forward<Arguments>(arguments)...);
-  } else {
-    return std::shared_ptr<N>(new N(std::forward<Arguments>(arguments)...), [](N* node) { deleteNode(node); });
-  }
-}
-
 class TrainingGraph : public CompiledGraph {
  public:
   TrainingGraph(std::shared_ptr<TrainingProgram> program, std::unique_ptr<CompiledGraph> forward)
@@ -52,15 +40,16 @@ class TrainingGraph : public CompiledGraph {
                 "anomaly detection, default hooks on saved tensors or forward-mode gradients are active");
     at::Tensor generator_state;
     if (program_->random()) generator_state = GeneratorState();
+    StateCheck check = program_->CheckOfThisCall();
     forward_->Run(inputs, outputs);
-    auto node = MakeNode<BackwardNode>(program_, inputs, std::move(generator_state));
+    auto node = MakeNode<BackwardNode>(program_, inputs, std::move(generator_state), std::move(check));
     for (int32_t position : program_->joint().differentiable_outputs) {
       at::Tensor& output = outputs[static_cast<size_t>(position)];
       if (output.is_view()) Detach(output);
       torch::autograd::set_history(output, node);
     }
     node->Save(outputs);
-    if (program_->joint().freed) node->release_variables();
+    if (program_->joint().freed) node->FreeAsAfterBackward();
     outputs.resize(program_->joint().output_count);
   }
 

@@ -18,12 +18,16 @@ namespace framejit {
 // any thread, with or without the GIL.
 using AutogradGraphMaker = std::function<absl::StatusOr<std::unique_ptr<CompiledGraph>>()>;
 
+// Raises where something that eager would read once more in the backward is another thing than in the call's forward.
+using StateCheck = std::function<void()>;
+
 struct TrainingRequest {
   std::string name;     // of the function, for the log
   Partition partition;  // its forward has been through the passes
   std::shared_ptr<Backend> backend;
   bool random = false;  // the forward draws random numbers
   AutogradGraphMaker make_autograd_graph;
+  std::function<StateCheck()> check_of_this_call;  // null where there is nothing to check
 };
 
 // Compiles the forward; a backward is compiled when it is first run. A backward that is itself differentiated runs the

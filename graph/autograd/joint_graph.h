@@ -3,9 +3,12 @@
 #ifndef FRAMEJIT_GRAPH_AUTOGRAD_JOINT_GRAPH_H_
 #define FRAMEJIT_GRAPH_AUTOGRAD_JOINT_GRAPH_H_
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <vector>
 
+#include "graph/autograd/engine_nodes.h"
 #include "graph/graph.h"
 
 namespace framejit {
@@ -13,16 +16,18 @@ namespace framejit {
 // Node::torch_call of what the autograd engine called.
 inline constexpr int32_t kBackwardCall = -2;
 
-// A set of differentiable outputs: bit i stands for JointGraph::differentiable_outputs[i].
-using OutputMask = uint64_t;
-inline constexpr size_t kMaxDifferentiableOutputs = 8;
-
 // The backward of some of the outputs, as the autograd engine runs it when the others get no gradient. It computes
 // other things than the backward of all outputs with zeros would: nothing at all where no gradient flows.
 struct BackwardSection {
   OutputMask tangents = 0;
   // One per JointGraph::differentiable_inputs: the position of its gradient in Graph::outputs; -1 where there is none.
   std::vector<int32_t> gradients;
+};
+
+// An input of a recording that the program has not replaced by another tensor.
+struct LiftedInput {
+  size_t position;  // in Graph::inputs
+  at::Tensor fake;
 };
 
 struct JointGraph {
@@ -34,8 +39,7 @@ struct JointGraph {
   std::vector<int32_t> differentiable_outputs;  // positions in Graph::outputs
   // The backward of all differentiable outputs first; where there are several, then that of each one alone.
   std::vector<BackwardSection> sections;
-  // By differentiable output: of which outputs its backward, if it does not retain the graph, frees what eager saved.
-  std::vector<OutputMask> frees;
+  EngineNodes engine;  // of the eager function
   // A backward that the program ran has freed what those of all outputs need: each of them raises.
   bool freed = false;
 };

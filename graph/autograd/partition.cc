@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <memory>
 #include <string_view>
 #include <utility>
 
@@ -47,6 +48,32 @@ bool IsView(const Graph& graph, const Node& node) {
   if (base == kNoValue || graph.meta(base).storage < 0) return false;
   return std::all_of(node.outputs.begin(), node.outputs.end(),
                      [&](ValueId id) { return id != kNoValue && graph.meta(id).storage == graph.meta(base).storage; });
+}
+
+bool IsInCheckpoint(const Node& node) { return node.torch_call <= kFirstCheckpoint; }
+
+bool IsRandomState(const Node& node) { return node.op.schema().name() == "framejit::random_state"; }
+
+// By node: the draws that it is one of.
+absl::flat_hash_map<int32_t, std::shared_ptr<const Draws>> FindDraws(const Graph& graph) {
+  absl::flat_hash_map<int32_t, std::shared_ptr<const Draws>> found;
+  std::shared_ptr<Draws> current;
+  int32_t checkpoint = 0;
+  for (size_t i = 0; i < graph.nodes.size(); ++i) {
+    const Node& node = graph.nodes[i];
+    if (!IsRandom(node.op)) continue;
+    if (current != nullptr && node.torch_call != checkpoint) current = nullptr;
+    if (current == nullptr) {
+      if (!IsInCheckpoint(node) || !IsRandomState(node)) continue;
+      current = std::make_shared<Draws>();
+      current->state = node.outputs[0];
+      checkpoint = node.torch_call;
+    } else {
+      current->nodes.push_back(static_cast<int32_t>(i));
+      found.emplace(static_cast<int32_t>(i), current);
+    }
+  }
+  return found;
 }
 
 class Partitioner {
@@ -97,6 +124,7 @@ class Partitioner {
       if (tangent) partition_.depends_on_tangent[graph_.inputs[i]] = true;
     }
     for (const GraphConstant& constant : graph_.constants) origin_[constant.id] = Origin::kConstant;
+    partition_.draws = FindDraws(graph_);
     for (size_t i = joint().output_count; i-- > 0;) output_[graph_.outputs[i]] = static_cast<int32_t>(i);
   }
 
@@ -127,7 +155,7 @@ class Partitioner {
       partition_.written_inputs.push_back(position_[mutation.input]);
     }
     std::sort(partition_.written_inputs.begin(), partition_.written_inputs.end());
-    if (graph_.mutations.empty()) return absl::OkStatus();
+    if (graph_.mutations.empty() || joint().freed) return absl::OkStatus();  // freed: no backward computes anything
     for (const Node& node : graph_.nodes) {
       bool reads = false;
       for (size_t i = 0; i < node.operands.size(); ++i) {
@@ -156,13 +184,24 @@ class Partitioner {
     needed_[id] = true;
     only_pointwise_[id] = only_pointwise_[id] && by_pointwise;
     if (!IsMadeAgain(id)) return;
+    if (const Draws* draws = DrawsOf(id)) {
+      Need(draws->state, false);
+      for (int32_t node : draws->nodes) {
+        ForEachOperandValue(graph_.nodes[static_cast<size_t>(node)], [&](ValueId& operand) { Need(operand, false); });
+      }
+      return;
+    }
     const bool fuses = IsView(graph_, ProducerOf(id)) ? by_pointwise : IsPointwise(ProducerOf(id));
     ForEachOperandValue(ProducerOf(id), [&](ValueId& operand) { Need(operand, fuses); });
   }
 
   Node& ProducerOf(ValueId id) { return graph_.nodes[producer_[id]]; }
 
-  static bool IsInCheckpoint(const Node& node) { return node.torch_call <= kFirstCheckpoint; }
+  // Null where the value is not drawn again.
+  const Draws* DrawsOf(ValueId id) const {
+    const auto row = partition_.draws.find(producer_[id]);
+    return row == partition_.draws.end() ? nullptr : row->second.get();
+  }
 
   // What other parts of the forward, or the caller, get from a checkpoint: eager has it all the same.
   void FindLeavingCheckpoints() {
@@ -189,6 +228,7 @@ class Partitioner {
   bool IsMadeAgain(ValueId id) {
     if (producer_[id] < 0) return false;
     const Node& node = ProducerOf(id);
+    if (DrawsOf(id) != nullptr) return !leaves_checkpoint_[id];
     if (HasEffect(node)) return false;
     if (IsInCheckpoint(node) && !leaves_checkpoint_[id]) return true;
     if (node.torch_call == kBackwardCall || IsView(graph_, node)) return true;
@@ -342,6 +382,39 @@ class Partitioner {
         partition_.saved[static_cast<size_t>(index)].used_by |= joint().sections[section].tangents;
       }
     }
+    FindPurposes();
+  }
+
+  // Which gradients are made of each saved value, up to what is saved itself.
+  void FindPurposes() {
+    const size_t inputs = joint().differentiable_inputs.size();
+    std::vector<std::vector<bool>> purposes(graph_.values.size());
+    const auto add = [](std::vector<bool>& to, const std::vector<bool>& from) {
+      if (to.empty()) to.assign(from.size(), false);
+      for (size_t i = 0; i < from.size(); ++i) to[i] = to[i] || from[i];
+    };
+    for (const BackwardSection& section : joint().sections) {
+      for (size_t i = 0; i < inputs; ++i) {
+        if (section.gradients[i] < 0) continue;
+        std::vector<bool> one(inputs, false);
+        one[i] = true;
+        add(purposes[graph_.outputs[static_cast<size_t>(section.gradients[i])]], one);
+      }
+    }
+    for (size_t i = graph_.nodes.size(); i-- > 0;) {
+      std::vector<bool> of_node;
+      for (ValueId id : graph_.nodes[i].outputs) {
+        if (id != kNoValue && !purposes[id].empty() && !partition_.is_saved[id]) add(of_node, purposes[id]);
+      }
+      if (of_node.empty()) continue;
+      const auto row = partition_.draws.find(static_cast<int32_t>(i));
+      if (row != partition_.draws.end()) add(purposes[row->second->state], of_node);
+      ForEachOperandValue(graph_.nodes[i], [&](ValueId& id) { add(purposes[id], of_node); });
+    }
+    for (SavedValue& saved : partition_.saved) {
+      saved.used_for = purposes[saved.value];
+      if (saved.used_for.empty()) saved.used_for.assign(inputs, true);
+    }
   }
 
   Partition& partition_;
@@ -375,9 +448,9 @@ class Extractor {
     result_.graph.values = source_.values;
     result_.graph.locations = source_.locations;
     used_.assign(source_.values.size(), false);
-    const std::vector<bool> live = LiveNodes();
+    live_ = LiveNodes();
     for (size_t i = 0; i < source_.nodes.size(); ++i) {
-      if (live[i] && DependsOnTangent(source_.nodes[i])) Emit(i);
+      if (live_[i] && DependsOnTangent(source_.nodes[i])) Emit(i);
     }
     for (ValueId id : result_.graph.outputs) Provide(id);
     TakeInputs();
@@ -417,7 +490,52 @@ class Extractor {
     if (used_[id]) return;
     used_[id] = true;
     if (partition_.is_saved[id] || producer_[id] < 0) return;
-    Emit(static_cast<size_t>(producer_[id]));
+    const auto row = partition_.draws.find(producer_[id]);
+    if (row != partition_.draws.end()) {
+      DrawAgain(*row->second);
+    } else {
+      Emit(static_cast<size_t>(producer_[id]));
+    }
+  }
+
+  // From the state that the generator had in the forward, up to the last draw that is needed. What other draws gave is
+  // saved or unused; they only move the generator on.
+  void DrawAgain(const Draws& draws) {
+    if (!drawn_.insert(&draws).second) return;
+    const ValueId before = NewValueLike(draws.state);
+    AddCall("framejit::random_state", {Operand::Constant({})}, {before});
+    Provide(draws.state);
+    AddCall("framejit::set_random_state", {Operand::Constant({}), Operand::Value(draws.state)}, {});
+    auto last = draws.nodes.end();
+    while (last != draws.nodes.begin() && !live_[static_cast<size_t>(*(last - 1))]) --last;
+    for (auto index = draws.nodes.begin(); index != last; ++index) {
+      Node node = source_.nodes[static_cast<size_t>(*index)];
+      ForEachOperandValue(node, [&](ValueId id) { Provide(id); });
+      for (ValueId& id : node.outputs) {
+        if (id == kNoValue) continue;
+        if (partition_.is_saved[id]) {
+          id = NewValueLike(id);
+        } else {
+          made_[id] = used_[id] = true;
+        }
+      }
+      result_.graph.nodes.push_back(std::move(node));
+    }
+    AddCall("framejit::set_random_state", {Operand::Constant({}), Operand::Value(before)}, {});
+  }
+
+  ValueId NewValueLike(ValueId id) {
+    TensorMeta meta = source_.meta(id);
+    for (const TensorMeta& other : result_.graph.values) meta.storage = std::max(meta.storage, other.storage + 1);
+    return result_.graph.AddValue(std::move(meta));
+  }
+
+  void AddCall(const char* op, absl::InlinedVector<Operand, 4> operands, absl::InlinedVector<ValueId, 2> outputs) {
+    result_.graph.nodes.push_back(Node{.op = c10::Dispatcher::singleton().findSchemaOrThrow(op, ""),
+                                       .operands = std::move(operands),
+                                       .outputs = std::move(outputs),
+                                       .list_lengths = {},
+                                       .torch_call = kBackwardCall});
   }
 
   void Emit(size_t index) {
@@ -484,6 +602,8 @@ class Extractor {
   BackwardGraph result_;
   std::vector<int32_t> producer_;  // by value
   std::vector<bool> made_, used_;  // by value
+  std::vector<bool> live_;         // by node
+  absl::flat_hash_set<const Draws*> drawn_;
 };
 
 }  // namespace

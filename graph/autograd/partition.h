@@ -4,8 +4,10 @@
 #define FRAMEJIT_GRAPH_AUTOGRAD_PARTITION_H_
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "graph/autograd/joint_graph.h"
 #include "graph/graph.h"
@@ -25,7 +27,15 @@ struct SavedValue {
   // kIntermediate: an output of the call in whose memory it lies, so that a write to the one is a write to the other;
   // -1: none.
   int32_t shares_output = -1;
-  OutputMask used_by = 0;  // by the backward of which differentiable outputs, each alone
+  OutputMask used_by = 0;      // by the backward of which differentiable outputs, each alone
+  std::vector<bool> used_for;  // the gradients of which differentiable inputs
+};
+
+// Random numbers that a checkpoint draws, without others in between. The backward draws them again: it sets the
+// generator to the state that it had in the forward, and back.
+struct Draws {
+  ValueId state = kNoValue;    // what framejit::random_state gave in front of them
+  std::vector<int32_t> nodes;  // of the joint graph
 };
 
 struct BackwardGraph {
@@ -45,8 +55,9 @@ struct Partition {
   std::vector<SavedValue> saved;
   // Inputs that the forward writes and no gradient depends on; positions, ascending.
   std::vector<int32_t> written_inputs;
-  std::vector<bool> depends_on_tangent;  // by value of the joint graph
-  std::vector<bool> is_saved;            // by value of the joint graph
+  std::vector<bool> depends_on_tangent;                              // by value of the joint graph
+  std::vector<bool> is_saved;                                        // by value of the joint graph
+  absl::flat_hash_map<int32_t, std::shared_ptr<const Draws>> draws;  // by node of the joint graph
 };
 
 // `joint.graph` is functional. Unimplemented says why torch's own autograd has to differentiate the call.

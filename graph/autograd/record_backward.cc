@@ -64,19 +64,41 @@ std::string UnfitForBackward(Graph& graph, size_t first_node, size_t first_value
   return "";
 }
 
-bool HoldsTensor(PyObject* value) {
-  if (THPVariable_Check(value)) return true;
-  if (!PyTuple_Check(value) && !PyList_Check(value)) return false;
-  for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value); ++i) {
-    if (HoldsTensor(PySequence_Fast_GET_ITEM(value, i))) return true;
+// The inputs and outputs of a call, by their memory: a write to one is noticed where it, or a view of it, was saved.
+class Saved {
+ public:
+  explicit Saved(const Graph& graph) {
+    for (size_t i = 0; i < graph.inputs.size(); ++i) inputs_.emplace(graph.meta(graph.inputs[i]).storage, i);
+    for (size_t i = 0; i < graph.outputs.size(); ++i) outputs_.emplace(graph.meta(graph.outputs[i]).storage, i);
   }
-  return false;
-}
+
+  // Notes what a node holds; whether there is a tensor in it.
+  bool Note(PyObject* value, EngineNode& node) const {
+    if (THPVariable_Check(value)) {
+      NoteTensor(THPVariable_Unpack(value), node);
+      return true;
+    }
+    if (!PyTuple_Check(value) && !PyList_Check(value)) return false;
+    bool any = false;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value); ++i)
+      any |= Note(PySequence_Fast_GET_ITEM(value, i), node);
+    return any;
+  }
+
+ private:
+  void NoteTensor(const at::Tensor& tensor, EngineNode& node) const {
+    if (!IsFake(tensor)) return;
+    const int32_t storage = FakeSession::MetaOf(tensor).storage;
+    if (const auto row = inputs_.find(storage); row != inputs_.end()) node.inputs.push_back(row->second);
+    if (const auto row = outputs_.find(storage); row != outputs_.end()) node.outputs.push_back(row->second);
+  }
+
+  absl::flat_hash_map<int32_t, int32_t> inputs_, outputs_;  // by storage
+};
 
 // Whether a node has saved tensors, which it frees once it has run: its Python attributes _saved_* show them. What
 // cannot be read counts as saved.
-bool SavesTensors(Node& node) {
-  if (dynamic_cast<torch::autograd::AccumulateGrad*>(&node) != nullptr) return false;
+bool SavesTensors(Node& node, const Saved& saved, EngineNode& made) {
   PyRef object = PyRef::Steal(torch::autograd::functionToPyObject(node.getptr()));
   PyRef names = PyRef::Steal(object ? PyObject_Dir(reinterpret_cast<PyObject*>(Py_TYPE(object.get()))) : nullptr);
   bool known = static_cast<bool>(names);
@@ -87,7 +109,7 @@ bool SavesTensors(Node& node) {
     if (!known || std::string_view(name).rfind("_saved_", 0) != 0) continue;
     PyRef value = PyRef::Steal(PyObject_GetAttr(object.get(), PyList_GET_ITEM(names.get(), i)));
     known = static_cast<bool>(value);
-    saves |= known && HoldsTensor(value.get());
+    if (known) saves |= saved.Note(value.get(), made);
   }
   PyErr_Clear();
   const bool generated =
@@ -108,7 +130,7 @@ class ReleasedGil {
 
 class BackwardRecorder {
  public:
-  BackwardRecorder(FakeSession& session, const std::vector<at::Tensor>& inputs, const std::vector<at::Tensor>& outputs,
+  BackwardRecorder(FakeSession& session, const std::vector<LiftedInput>& inputs, const std::vector<at::Tensor>& outputs,
                    const ProgramBackward* program)
       : session_(session), graph_(session.graph()), all_inputs_(inputs), all_outputs_(outputs), program_(program) {}
 
@@ -120,7 +142,7 @@ class BackwardRecorder {
       if (!tangent.ok()) return tangent.status();
       tangents_.push_back(*std::move(tangent));
     }
-    const OutputMask all = (OutputMask{1} << outputs_.size()) - 1;
+    const OutputMask all = AllOutputs(outputs_.size());
     const Graph before = graph_;
     try {
       if (absl::Status status = AddSection(all); !status.ok()) return status;
@@ -132,7 +154,7 @@ class BackwardRecorder {
     for (size_t i = 0; outputs_.size() > 1 && i < outputs_.size(); ++i) {
       if (absl::Status status = AddSection(OutputMask{1} << i); !status.ok()) return status;
     }
-    FindFrees();
+    FindNodes();
     joint_->graph = graph_;
     return std::move(joint_);
   }
@@ -159,7 +181,13 @@ class BackwardRecorder {
     }
     graph_ = before;
     joint_->freed = true;
-    joint_->frees.assign(outputs_.size(), all);
+    std::vector<EngineNode>& nodes = joint_->engine.nodes;
+    nodes.push_back({.frees = true});
+    for (size_t i = 0; i < inputs_.size(); ++i) {
+      nodes[0].next.push_back(static_cast<int32_t>(nodes.size()));
+      nodes.push_back({.input = static_cast<int32_t>(i)});
+    }
+    joint_->engine.roots.assign(outputs_.size(), 0);
     joint_->sections.push_back({.tangents = all, .gradients = std::vector<int32_t>(inputs_.size(), -1)});
     joint_->graph = graph_;
     return std::move(joint_);
@@ -176,14 +204,14 @@ class BackwardRecorder {
   absl::Status FindEnds() {
     joint_->input_count = graph_.inputs.size();
     joint_->output_count = graph_.outputs.size();
-    absl::flat_hash_map<ValueId, const at::Tensor*> fakes;
-    for (const at::Tensor& input : all_inputs_) fakes.emplace(session_.ValueOf(input), &input);
+    absl::flat_hash_map<size_t, const at::Tensor*> fakes;
+    for (const LiftedInput& input : all_inputs_) fakes.emplace(input.position, &input.fake);
     absl::flat_hash_map<int32_t, int> held;  // by storage: by how many inputs and outputs
     for (size_t i = 0; i < graph_.inputs.size(); ++i) {
       const TensorMeta& meta = graph_.meta(graph_.inputs[i]);
       if (!meta.device.is_cpu()) return absl::UnimplementedError("an input is not on the CPU");
       ++held[meta.storage];
-      auto row = fakes.find(graph_.inputs[i]);
+      auto row = fakes.find(i);
       if (row == fakes.end()) {
         if (meta.requires_grad) return absl::UnimplementedError("an input that requires grad is replaced");
         continue;
@@ -228,20 +256,35 @@ class BackwardRecorder {
     return absl::OkStatus();
   }
 
-  void FindFrees() {
+  void FindNodes() {
+    absl::flat_hash_map<Node*, int32_t> index;
+    std::vector<Node*> all;
     for (const NodeSet& nodes : reachable_) {
-      OutputMask& frees = joint_->frees.emplace_back(0);
       for (Node* node : nodes) {
-        OutputMask sharing = 0;
-        for (size_t j = 0; j < reachable_.size(); ++j) sharing |= OutputMask{reachable_[j].contains(node)} << j;
-        if ((sharing & ~frees) != 0 && IsFreed(*node)) frees |= sharing;
+        if (index.emplace(node, static_cast<int32_t>(all.size())).second) all.push_back(node);
+      }
+    }
+    for (const at::Tensor& output : outputs_) joint_->engine.roots.push_back(index.at(output.grad_fn().get()));
+    const Saved saved(graph_);
+    for (Node* node : all) {
+      EngineNode& made = joint_->engine.nodes.emplace_back();
+      made.sequence = node->sequence_nr();
+      for (const torch::autograd::Edge& edge : node->next_edges()) {
+        if (edge.is_valid()) made.next.push_back(index.at(edge.function.get()));
+      }
+      if (auto* leaf = dynamic_cast<torch::autograd::AccumulateGrad*>(node)) {
+        const auto is_it = [&](const at::Tensor& input) { return input.is_same(leaf->variable); };
+        const auto input = std::find_if(inputs_.begin(), inputs_.end(), is_it);
+        if (input != inputs_.end()) made.input = static_cast<int32_t>(input - inputs_.begin());
+      } else {
+        made.frees = IsFreed(*node, saved, made);
       }
     }
   }
 
   // A custom Function notices only where it asks for what it saved.
-  bool IsFreed(Node& node) {
-    if (!IsCustomFunction(node)) return SavesTensors(node);
+  bool IsFreed(Node& node, const Saved& saved, EngineNode& made) {
+    if (!IsCustomFunction(node)) return SavesTensors(node, saved, made);
     PyRef context = PyRef::Steal(torch::autograd::functionToPyObject(node.getptr()));
     return !context || program_->reads_saved(context.get());
   }
@@ -288,7 +331,7 @@ class BackwardRecorder {
 
   FakeSession& session_;
   Graph& graph_;
-  const std::vector<at::Tensor>& all_inputs_;
+  const std::vector<LiftedInput>& all_inputs_;
   const std::vector<at::Tensor>& all_outputs_;
   const ProgramBackward* program_;  // or null
   std::vector<NodeSet> reachable_;  // by differentiable output
@@ -303,7 +346,7 @@ class BackwardRecorder {
 bool IsCustomFunction(const torch::autograd::Node& node) { return absl::EndsWith(node.name(), "Backward"); }
 bool RunsProgram(torch::autograd::Node& node) { return IsCustomFunction(node) || !node.tensor_pre_hooks().empty(); }
 
-absl::StatusOr<std::unique_ptr<JointGraph>> RecordBackward(FakeSession& session, const std::vector<at::Tensor>& inputs,
+absl::StatusOr<std::unique_ptr<JointGraph>> RecordBackward(FakeSession& session, const std::vector<LiftedInput>& inputs,
                                                            const std::vector<at::Tensor>& outputs,
                                                            const ProgramBackward* program) {
   Graph forward = session.graph();

@@ -41,7 +41,7 @@ struct ProgramBackward {
 // grad, `outputs` those of all its outputs. The session's graph is as before afterwards, whatever happens.
 // Unimplemented says why torch's own autograd has to differentiate the call. Requires the GIL, which it gives up while
 // the engine runs. `program` null: no code of the program is run, its Functions and hooks are refused.
-absl::StatusOr<std::unique_ptr<JointGraph>> RecordBackward(FakeSession& session, const std::vector<at::Tensor>& inputs,
+absl::StatusOr<std::unique_ptr<JointGraph>> RecordBackward(FakeSession& session, const std::vector<LiftedInput>& inputs,
                                                            const std::vector<at::Tensor>& outputs,
                                                            const ProgramBackward* program);
 

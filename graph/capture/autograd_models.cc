@@ -363,13 +363,17 @@ class AutogradCalls {
     const size_t first_node = graph_.nodes.size(), first_value = graph_.values.size();
     const auto first_call = static_cast<int32_t>(torch_.calls.size());
     const ProgramTorchState state = ProgramTorchState::Current();
+    std::vector<StopPoint> stops = recorder_.PossibleStops();
+    ++recorder_.open_checkpoints;
     PyRef result = PyRef::Steal(recorder_.Call(call.callable, call.args, call.nargs, call.kwnames));
+    --recorder_.open_checkpoints;
     if (!result) return recorder_.broken() ? nullptr : Refuse("of a function that raises");
     if (recorder_.writes.size() != written || !(state == ProgramTorchState::Current()) ||
         WritesBefore(graph_, first_node, first_value))
       return Refuse("of a function with side effects");
     if (gradients_.contexts.size() != contexts || gradients_.hooks.size() != hooks)
       return Refuse("of a function with custom Functions or hooks");
+    if (gradients_.checkpoints.empty()) gradients_.checkpoint_stops = std::move(stops);
     gradients_.checkpoints.emplace_back(first_call, static_cast<int32_t>(torch_.calls.size()));
     return result.release();
   }
@@ -609,7 +613,7 @@ PyObject* RecorderState::Impl::ModelCheckpoint(const NativeCall& call) {
   const NativeCall inner{call.args[0], args.data(), call.nargs - 1, keywords ? kwnames.get() : nullptr};
   if (at::GradMode::is_enabled()) {
     // At the torch level it would be a call like any other, whose inside is kept.
-    if (!request.backward)
+    if (!request.backward || !request.checkpoints)
       return BreakNull(BreakCode::kAutograd, "checkpoint, whose inside the backward is to compute again");
     return AutogradCalls(*this).Checkpoint(inner);
   }

@@ -12,6 +12,7 @@
 #include "graph/capture/evaluator.h"
 #include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/fake/mutation.h"
 #include "graph/passes/analysis.h"
 
 namespace framejit {
@@ -290,15 +291,19 @@ bool RecorderState::Impl::InputsShareMemory() const {
   return false;
 }
 
-// An input that is written and requires grad carries the gradient's history out of the call.
+// A tensor without a gradient that is written by what has one carries a history out of the call. Leaves and what has a
+// history of its own are written where no gradients are recorded: their fakes are leaves. Results that share memory
+// with these (`.data`) have a history or none; a functional graph would give the input itself.
 bool RecorderState::Impl::WritesUnderAutograd() const {
   const absl::flat_hash_set<int32_t> written = WrittenStorages(FakeSession::Current()->graph());
+  absl::flat_hash_set<int32_t> given;
+  for (const PyRef& output : graph_outputs) given.insert(FakeSession::MetaOf(TensorOf(output.get())).storage);
   for (const auto& [object, provenance] : known) {
     PyObject* fake = provenance.lifted.get();
     if (object != provenance.real.get() || !IsTensor(fake) || !IsFakeTensor(fake)) continue;
-    if (!written.contains(FakeSession::MetaOf(TensorOf(fake)).storage)) continue;
-    const bool required = TensorOf(object).requires_grad();
-    if (TensorOf(fake).requires_grad() && (entry_state.autograd.grad || !required)) return true;
+    const int32_t storage = FakeSession::MetaOf(TensorOf(fake)).storage;
+    if (!written.contains(storage)) continue;
+    if (!TensorOf(fake).is_leaf() || (TensorOf(fake).requires_grad() && given.contains(storage))) return true;
   }
   return false;
 }
@@ -329,6 +334,36 @@ void LendGenerators(const absl::node_hash_map<PyObject*, Provenance>& known, con
 
 }  // namespace
 
+// What the fakes of inputs saw is what the program's own calls do; a graph writes each input once.
+void RecorderState::Impl::NoteVersions() {
+  const Graph& graph = session.graph();
+  absl::flat_hash_set<int32_t> written = WrittenStorages(graph);
+  for (const Node& node : graph.nodes) {
+    if (!WritesRunningStatistics(node)) continue;
+    for (size_t operand : {kBatchNormMean, kBatchNormVariance})
+      written.insert(graph.meta(node.operands[operand].value).storage);
+  }
+  for (const LiftedInput& input : LiftedInputs()) {
+    if (input.fake.is_inference() || !written.contains(FakeSession::MetaOf(input.fake).storage)) continue;
+    recording->versions.emplace_back(input.position, static_cast<uint32_t>(input.fake._version()));
+  }
+}
+
+// Those that were not replaced by others (`.data` was set), by position.
+std::vector<LiftedInput> RecorderState::Impl::LiftedInputs() const {
+  absl::flat_hash_map<SourceId, size_t> positions;
+  for (size_t i = 0; i < recording->inputs.size(); ++i) positions.emplace(recording->inputs[i], i);
+  std::vector<LiftedInput> inputs;
+  for (const auto& [object, provenance] : known) {
+    PyObject* fake = provenance.lifted.get();
+    if (object != provenance.real.get() || !IsTensor(fake) || !IsFakeTensor(fake)) continue;
+    if (const auto row = positions.find(provenance.source); row != positions.end())
+      inputs.push_back({row->second, TensorOf(fake)});
+  }
+  std::sort(inputs.begin(), inputs.end(), [](const auto& a, const auto& b) { return a.position < b.position; });
+  return inputs;
+}
+
 void RecorderState::Impl::CollectOutputs() {
   Graph& graph = session.graph();
   if (!Gradients().HooksAreLeft()) return Break(BreakCode::kAutograd, "a hook that is removed or changes");
@@ -347,6 +382,7 @@ void RecorderState::Impl::CollectOutputs() {
     recording->inputs_overlap = InputsShareMemory();
     if (!recording->inputs_overlap) AddGuard(GuardKind::kNoOverlap, kNoSource);
   }
+  if (mutates && !recording->inputs_overlap) NoteVersions();
   CheckDefaultDtype();
   recording->needs_autograd |= writes_under_autograd;
   if (changes_inference) recording->no_joint = "inference mode is entered or left inside";
@@ -361,13 +397,12 @@ void RecorderState::Impl::CollectOutputs() {
   if (recording->inputs_overlap && request.backward) BreakAtBackward();
   if (IsSymbolic()) FinishSymbols();
   if (broken() || !recording->needs_autograd || !request.backward) return;
+  NoteCheckpointReads();
+  if (broken()) return;
   if (!recording->no_joint.empty()) return BreakAtBackward();
-  std::vector<at::Tensor> inputs, outputs;
-  for (const auto& [object, provenance] : known) {
-    PyObject* fake = provenance.lifted.get();
-    if (object != provenance.real.get() || !IsTensor(fake) || !IsFakeTensor(fake)) continue;
-    if (TensorOf(fake).requires_grad()) inputs.push_back(TensorOf(fake));
-  }
+  std::vector<LiftedInput> inputs = LiftedInputs();
+  std::erase_if(inputs, [](const LiftedInput& input) { return !input.fake.requires_grad(); });
+  std::vector<at::Tensor> outputs;
   for (const PyRef& output : graph_outputs) outputs.push_back(TensorOf(output.get()));
   absl::StatusOr<std::unique_ptr<JointGraph>> joint =
       RecordGradients(*recording, Gradients(), session, inputs, outputs, [&] { return !writes.empty(); });
@@ -377,6 +412,26 @@ void RecorderState::Impl::CollectOutputs() {
     recording->no_joint = std::string(joint.status().message());
     if (IsSymbolic()) StayStatic(recording->no_joint);
     BreakAtBackward();
+  }
+}
+
+// Eager calls the function of a checkpoint once more in the backward: what it reads must be what it was.
+void RecorderState::Impl::NoteCheckpointReads() {
+  if (Gradients().checkpoints.empty()) return;
+  recording->checkpoints = true;
+  for (const auto& [cell, value] : checkpoint_cells) {
+    const auto written = cell_values.find(cell.get());
+    PyObject* now = written == cell_values.end() ? PyCell_GET(cell.get()) : written->second.value.get();
+    if (now == value.get()) continue;
+    Break(BreakCode::kAutograd, "a checkpoint whose function reads a variable that changes behind it");
+    recording->stops = std::move(Gradients().checkpoint_stops);
+    return;
+  }
+  for (const Guard& guard : recording->guards.guards()) {
+    const bool of_call = guard.kind == GuardKind::kTorchState || guard.kind == GuardKind::kTensorMatches ||
+                         guard.kind == GuardKind::kPlainLeaf || guard.kind == GuardKind::kNoOverlap ||
+                         guard.kind == GuardKind::kSameObject || guard.kind == GuardKind::kNotSameObject;
+    if (!of_call && checkpoint_reads.contains(guard.source)) recording->checkpoint_reads.Add(guard);
   }
 }
 

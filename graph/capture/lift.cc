@@ -92,6 +92,7 @@ bool IsUnlifted(PyObject* object) { return object == Names().unlifted; }
 
 void RecorderState::Impl::AddGuard(GuardKind kind, SourceId source, PyObject* payload, int64_t number, SourceId other) {
   ++guards_added;
+  NoteRead(source);
   recording->guards.Add(Guard{kind, source, PyRef::Borrow(payload), number, other});
 }
 

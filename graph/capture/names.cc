@@ -13,6 +13,7 @@ PyObject* RecorderState::Impl::GlobalsGet(PyObject* globals, PyObject* name) {
     if (Shadow* shadow = FindShadow(seen->second.lifted.get())) return ShadowDictGet(*shadow, name);
   }
   if (auto hit = globals_cache.find({globals, name}); hit != globals_cache.end()) {
+    if (ReadsInCheckpoint()) NoteRead(Intern(SourceKind::kDictItem, Pinned(globals), name));
     if (MayChangeBeforeBackward(hit->second.get()))
       return BreakNull(BreakCode::kAutograd, "a global that may change before the backward");
     return Py_XNewRef(hit->second.get());
@@ -64,12 +65,19 @@ SourceId RecorderState::Impl::CellSource(PyObject* cell, PyFunctionObject* funct
 }
 
 PyObject* RecorderState::Impl::LoadCell(PyObject* cell, PyFunctionObject* function, int index) {
-  if (local_cells.contains(cell)) return Py_XNewRef(PyCell_GET(cell));
-  if (auto row = cell_values.find(cell); row != cell_values.end()) return Py_XNewRef(row->second.value.get());
+  if (local_cells.contains(cell)) {
+    if (ReadsInCheckpoint()) checkpoint_cells.emplace_back(PyRef::Borrow(cell), PyRef::Borrow(PyCell_GET(cell)));
+    return Py_XNewRef(PyCell_GET(cell));
+  }
+  if (auto row = cell_values.find(cell); row != cell_values.end()) {
+    if (ReadsInCheckpoint()) checkpoint_cells.emplace_back(PyRef::Borrow(cell), row->second.value);
+    return Py_XNewRef(row->second.value.get());
+  }
   const SourceId source = CellSource(cell, function, index);
   if (source == kNoSource) return BreakNull(BreakCode::kUnsupportedObject, "a closure cell of unknown origin");
   PyObject* value = PyCell_GET(cell);
   if (value == nullptr) return BreakNull(BreakCode::kUnsupportedObject, "an empty closure cell from outside");
+  if (ReadsInCheckpoint()) checkpoint_cells.emplace_back(PyRef::Borrow(cell), PyRef::Borrow(value));
   return Lift(Py_NewRef(value), Intern(SourceKind::kCellContents, source));
 }
 

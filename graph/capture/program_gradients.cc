@@ -1,9 +1,11 @@
 #include "graph/capture/program_gradients.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "graph/autograd/record_backward.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/fake/random_state_operators.h"
 
 namespace framejit {
 namespace {
@@ -82,7 +84,7 @@ std::string Unfit(const ProgramGradients& program, const Graph& graph, const std
 // With the program's code.
 absl::StatusOr<std::unique_ptr<JointGraph>> RecordWithProgram(Recording& recording, ProgramGradients& program,
                                                               FakeSession& session,
-                                                              const std::vector<at::Tensor>& inputs,
+                                                              const std::vector<LiftedInput>& inputs,
                                                               const std::vector<at::Tensor>& outputs,
                                                               const std::function<bool()>& writes) {
   if (writes()) return absl::UnimplementedError("custom Functions or hooks, and side effects");
@@ -110,10 +112,35 @@ absl::StatusOr<std::unique_ptr<JointGraph>> RecordWithProgram(Recording& recordi
   return joint;
 }
 
+Node RandomStateCall(Graph& graph, int32_t torch_call) {
+  TensorMeta state{.dtype = at::kByte, .sizes = {RandomStateSize()}, .strides = {1}};
+  for (const TensorMeta& meta : graph.values) state.storage = std::max(state.storage, meta.storage + 1);
+  return {.op = c10::Dispatcher::singleton().findSchemaOrThrow("framejit::random_state", ""),
+          .operands = {Operand::Constant({})},
+          .outputs = {graph.AddValue(std::move(state))},
+          .list_lengths = {},
+          .torch_call = torch_call};
+}
+
+// The state of the generator in front of what a checkpoint draws, which its backward draws again.
+void SaveRandomStates(Graph& graph) {
+  std::vector<Node> nodes;
+  int32_t drawing = 0;  // Node::torch_call of what drew last
+  for (Node& node : graph.nodes) {
+    if (IsRandom(node.op) && node.torch_call != drawing) {
+      drawing = node.torch_call;
+      if (drawing <= kFirstCheckpoint) nodes.push_back(RandomStateCall(graph, drawing));
+    }
+    nodes.push_back(std::move(node));
+  }
+  graph.nodes = std::move(nodes);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording, ProgramGradients& program,
-                                                            FakeSession& session, const std::vector<at::Tensor>& inputs,
+                                                            FakeSession& session,
+                                                            const std::vector<LiftedInput>& inputs,
                                                             const std::vector<at::Tensor>& outputs,
                                                             const std::function<bool()>& writes) {
   absl::StatusOr<std::unique_ptr<JointGraph>> joint =
@@ -126,6 +153,7 @@ absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording
         node.torch_call = kFirstCheckpoint - static_cast<int32_t>(i);
     }
   }
+  if (joint.ok() && !program.checkpoints.empty()) SaveRandomStates((*joint)->graph);
   return joint;
 }
 

@@ -45,6 +45,7 @@ struct ProgramGradients {
   bool runs_backward = false;                            // Tensor.backward was recorded
   std::vector<StopPoint> backward_stops;                 // where the recording can end in front of the first one
   std::vector<std::pair<int32_t, int32_t>> checkpoints;  // their torch-level calls: first, behind the last
+  std::vector<StopPoint> checkpoint_stops;               // as backward_stops
 };
 
 // Code of the program that autograd calls.
@@ -76,7 +77,8 @@ bool ClosureIsConstant(PyObject* function);
 
 // The backward of the whole call, by RecordBackward. `writes` says whether the recording has effects.
 absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording, ProgramGradients& program,
-                                                            FakeSession& session, const std::vector<at::Tensor>& inputs,
+                                                            FakeSession& session,
+                                                            const std::vector<LiftedInput>& inputs,
                                                             const std::vector<at::Tensor>& outputs,
                                                             const std::function<bool()>& writes);
 

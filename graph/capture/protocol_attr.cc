@@ -370,8 +370,13 @@ PyObject* RecorderState::Impl::TensorGetAttr(PyObject* tensor, PyObject* name) {
     NativeCall call{descriptor.get(), &tensor, 1, nullptr};
     if (PyUnicode_Compare(name, Names().data) == 0) {
       PyRef detach = PyRef::Steal(PyUnicode_InternFromString("detach"));
-      return CallTorch(TorchCall::Kind::kMethod, detach.get(), call,
-                       [&] { return PyObject_CallMethodNoArgs(tensor, detach.get()); });
+      return CallTorch(TorchCall::Kind::kAttribute, name, call, [&] {
+        PyObject* data = PyObject_CallMethodNoArgs(tensor, detach.get());
+        // Writes to it are none of the tensor's version.
+        if (data != nullptr && !TensorOf(data).is_inference())
+          TensorOf(data).unsafeGetTensorImpl()->set_version_counter(c10::VariableVersion(0));
+        return data;
+      });
     }
     return CallTorch(TorchCall::Kind::kAttribute, name, call, [&] { return PyObject_GetAttr(tensor, name); });
   }

@@ -122,6 +122,15 @@ bool IsGradientOf(PyObject* value, PyObject* tensor) {
          gradient.device() == of.device() && gradient.key_set() == of.key_set();
 }
 
+// The same elements in the same layout.
+bool IsOwnData(PyObject* value, PyObject* tensor) {
+  if (TensorOf(value).is_same(TensorOf(tensor))) return true;
+  const TensorMeta data = FakeSession::MetaOf(TensorOf(value)), own = FakeSession::MetaOf(TensorOf(tensor));
+  return data.storage == own.storage && data.storage >= 0 && data.dtype == own.dtype && data.sizes == own.sizes &&
+         data.strides == own.strides && data.storage_offset == own.storage_offset && data.is_conj == own.is_conj &&
+         data.is_neg == own.is_neg;
+}
+
 }  // namespace
 
 // Of a tensor that the recording made, its fake has the gradient.
@@ -145,11 +154,9 @@ int RecorderState::Impl::TensorSetAttr(PyObject* tensor, PyObject* name, PyObjec
   if (descriptor != nullptr && Py_TYPE(descriptor) == &PyGetSetDescr_Type) {
     const char* text = PyUnicode_AsUTF8(name);
     if (text == nullptr) return -1;
-    // Module.to() of what is there already: a tensor that is given its own data stays as it is.
-    if (std::string_view(text) == "data" && value != nullptr && IsFakeTensor(value) &&
-        TensorOf(value).is_same(TensorOf(tensor))) {
+    // Module.to() of what is there already, `p.data -= g`: a tensor that is given its own data stays as it is.
+    if (std::string_view(text) == "data" && value != nullptr && IsFakeTensor(value) && IsOwnData(value, tensor))
       return 0;
-    }
     if (std::string_view(text) == "grad" && value != nullptr && IsGradientOf(value, tensor))
       return SetTensorGradient(tensor, value);
     const bool is_gradient = std::string_view(text) == "grad" || std::string_view(text) == "requires_grad";

@@ -9,6 +9,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -53,6 +54,8 @@ struct RecordRequest {
   VaryingItems* varying = nullptr;
   // Whether the backward is recorded as well where a result requires grad.
   bool backward = true;
+  // Whether checkpoints are recorded; else they break where gradients are.
+  bool checkpoints = true;
   // Ends the recording before this instruction.
   std::optional<StopPoint> stop;
   // The torch-level graph alone knows leaves: torch_call of the nodes in `graph` means nothing then. Null: none.
@@ -81,6 +84,9 @@ struct Recording {
   // Inputs share memory and some are written: only the recorded order of the calls is right, for these inputs and for
   // others.
   bool inputs_overlap = false;
+  // By position: how far the program's calls move the versions of inputs that they write, which those through `.data`
+  // do not.
+  std::vector<std::pair<size_t, uint32_t>> versions;
   std::optional<Break> graph_break;  // set: graph and exit plan are empty
   // After a break: where the recording could end instead, best first.
   std::vector<StopPoint> stops;
@@ -94,6 +100,9 @@ struct Recording {
   // torch-level graph then runs under autograd.
   std::unique_ptr<JointGraph> joint;
   std::string no_joint;
+  // It has checkpoints; `checkpoint_reads` say what their functions read, which eager reads again in the backward.
+  bool checkpoints = false;
+  GuardList checkpoint_reads;
   // Set: why only the torch-level graph computes what eager does.
   std::string torch_level;
   // The graph holds generators that the program made inside: it runs once at a time.

@@ -398,6 +398,14 @@ struct RecorderState::Impl {
   std::shared_ptr<ProgramGradients> program_gradients;
   // `value` is read from outside. Whether that must not be: it may be another one when the backward runs.
   bool MayChangeBeforeBackward(PyObject* value);
+  // What the function of a checkpoint reads, for Recording::checkpoint_reads.
+  int open_checkpoints = 0;
+  absl::flat_hash_set<SourceId> checkpoint_reads;
+  std::vector<std::pair<PyRef, PyRef>> checkpoint_cells;  // and what was in them
+  bool ReadsInCheckpoint() const { return open_checkpoints > 0; }
+  void NoteRead(SourceId source) {
+    if (ReadsInCheckpoint()) checkpoint_reads.insert(source);
+  }
   absl::flat_hash_map<const void*, TorchValueId> torch_values;  // by TensorImpl
   std::vector<at::Tensor> kept_tensors;
 
@@ -501,6 +509,9 @@ struct RecorderState::Impl {
   void AddAttributes(RecipeId id, PyObject* object);
   bool InputsShareMemory() const;
   bool WritesUnderAutograd() const;
+  void NoteCheckpointReads();
+  std::vector<LiftedInput> LiftedInputs() const;
+  void NoteVersions();
   void CollectOutputs();
   absl::flat_hash_map<PyObject*, RecipeId> recipe_of;
   std::vector<PyRef> recipe_objects;

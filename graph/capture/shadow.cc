@@ -203,6 +203,7 @@ PyObject* RecorderState::Impl::ShadowDictGet(Shadow& shadow, PyObject* key) {
     return nullptr;
   }
   if (!IsUnlifted(value)) {
+    if (ReadsInCheckpoint()) NoteRead(Intern(SourceKind::kDictItem, shadow.source, key));
     if (MayChangeBeforeBackward(value)) return BreakNull(BreakCode::kAutograd, "what may change before the backward");
     return Py_NewRef(value);
   }
@@ -260,7 +261,11 @@ void RecorderState::Impl::GuardLength(Shadow& shadow) {
 PyObject* RecorderState::Impl::ShadowListGet(Shadow& shadow, Py_ssize_t index) {
   PyObject* list = shadow.copy.get();
   PyObject* value = PyList_GET_ITEM(list, index);
-  if (!IsUnlifted(value)) return Py_NewRef(value);
+  if (!IsUnlifted(value)) {
+    if (ReadsInCheckpoint())
+      NoteRead(Intern(SourceKind::kListItem, shadow.source, nullptr, static_cast<int32_t>(index)));
+    return Py_NewRef(value);
+  }
   PyObject* lifted = Lift(Py_NewRef(PyList_GET_ITEM(shadow.real.get(), index)),
                           Intern(SourceKind::kListItem, shadow.source, nullptr, static_cast<int32_t>(index)));
   if (lifted == nullptr) return nullptr;

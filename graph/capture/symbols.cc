@@ -11,11 +11,13 @@
 #include <array>
 #include <string_view>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unrecorded.h"
+#include "graph/passes/analysis.h"
 #include "graph/symbolic/replay.h"
 
 namespace framejit {
@@ -410,6 +412,12 @@ void RecorderState::Impl::FinishSymbols() {
   if (recording->needs_autograd && !recording->no_joint.empty()) StayStatic(recording->no_joint);
   if (program_gradients != nullptr && (program_gradients->any() || program_gradients->runs_backward))
     StayStatic("gradients are computed inside");
+  if (!Gradients().checkpoints.empty()) StayStatic("a checkpoint");
+  const absl::flat_hash_set<int32_t> written = WrittenStorages(session.graph());
+  for (const LiftedInput& input : LiftedInputs()) {
+    if (input.fake.requires_grad() && written.contains(FakeSession::MetaOf(input.fake).storage))
+      StayStatic("a tensor that requires grad is written");
+  }
   for (const TorchCall& call : recording->torch_graph.calls) {
     if (IsOfAutograd(call)) StayStatic("gradients are computed inside");
   }

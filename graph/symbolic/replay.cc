@@ -341,9 +341,11 @@ class Replayer {
 
   bool MakeBackward(SizedRecording& sized) {
     if (!request_.backward) return true;
-    std::vector<at::Tensor> inputs, outputs;
-    for (TorchValueId id : torch_.inputs) {
-      if (TensorAt(id).requires_grad()) inputs.push_back(TensorAt(id));
+    std::vector<LiftedInput> inputs;
+    std::vector<at::Tensor> outputs;
+    for (size_t i = 0; i < torch_.inputs.size(); ++i) {
+      const at::Tensor tensor = TensorAt(torch_.inputs[i]);
+      if (tensor.requires_grad()) inputs.push_back({i, tensor});
     }
     for (TorchValueId id : torch_.outputs) outputs.push_back(TensorAt(id));
     absl::StatusOr<std::unique_ptr<JointGraph>> joint = RecordBackward(session_, inputs, outputs, nullptr);

@@ -223,6 +223,11 @@ FOUND = {
         "    F.linear(W, M.weight)\n    return x / D\n",
         ["call(O)", "call(T)", "call(O())", "call(T(3))"],
     ),
+    "what is only looked at, behind a break (900992)": (
+        "M = torch.nn.Linear(3, 3)\nV = T(2, 3)\nO.w = T(2, 3)\n\ndef f(x):\n    O.w = F.linear(V, M.weight)\n"
+        "    t = O.w\n    int(V[0, 0])\n    if t.dtype is torch.float32:\n        return x * 1\n",
+        ["r = call(O.w)\nif r.requires_grad: r.sum().backward()"] * 4,
+    ),
     "an argument that is the default's object (47413)": (
         "N = 3\n\ndef g(x, *args, key=1):\n    return x * key\n\ndef f(x):\n    return g(x, key=N)\n",
         ["result = call(T(3))", "g.__kwdefaults__ = {'key': 3}\nresult = call(T(3))"],

@@ -1,6 +1,10 @@
 """The table of benchmarks/coverage_ops.py: a sample of it in every run, all of it in the long one."""
 
+import logging
+import warnings
+
 import pytest
+import torch
 
 pytest.importorskip("torch.testing._internal.common_methods_invocations")
 
@@ -20,7 +24,20 @@ DATA = "nonzero unique masked_select item".split()
 
 @pytest.fixture(scope="module", autouse=True)
 def prepared():
-    coverage_ops.prepare()
+    """What it silences and replaces is put back: tests of other files read the log."""
+    from torch.testing._internal import common_methods_invocations
+
+    level, seeding, threads = (
+        logging.root.manager.disable,
+        common_methods_invocations.wrapper_set_seed,
+        torch.get_num_threads(),
+    )
+    with warnings.catch_warnings():
+        coverage_ops.prepare()
+        yield
+    logging.disable(level)
+    torch.set_num_threads(threads)
+    common_methods_invocations.wrapper_set_seed = seeding
 
 
 def cells():

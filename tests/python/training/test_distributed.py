@@ -93,6 +93,7 @@ def work(rank: int, directory: str) -> None:
         sharded_by_layer,
     ):
         check(strategy, rank)
+    torch.distributed.barrier()  # neither leaves while the other still talks to it
     torch.distributed.destroy_process_group()
 
 

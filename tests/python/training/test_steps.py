@@ -91,6 +91,8 @@ OPTIMIZERS = {
 OTHERS = {
     "sgd_fused": lambda p: SGD(p, lr=0.1, momentum=0.9, fused=True),
     "adam_fused": lambda p: Adam(p, lr=1e-2, fused=True),
+    "adamw_fused": lambda p: AdamW(p, lr=1e-2, weight_decay=0.1, fused=True),
+    "adagrad_fused": lambda p: Adagrad(p, lr=1e-2, fused=True),
     "adam_capturable_off_tensor_lr": lambda p: Adam(p, lr=torch.tensor(1e-2), foreach=False),
     "adamax": lambda p: torch.optim.Adamax(p),
     "nadam": lambda p: torch.optim.NAdam(p),
