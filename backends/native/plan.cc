@@ -49,18 +49,12 @@ struct FusedGraph {
   std::vector<bool> stored;
 };
 
-bool AreEvenlySpaced(const std::vector<int64_t>& cuts) {
-  for (size_t i = 2; i < cuts.size(); ++i) {
-    if (cuts[i] - cuts[i - 1] != cuts[1] - cuts[0]) return false;
-  }
-  return true;
-}
-
 // A unit with segments: two of the same length are one part, which loads what both need once (the halves of a rotary
 // embedding); else there is one part for each, over the buffers of all.
 absl::StatusOr<FusedKernel> LowerSegments(const GraphFacts& facts, const FusedGraph& fused, const Unit& unit) {
   FusedKernel kernel;
-  const size_t count = unit.cuts.size() - 1, together = count == 2 && AreEvenlySpaced(unit.cuts) ? 2 : 1;
+  const std::vector<int64_t>& cuts = unit.cuts;
+  const size_t count = cuts.size() - 1, together = count == 2 && cuts[1] - cuts[0] == cuts[2] - cuts[1] ? 2 : 1;
   for (size_t segment = 0; segment < count; segment += together) {
     auto lowered =
         LowerKernel(facts, fused.fusion, unit, fused.stored, static_cast<int>(segment), static_cast<int>(together));

@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -18,6 +19,7 @@ from tests.fuzz.program import Invalid, Statistics, difference
 from tests.fuzz.shrink import Shrinker
 
 MARK = "\x01"  # begins a line that a worker writes for its parent
+STUCK_SECONDS = 120  # the process is killed where it says nothing for so long
 CHUNK = 500  # programs in one process: one that crashes ends its own chunk alone
 
 
@@ -50,7 +52,12 @@ def run_chunk(first: int, count: int, arguments: argparse.Namespace) -> tuple[St
                "--shrink", str(arguments.shrink)]  # fmt: skip
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     seed, failures = first, 0
+    stuck = threading.Timer(0, worker.kill)  # in C code that no signal interrupts
     for line in worker.stdout:
+        stuck.cancel()
+        stuck = threading.Timer(STUCK_SECONDS + arguments.shrink, worker.kill)
+        stuck.daemon = True
+        stuck.start()
         if line.startswith(MARK + "@"):
             seed = int(line[2:])
         elif line.startswith(MARK + "="):
@@ -58,6 +65,7 @@ def run_chunk(first: int, count: int, arguments: argparse.Namespace) -> tuple[St
         else:
             failures += line.startswith("seed ")
             print(line, end="", flush=True)
+    stuck.cancel()
     if worker.wait() != 0:  # negative: a signal
         print(f"seed {seed}: the process ended with {worker.returncode}", flush=True)
         failures += 1

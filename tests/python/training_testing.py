@@ -27,6 +27,27 @@ def backward(result) -> None:
     torch.autograd.backward(outputs, weights_of(result))
 
 
+def memory(function, args) -> tuple[int, int]:
+    """Bytes in use at most, and after the forward, of a warm call that gives a loss and of its backward."""
+    for _ in range(2):
+        function(*args).backward()
+    for tensor in leaves(args):
+        tensor.grad = None
+    in_use, most, kept = 0, 0, 0
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        loss = function(*args)
+        with torch.profiler.record_function("forward is done"):
+            pass
+        loss.backward()
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
+        if event.name() == "[memory]":
+            in_use += event.nbytes()
+            most = max(most, in_use)
+        elif event.name() == "forward is done":
+            kept = in_use
+    return most, kept
+
+
 def state_of(target, args) -> dict:
     """What a training step changes: gradients of the arguments and of the module, and the module's buffers."""
     state = {f"gradient of argument {i}": t.grad for i, t in enumerate(leaves(args))}

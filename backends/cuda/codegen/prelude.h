@@ -97,6 +97,7 @@ FJ double ExpNonPositive(double x) {
   return y < 2.2250738585072014e-308 ? 0.0 : y;
 }
 
+// Relative error 2^-17 for the largest |x| whose result is finite, and less for smaller ones.
 FJ float ApproximateExp(float x) { return ApproximateExp2(x * 1.442695041f); }
 // Of -t, t >= 0, it is 2^p(t); the polynomial is that of backends/cpu/codegen/math.cc.
 FJ float ApproximateNormalCdf(float x) {

@@ -11,7 +11,7 @@ from framejit_testing import assert_same, vector
 from gradients_testing import leaf
 from torch import nn
 from torch.utils.checkpoint import CheckpointError, checkpoint
-from training_testing import reports
+from training_testing import memory, reports
 
 import framejit
 
@@ -175,34 +175,15 @@ def test_numbers_are_drawn_again(function):
 
 def test_what_is_drawn_is_not_kept():
     """A call keeps the state of the generator instead, as in eager mode, and no more memory is in use at any time."""
+    x, w = leaf(vector(64, 32, seed=5)), leaf(vector(32, 1024, seed=6))
 
     def model(x, w):
         for _ in range(4):
             x = x + checkpoint(lambda z: F.dropout((z @ w).tanh(), 0.5) @ w.t() / 1024, x, use_reentrant=False)
         return x.sum()
 
-    def memory(call) -> tuple[int, int]:
-        """In use at most, and after the forward."""
-        x, w = leaf(vector(64, 32, seed=5)), leaf(vector(32, 1024, seed=6))
-        for _ in range(2):
-            call(x, w).backward()
-        x.grad = w.grad = None
-        in_use, most, kept = 0, 0, 0
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            loss = call(x, w)
-            with torch.profiler.record_function("forward is done"):
-                pass
-            loss.backward()
-        for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-            if event.name() == "[memory]":
-                in_use += event.nbytes()
-                most = max(most, in_use)
-            elif event.name() == "forward is done":
-                kept = in_use
-        return most, kept
-
     compiled = framejit.compile(model)
-    (most, kept), (eager_most, eager_kept) = memory(compiled), memory(model)
+    (most, kept), (eager_most, eager_kept) = memory(compiled, (x, w)), memory(model, (x, w))
     (report,) = reports(compiled)
     assert report.has_backward
     # Once for each call, for a backward that is itself differentiated.

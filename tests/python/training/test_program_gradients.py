@@ -7,7 +7,7 @@ from framejit_testing import Cases, assert_same, vector
 from gradients_testing import Cube, compare, leaf, once
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from training_testing import reports
+from training_testing import memory, reports
 
 import framejit
 
@@ -293,28 +293,9 @@ def test_checkpoints_compute_again():
             x = x + checkpoint(lambda z: ((z @ w).tanh().exp() @ w.t() / 1024).sin(), x, use_reentrant=False)
         return x.sum()
 
-    def memory(function) -> tuple[int, int]:
-        """In use at most, and after the forward."""
-        for _ in range(2):
-            function(x, w).backward()
-        x.grad = w.grad = None
-        in_use, most, kept = 0, 0, 0
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            loss = function(x, w)
-            with torch.profiler.record_function("forward is done"):
-                pass
-            loss.backward()
-        for event in sorted(profile.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
-            if event.name() == "[memory]":
-                in_use += event.nbytes()
-                most = max(most, in_use)
-            elif event.name() == "forward is done":
-                kept = in_use
-        return most, kept
-
     compiled = framejit.compile(model)
     assert_same(once(compiled, (x, w)), once(model, (x, w)))
-    (most, kept), (eager_most, eager_kept) = memory(compiled), memory(model)
+    (most, kept), (eager_most, eager_kept) = memory(compiled, (x, w)), memory(model, (x, w))
     (report,) = reports(compiled)
     assert report.has_backward
     assert kept <= eager_kept * 1.01
