@@ -234,6 +234,7 @@ class Compilation {
                                                       .torch_graph = &recording_->torch_graph,
                                                       .recorded = &recording_->graph,
                                                       .inputs = inputs,
+                                                      .versions = trace_->versions,
                                                       .backward = recording_->joint != nullptr,
                                                       .names = &value_names_});
     if (!replayed.ok()) return replayed.status();
@@ -263,6 +264,7 @@ class Compilation {
                                                                            .calls_in_order = in_order_,
                                                                            .has_backward = report.has_backward,
                                                                            .random = trace_->random,
+                                                                           .versions = trace_->versions,
                                                                            .program = std::move(recording_->symbolic),
                                                                            .value_names = std::move(value_names_)});
     auto first = std::make_shared<SizeVariant>();

@@ -58,6 +58,7 @@ void SizeVariants::Add(Sizes sizes, std::shared_ptr<SizeVariant> variant) {
     });
     variants_.erase(oldest);
   }
+  if (last_sizes_ == sizes) last_ = nullptr;
   variant->last_use = ++uses_;
   variants_[std::move(sizes)] = std::move(variant);
 }
@@ -71,7 +72,6 @@ std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const
   Sizes sizes = SizesOf(inputs);
   auto variant = std::make_shared<SizeVariant>();
   variant->is_provisional = ++made_ > kCompiledAtOnce && !origin_.has_backward && !variants_.contains(sizes);
-  if (last_sizes_ == sizes) last_ = nullptr;
   absl::Status status = Compile(inputs, torch_graph, recorded, *variant);
   if (!status.ok()) {
     variant->why_not = std::string(status.message());
@@ -92,6 +92,7 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> inputs, const Tor
                                                     .torch_graph = &torch_graph,
                                                     .recorded = &recorded,
                                                     .inputs = inputs,
+                                                    .versions = origin_.versions,
                                                     .backward = origin_.has_backward,
                                                     .names = &origin_.value_names});
   if (!replayed.ok()) return replayed.status();

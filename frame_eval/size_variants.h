@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -45,6 +46,7 @@ class SizeVariants {
     bool calls_in_order;  // the graph as it was recorded is what that runs
     bool has_backward;
     bool random;
+    std::vector<std::pair<size_t, uint32_t>> versions;  // as in Trace
     SymbolicProgram program;
     std::vector<std::string> value_names;
   };

@@ -122,7 +122,9 @@ bool Trace::CoversSizes(const CallState& state) {
   guards->Release();
   variant = variants->Make(inputs, report.torch_graph, report.recorded);
   if (PyErr_Occurred() != nullptr) PyErr_Clear();
-  return variant->graph != nullptr && guards->Check(state) == GuardResult::kPass;
+  const bool holds = variant->graph != nullptr && guards->Check(state) == GuardResult::kPass;
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();
+  return holds;
 }
 
 std::string Trace::ExplainMiss(const CallState& state) const {

@@ -376,7 +376,7 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
 
 PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
   PyTypeObject* kind = Py_TYPE(call.callable);
-  if (!symbol_of.empty()) {
+  if (IsSymbolic()) {
     PyRef result;
     if (const int done = CallOnSymbols(call, &result); done != 0) return result.release();
   }

@@ -105,7 +105,7 @@ PyObject* RecorderState::Impl::GetItem(PyObject* container, PyObject* key) {
       return BreakNull(BreakCode::kDataDependent, "a tensor as an index");
     }
   }
-  SpecialiseOperands({key});
+  UseAsKey(key);
   if (PyType_Check(container)) return Scan(PyObject_GetItem(container, key));
   if (auto proxy = proxies.find(container); proxy != proxies.end()) {
     PyRef value = PyRef::Steal(PyObject_GetItem(container, key));
@@ -139,7 +139,7 @@ int RecorderState::Impl::SetItem(PyObject* container, PyObject* key, PyObject* v
     }));
     return done ? 0 : -1;
   }
-  SpecialiseOperands({key});
+  UseAsKey(key);
   PyTypeObject* type = Py_TYPE(container);
   PyObject* override_ = IsPythonClass(type) ? ShimTypeLookup(type, Names().setitem) : nullptr;
   if (override_ != nullptr && PyFunction_Check(override_)) {
@@ -165,7 +165,7 @@ int RecorderState::Impl::SetItem(PyObject* container, PyObject* key, PyObject* v
 }
 
 int RecorderState::Impl::DelItem(PyObject* container, PyObject* key) {
-  SpecialiseOperands({key});
+  UseAsKey(key);
   PyTypeObject* type = Py_TYPE(container);
   PyObject* override_ = IsPythonClass(type) ? ShimTypeLookup(type, Names().delitem) : nullptr;
   if (override_ != nullptr && PyFunction_Check(override_)) {
@@ -222,7 +222,7 @@ int RecorderState::Impl::IsTrue(PyObject* object) {
 }
 
 int RecorderState::Impl::Contains(PyObject* container, PyObject* value) {
-  if (IsSymbolic() && IsTensor(value)) StayStatic("tensors are compared by identity");
+  if (IsTensor(value)) CompareIdentity(value);
   if (!IsTensor(container) && !IsTensor(value) && (HoldsSymbol(container) || HoldsSymbol(value))) {
     PyRef found = PyRef::Steal(ComputeOperator("contains", {container, value}, [&]() -> PyObject* {
       const int outcome = PySequence_Contains(container, value);
@@ -315,11 +315,7 @@ PyObject* RecorderState::Impl::IterNext(PyObject* iterator) {
     return BreakNull(BreakCode::kUnsupportedEffect,
                      std::string("an iterator from outside is advanced: ") + type->tp_name);
   }
-  // These hand on what they are given.
-  const bool moves = PyGen_CheckExact(iterator) || type == &PyTupleIter_Type || type == &PyListIter_Type ||
-                     type == &PyZip_Type || type == &PyMap_Type || type == &PyEnum_Type || type == &PyReversed_Type ||
-                     type == &PyDictIterKey_Type || type == &PyDictIterValue_Type || type == &PyDictIterItem_Type;
-  if (!moves) Specialise(iterator);
+  SpecialiseIterator(iterator);
   own_call = PyGen_CheckExact(iterator);
   PyObject* item = Scan(type->tp_iternext(iterator));
   own_call = false;

@@ -174,8 +174,7 @@ int RecorderState::Impl::Is(PyObject* left, PyObject* right) {
     return a && a.get() == b.get() ? 1 : 0;
   }
   if (IsPrimitive(left) || IsPrimitive(right)) return 0;
-  // Operators return their operand, or another tensor, by its sizes.
-  if (IsSymbolic() && IsTensor(left) && IsTensor(right)) StayStatic("tensors are compared by identity");
+  if (IsTensor(left) && IsTensor(right)) CompareIdentity(left), CompareIdentity(right);
   Provenance* a = FindKnown(left);
   Provenance* b = FindKnown(right);
   if (a != nullptr && b != nullptr && !(a->pinned && b->pinned) && a->source != b->source &&

@@ -436,6 +436,12 @@ struct RecorderState::Impl {
   // From here on the recording holds for what the symbols in the object are worth here.
   void Specialise(PyObject* object);
   void SpecialiseArguments(const NativeCall& call);
+  // C code is about to take items of the iterator.
+  void SpecialiseIterator(PyObject* iterator, int depth = 0);
+  // The object is hashed, and compared with other keys.
+  void UseAsKey(PyObject* object);
+  // The tensor is compared with others by identity.
+  void CompareIdentity(PyObject* tensor);
   void SpecialiseOperands(std::initializer_list<PyObject*> objects);
   void Fix(SymbolId symbol);
   std::string PlaceText();  // of the program's line, for the log

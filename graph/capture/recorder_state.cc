@@ -110,7 +110,7 @@ void RecorderState::GiveResult(const LiveFrame& frame, PyObject* value) {
   if (!frame.is_own_call) impl_->Specialise(value);
 }
 void RecorderState::ResumeGenerator() { impl_->own_call = true; }
-void RecorderState::Specialise(PyObject* object) { impl_->Specialise(object); }
+void RecorderState::UseAsKey(PyObject* object) { impl_->UseAsKey(object); }
 void RecorderState::NoteRaise() { impl_->NoteRaise(); }
 void RecorderState::NoteCaught(PyObject* exception) { impl_->NoteCaught(exception); }
 bool RecorderState::HasCaught(PyObject* exception) const { return impl_->caught.contains(exception); }

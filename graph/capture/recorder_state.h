@@ -60,8 +60,8 @@ class RecorderState {
   void GiveResult(const LiveFrame& frame, PyObject* value);
   // The generator that is resumed next gives what it yields to the recorder.
   void ResumeGenerator();
-  // C code computes with the object, as keys are hashed and compared: numbers in it that vary are fixed.
-  void Specialise(PyObject* object);
+  // The object is hashed and compared: numbers in it that vary are fixed.
+  void UseAsKey(PyObject* object);
   // The frame that starts next is no direct call.
   void ForgetDirectCall();
   // The exception that is set was raised by the current instruction or by what it called; the exception goes to a

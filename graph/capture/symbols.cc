@@ -274,6 +274,41 @@ void RecorderState::Impl::Specialise(PyObject* object) {
   }
 }
 
+// Iterators that hand on what they are given need no care; the others compute, with numbers that may have come into
+// their containers since they were made.
+void RecorderState::Impl::SpecialiseIterator(PyObject* iterator, int depth) {
+  PyTypeObject* type = Py_TYPE(iterator);
+  if (symbol_of.empty() || type->tp_iternext == nullptr || PyGen_CheckExact(iterator)) return;
+  bool moves = type == &PyTupleIter_Type || type == &PyListIter_Type || type == &PyZip_Type || type == &PyMap_Type ||
+               type == &PyEnum_Type || type == &PyReversed_Type || type == &PyDictIterKey_Type ||
+               type == &PyDictIterValue_Type || type == &PyDictIterItem_Type;
+  Visit visit;
+  if (moves) type->tp_traverse(iterator, VisitReferent, &visit);
+  for (PyObject* referent : visit.pending) {
+    if (type == &PyMap_Type && !PyTuple_Check(referent) && !PyFunction_Check(referent)) moves = false;
+  }
+  if (!moves || depth > kMaxDepth) return Specialise(iterator);
+  for (PyObject* referent : visit.pending) {
+    SpecialiseIterator(referent, depth + 1);
+    if (!PyTuple_Check(referent)) continue;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(referent); ++i)
+      SpecialiseIterator(PyTuple_GET_ITEM(referent, i), depth + 1);
+  }
+}
+
+void RecorderState::Impl::UseAsKey(PyObject* object) {
+  if (object == nullptr) return;
+  Specialise(object);
+  if (IsTensor(object)) return CompareIdentity(object);
+  for (Py_ssize_t i = 0; PyTuple_Check(object) && i < PyTuple_GET_SIZE(object); ++i)
+    UseAsKey(PyTuple_GET_ITEM(object, i));
+}
+
+// Operators return their operand, or another tensor, by its sizes. That lifted inputs differ is guarded.
+void RecorderState::Impl::CompareIdentity(PyObject* tensor) {
+  if (IsSymbolic() && FindKnown(tensor) == nullptr) StayStatic("tensors are compared by identity");
+}
+
 void RecorderState::Impl::SpecialiseOperands(std::initializer_list<PyObject*> objects) {
   if (symbol_of.empty()) return;
   for (PyObject* object : objects) Specialise(object);
@@ -376,9 +411,12 @@ int RecorderState::Impl::CallMethodOnSymbols(const NativeCall& call) {
                             type == Names().deque || type == Names().ordered_dict || type == Names().default_dict ||
                             type == Names().size;
   if (is_container && call.kwnames == nullptr) {
-    if (std::find(kMoves.begin(), kMoves.end(), text) != kMoves.end()) return 0;
+    if (std::find(kMoves.begin(), kMoves.end(), text) != kMoves.end()) {
+      for (Py_ssize_t i = 1; i < call.nargs; ++i) SpecialiseIterator(call.args[i]);
+      return 0;
+    }
     if (std::find(kKeyed.begin(), kKeyed.end(), text) != kKeyed.end())
-      return Specialise(call.nargs > 1 ? call.args[1] : nullptr), 0;
+      return UseAsKey(call.nargs > 1 ? call.args[1] : nullptr), 0;
   }
   return SpecialiseArguments(call), 0;
 }
@@ -394,7 +432,8 @@ int RecorderState::Impl::ConstructOnSymbols(const NativeCall& call, PyRef* resul
                      base == &PySuper_Type || base == Names().partial || PyType_IsSubtype(type, Names().tensor_base) ||
                      (base == &PyEnum_Type && call.total() == 1) ||
                      ((base == &PyDict_Type || base == Names().ordered_dict) && call.nargs == 0);
-  if (!moves) SpecialiseArguments(call);
+  if (!moves) return SpecialiseArguments(call), 0;
+  for (Py_ssize_t i = 0; i < call.total(); ++i) SpecialiseIterator(call.args[i]);
   return 0;
 }
 

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <cmath>
 #include <exception>
 #include <utility>
 
@@ -14,6 +15,7 @@
 #include "frame_eval/guards/program_torch_state.h"
 #include "graph/autograd/record_backward.h"
 #include "graph/fake/fake_session.h"
+#include "graph/passes/analysis.h"
 
 namespace framejit {
 namespace {
@@ -40,6 +42,9 @@ bool IsTensor(PyObject* object) {
 bool SameConstant(PyObject* expected, PyObject* actual) {
   if (expected == actual) return true;
   if (expected == nullptr || Py_TYPE(expected) != Py_TYPE(actual)) return false;
+  if (PyFloat_CheckExact(expected) &&
+      std::signbit(PyFloat_AS_DOUBLE(expected)) != std::signbit(PyFloat_AS_DOUBLE(actual)))
+    return false;  // zeros
   const int same = PyObject_RichCompareBool(expected, actual, Py_EQ);
   if (same < 0) PyErr_Clear();
   return same == 1;
@@ -62,20 +67,7 @@ std::vector<size_t> SharedMemory(const Graph& graph) {
 
 // Positions of the inputs whose memory a node writes.
 std::vector<size_t> WrittenInputs(const Graph& graph) {
-  absl::flat_hash_set<int32_t> written;
-  for (const Node& node : graph.nodes) {
-    if (!MutatesArguments(node.op)) continue;
-    const auto& arguments = node.op.schema().arguments();
-    for (size_t i = 0; i < node.operands.size(); ++i) {
-      const c10::AliasInfo* alias = arguments[i].alias_info();
-      if (alias == nullptr || !alias->isWrite()) continue;
-      const Operand& operand = node.operands[i];
-      if (operand.value != kNoValue) written.insert(graph.meta(operand.value).storage);
-      for (ValueId id : operand.values) {
-        if (id != kNoValue) written.insert(graph.meta(id).storage);
-      }
-    }
-  }
+  const absl::flat_hash_set<int32_t> written = WrittenStorages(graph);
   std::vector<size_t> positions;
   for (size_t i = 0; i < graph.inputs.size(); ++i) {
     if (written.contains(graph.meta(graph.inputs[i]).storage)) positions.push_back(i);
@@ -332,6 +324,9 @@ class Replayer {
         return Fail("a result is another kind of tensor");
     }
     if (WrittenInputs(graph) != WrittenInputs(recorded)) return Fail("other inputs are written");
+    for (const auto& [position, steps] : request_.versions) {
+      if (TensorAt(torch_.inputs[position])._version() != steps) return Fail("an input is written more or less often");
+    }
     // Where inputs begin in their memory is not guarded, so that nothing may count from there.
     if (std::any_of(graph.nodes.begin(), graph.nodes.end(), HasAbsoluteOffset)) return Fail("a view by an offset");
     return SharedMemory(graph) == SharedMemory(recorded) || Fail("a result shares memory with another tensor");

@@ -5,8 +5,10 @@
 
 #include <Python.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -22,7 +24,8 @@ struct ReplayRequest {
   const TorchGraph* torch_graph = nullptr;
   const Graph* recorded = nullptr;  // of the same recording: its results must be of the same kind
   absl::Span<PyObject* const> inputs;
-  bool backward = false;  // the recording has one
+  absl::Span<const std::pair<size_t, uint32_t>> versions;  // Recording::versions
+  bool backward = false;                                   // the recording has one
   // Of the torch-level values, for what is said where the recording does not hold.
   const std::vector<std::string>* names = nullptr;
 };

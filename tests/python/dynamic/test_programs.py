@@ -110,6 +110,20 @@ def exception_of_sizes(x):
         return x + 100
 
 
+def accumulated_later(x):
+    items = [1]
+    totals = itertools.accumulate(items)
+    items.append(x.shape[0])
+    return x * list(totals)[1]
+
+
+def zipped_later(x):
+    items = [1]
+    pairs = zip(itertools.accumulate(items), range(2), strict=True)
+    items.append(x.shape[0])
+    return x * [total for total, _ in pairs][1]
+
+
 # (function, recordings): of these no more is demanded than what every size gives.
 SERVED = {
     "returned": (lambda x: (x + 1, x.shape[0], x.numel() / 2, x.shape), 2),
@@ -152,6 +166,7 @@ FIXED = {
     "any_all": lambda x: x + 1 if all(n > 3 for n in x.shape) else x - 1,
     "contiguous": lambda x: x + 1 if x.t().is_contiguous() else x - 1,
     "exception": exception_of_sizes,
+    "sign_of_zero": lambda x: x if str((x.shape[0] - 5) * 0.0).startswith("-") else x + 1,
 }
 # The same, for each size.
 SPECIALISED = {
@@ -177,6 +192,8 @@ SPECIALISED = {
     "index_list": lambda x: x[[x.shape[0] - 1, 0]],
     "partial": lambda x: x * functools.partial(range, x.shape[0])()[-1],
     "sort_by_attribute": lambda x: x * sorted([Sizes(x), Sizes(x)], key=operator.attrgetter("batch"))[0].batch,
+    "accumulated_later": accumulated_later,
+    "zipped_later": zipped_later,
     "max_with_key": lambda x: x * max(x.shape, key=lambda n: -n),
 }
 
@@ -301,6 +318,20 @@ def test_identity_of_tensors():
 
     compiled = framejit.compile(function)
     for x in (data(3), data(4), data(4, 5).t(), data(6).t(), data(7), data(1).t()):
+        assert torch.equal(compiled(x), function(x))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * len({x, x.contiguous()}),
+        lambda x: x * len({x: 1, x.contiguous(): 2}),
+        lambda x: x * {x: 1}.get(x.contiguous(), 5),
+    ],
+)
+def test_tensors_as_keys(function):
+    compiled = framejit.compile(function)
+    for x in (data(5).t(), data(4).t(), data(3), data(1).t(), data(6).t()):
         assert torch.equal(compiled(x), function(x))
 
 
