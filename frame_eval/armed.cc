@@ -32,6 +32,7 @@ struct KnownEntry {
   const Backend* backend;
   std::string backend_name;
   int recompile_limit;
+  DynamicMode dynamic;
   PyRef entry;  // a weak reference
 };
 
@@ -164,7 +165,8 @@ PyRef EntryFor(CodeRecord& record, FrameView frame, InnerEntries& inner) {
   PyRef entry;
   for (const KnownEntry& known : record.entries) {
     if (known.globals != frame.globals() || known.backend != options.backend.get() ||
-        known.backend_name != options.backend_name || known.recompile_limit != options.recompile_limit)
+        known.backend_name != options.backend_name || known.recompile_limit != options.recompile_limit ||
+        known.dynamic != options.dynamic)
       continue;
     PyObject* alive = PyWeakref_GetObject(known.entry.get());
     if (alive != nullptr && alive != Py_None) entry = PyRef::Borrow(alive);
@@ -175,8 +177,8 @@ PyRef EntryFor(CodeRecord& record, FrameView frame, InnerEntries& inner) {
     if (!weak) return PyErr_Clear(), PyRef();
     std::erase_if(record.entries,
                   [](const KnownEntry& known) { return PyWeakref_GetObject(known.entry.get()) == Py_None; });
-    record.entries.push_back(
-        {frame.globals(), options.backend.get(), options.backend_name, options.recompile_limit, std::move(weak)});
+    record.entries.push_back({frame.globals(), options.backend.get(), options.backend_name, options.recompile_limit,
+                              options.dynamic, std::move(weak)});
   }
   if (inner.entries.insert(entry.get()).second) Py_INCREF(entry.get());
   return EntryGaveUp(entry.get()) ? PyRef() : entry;

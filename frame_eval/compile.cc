@@ -15,12 +15,14 @@
 #include "frame_eval/record_call.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/shadow_check.h"
+#include "frame_eval/size_variants.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/autograd/partition.h"
 #include "graph/fake/fake_session.h"
 #include "graph/fx_export.h"
 #include "graph/passes/pipeline.h"
 #include "graph/print.h"
+#include "graph/symbolic/replay.h"
 #include "graph/verify.h"
 
 namespace framejit {
@@ -117,36 +119,52 @@ std::vector<std::pair<SourceId, at::Generator>> LentGenerators(const ExitPlan& p
 class Compilation {
  public:
   Compilation(const CallState& state, const CompileOptions& options, std::vector<std::string> argument_names,
-              std::shared_ptr<ResumeTable> resumes, bool advance_iterators, VaryingItems* varying)
+              std::shared_ptr<ResumeTable> resumes, bool advance_iterators, VaryingItems* varying, SizeHistory* sizes)
       : state_(state),
         options_(options),
         argument_names_(std::move(argument_names)),
         resumes_(std::move(resumes)),
         advance_iterators_(advance_iterators),
         varying_(varying),
+        sizes_(sizes),
         name_(FunctionName(state.function)) {}
 
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
-    trace_ = std::make_shared<Trace>();
-    auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(state_.function));
-    trace_->report.function = name_;
-    trace_->report.is_inner = options_.is_inner;
-    trace_->report.is_segment = resumes_->Find(code) != nullptr;
-    RecordIt();
-    if (absl::Status status = BuildGuards(); !status.ok()) return status;
-    trace_->report.stats = recording_->stats;
-    trace_->at_position = recording_->at_position;
-    if (recording_->graph_break.has_value()) {
-      trace_->report.graph_break = recording_->graph_break;
-      LogLazily(LogArtifact::k_breaks, [&] { return trace_->report.graph_break->ToString(); });
+    for (;;) {
+      trace_ = std::make_shared<Trace>();
+      in_order_ = false;
+      auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(state_.function));
+      trace_->report.function = name_;
+      trace_->report.is_inner = options_.is_inner;
+      trace_->report.is_segment = resumes_->Find(code) != nullptr;
+      RecordIt();
+      const bool open = recording_->symbolic.any() && HasGraph();
+      if (absl::Status status = BuildGuards(); !status.ok()) return status;
+      trace_->report.stats = recording_->stats;
+      trace_->at_position = recording_->at_position;
+      if (recording_->graph_break.has_value()) {
+        trace_->report.graph_break = recording_->graph_break;
+        LogLazily(LogArtifact::k_breaks, [&] { return trace_->report.graph_break->ToString(); });
+      }
+      absl::Status status = absl::OkStatus();
+      if (!HasGraph()) {
+        LogLazily(LogArtifact::k_breaks, [&] { return name_ + " runs in the interpreter"; });
+      } else {
+        if (open) status = ReplayOwnSizes();
+        if (status.ok()) status = CompileGraph();
+      }
+      if (open && !status.ok()) {
+        // What has no graph for each set of sizes is recorded for those of this call.
+        LogLazily(LogArtifact::k_symbols,
+                  [&] { return absl::StrCat(name_, " is recorded for given sizes: ", status.message()); });
+        sizes_->Refuse();
+        sizes_ = nullptr;
+        continue;
+      }
+      if (!status.ok()) FallBack(status);
+      LogLazily(LogArtifact::k_timing, [&] { return TimingText(name_, trace_->report.timings); });
+      return CheckAgain();
     }
-    if (!HasGraph()) {
-      LogLazily(LogArtifact::k_breaks, [&] { return name_ + " runs in the interpreter"; });
-    } else if (absl::Status status = CompileGraph(); !status.ok()) {
-      FallBack(status);
-    }
-    LogLazily(LogArtifact::k_timing, [&] { return TimingText(name_, trace_->report.timings); });
-    return CheckAgain();
   }
 
  private:
@@ -154,7 +172,8 @@ class Compilation {
   bool HasGraph() const { return !recording_->graph_break.has_value() || recording_->resume; }
 
   void RecordIt() {
-    RecordInputs inputs{.resumes = resumes_, .advance_iterators = advance_iterators_, .varying = varying_, .stop = {}};
+    RecordInputs inputs{
+        .resumes = resumes_, .advance_iterators = advance_iterators_, .varying = varying_, .sizes = sizes_, .stop = {}};
     CallRecording made = RecordCall(state_, options_, inputs, timings());
     recording_ = std::move(made.recording);
     if (!KeepsCheckpoints()) {
@@ -180,6 +199,83 @@ class Compilation {
   }
 
   Timings* timings() { return &trace_->report.timings; }
+
+  std::vector<std::string> ValueNames() const {
+    const TorchGraph& graph = recording_->torch_graph;
+    std::vector<std::string> names(graph.values.size());
+    for (size_t i = 0; i < recording_->inputs.size(); ++i) {
+      names[static_cast<size_t>(graph.inputs[i])] =
+          recording_->sources.ToString(recording_->inputs[i], argument_names_);
+    }
+    NameResults(graph, 0, names);
+    return names;
+  }
+
+  // The inputs of this call; `owned` keeps them. Empty where the guards do not hold any more.
+  std::vector<PyObject*> FetchInputs(std::vector<PyRef>& owned) const {
+    std::vector<PyObject*> inputs;
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return inputs;
+    for (size_t i = 0; i < trace_->input_count; ++i) {
+      inputs.push_back(trace_->guards->Fetched()[i]);
+      owned.push_back(PyRef::Borrow(inputs.back()));
+    }
+    trace_->guards->Release();
+    return inputs;
+  }
+
+  // A recording for many sizes is one whose replay at its own sizes gives the same graphs.
+  absl::Status ReplayOwnSizes() {
+    ScopedTiming timing(timings(), "replay");
+    std::vector<PyRef> owned;
+    const std::vector<PyObject*> inputs = FetchInputs(owned);
+    if (inputs.empty()) return absl::AbortedError("the program's state changed");
+    value_names_ = ValueNames();
+    absl::StatusOr<SizedRecording> replayed = Replay({.program = &recording_->symbolic,
+                                                      .torch_graph = &recording_->torch_graph,
+                                                      .recorded = &recording_->graph,
+                                                      .inputs = inputs,
+                                                      .versions = trace_->versions,
+                                                      .backward = recording_->joint != nullptr,
+                                                      .names = &value_names_});
+    if (!replayed.ok()) return replayed.status();
+    const auto text = [](const Graph& graph) { return PrintGraph(graph, LogPrintOptions()); };
+    if (text(replayed->graph) != text(recording_->graph)) return absl::AbortedError("its replay has another graph");
+    if (recording_->joint != nullptr && text(replayed->joint->graph) != text(recording_->joint->graph))
+      return absl::AbortedError("its replay has another backward");
+    LogLazily(LogArtifact::k_symbols, [&] {
+      return absl::StrCat(name_, " holds for other sizes, too:\n", PrintDemands(recording_->symbolic, value_names_));
+    });
+    own_symbols_ = std::move(replayed->symbols);
+    if (replayed->joint != nullptr && ReplayCheckEnabled()) own_joint_ = std::move(replayed->joint->graph);
+    return absl::OkStatus();
+  }
+
+  // The trace has its graph: it becomes that of the recording's own sizes.
+  absl::Status MakeVariants() {
+    if (!recording_->symbolic.any()) return absl::OkStatus();
+    const TraceReport& report = trace_->report;
+    if (recording_->needs_autograd && !report.has_backward)
+      return absl::UnimplementedError("torch's own autograd differentiates it");
+    std::vector<PyRef> owned;
+    const std::vector<PyObject*> inputs = FetchInputs(owned);
+    if (inputs.empty()) return absl::AbortedError("the program's state changed");
+    trace_->variants = std::make_unique<SizeVariants>(SizeVariants::Origin{.name = name_,
+                                                                           .backend = report.backend,
+                                                                           .calls_in_order = in_order_,
+                                                                           .has_backward = report.has_backward,
+                                                                           .random = trace_->random,
+                                                                           .versions = trace_->versions,
+                                                                           .program = std::move(recording_->symbolic),
+                                                                           .value_names = std::move(value_names_)});
+    auto first = std::make_shared<SizeVariant>();
+    first->recorded = report.recorded;
+    first->joint = std::move(own_joint_);
+    first->graph = trace_->graph;
+    first->symbols = std::move(own_symbols_);
+    first->written_inputs = trace_->written_inputs;
+    trace_->variants->AddFirst(inputs, std::move(first));
+    return absl::OkStatus();
+  }
 
   absl::Status BuildGuards() {
     ScopedTiming timing(timings(), "guards");
@@ -308,7 +404,7 @@ class Compilation {
     if ((*backend)->wants_functional_graph() && recording_->joint != nullptr) {
       absl::StatusOr<bool> done = CompileWithBackward(*backend);
       if (!done.ok()) return done.status();
-      if (*done) return absl::OkStatus();
+      if (*done) return MakeVariants();
     }
     CompileRequest request;
     request.graph = &report.recorded;
@@ -338,7 +434,7 @@ class Compilation {
     absl::StatusOr<std::unique_ptr<CompiledGraph>> graph = (*backend)->Compile(request);
     if (!graph.ok()) return graph.status();
     trace_->graph = *std::move(graph);
-    return absl::OkStatus();
+    return MakeVariants();
   }
 
   // A graph that cannot be compiled is our limit, not the user's error: the interpreter runs the frame.
@@ -367,7 +463,11 @@ class Compilation {
   std::shared_ptr<ResumeTable> resumes_;
   bool advance_iterators_;
   VaryingItems* varying_;
+  SizeHistory* sizes_;
   std::string name_;
+  std::vector<PyRef> own_symbols_;        // what the symbols are worth in this call
+  Graph own_joint_;                       // under the replay check
+  std::vector<std::string> value_names_;  // of the torch-level values
   bool in_order_ = false;
   std::shared_ptr<Trace> trace_;
   std::unique_ptr<Recording> recording_;
@@ -381,14 +481,44 @@ absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& op
   return FindBackend(BackendName(options, graph));
 }
 
+absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& request, Graph* lowered) {
+  absl::StatusOr<std::shared_ptr<Backend>> backend = FindBackend(request.backend);
+  if (!backend.ok()) return backend.status();
+  try {
+    if (request.joint != nullptr) {
+      absl::StatusOr<Partition> partition = Split(std::move(*request.joint), nullptr);
+      if (!partition.ok()) return partition.status();
+      *lowered = partition->forward;
+      return CompileTraining({.name = request.name,
+                              .partition = *std::move(partition),
+                              .backend = *std::move(backend),
+                              .random = request.random,
+                              .make_autograd_graph = MakeAutogradGraphLater(*request.recorded, *request.torch_graph)});
+    }
+    CompileRequest compile;
+    compile.graph = request.recorded;
+    compile.example_inputs = request.example_inputs;
+    if (!request.calls_in_order) {
+      absl::StatusOr<Graph> graph = Lower(*request.recorded, nullptr);
+      if (!graph.ok()) return graph.status();
+      *lowered = *std::move(graph);
+      compile.graph = lowered;
+    }
+    return (*backend)->Compile(compile);
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
 absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
                                                    std::vector<std::string> argument_names,
                                                    std::shared_ptr<ResumeTable> resumes, bool advance_iterators,
-                                                   VaryingItems* varying) {
+                                                   VaryingItems* varying, SizeHistory* sizes) {
   absl::StatusOr<std::shared_ptr<Trace>> trace = absl::InternalError("");
   try {
     trace =
-        Compilation(state, options, std::move(argument_names), std::move(resumes), advance_iterators, varying).Run();
+        Compilation(state, options, std::move(argument_names), std::move(resumes), advance_iterators, varying, sizes)
+            .Run();
   } catch (const std::exception& error) {
     std::string what = error.what();
     if (what.empty()) what = "a Python exception was raised while it was compiled";

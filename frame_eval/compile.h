@@ -10,6 +10,7 @@
 #include "backends/backend.h"
 #include "frame_eval/guards/guard_program.h"
 #include "frame_eval/trace.h"
+#include "graph/symbolic/size_history.h"
 
 namespace framejit {
 
@@ -21,19 +22,35 @@ struct CompileOptions {
   int recompile_limit = 8;
   int64_t max_instructions = 20'000'000;
   int max_depth = 400;
+  DynamicMode dynamic = DynamicMode::kAuto;
 };
 
 // "auto" is the native backend: that of the CPU unless `graph` has values on a GPU.
 absl::StatusOr<std::shared_ptr<Backend>> ResolveBackend(const CompileOptions& options, const Graph* graph = nullptr);
 
+// A recorded graph for the backend of that name, for sizes that a trace met later.
+struct SizedGraph {
+  const Graph* recorded;
+  std::string backend;
+  bool calls_in_order;  // the backend runs the graph as it was recorded
+  // With a backward:
+  JointGraph* joint = nullptr;  // taken apart
+  const TorchGraph* torch_graph = nullptr;
+  std::string name = {};
+  bool random = false;
+  c10::ArrayRef<at::Tensor> example_inputs;
+};
+// `lowered` is what the backend takes where it is not the recorded graph; both outlive what is returned.
+absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& request, Graph* lowered);
+
 // The trace of this call; it may be one that runs the frame in the interpreter. An error is internal: its guards could
 // not be built, or no longer hold. Requires the GIL; leaves no Python exception set.
-// `resumes` takes the functions that go on behind a break; null: a break gives up the frame. `advance_iterators`
-// and `varying` are as in RecordRequest.
+// `resumes` takes the functions that go on behind a break; null: a break gives up the frame. `advance_iterators`,
+// `varying` and `sizes` are as in RecordRequest.
 absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
                                                    std::vector<std::string> argument_names,
                                                    std::shared_ptr<ResumeTable> resumes, bool advance_iterators,
-                                                   VaryingItems* varying);
+                                                   VaryingItems* varying, SizeHistory* sizes);
 
 }  // namespace framejit
 

@@ -30,13 +30,14 @@ namespace {
 // What an entry knows beyond its function; guarded by the GIL.
 struct EntryState {
   explicit EntryState(CompileOptions entry_options, PyCodeObject* code)
-      : options(std::move(entry_options)), binder(code) {}
+      : options(std::move(entry_options)), binder(code), sizes(options.dynamic) {}
   CompileOptions options;
   ArgumentBinder binder;
   std::vector<std::shared_ptr<Trace>> traces;  // most recently used first
   int recordings = 0;
   bool is_segment = false;
   VaryingItems varying;  // of a segment
+  SizeHistory sizes;
   int64_t shadow_calls = 0;
   int missed = 0;  // calls that no trace covered after the last recording
   bool warned = false;
@@ -119,10 +120,11 @@ std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state)
     if (result == GuardResult::kError) PyErr_Clear();
     if (result != GuardResult::kPass) continue;
     std::shared_ptr<Trace> found = traces[i];
-    const size_t first = FirstOfKind(state, found->at_position);
-    if (i > first)
-      std::rotate(traces.begin() + static_cast<std::ptrdiff_t>(first), traces.begin() + static_cast<std::ptrdiff_t>(i),
-                  traces.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+    if (!found->CoversSizes(call_state)) continue;
+    // That may have run Python code: the traces may be others now.
+    const auto place = std::find(traces.begin(), traces.end(), found);
+    const auto first = traces.begin() + static_cast<std::ptrdiff_t>(FirstOfKind(state, found->at_position));
+    if (place != traces.end() && place > first) std::rotate(first, place, place + 1);
     return found;
   }
   return nullptr;
@@ -138,7 +140,7 @@ void LogRecompile(EntryObject* entry, const CallState& call_state) {
   if (entry->state->traces.empty() || !LogEnabled(LogArtifact::k_recompiles)) return;
   std::string text = absl::StrCat("recording ", EntryName(entry), " again:");
   for (const auto& trace : entry->state->traces) {
-    absl::StrAppend(&text, "\n  ", trace->guards->ExplainFailure(call_state));
+    absl::StrAppend(&text, "\n  ", trace->ExplainMiss(call_state));
   }
   Log(LogArtifact::k_recompiles, text);
 }
@@ -146,7 +148,7 @@ void LogRecompile(EntryObject* entry, const CallState& call_state) {
 // Once per entry: from now on, calls that no trace covers run in the interpreter.
 void WarnOfLimit(EntryObject* entry, const CallState& call_state) {
   if (std::exchange(entry->state->warned, true)) return;
-  std::string reason = entry->state->traces.empty() ? "" : entry->state->traces[0]->guards->ExplainFailure(call_state);
+  std::string reason = entry->state->traces.empty() ? "" : entry->state->traces[0]->ExplainMiss(call_state);
   std::string text = absl::StrCat(
       EntryName(entry), " was recorded ", entry->state->recordings,
       " times (recompile_limit); further calls that no recording covers run in the interpreter. The last miss: ",
@@ -263,8 +265,8 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
   if (state.is_segment) state.varying.Note(call_state.slots[0]);
   // A segment inside a loop that comes back at another position: the next recording leaves the iterator alone.
   const bool advance_iterators = state.recordings == 1;
-  absl::StatusOr<std::shared_ptr<Trace>> trace =
-      CompileCall(call_state, state.options, state.binder.Names(), state.resumes, advance_iterators, &state.varying);
+  absl::StatusOr<std::shared_ptr<Trace>> trace = CompileCall(
+      call_state, state.options, state.binder.Names(), state.resumes, advance_iterators, &state.varying, &state.sizes);
   if (!trace.ok()) {
     LogWarning(absl::StrCat(EntryName(entry), " runs in the interpreter: ", trace.status().message()));
     if (!state.options.fullgraph) return {};
@@ -282,9 +284,11 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
 // Afterwards the guards have been checked once more: what they fetched is valid.
 absl::Status CheckReplay(EntryObject* entry, const CallState& call_state, const Trace& trace) {
   const EntryState& state = *entry->state;
+  std::shared_ptr<const SizeVariant> variant;
+  if (trace.variants != nullptr) variant = trace.variants->Find(trace.guards->Fetched().first(trace.input_count));
   trace.guards->Release();  // what was fetched has references, which recordings count
-  absl::Status status =
-      trace.recorded_text->CheckAgain(EntryName(entry), call_state, state.options, state.resumes, state.binder.Names());
+  absl::Status status = trace.recorded_text->CheckAgain(EntryName(entry), call_state, state.options, state.resumes,
+                                                        state.binder.Names(), variant.get());
   const GuardResult result = trace.guards->Check(call_state);
   if (PyErr_Occurred() != nullptr) PyErr_Clear();
   if (!status.ok() || result == GuardResult::kPass) return status;

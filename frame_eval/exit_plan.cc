@@ -123,8 +123,13 @@ bool SetLayout(PyObject* target, PyObject* layout) {
 // tuples cannot be, so a tuple looks again after its items are built (as copy.deepcopy does).
 class ExitProgram::Builder {
  public:
-  Builder(const ExitProgram& program, absl::Span<PyObject* const> sources, std::vector<at::Tensor>& outputs)
-      : program_(program), sources_(sources), outputs_(outputs), memo_(program.plan_.recipes.size()) {}
+  Builder(const ExitProgram& program, absl::Span<PyObject* const> sources, std::vector<at::Tensor>& outputs,
+          absl::Span<const PyRef> symbols)
+      : program_(program),
+        sources_(sources),
+        outputs_(outputs),
+        symbols_(symbols),
+        memo_(program.plan_.recipes.size()) {}
 
   // Borrowed; null with an exception set. kNoRecipe gives null without one.
   PyObject* Get(RecipeId id) {
@@ -144,6 +149,8 @@ class ExitProgram::Builder {
     switch (recipe.kind) {
       case RecipeKind::kConstant:
         return Py_NewRef(recipe.object.get());
+      case RecipeKind::kSymbol:
+        return Py_NewRef(symbols_[static_cast<size_t>(recipe.index)].get());
       case RecipeKind::kSource:
         return Py_NewRef(sources_[static_cast<size_t>(program_.source_position_[static_cast<size_t>(id)])]);
       case RecipeKind::kGraphOutput:
@@ -363,6 +370,7 @@ class ExitProgram::Builder {
   const ExitProgram& program_;
   absl::Span<PyObject* const> sources_;
   std::vector<at::Tensor>& outputs_;
+  absl::Span<const PyRef> symbols_;
   std::vector<PyRef> memo_;
   absl::flat_hash_map<int32_t, PyRef> wrapped_outputs_;
 };
@@ -423,7 +431,8 @@ void ExitProgram::ChooseShape() {
   shape_ = Shape::kTensorTuple;
 }
 
-PyObject* ExitProgram::Run(absl::Span<PyObject* const> sources, std::vector<at::Tensor>& outputs) const {
+PyObject* ExitProgram::Run(absl::Span<PyObject* const> sources, std::vector<at::Tensor>& outputs,
+                           absl::Span<const PyRef> symbols) const {
   const Recipe& result = plan_.recipes[static_cast<size_t>(plan_.result)];
   if (shape_ == Shape::kOneTensor) return WrapTensor(outputs[static_cast<size_t>(result.index)]);
   if (shape_ == Shape::kTensorTuple) {
@@ -436,7 +445,7 @@ PyObject* ExitProgram::Run(absl::Span<PyObject* const> sources, std::vector<at::
     }
     return tuple.release();
   }
-  Builder builder(*this, sources, outputs);
+  Builder builder(*this, sources, outputs, symbols);
   PyRef value = PyRef::Borrow(builder.Get(plan_.result));
   if (!value) return nullptr;
   for (const Effect& effect : plan_.effects) {

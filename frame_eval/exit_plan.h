@@ -25,7 +25,9 @@ class ExitProgram {
   const std::vector<SourceId>& sources() const { return sources_; }
 
   // Consumes `outputs`. Returns a new reference, or null with a Python exception set. The caller keeps `sources` alive.
-  PyObject* Run(absl::Span<PyObject* const> sources, std::vector<at::Tensor>& outputs) const;
+  // `symbols`: what each is worth in this call; empty where the recording has none.
+  PyObject* Run(absl::Span<PyObject* const> sources, std::vector<at::Tensor>& outputs,
+                absl::Span<const PyRef> symbols = {}) const;
 
   int Traverse(visitproc visit, void* arg) const;
 

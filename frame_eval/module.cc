@@ -72,8 +72,9 @@ py::object StealOrThrow(PyObject* object) {
 
 // --- entries --------------------------------------------------------------------------------------------------------
 
-CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recompile_limit) {
+CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recompile_limit, const py::object& dynamic) {
   CompileOptions options;
+  if (!dynamic.is_none()) options.dynamic = dynamic.cast<bool>() ? DynamicMode::kAlways : DynamicMode::kNever;
   options.fullgraph = fullgraph;
   options.recompile_limit = recompile_limit;
   if (py::isinstance<py::str>(backend)) {
@@ -90,15 +91,16 @@ CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recomp
   return options;
 }
 
-py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit) {
-  return StealOrThrow(NewEntry(function.ptr(), MakeOptions(backend, fullgraph, recompile_limit)));
+py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit,
+                     const py::object& dynamic) {
+  return StealOrThrow(NewEntry(function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic)));
 }
 
 // --- regions --------------------------------------------------------------------------------------------------------
 
 // Handles of regions are their addresses; 0: none.
 size_t MakeRegion(const py::object& backend, int recompile_limit) {
-  return reinterpret_cast<size_t>(new InnerEntries(MakeOptions(backend, false, recompile_limit)));
+  return reinterpret_cast<size_t>(new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none())));
 }
 
 size_t EnterRegion(size_t region) {
@@ -164,6 +166,9 @@ py::dict TraceDict(const Trace& trace) {
   row["description"] = trace.graph == nullptr ? "" : trace.graph->Describe();
   row["guards"] = trace.guards->ToString();
   row["warm_checks"] = trace.guards->WarmCheckCount();
+  row["size_variants"] = trace.variants == nullptr ? 0 : trace.variants->size();
+  row["demands"] =
+      trace.variants == nullptr ? "" : PrintDemands(trace.variants->program(), trace.variants->value_names());
   row["aten"] = trace.graph == nullptr ? "" : PrintGraph(report.recorded, options);
   row["lowered"] =
       report.lowered.nodes.empty() && report.lowered.outputs.empty() ? "" : PrintGraph(report.lowered, options);
@@ -273,7 +278,7 @@ PYBIND11_MODULE(_C, module) {
   ThrowIfError(RegisterBuiltinBackends());
 
   module.def("make_entry", &MakeEntry, py::arg("function"), py::arg("backend"), py::arg("fullgraph"),
-             py::arg("recompile_limit"));
+             py::arg("recompile_limit"), py::arg("dynamic"));
   module.def("entry_function",
              [](const py::object& entry) { return py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr())); });
   module.def("traces", &Traces, py::arg("entry"));

@@ -95,6 +95,7 @@ std::string PayloadText(const Guard& guard) {
   if (guard.kind == GuardKind::kTensorMatches && tensor != nullptr) {
     TensorCheck check(*tensor);
     if (guard.number > 0) check.RequireOffset(guard.number - 1);
+    if (guard.number < 0) check.LeaveSizesOpen();
     return check.ToString();
   }
   if (guard.kind == GuardKind::kLengthIs) return absl::StrCat(guard.number);

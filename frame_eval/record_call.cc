@@ -2,7 +2,33 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+
 namespace framejit {
+
+namespace {
+
+CallRecording RecordWith(RecordRequest request, Timings* timings) {
+  CallRecording whole{Record(request, timings), request.stop};
+  Recording& recording = *whole.recording;
+  if (request.stop.has_value() || !recording.graph_break.has_value()) return whole;
+  const BreakClass kind = BreakCodeClass(recording.graph_break->code);
+  if (kind != BreakClass::unsupported && kind != BreakClass::raise) return whole;
+  // Once more up to the instruction that did it, or to the last one before it at which everything alive can be rebuilt.
+  for (const StopPoint& stop : recording.stops) {
+    request.stop = stop;
+    std::unique_ptr<Recording> part = Record(request, timings);
+    if (!part->resume) continue;
+    part->graph_break = std::move(recording.graph_break);
+    // Where that breaks for its sizes, it ends there for these alone.
+    if (part->symbolic.any()) part->why_static = std::move(recording.why_static);
+    return {std::move(part), stop};
+  }
+  return whole;
+}
+
+}  // namespace
 
 CallRecording RecordCall(const CallState& state, const CompileOptions& options, const RecordInputs& inputs,
                          Timings* timings) {
@@ -15,24 +41,22 @@ CallRecording RecordCall(const CallState& state, const CompileOptions& options, 
   request.advance_iterators = inputs.advance_iterators;
   request.varying = inputs.varying;
   request.checkpoints = inputs.checkpoints;
-  // Python backends take the torch-level graph, which torch's own autograd differentiates.
+  // Python backends take the torch-level graph, which torch's own autograd differentiates, and compile it for long.
   absl::StatusOr<std::shared_ptr<Backend>> backend = ResolveBackend(options);
   request.backward = backend.ok() && (*backend)->wants_functional_graph();
+  request.sizes = request.backward ? inputs.sizes : nullptr;
   request.stop = inputs.stop;
-  CallRecording whole{Record(request, timings), inputs.stop};
-  Recording& recording = *whole.recording;
-  if (inputs.stop.has_value() || !recording.graph_break.has_value()) return whole;
-  const BreakClass kind = BreakCodeClass(recording.graph_break->code);
-  if (kind != BreakClass::unsupported && kind != BreakClass::raise) return whole;
-  // Once more up to the instruction that did it, or to the last one before it at which everything alive can be rebuilt.
-  for (const StopPoint& stop : recording.stops) {
-    request.stop = stop;
-    std::unique_ptr<Recording> part = Record(request, timings);
-    if (!part->resume) continue;
-    part->graph_break = std::move(recording.graph_break);
-    return {std::move(part), stop};
+  CallRecording made = RecordWith(request, timings);
+  const Recording& recording = *made.recording;
+  const bool has_graph = !recording.graph_break.has_value() || recording.resume;
+  if (!recording.symbolic.any() || (has_graph && recording.why_static.empty())) return made;
+  if (has_graph) {
+    inputs.sizes->Refuse();
+    if (LogEnabled(LogArtifact::k_symbols))
+      Log(LogArtifact::k_symbols, absl::StrCat("recorded for given sizes: ", recording.why_static));
   }
-  return whole;
+  request.sizes = nullptr;
+  return RecordWith(request, timings);
 }
 
 }  // namespace framejit

@@ -17,6 +17,7 @@ struct RecordInputs {
   std::shared_ptr<ResumeTable> resumes;  // null: a break gives up the frame
   bool advance_iterators = true;         // as in RecordRequest
   VaryingItems* varying = nullptr;
+  SizeHistory* sizes = nullptr;   // as in RecordRequest
   std::optional<StopPoint> stop;  // ends there, whatever comes behind
   bool checkpoints = true;        // as in RecordRequest
 };

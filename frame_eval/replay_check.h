@@ -14,6 +14,7 @@
 #include "frame_eval/compile.h"
 #include "frame_eval/guards/guard_program.h"
 #include "frame_eval/record_call.h"
+#include "frame_eval/size_variants.h"
 
 namespace framejit {
 
@@ -27,9 +28,11 @@ class RecordedText {
   // Before anything is taken out of the recording.
   RecordedText(const Recording& recording, const RecordInputs& inputs, const std::vector<std::string>& argument_names);
 
-  // Records the call again. An error says how that differs from the recording that this is the text of.
+  // Records the call again. An error says how that differs from the recording that this is the text of. `sized`: with
+  // open sizes, what was made of the recording for those of the call; else null.
   absl::Status CheckAgain(const std::string& name, const CallState& state, const CompileOptions& options,
-                          std::shared_ptr<ResumeTable> resumes, const std::vector<std::string>& argument_names) const;
+                          std::shared_ptr<ResumeTable> resumes, const std::vector<std::string>& argument_names,
+                          const SizeVariant* sized) const;
 
  private:
   struct Part {
@@ -53,7 +56,8 @@ class RecordedText {
   bool advance_iterators_;
   std::optional<StopPoint> stop_;
   bool checkpoints_;
-  VaryingItems varying_;  // holds numbers and texts alone
+  VaryingItems varying_;              // holds numbers and texts alone
+  std::optional<SizeHistory> sizes_;  // of a recording with open sizes
 };
 
 }  // namespace framejit

@@ -109,8 +109,42 @@ void SetVersion(const at::Tensor& tensor, int64_t version) {
 
 }  // namespace
 
+bool Trace::CoversSizes(const CallState& state) {
+  if (variants == nullptr) return true;
+  std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched().first(input_count));
+  if (variant != nullptr && !variant->is_provisional) return variant->graph != nullptr || (guards->Release(), false);
+  std::vector<PyRef> owned;
+  std::vector<PyObject*> inputs;
+  for (size_t i = 0; i < input_count; ++i) {
+    inputs.push_back(guards->Fetched()[i]);
+    owned.push_back(PyRef::Borrow(inputs.back()));
+  }
+  guards->Release();
+  variant = variants->Make(inputs, report.torch_graph, report.recorded);
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();
+  const bool holds = variant->graph != nullptr && guards->Check(state) == GuardResult::kPass;
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();
+  return holds;
+}
+
+std::string Trace::ExplainMiss(const CallState& state) const {
+  if (variants != nullptr && guards->Check(state) == GuardResult::kPass) {
+    std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched().first(input_count));
+    guards->Release();
+    if (variant != nullptr && variant->graph == nullptr) return "it does not hold for these sizes: " + variant->why_not;
+  }
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();
+  return guards->ExplainFailure(state);
+}
+
 Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
   absl::Span<PyObject* const> fetched = guards->Fetched();
+  std::shared_ptr<const SizeVariant> variant;
+  if (variants != nullptr) {
+    variant = variants->Find(fetched.first(input_count));
+    if (variant == nullptr || variant->graph == nullptr) return guards->Release(), Outcome::kDiscarded;
+  }
+  CompiledGraph& compiled = variant != nullptr ? *variant->graph : *graph;
   c10::SmallVector<at::Tensor, 8> inputs;
   inputs.reserve(input_count);
   for (size_t i = 0; i < input_count; ++i) inputs.push_back(THPVariable_Unpack(fetched[i]));
@@ -129,18 +163,20 @@ Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
   std::optional<GeneratorState> generator;
   if (random) generator.emplace();
   std::optional<SavedInputs> saved;
-  if (!written_inputs.empty()) saved.emplace(inputs, written_inputs);
+  const std::vector<size_t>& written = variant != nullptr ? variant->written_inputs : written_inputs;
+  if (!written.empty()) saved.emplace(inputs, written);
   if (checkpoint_reads != nullptr) checkpoint_reads->Enter(state);
   c10::SmallVector<int64_t, 4> before;
   for (const auto& [position, steps] : versions) before.push_back(VersionOf(inputs[position]));
-  if (!RunGraph(*graph, inputs, outputs.get())) {
+  if (!RunGraph(compiled, inputs, outputs.get())) {
     if (saved.has_value()) saved->Restore();
     if (generator.has_value()) generator->Restore();
     return Outcome::kDiscarded;
   }
   for (size_t i = 0; i < versions.size(); ++i) SetVersion(inputs[versions[i].first], before[i] + versions[i].second);
   lent.GiveBack();
-  *result = exit->Run(sources, outputs.get());
+  *result = exit->Run(sources, outputs.get(),
+                      variant != nullptr ? absl::MakeConstSpan(variant->symbols) : absl::Span<const PyRef>());
   return Outcome::kDone;
 }
 

@@ -16,6 +16,7 @@
 #include "frame_eval/checkpoint_reads.h"
 #include "frame_eval/exit_plan.h"
 #include "frame_eval/guards/guard_program.h"
+#include "frame_eval/size_variants.h"
 #include "graph/capture/break.h"
 #include "graph/capture/recorder.h"
 
@@ -48,7 +49,9 @@ class Trace {
   };
 
   std::unique_ptr<GuardProgram> guards;
-  std::unique_ptr<CompiledGraph> graph;  // null: the frame runs in the interpreter
+  std::shared_ptr<CompiledGraph> graph;  // null: the frame runs in the interpreter
+  // Set: the guards leave sizes open, and each set of sizes has a graph of its own. `graph` is that of the first.
+  std::unique_ptr<SizeVariants> variants;
   std::unique_ptr<ExitProgram> exit;
   size_t input_count = 0;  // of GuardProgram::Fetched(), inputs first, then ExitProgram::sources()
   bool random = false;
@@ -71,7 +74,12 @@ class Trace {
   std::shared_ptr<CheckpointReads> checkpoint_reads;  // null where nothing is checkpointed
   TraceReport report;
 
-  // After guards->Check(state) passed, before any Python code ran. Requires the GIL.
+  // After guards->Check() passed: whether the recording holds for the sizes of this call, too. May have run Python
+  // code; the guards are checked again then. Requires the GIL.
+  bool CoversSizes(const CallState& state);
+  // Why the trace does not cover a call: one line.
+  std::string ExplainMiss(const CallState& state) const;
+  // After guards->Check() passed and CoversSizes(), before any Python code ran. Requires the GIL.
   Outcome Run(const CallState& state, PyObject** result);
   int Traverse(visitproc visit, void* arg) const;
 };

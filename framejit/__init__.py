@@ -81,8 +81,6 @@ def _check_options(backend: Any, fullgraph: Any, dynamic: Any, options: Any) -> 
         raise TypeError(f"framejit.compile: fullgraph: expected a bool, got {type(fullgraph).__name__}")
     if dynamic is not None and not isinstance(dynamic, bool):
         raise TypeError(f"framejit.compile: dynamic: expected a bool or None, got {type(dynamic).__name__}")
-    if dynamic:
-        raise NotImplementedError("framejit.compile: dynamic=True: shapes are static in this version")
     return chosen
 
 
@@ -104,7 +102,9 @@ def compile(
         returns a callable. None: FRAMEJIT_BACKEND, or "auto".
     fullgraph: raise GraphBreakError where the function cannot be captured as one graph, instead of running it in the
         interpreter.
-    dynamic: shapes are static in this version; another shape records again.
+    dynamic: None: the first recording holds for the sizes it meets; tensors whose sizes then differ are recorded with
+        open sizes, which one recording serves. True: all tensors but parameters have open sizes from the first
+        recording on. False: each set of sizes is recorded.
     options: {"recompile_limit": n}: how often a function is recorded before further misses run in the interpreter.
     """
     chosen = _check_options(backend, fullgraph, dynamic, options)
@@ -144,7 +144,9 @@ def _call_of(module: torch.nn.Module) -> types.FunctionType:
 
 
 def _entry(function: types.FunctionType, arguments: dict[str, Any], options: dict[str, Any]) -> Any:
-    entry = _C.make_entry(function, options["backend"], arguments["fullgraph"], options["recompile_limit"])
+    entry = _C.make_entry(
+        function, options["backend"], arguments["fullgraph"], options["recompile_limit"], arguments["dynamic"]
+    )
     functools.update_wrapper(entry, function)
     entry._framejit_options = arguments
     return entry

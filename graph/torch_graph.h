@@ -14,6 +14,9 @@
 namespace framejit {
 
 using TorchValueId = int32_t;
+// Of a number that varies from call to call (graph/symbolic/program.h).
+using SymbolId = int32_t;
+inline constexpr SymbolId kNoSymbol = -1;
 
 // A snapshot of one argument or result, taken when the call was made (lists may change afterwards).
 struct TorchArgument {
@@ -23,6 +26,7 @@ struct TorchArgument {
   TorchValueId value = -1;           // kValue
   std::vector<TorchArgument> items;  // kTuple, kList, kSlice (start, stop, step); kDict: the values
   std::vector<PyRef> keys;           // kDict
+  SymbolId symbol = kNoSymbol;       // kConstant: the symbol that it is; `constant` is what that was while recording
 };
 
 struct TorchCall {

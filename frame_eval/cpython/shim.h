@@ -182,6 +182,8 @@ PyObject* ShimMaterializeInstanceDict(PyObject* object);
 
 // As if the __del__ of `object` (or close() of a generator) had run: CPython will not run it (again).
 void ShimMarkFinalized(PyObject* object);
+// An int of this value that is no other object: a new reference, or null with an exception set.
+PyObject* ShimNewInt(long long value);
 
 // --- exported by CPython, but not declared in the headers of every minor ---------------------------------------------
 // dict(other) into `dict`: override_mode 0 keeps, 1 replaces, 2 raises KeyError on keys that are there.

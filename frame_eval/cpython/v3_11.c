@@ -131,4 +131,10 @@ PyObject* ShimLeaveWithResult(PyThreadState* thread, ShimFrame* frame, PyObject*
   return result;
 }
 
+// Include/cpython/longintrepr.h.
+static void SetDigit(PyLongObject* number, unsigned magnitude, int sign) {
+  number->ob_digit[0] = magnitude;
+  Py_SET_SIZE(number, sign);
+}
+
 #include "frame_eval/cpython/shim_common.inc"

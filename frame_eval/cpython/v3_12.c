@@ -63,4 +63,11 @@ void ShimEnterFrame(PyThreadState* thread, ShimFrame* frame, ShimEntry* entry) {
 
 void ShimLeaveFrame(PyThreadState* thread, ShimEntry* entry) { thread->cframe = entry->cframe.previous; }
 
+// Include/cpython/longintrepr.h; the sign's bits are 1 - sign.
+static void SetDigit(PyLongObject* number, unsigned magnitude, int sign) {
+  const unsigned digits = sign == 0 ? 0 : 1;
+  number->long_value.ob_digit[0] = magnitude;
+  number->long_value.lv_tag = digits << _PyLong_NON_SIZE_BITS | (unsigned)(1 - sign);
+}
+
 #include "frame_eval/cpython/shim_common.inc"

@@ -134,6 +134,7 @@ absl::StatusOr<GuardCheck> MakeCheck(const Guard& guard, const TreeBuilder& buil
     if (tensor == nullptr) return absl::InternalError("a tensor guard without a tensor");
     check.tensor = static_cast<int32_t>(tree.tensor_checks.size());
     tree.tensor_checks.emplace_back(*tensor);
+    if (guard.number < 0) tree.tensor_checks.back().LeaveSizesOpen();
     check.identity = nullptr;
     return check;
   }

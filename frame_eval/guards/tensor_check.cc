@@ -56,15 +56,16 @@ TensorCheck::TensorCheck(const at::Tensor& expected)
 
 bool TensorCheck::SameLayout(const c10::TensorImpl* impl) const {
   if (impl->has_symbolic_sizes_strides()) return false;
-  if (!EqualSizes(impl->sizes(), sizes_)) return false;
+  if (sizes_open_ ? impl->sizes().size() != sizes_.size() : !EqualSizes(impl->sizes(), sizes_)) return false;
   if (offset_ >= 0 && impl->storage_offset() != offset_) return false;
-  return !strided_ || EqualSizes(impl->strides(), strides_);
+  return !strided_ || sizes_open_ || EqualSizes(impl->strides(), strides_);
 }
 
 std::string TensorCheck::ToString() const {
-  return absl::StrCat(c10::toString(c10::typeMetaToScalarType(dtype_)), " ", ListText(sizes_), " strides ",
-                      ListText(strides_), " on ", device_.str(), requires_grad_ ? " requires_grad" : "",
-                      offset_ >= 0 ? absl::StrCat(" at ", offset_) : "");
+  const std::string layout = sizes_open_ ? absl::StrCat("of ", sizes_.size(), " open sizes")
+                                         : absl::StrCat(ListText(sizes_), " strides ", ListText(strides_));
+  return absl::StrCat(c10::toString(c10::typeMetaToScalarType(dtype_)), " ", layout, " on ", device_.str(),
+                      requires_grad_ ? " requires_grad" : "", offset_ >= 0 ? absl::StrCat(" at ", offset_) : "");
 }
 
 std::string TensorCheck::Difference(PyObject* object) const {
@@ -84,13 +85,14 @@ std::string TensorCheck::Difference(PyObject* object) const {
                         requires_grad_ ? "True" : "False");
   }
   if (tensor->unsafeGetTensorImpl()->has_symbolic_sizes_strides()) return "size is symbolic";
-  if (!EqualSizes(tensor->sizes(), sizes_)) {
-    return absl::StrCat("size is ", ListText(tensor->sizes()), ", expected ", ListText(sizes_));
+  if (sizes_open_ ? tensor->sizes().size() != sizes_.size() : !EqualSizes(tensor->sizes(), sizes_)) {
+    return absl::StrCat("size is ", ListText(tensor->sizes()), ", expected ",
+                        sizes_open_ ? absl::StrCat(sizes_.size(), " of any size") : ListText(sizes_));
   }
   if (tensor->key_set() != keys_) {
     return absl::StrCat("dispatch keys are ", c10::toString(tensor->key_set()), ", expected ", c10::toString(keys_));
   }
-  if (strided_ && !EqualSizes(tensor->strides(), strides_)) {
+  if (strided_ && !sizes_open_ && !EqualSizes(tensor->strides(), strides_)) {
     return absl::StrCat("stride is ", ListText(tensor->strides()), ", expected ", ListText(strides_));
   }
   if (offset_ >= 0 && tensor->storage_offset() != offset_) {

@@ -33,6 +33,9 @@ class TensorCheck {
   }
   // "float32 [2, 3] strides [3, 1] on cpu" of a tensor, and the first property of `object` that differs.
   std::string Difference(PyObject* object) const;
+  // From now on sizes and strides need not match, but for their number.
+  void LeaveSizesOpen() { sizes_open_ = true; }
+  bool sizes_open() const { return sizes_open_; }
   // From now on the storage offset has to match as well.
   void RequireOffset(int64_t offset) { offset_ = offset; }
   std::string ToString() const;
@@ -45,6 +48,7 @@ class TensorCheck {
   c10::Device device_;
   bool requires_grad_;
   bool strided_;
+  bool sizes_open_ = false;
   int64_t offset_ = -1;  // any
   c10::DimVector sizes_;
   c10::DimVector strides_;

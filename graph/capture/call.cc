@@ -101,6 +101,8 @@ bool IsSize(PyObject* object) {
   return true;
 }
 
+}  // namespace
+
 bool IsTorchFunction(PyObject* self) {
   if (self == nullptr) return false;
   if (self == reinterpret_cast<PyObject*>(Names().variable_functions)) return true;
@@ -109,8 +111,6 @@ bool IsTorchFunction(PyObject* self) {
   return name == "torch._C._nn" || name == "torch._C._linalg" || name == "torch._C._fft" ||
          name == "torch._C._special" || name == "torch._C._sparse";
 }
-
-}  // namespace
 
 bool IsEntryType(PyTypeObject* type) {
   return std::string_view(type->tp_name).starts_with("framejit") && type->tp_call != nullptr;
@@ -159,6 +159,7 @@ PyObject* RecorderState::Impl::Call(PyObject* callable, PyObject* const* args, P
   }
   if (type == n.partial) return tail_call = tail, CallPartial(callable, args, nargs, kwnames);
   if (type == n.lru_cache) {
+    SpecialiseArguments({callable, args, nargs, kwnames});
     // One that the recording made calls its function through the hook.
     return IsOutside(callable) ? CallCached(callable, args, nargs, kwnames)
                                : CallPure({callable, args, nargs, kwnames});
@@ -171,6 +172,10 @@ PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const*
   const bool tail = std::exchange(tail_call, false);
   std::optional<Treatment> treatment = FindCallable(function);
   if (!treatment) treatment = FindCallable(PyFunction_GET_GLOBALS(function));
+  if (treatment && !symbol_of.empty()) {
+    PyRef result;
+    if (CallModelOnSymbols(*treatment, {function, args, nargs, kwnames}, &result) != 0) return result.release();
+  }
   if (treatment) return CallModel(*treatment, {function, args, nargs, kwnames});
   if (const int index = IndexOfDisabled(function); index >= 0) {
     // torch._disable_dynamo and torch.compiler.disable say something to torch's compiler alone.
@@ -188,8 +193,9 @@ PyObject* RecorderState::Impl::CallFunction(PyObject* function, PyObject* const*
   if (HasFlag(function, Names().disable)) return BreakNull(BreakCode::kDisabled, QualifiedName(function));
   if (HasFlag(function, Names().graph_break)) return BreakNull(BreakCode::kExplicitBreak, QualifiedName(function));
   direct_call = tail;
+  own_call = true;
   PyObject* result = PyObject_Vectorcall(function, args, static_cast<size_t>(nargs), kwnames);
-  direct_call = false;
+  direct_call = own_call = false;
   if (CheckFailure() != 0) return Py_XDECREF(result), nullptr;
   return result;
 }
@@ -220,6 +226,10 @@ PyObject* RecorderState::Impl::CallType(PyTypeObject* type, PyObject* const* arg
 PyObject* RecorderState::Impl::Construct(const NativeCall& call, const NativeCall& native) {
   PyObject* object = call.callable;
   auto* type = reinterpret_cast<PyTypeObject*>(object);
+  if (!symbol_of.empty()) {
+    PyRef result;
+    if (ConstructOnSymbols(call, &result) != 0) return result.release();
+  }
   if (!IsPythonClass(type) && FindCallable(object)) return CallModel(*FindCallable(object), call);
   if (PyType_IsSubtype(type, &PyType_Type)) return CallMetaclass(call);
   if (MayCallNumPy(call)) return CallNumPy(call);
@@ -233,7 +243,9 @@ PyObject* RecorderState::Impl::Construct(const NativeCall& call, const NativeCal
     const bool passes = base == &PyBaseObject_Type || (init != nullptr && PyFunction_Check(init) &&
                                                        (base == &PyDict_Type || base == &PyList_Type ||
                                                         base == Names().ordered_dict || base == Names().default_dict));
+    own_call = base == &PyBaseObject_Type || base == &PyTuple_Type;  // the class hands on what its __new__ returns
     PyObject* made = passes ? Scan(CallReal(native)) : CallPure(native);
+    own_call = false;
     if (type->tp_finalize != nullptr) NoteFinalizable(made);
     return made;
   }
@@ -356,6 +368,7 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
     PyRef bound = PyRef::Steal(Bind(method, object, type, type, n.call));
     return bound ? Call(bound.get(), args, nargs, kwnames) : nullptr;
   }
+  SpecialiseArguments(call);
   if (MayCallNumPy(call)) return CallNumPy(call);
   if (!IsOutside(object) && FindCallable(reinterpret_cast<PyObject*>(type)) == Treatment::kPure) return CallPure(call);
   return BreakNull(BreakCode::kUnsupportedCallable, type->tp_name);
@@ -363,6 +376,10 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
 
 PyObject* RecorderState::Impl::CallNative(const NativeCall& call) {
   PyTypeObject* kind = Py_TYPE(call.callable);
+  if (IsSymbolic()) {
+    PyRef result;
+    if (const int done = CallOnSymbols(call, &result); done != 0) return result.release();
+  }
   if (std::optional<Treatment> treatment = FindCallable(call.callable)) return CallModel(*treatment, call);
   if (kind == &PyMethodDescr_Type || kind == &PyWrapperDescr_Type) {
     auto* descriptor = reinterpret_cast<PyDescrObject*>(call.callable);
@@ -433,6 +450,11 @@ PyObject* RecorderState::Impl::CallNew(const NativeCall& call) {
   auto* type = reinterpret_cast<PyTypeObject*>(call.args[0]);
   PyTypeObject* base = NativeBase(type);
   GuardType(type);
+  if (!symbol_of.empty()) {
+    PyRef result;
+    if (ConstructOnSymbols({call.args[0], call.args + 1, call.nargs - 1, call.kwnames}, &result) != 0)
+      return result.release();
+  }
   if (base->tp_new == PyType_Type.tp_new) return ModelNewType(call);
   if (FindCallable(reinterpret_cast<PyObject*>(base)) == Treatment::kWeakReference && call.nargs >= 2 &&
       !IsOutside(call.args[1]) && !IsTensor(call.args[1])) {

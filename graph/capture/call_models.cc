@@ -73,6 +73,14 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return Construct({args[0], args + 1, call.nargs - 1, call.kwnames}, call);
     case Treatment::kLen: {
       if (call.nargs != 1 || !plain) return CallPure(call);
+      if (IsSymbolic() && IsTensor(args[0]) && IsFakeTensor(args[0]) && TensorOf(args[0]).dim() > 0) {
+        PyRef name = PyRef::Steal(PyUnicode_InternFromString("size"));
+        PyRef zero = PyRef::Steal(PyLong_FromLong(0));
+        if (!name || !zero) return nullptr;
+        PyObject* operands[] = {args[0], zero.get()};
+        return CallTorch(TorchCall::Kind::kMethod, name.get(), {call.callable, operands, 2, nullptr},
+                         [&] { return PyObject_CallMethodOneArg(args[0], name.get(), zero.get()); });
+      }
       const Py_ssize_t length = Length(args[0]);
       return length < 0 ? nullptr : PyLong_FromSsize_t(length);
     }
@@ -171,6 +179,7 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
     case Treatment::kCached:
       return CallCached(call.callable, args, call.nargs, call.kwnames);
     case Treatment::kOfShapes:
+      if (IsSymbolic()) StayStatic(QualifiedName(call.callable));
       return PrepareArguments(call) != 0 ? nullptr : Scan(CallUnrecorded(call));
     case Treatment::kTensorValue:
       return ModelTensorValue(call);
@@ -330,6 +339,7 @@ bool IsNumber(PyObject* object) {
 
 PyObject* RecorderState::Impl::ModelReduce(const NativeCall& call, bool is_sum) {
   const Py_ssize_t first = is_sum ? 0 : 1;
+  if (call.kwnames != nullptr) SpecialiseArguments(call);
   if (call.total() <= first) return CallPure(call);
   if (call.kwnames != nullptr && !(is_sum && call.total() == 2 &&
                                    PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(call.kwnames, 0), "start") == 0))
@@ -353,7 +363,10 @@ PyObject* RecorderState::Impl::ModelReduce(const NativeCall& call, bool is_sum) 
     while (first_item < count && IsNumber(PyTuple_GET_ITEM(items.get(), first_item))) ++first_item;
     PyRef numbers = PyRef::Steal(PyTuple_GetSlice(items.get(), 0, first_item));
     if (!numbers) return nullptr;
-    total = PyRef::Steal(PyObject_CallFunctionObjArgs(call.callable, numbers.get(), total.get(), nullptr));
+    PyObject* operands[] = {numbers.get(), total.get()};
+    const auto add = [&] { return PyObject_Vectorcall(call.callable, operands, 2, nullptr); };
+    const bool varies = HoldsSymbol(operands[0]) || HoldsSymbol(operands[1]);
+    total = PyRef::Steal(varies ? Compute(call.callable, operands, add) : add());
     if (!total) return nullptr;
   }
   for (Py_ssize_t i = first_item; i < PyTuple_GET_SIZE(items.get()); ++i) {
@@ -524,6 +537,7 @@ PyObject* RecorderState::Impl::ModelConstantTensor(const NativeCall& call) {
   TorchArgument constant{.kind = TorchArgument::Kind::kValue, .constant = {}, .value = -1, .items = {}, .keys = {}};
   constant.value = static_cast<TorchValueId>(graph.values.size());
   graph.values.push_back(FakeSession::MetaOf(real));
+  AddStep({.kind = SymbolStep::Kind::kConstant, .index = static_cast<int32_t>(graph.constants.size())});
   graph.constants.emplace_back(constant.value, real);
   session.SetPosition(CurrentLocation(), static_cast<int32_t>(graph.calls.size()));
   absl::StatusOr<at::Tensor> fake = session.MakeConstant(real);

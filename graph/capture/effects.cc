@@ -395,6 +395,7 @@ void RecorderState::Impl::CollectOutputs() {
   if (writes_under_autograd) recording->no_joint = "an input is written under autograd";
   if (recording->inputs_overlap) recording->no_joint = "inputs that share memory are written";
   if (recording->inputs_overlap && request.backward) BreakAtBackward();
+  if (IsSymbolic()) FinishSymbols();
   if (broken() || !recording->needs_autograd || !request.backward) return;
   NoteCheckpointReads();
   if (broken()) return;
@@ -409,6 +410,7 @@ void RecorderState::Impl::CollectOutputs() {
     recording->joint = *std::move(joint);
   } else {
     recording->no_joint = std::string(joint.status().message());
+    if (IsSymbolic()) StayStatic(recording->no_joint);
     BreakAtBackward();
   }
 }

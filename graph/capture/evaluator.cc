@@ -225,6 +225,7 @@ PyObject* EvaluateFrame(RecorderState& recorder, PyThreadState* thread, ShimFram
   recorder.PushFrame(&live);
   LogBytecode(f);
   const bool has_value = RunInstructions(f, throwflag, std::move(state));
+  if (has_value && f.sp > f.stack_base) recorder.GiveResult(live, f.Top());
   recorder.PopFrame();
   PyObject* result = has_value ? LeaveWithValue(f) : LeaveWithError(f);
   Py_LeaveRecursiveCall();

@@ -35,6 +35,7 @@ Flow BuildSet(FrameEvaluator& f, int arg) {
   PyRef set = PyRef::Steal(PySet_New(nullptr));
   if (!set) return Flow::kError;
   for (int i = arg; i > 0; --i) {
+    f.recorder.UseAsKey(f.Peek(i));
     if (PySet_Add(set.get(), f.Peek(i)) != 0) return Flow::kError;
   }
   f.Drop(arg);
@@ -45,6 +46,7 @@ Flow BuildMap(FrameEvaluator& f, int arg) {
   PyRef dict = PyRef::Steal(PyDict_New());
   if (!dict) return Flow::kError;
   for (int i = arg; i > 0; --i) {
+    f.recorder.UseAsKey(f.Peek(2 * i));
     if (PyDict_SetItem(dict.get(), f.Peek(2 * i), f.Peek(2 * i - 1)) != 0) return Flow::kError;
   }
   f.Drop(2 * arg);
@@ -93,12 +95,14 @@ Flow ListAppend(FrameEvaluator& f, int arg) {
 
 Flow SetAdd(FrameEvaluator& f, int arg) {
   PyRef value = f.Pop();
+  f.recorder.UseAsKey(value.get());
   return PySet_Add(f.Peek(arg), value.get()) != 0 ? Flow::kError : Flow::kNext;
 }
 
 Flow MapAdd(FrameEvaluator& f, int arg) {
   PyRef value = f.Pop();
   PyRef key = f.Pop();
+  f.recorder.UseAsKey(key.get());
   return PyDict_SetItem(f.Peek(arg), key.get(), value.get()) != 0 ? Flow::kError : Flow::kNext;
 }
 
@@ -123,6 +127,7 @@ Flow SetUpdate(FrameEvaluator& f, int arg) {
   PyRef items = PyRef::Steal(f.recorder.AsTuple(iterable.get()));
   if (!items) return Flow::kError;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
+    f.recorder.UseAsKey(PyTuple_GET_ITEM(items.get(), i));
     if (PySet_Add(f.Peek(arg), PyTuple_GET_ITEM(items.get(), i)) != 0) return Flow::kError;
   }
   return Flow::kNext;

@@ -127,6 +127,7 @@ Flow Send(FrameEvaluator& f, int arg) {
   PyObject* result = nullptr;
   PySendResult status;
   if (PyGen_CheckExact(receiver)) {
+    f.recorder.ResumeGenerator();
     status = PyIter_Send(receiver, value.get(), &result);
   } else if (value.get() == Py_None && PyIter_Check(receiver)) {
     result = f.recorder.IterNext(receiver);

@@ -216,10 +216,16 @@ PyObject* RecorderState::Impl::LiftTensor(PyObject* value, SourceId source) {
   if (!object) return nullptr;
   if (type != n.tensor && PyObject_SetAttr(object.get(), n.klass, reinterpret_cast<PyObject*>(type)) != 0)
     return nullptr;
-  AddGuard(GuardKind::kTensorMatches, source, value);
+  const bool varies = request.sizes != nullptr && plain &&
+                      request.sizes->Varies(recording->sources, source, TensorOf(value), type == n.parameter);
+  AddGuard(GuardKind::kTensorMatches, source, value, varies ? -1 : 0);
   Remember(value, object.get(), source, false);
+  AddStep({.kind = SymbolStep::Kind::kInput, .index = static_cast<int32_t>(recording->inputs.size())});
+  recording->symbolic.varies.push_back(varies);
+  is_symbolic |= varies;
   recording->inputs.push_back(source);
   recording->torch_graph.inputs.push_back(TorchValue(*fake, true));
+  if (!varies) static_inputs.emplace(recording->torch_graph.inputs.back(), source);
   return object.release();
 }
 

@@ -51,6 +51,7 @@ PyObject* NoAttribute(PyObject* object, PyObject* name) {
 }  // namespace
 
 PyObject* RecorderState::Impl::GetAttr(PyObject* object, PyObject* name) {
+  if (SymbolOf(object) != kNoSymbol) Specialise(object);
   if (IsPrimitive(object)) return PyObject_GetAttr(object, name);
   if (IsUnlifted(object)) return BreakNull(BreakCode::kInternalError, "an element of a container escaped unread");
   PyRef owned = PyRef::Borrow(object);

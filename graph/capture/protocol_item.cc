@@ -105,6 +105,7 @@ PyObject* RecorderState::Impl::GetItem(PyObject* container, PyObject* key) {
       return BreakNull(BreakCode::kDataDependent, "a tensor as an index");
     }
   }
+  UseAsKey(key);
   if (PyType_Check(container)) return Scan(PyObject_GetItem(container, key));
   if (auto proxy = proxies.find(container); proxy != proxies.end()) {
     PyRef value = PyRef::Steal(PyObject_GetItem(container, key));
@@ -138,6 +139,7 @@ int RecorderState::Impl::SetItem(PyObject* container, PyObject* key, PyObject* v
     }));
     return done ? 0 : -1;
   }
+  UseAsKey(key);
   PyTypeObject* type = Py_TYPE(container);
   PyObject* override_ = IsPythonClass(type) ? ShimTypeLookup(type, Names().setitem) : nullptr;
   if (override_ != nullptr && PyFunction_Check(override_)) {
@@ -163,6 +165,7 @@ int RecorderState::Impl::SetItem(PyObject* container, PyObject* key, PyObject* v
 }
 
 int RecorderState::Impl::DelItem(PyObject* container, PyObject* key) {
+  UseAsKey(key);
   PyTypeObject* type = Py_TYPE(container);
   PyObject* override_ = IsPythonClass(type) ? ShimTypeLookup(type, Names().delitem) : nullptr;
   if (override_ != nullptr && PyFunction_Check(override_)) {
@@ -183,9 +186,15 @@ int RecorderState::Impl::DelItem(PyObject* container, PyObject* key) {
 int RecorderState::Impl::IsTrue(PyObject* object) {
   if (object == Py_True) return 1;
   if (object == Py_False || object == Py_None) return 0;
+  if (SymbolOf(object) != kNoSymbol) {
+    PyRef truth =
+        PyRef::Steal(ComputeOperator("truth", {object}, [&] { return PyBool_FromLong(PyObject_IsTrue(object)); }));
+    return truth ? truth.get() == Py_True : -1;
+  }
   if (IsPrimitive(object)) return PyObject_IsTrue(object);
   if (IsTensor(object)) {
     if (std::optional<at::Tensor> known = session.KnownValue(TensorOf(object)); known && known->numel() == 1) {
+      if (IsSymbolic()) StayStatic("bool of a tensor");
       FakeSession::Pause pause;
       return known->is_nonzero() ? 1 : 0;
     }
@@ -213,6 +222,15 @@ int RecorderState::Impl::IsTrue(PyObject* object) {
 }
 
 int RecorderState::Impl::Contains(PyObject* container, PyObject* value) {
+  if (IsTensor(value)) CompareIdentity(value);
+  if (!IsTensor(container) && !IsTensor(value) && (HoldsSymbol(container) || HoldsSymbol(value))) {
+    PyRef found = PyRef::Steal(ComputeOperator("contains", {container, value}, [&]() -> PyObject* {
+      const int outcome = PySequence_Contains(container, value);
+      return outcome < 0 ? nullptr : PyBool_FromLong(outcome);
+    }));
+    return found ? found.get() == Py_True : -1;
+  }
+  SpecialiseOperands({container, value});
   if (proxies.contains(container)) return PySequence_Contains(container, value);
   PyTypeObject* type = Py_TYPE(container);
   PyObject* override_ = IsPythonClass(type) ? ShimTypeLookup(type, Names().contains) : nullptr;
@@ -242,6 +260,7 @@ Py_ssize_t RecorderState::Impl::Length(PyObject* object) {
   if (IsTensor(object)) {
     const at::Tensor& tensor = TensorOf(object);
     if (tensor.dim() == 0) return PyErr_SetString(PyExc_TypeError, "len() of a 0-d tensor"), -1;
+    if (IsSymbolic()) StayStatic("the length of a tensor");
     return tensor.size(0);
   }
   if (proxies.contains(object)) return PyObject_Length(object);
@@ -296,7 +315,10 @@ PyObject* RecorderState::Impl::IterNext(PyObject* iterator) {
     return BreakNull(BreakCode::kUnsupportedEffect,
                      std::string("an iterator from outside is advanced: ") + type->tp_name);
   }
+  SpecialiseIterator(iterator);
+  own_call = PyGen_CheckExact(iterator);
   PyObject* item = Scan(type->tp_iternext(iterator));
+  own_call = false;
   return CheckFailure() != 0 ? (Py_XDECREF(item), nullptr) : item;
 }
 

@@ -71,7 +71,10 @@ PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
   if (op < 0 || op >= static_cast<int>(std::size(kBinary)))
     return BreakNull(BreakCode::kUnsupportedOpcode, "BINARY_OP");
   const BinaryRow& row = kBinary[op];
-  if (IsPrimitive(left) && IsPrimitive(right)) return row.apply(left, right);
+  if (IsPrimitive(left) && IsPrimitive(right)) {
+    if (SymbolOf(left) == kNoSymbol && SymbolOf(right) == kNoSymbol) return row.apply(left, right);
+    return ComputeOperator(row.function, {left, right}, [&] { return row.apply(left, right); });
+  }
   if (IsTensor(left) || IsTensor(right)) {
     PyObject* other = IsTensor(left) ? right : left;
     if (IsTensor(other) || IsPrimitive(other) || IsNumPyScalar(other) ||
@@ -83,6 +86,10 @@ PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
     return BreakNull(BreakCode::kTensorData, "a tensor is formatted");
   }
   if (PyUnicode_Check(left)) GuardPrinted(*this, right);
+  // Items of what is put together only move.
+  const auto is_sequence = [](PyObject* object) { return PyTuple_Check(object) || PyList_Check(object); };
+  const bool moves = (op == 0 || op == kFirstInPlace) && is_sequence(left) && is_sequence(right);
+  if (!moves) SpecialiseOperands({left, right});
   for (PyObject* operand : {left, right}) {
     if (!HasContent(operand)) continue;
     if (Prepare(operand) != 0) return nullptr;
@@ -118,6 +125,8 @@ PyObject* RecorderState::Impl::Unary(UnaryOperator op, PyObject* object) {
       break;
   }
   if (IsTensor(object)) return CallOperator(function, {object}, [&] { return apply(object); });
+  if (SymbolOf(object) != kNoSymbol) return ComputeOperator(function, {object}, [&] { return apply(object); });
+  SpecialiseOperands({object});
   if (HasContent(object)) {
     if (Prepare(object) != 0) return nullptr;
     if (IsOutside(object) && !IsPythonClass(Py_TYPE(object)) && !IsNumPyScalar(object) && !IsNumPyArray(object)) {
@@ -128,13 +137,17 @@ PyObject* RecorderState::Impl::Unary(UnaryOperator op, PyObject* object) {
 }
 
 PyObject* RecorderState::Impl::RichCompare(PyObject* left, PyObject* right, int op) {
+  const bool has_tensor = IsTensor(left) || IsTensor(right);
+  if (!has_tensor && (HoldsSymbol(left) || HoldsSymbol(right)))
+    return ComputeOperator(kCompare[op], {left, right}, [&] { return PyObject_RichCompare(left, right, op); });
   if (IsPrimitive(left) && IsPrimitive(right)) return PyObject_RichCompare(left, right, op);
-  if (IsTensor(left) || IsTensor(right)) {
+  if (has_tensor) {
     PyObject* other = IsTensor(left) ? right : left;
     if ((IsTensor(other) || IsPrimitive(other) || IsNumPyScalar(other)) && !PyUnicode_Check(other)) {
       return CallOperator(kCompare[op], {left, right}, [&] { return PyObject_RichCompare(left, right, op); });
     }
   }
+  SpecialiseOperands({left, right});
   for (PyObject* operand : {left, right}) {
     if (!HasContent(operand)) continue;
     if (Prepare(operand) != 0) return nullptr;
@@ -151,7 +164,17 @@ PyObject* RecorderState::Impl::RichCompare(PyObject* left, PyObject* right, int 
 
 int RecorderState::Impl::Is(PyObject* left, PyObject* right) {
   if (left == right) return 1;
+  if ((SymbolOf(left) != kNoSymbol || SymbolOf(right) != kNoSymbol) && PyLong_CheckExact(left) &&
+      PyLong_CheckExact(right)) {
+    // Small ints are shared, which symbols are not.
+    SpecialiseOperands({left, right});
+    PyRef a = PyRef::Steal(PyLong_FromLongLong(PyLong_AsLongLong(left)));
+    PyRef b = PyRef::Steal(PyLong_FromLongLong(PyLong_AsLongLong(right)));
+    PyErr_Clear();
+    return a && a.get() == b.get() ? 1 : 0;
+  }
   if (IsPrimitive(left) || IsPrimitive(right)) return 0;
+  if (IsTensor(left) && IsTensor(right)) CompareIdentity(left), CompareIdentity(right);
   Provenance* a = FindKnown(left);
   Provenance* b = FindKnown(right);
   if (a != nullptr && b != nullptr && !(a->pinned && b->pinned) && a->source != b->source &&
@@ -162,6 +185,7 @@ int RecorderState::Impl::Is(PyObject* left, PyObject* right) {
 }
 
 PyObject* RecorderState::Impl::Format(PyObject* value, int conversion, PyObject* spec) {
+  SpecialiseOperands({value});
   if (!IsPrimitive(value)) {
     if (IsTensor(value) || HasFake(value)) return BreakNull(BreakCode::kTensorData, "a tensor is formatted");
     if (Prepare(value) != 0) return nullptr;

@@ -135,6 +135,7 @@ bool IsOwnData(PyObject* value, PyObject* tensor) {
 
 // Of a tensor that the recording made, its fake has the gradient.
 int RecorderState::Impl::SetTensorGradient(PyObject* tensor, PyObject* gradient) {
+  if (IsSymbolic()) StayStatic("Tensor.grad is set");
   if (FindKnown(tensor) == nullptr) {
     if (!TensorOf(tensor).is_leaf()) return BreakInt(BreakCode::kAutograd, "Tensor.grad is set");
     Gradients().with_gradients.push_back(PyRef::Borrow(tensor));

@@ -1,11 +1,9 @@
 // Recipes: how each object that leaves the recording is built afresh on a call. One rule by type; identity and cycles
 // are kept because an object has one recipe.
-#include <ATen/core/grad_mode.h>
-#include <torch/csrc/autograd/variable.h>
-
 #include "frame_eval/guards/iterators.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unread.h"
+#include "graph/symbolic/replay.h"
 
 namespace framejit {
 namespace {
@@ -77,6 +75,11 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
   if (broken() || object == nullptr) return kNoRecipe;
   if (auto row = recipe_of.find(object); row != recipe_of.end()) return row->second;
   auto& recipes = recording->exit_plan.recipes;
+  if (const SymbolId symbol = SymbolOf(object); symbol != kNoSymbol) {
+    const RecipeId id = NewRecipe(object, RecipeKind::kSymbol);
+    recipes[static_cast<size_t>(id)].index = symbol;
+    return id;
+  }
   if (IsUnread(object)) return SourceRecipe(UnreadSource(object));
   // Of classes made inside: another class, and instances of another one, each call.
   if (IsUnlifted(object) || local_types.contains(object) || IsLocalType(Py_TYPE(object))) return Unsupported(object);
@@ -91,7 +94,8 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
     Provenance* provenance = FindKnown(object);
     if (provenance != nullptr && !provenance->pinned) return SourceRecipe(provenance->source);
   }
-  if ((IsSharedTuple(object) && GuardAddresses(object)) ||
+  const bool holds_symbol = HoldsSymbol(object);
+  if ((!holds_symbol && IsSharedTuple(object) && GuardAddresses(object)) ||
       (PyFunction_Check(object) ? !local_functions.contains(object) : PyType_Check(object) || PyModule_Check(object))) {
     const RecipeId id = NewRecipe(object, RecipeKind::kConstant);
     recipes[static_cast<size_t>(id)].object = PyRef::Borrow(object);
@@ -109,7 +113,7 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
     return Unsupported(object);
   }
   if (Py_TYPE(object) == Names().method_wrapper || Py_TYPE(object) == Names().lru_cache) return Unsupported(object);
-  if (IsCodeLike(object) || IsShareable(object) || IsSharedAlias(object)) {
+  if (IsCodeLike(object) || (IsShareable(object) && !holds_symbol) || IsSharedAlias(object)) {
     const RecipeId id = NewRecipe(object, RecipeKind::kConstant);
     recipes[static_cast<size_t>(id)].object = PyRef::Borrow(object);
     return id;
@@ -122,16 +126,7 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
 PyRef RecorderState::Impl::OutputForm(PyObject* object) const {
   const at::Tensor& tensor = TensorOf(object);
   if (changes_inference) return PyRef::Borrow(tensor.is_inference() ? Py_True : Py_False);
-  const auto* view = torch::autograd::impl::get_view_autograd_meta(tensor);
-  if (view == nullptr || !view->has_bw_view() || tensor.requires_grad()) return {};
-  // Graphs write to their inputs last, and make views by other operators, in the mode that is on outside.
-  const bool current = view->get_attr_version() == tensor._version();
-  const torch::autograd::CreationMeta meta = view->get_creation_meta();
-  const bool several = meta == torch::autograd::CreationMeta::MULTI_OUTPUT_NODE;
-  const bool made_inside = meta != torch::autograd::CreationMeta::DEFAULT && at::GradMode::is_enabled();
-  if (!several && !made_inside && (!current || tensor._version() == 0)) return {};
-  const auto form = static_cast<long>(meta);
-  return PyRef::Steal(PyLong_FromLong(current ? form : ~form));
+  return ViewForm(tensor);
 }
 
 // A lifted input that is returned is that input; anything else is an output of the graph.

@@ -22,6 +22,8 @@
 #include "graph/capture/recipe.h"
 #include "graph/capture/resume.h"
 #include "graph/graph.h"
+#include "graph/symbolic/program.h"
+#include "graph/symbolic/size_history.h"
 #include "graph/torch_graph.h"
 
 namespace framejit {
@@ -58,6 +60,8 @@ struct RecordRequest {
   std::optional<StopPoint> stop;
   // The torch-level graph alone knows leaves: torch_call of the nodes in `graph` means nothing then. Null: none.
   const LeafCallables* leaves = nullptr;
+  // Which inputs have sizes that the guards leave open. Null: none.
+  SizeHistory* sizes = nullptr;
 };
 
 struct RecordStats {
@@ -103,6 +107,10 @@ struct Recording {
   std::string torch_level;
   // The graph holds generators that the program made inside: it runs once at a time.
   bool own_generators = false;
+  // With open sizes: what holds for all of them, and how the graph is made for others.
+  SymbolicProgram symbolic;
+  // Set: why this has to be recorded once more, for the sizes of this call alone.
+  std::string why_static;
 };
 
 // Requires the GIL. Installs the evaluation hook for this thread while it runs. Never leaves a Python exception set and

@@ -419,6 +419,50 @@ struct RecorderState::Impl {
   void OperatorResults(const Node& node, TorchArgument* result);
   absl::flat_hash_map<ValueId, TorchValueId> operator_values;  // made by AddOperatorCalls
 
+  // --- numbers that vary (symbols.cc) --------------------------------------------------------------------------------
+  // Whether the sizes of an input are open. Before that no number is a symbol.
+  bool IsSymbolic() const { return is_symbolic; }
+  SymbolId SymbolOf(PyObject* object) const;
+  bool HoldsSymbol(PyObject* object, int depth = 0) const;  // itself, or the items of a tuple, list or slice
+  void AddStep(SymbolStep step);
+  // What the program sees of the result (stolen) of a call that made no tensor, or of a computation.
+  PyObject* Answer(TorchCall ask, PyObject* result, bool has_symbols);
+  PyObject* AnswerPart(PyObject* result, bool has_symbols, const std::string& text, TorchArgument* pattern);
+  PyObject* NewSymbol(PyObject* value, std::string text);
+  bool NumberArgument(PyObject* object, TorchArgument* argument, int depth = 0);
+  // `invoke` computes function(*args), of numbers alone.
+  PyObject* Compute(PyObject* function, absl::Span<PyObject* const> args, const Invoke& invoke);
+  PyObject* ComputeOperator(const char* name, std::initializer_list<PyObject*> args, const Invoke& invoke);
+  // From here on the recording holds for what the symbols in the object are worth here.
+  void Specialise(PyObject* object);
+  void SpecialiseArguments(const NativeCall& call);
+  // C code is about to take items of the iterator.
+  void SpecialiseIterator(PyObject* iterator, int depth = 0);
+  // The object is hashed, and compared with other keys.
+  void UseAsKey(PyObject* object);
+  // The tensor is compared with others by identity.
+  void CompareIdentity(PyObject* tensor);
+  void SpecialiseOperands(std::initializer_list<PyObject*> objects);
+  void Fix(SymbolId symbol);
+  std::string PlaceText();  // of the program's line, for the log
+  // Before C code is called with symbols: 1 and the result; 0: it may be called, and what it computes with is fixed;
+  // -1.
+  int CallOnSymbols(const NativeCall& call, PyRef* result);
+  int CallModelOnSymbols(Treatment treatment, const NativeCall& call, PyRef* result);
+  int CallMethodOnSymbols(const NativeCall& call);
+  int ConstructOnSymbols(const NativeCall& call, PyRef* result);
+  int ComputeOrFix(const NativeCall& call, PyRef* result);
+  void StayStatic(std::string why);
+  void FinishSymbols();
+  const std::vector<std::string>& ValueNames();  // of the torch-level values
+  bool is_symbolic = false;
+  bool own_call = false;  // of the frame that starts next
+  absl::flat_hash_map<PyObject*, SymbolId> symbol_of;
+  absl::flat_hash_set<SymbolId> fixed;
+  std::vector<std::string> value_names, argument_names;
+  size_t named_inputs = 0, named_calls = 0;
+  absl::flat_hash_map<TorchValueId, SourceId> static_inputs;
+
   // --- torch state (torch_state.cc) ----------------------------------------------------------------------------------
   PyObject* ModelTorchState(const NativeCall& call);
   PyObject* ModelInferenceMode(const NativeCall& call);
@@ -511,6 +555,10 @@ bool IsEntryType(PyTypeObject* type);
 // The first base that was not made by a class statement.
 PyTypeObject* NativeBase(PyTypeObject* type);
 bool IsUnlifted(PyObject* object);
+// What functions of torch that compute on tensors are bound to.
+bool IsTorchFunction(PyObject* self);
+// What tensors say of their sizes: shape, size, numel, ...
+bool TellsSizes(PyObject* target);
 // "collections.OrderedDict.popitem", for the detail of a break.
 std::string QualifiedName(PyObject* callable);
 const at::Tensor& TensorOf(PyObject* object);

@@ -100,11 +100,17 @@ bool RecorderState::broken() const { return impl_->broken(); }
 bool RecorderState::dropping() const { return impl_->dropping; }
 void RecorderState::PushFrame(LiveFrame* frame) {
   frame->is_direct = std::exchange(impl_->direct_call, false);
+  frame->is_own_call = std::exchange(impl_->own_call, false) || impl_->frames.empty();
   if (impl_->frames.empty() && impl_->entry_code == nullptr) impl_->entry_code = frame->code;
   impl_->frames.push_back(frame);
 }
 void RecorderState::PopFrame() { impl_->frames.pop_back(); }
-void RecorderState::ForgetDirectCall() { impl_->direct_call = false; }
+void RecorderState::ForgetDirectCall() { impl_->direct_call = impl_->own_call = false; }
+void RecorderState::GiveResult(const LiveFrame& frame, PyObject* value) {
+  if (!frame.is_own_call) impl_->Specialise(value);
+}
+void RecorderState::ResumeGenerator() { impl_->own_call = true; }
+void RecorderState::UseAsKey(PyObject* object) { impl_->UseAsKey(object); }
 void RecorderState::NoteRaise() { impl_->NoteRaise(); }
 void RecorderState::NoteCaught(PyObject* exception) { impl_->NoteCaught(exception); }
 bool RecorderState::HasCaught(PyObject* exception) const { return impl_->caught.contains(exception); }

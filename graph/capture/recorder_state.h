@@ -37,6 +37,8 @@ struct LiveFrame {
   int64_t instruction = 0;  // its number
   // What the frame returns is what the calling instruction of the frame below pushes.
   bool is_direct = false;
+  // The recorder called the frame, or resumed it, and takes what it gives. Else C code does, which may compute with it.
+  bool is_own_call = false;
 };
 
 class RecorderState {
@@ -54,6 +56,12 @@ class RecorderState {
   void PopFrame();
   // Before each instruction; `offset` in code units. False: the recording ends here, broken() is true.
   bool BeginInstruction(int offset);
+  // What the frame gives (a result, or what a generator yields) to who called it.
+  void GiveResult(const LiveFrame& frame, PyObject* value);
+  // The generator that is resumed next gives what it yields to the recorder.
+  void ResumeGenerator();
+  // The object is hashed and compared: numbers in it that vary are fixed.
+  void UseAsKey(PyObject* object);
   // The frame that starts next is no direct call.
   void ForgetDirectCall();
   // The exception that is set was raised by the current instruction or by what it called; the exception goes to a

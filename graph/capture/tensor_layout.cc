@@ -1,23 +1,13 @@
 // Where tensors lie in their memory: what a recording depends on besides sizes and strides, and inputs whose sizes and
 // strides the program changed in place.
 #include <algorithm>
-#include <string_view>
 
 #include "base/switches.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/symbolic/replay.h"
 
 namespace framejit {
 namespace {
-
-// The explicit storage offset of the as_strided family, which counts from where the memory begins.
-bool HasAbsoluteOffset(const Node& node) {
-  if (!node.op.schema().name().starts_with("aten::as_strided")) return false;
-  const auto& arguments = node.op.schema().arguments();
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    if (arguments[i].name() == "storage_offset") return !node.operands[i].constant.isNone();
-  }
-  return false;
-}
 
 // How far a tensor reaches beyond its first element.
 int64_t ReachOf(at::IntArrayRef sizes, at::IntArrayRef strides) {
@@ -51,6 +41,7 @@ PyRef LayoutOf(const at::Tensor& tensor, const at::Tensor& before) {
 // Of the inputs in a memory the recording depends on where they begin.
 void RecorderState::Impl::GuardOffsets(int32_t storage) {
   if (IsSwitchedOff("alias", "StorageOffset")) return;
+  if (IsSymbolic()) StayStatic("it asks where a tensor begins in its memory");
   std::vector<std::pair<SourceId, PyObject*>> found;
   for (const auto& [object, provenance] : known) {
     PyObject* fake = provenance.lifted.get();
@@ -83,6 +74,7 @@ void RecorderState::Impl::LayoutEffects() {
     if (fake.sizes() == real.sizes() && fake.strides() == real.strides() && distance == 0) continue;
     const bool inside =
         distance >= 0 && distance + ReachOf(fake.sizes(), fake.strides()) <= ReachOf(real.sizes(), real.strides());
+    if (IsSymbolic()) StayStatic("an input's sizes or strides are changed in place");
     if (distance != 0) GuardOffsets(FakeSession::MetaOf(fake).storage);
     if (!inside || real.requires_grad() || fake.requires_grad() || real.is_inference())
       return Break(BreakCode::kTensorMetadataMutation, "an input's sizes or strides are changed in place");

@@ -51,6 +51,7 @@ PyObject* RecorderState::Impl::ModelDeepCopy(const NativeCall& call) {
   PyRef attributes = PyRef::Steal(gradient ? GetAttr(source, Names().dict) : nullptr);
   const Py_ssize_t size = attributes ? Length(attributes.get()) : -1;
   if (size < 0) return nullptr;
+  if (IsSymbolic()) StayStatic("a deep copy of a tensor");
   const int32_t storage = FakeSession::MetaOf(tensor).storage;
   auto& storages = copied_storages[memo];
   kept_alive.push_back(PyRef::Borrow(memo));

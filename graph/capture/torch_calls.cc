@@ -88,6 +88,7 @@ bool RecorderState::Impl::Snapshot(PyObject* object, bool is_result, TorchArgume
   }
   if (IsTorchConstant(object)) {
     argument->constant = PyRef::Borrow(object);
+    argument->symbol = SymbolOf(object);
     return true;
   }
   if (Py_TYPE(object) == Names().generator && !is_result) {
@@ -198,9 +199,15 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
     Disarmed disarmed;
     result = PyRef::Steal(invoke());
   }
-  if (CheckFailure() != 0 || (!result && BreakWhereFakesFailed(call.callable))) return nullptr;
+  if (CheckFailure() != 0) return nullptr;
+  const bool breaks = !result && BreakWhereFakesFailed(call.callable);
+  // It may be for the sizes.
+  if (!result && IsSymbolic() && !(breaks && recording->graph_break->code == BreakCode::kTensorData))
+    StayStatic(QualifiedName(call.callable) + " raises an exception");
+  if (breaks) return nullptr;
   if (!result) return nullptr;
   if (!has_tensor && IsTensor(result.get()) && !IsFakeTensor(result.get()) && TensorOf(result.get()).dim() == 0) {
+    SpecialiseArguments(call);
     return ModelConstantTensor(call);  // torch.div(7, 2): numbers alone do not come to the recording
   }
   if (PyLong_CheckExact(result.get()) && IsTensor(call.args[0]) &&
@@ -212,7 +219,10 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
   }
   result = PyRef::Steal(Scan(result.release()));
   if (!result) return nullptr;
-  if (!HasFake(result.get())) return result.release();
+  if (!HasFake(result.get())) {
+    if (!IsSymbolic()) return result.release();
+    return Answer(std::move(record), result.release(), TellsSizes(target));
+  }
   if (IsTensor(result.get()) && IsFakeTensor(result.get())) {
     // What has another layout since, by transpose_ and its kin, is another value of the graph.
     const at::Tensor& made = TensorOf(result.get());
@@ -283,6 +293,7 @@ PyObject* RecorderState::Impl::ModelTensorValue(const NativeCall& call) {
   std::optional<at::Tensor> known;
   if (call.total() == 1 && IsTensor(call.args[0])) known = session.KnownValue(TensorOf(call.args[0]));
   if (!known) return BreakNull(BreakCode::kTensorData, QualifiedName(call.callable));
+  if (IsSymbolic()) StayStatic(QualifiedName(call.callable) + " of a tensor");
   FakeSession::Pause pause;
   Disarmed disarmed;
   PyRef tensor = PyRef::Steal(THPVariable_Wrap(*std::move(known)));

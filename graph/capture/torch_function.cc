@@ -57,6 +57,7 @@ PyObject* RecorderState::Impl::CallTorchFunction(const NativeCall& call, const I
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     if (Prepare(call.args[i]) != 0) return nullptr;
   }
+  if (IsSymbolic()) StayStatic("__torch_function__");
   const size_t nodes = session.graph().nodes.size();
   const size_t calls = recording->torch_graph.calls.size();
   PyRef result = PyRef::Steal(invoke());

@@ -138,6 +138,7 @@ bool RecorderState::Impl::MayPullBack(const NativeCall& call) {
 PyObject* RecorderState::Impl::CallTransformed(const NativeCall& call) {
   const bool outermost = !InsideTransform();
   auto* function = reinterpret_cast<PyFunctionObject*>(call.callable);
+  if (IsSymbolic()) StayStatic("a transform of torch.func");
   if (PrepareArguments(call) != 0) return nullptr;
   if (!(IsPullBack(call.callable) ? MayPullBack(call) : ReadClosure(function))) return nullptr;
   changes_inference |= AutogradModes::Current().inference;  // which transforms leave

@@ -179,7 +179,7 @@ def test_unknown_option_lists_the_known_ones():
 
 
 def test_limit_warns_once_and_stays_right(caplog):
-    compiled = framejit.compile(plain, options={"recompile_limit": 2})
+    compiled = framejit.compile(plain, dynamic=False, options={"recompile_limit": 2})
     with caplog.at_level(logging.WARNING, logger="framejit"):
         for size in range(1, 7):
             x = torch.arange(float(size))

@@ -149,7 +149,22 @@ def check_dict_version():
         assert keep is instance.__dict__
 
 
+def check_new_int():
+    edges = (1, 4, 5, 255, 256, 257, 2**30 - 1, 2**30, 2**31, 2**60, 2**62)
+    for value in (0, *edges, *(-edge for edge in edges)):
+        made = framejit_check.new_int(value)
+        assert type(made) is int and made == value and value == made
+        assert made is not value and made is not framejit_check.new_int(value)
+        assert (str(made), hash(made), bool(made)) == (str(value), hash(value), bool(value))
+        assert made + 0 == value and -made == -value and made * 3 == value * 3 and {value: 1}[made] == 1
+        assert made.bit_length() == value.bit_length() and (made < 1) == (value < 1)
+        assert list(range(10))[framejit_check.new_int(3)] == 3
+        del made
+    assert [-5, 0, 256] == [2 - 7, 3 - 3, 255 + 1]  # what CPython shares is as it was
+
+
 def main():
+    check_new_int()
     check_type_version()
     check_lookup()
     check_inline_values()

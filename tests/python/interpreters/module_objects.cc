@@ -136,6 +136,11 @@ PyObject* TypeLookup(PyObject*, PyObject* args) {
   return OptionalTuple(ShimTypeLookup(reinterpret_cast<PyTypeObject*>(type), name));
 }
 
+PyObject* NewInt(PyObject*, PyObject* value) {
+  const long long number = PyLong_AsLongLong(value);
+  return number == -1 && PyErr_Occurred() ? nullptr : ShimNewInt(number);
+}
+
 PyObject* GetMethod(PyObject*, PyObject* args) {
   PyObject *object, *name;
   if (!PyArg_ParseTuple(args, "OU", &object, &name)) return nullptr;
@@ -174,6 +179,7 @@ PyMethodDef kObjectMethods[] = {
     {"type_version", TypeVersion, METH_O, "the type's version tag, assigned if need be"},
     {"current_type_version", CurrentTypeVersion, METH_O, "the type's version tag or 0"},
     {"type_lookup", TypeLookup, METH_VARARGS, "(value,) or ()"},
+    {"new_int", NewInt, METH_O, "an int of this value that is no other object"},
     {"get_method", GetMethod, METH_VARARGS, "(unbound, method)"},
     {"has_inline_values", HasInlineValues, METH_O, ""},
     {"inline_value", InlineValue, METH_VARARGS, "(value,) or ()"},

@@ -1,0 +1,121 @@
+#include "frame_eval/size_variants.h"
+
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/log.h"
+#include "frame_eval/compile.h"
+#include "frame_eval/replay_check.h"
+#include "frame_eval/written_inputs.h"
+#include "graph/symbolic/replay.h"
+
+namespace framejit {
+
+SizeVariants::Sizes SizeVariants::SizesOf(absl::Span<PyObject* const> inputs) const {
+  Sizes sizes;
+  for (size_t i = 0; i < origin_.program.varies.size(); ++i) {
+    if (!origin_.program.varies[i]) continue;
+    const at::Tensor& tensor = THPVariable_Unpack(inputs[i]);
+    sizes.insert(sizes.end(), tensor.sizes().begin(), tensor.sizes().end());
+    sizes.insert(sizes.end(), tensor.strides().begin(), tensor.strides().end());
+  }
+  return sizes;
+}
+
+bool SizeVariants::HasSizes(absl::Span<PyObject* const> inputs, const Sizes& sizes) const {
+  auto next = sizes.begin();
+  for (size_t i = 0; i < origin_.program.varies.size(); ++i) {
+    if (!origin_.program.varies[i]) continue;
+    const at::Tensor& tensor = THPVariable_Unpack(inputs[i]);
+    const auto rank = tensor.dim();
+    if (!std::equal(next, next + rank, tensor.sizes().begin())) return false;
+    if (!std::equal(next + rank, next + 2 * rank, tensor.strides().begin())) return false;
+    next += 2 * rank;
+  }
+  return true;
+}
+
+std::shared_ptr<const SizeVariant> SizeVariants::Find(absl::Span<PyObject* const> inputs) {
+  if (last_ == nullptr || !HasSizes(inputs, last_sizes_)) {
+    Sizes sizes = SizesOf(inputs);
+    auto row = variants_.find(sizes);
+    if (row == variants_.end()) return nullptr;
+    last_ = row->second;
+    last_sizes_ = std::move(sizes);
+  }
+  last_->last_use = ++uses_;
+  return last_;
+}
+
+void SizeVariants::Add(Sizes sizes, std::shared_ptr<SizeVariant> variant) {
+  if (variants_.size() >= kMaxVariants && !variants_.contains(sizes)) {
+    auto oldest = std::min_element(variants_.begin(), variants_.end(), [](const auto& a, const auto& b) {
+      return a.second->last_use < b.second->last_use;
+    });
+    variants_.erase(oldest);
+  }
+  if (last_sizes_ == sizes) last_ = nullptr;
+  variant->last_use = ++uses_;
+  variants_[std::move(sizes)] = std::move(variant);
+}
+
+void SizeVariants::AddFirst(absl::Span<PyObject* const> inputs, std::shared_ptr<SizeVariant> variant) {
+  Add(SizesOf(inputs), std::move(variant));
+}
+
+std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph,
+                                                      const Graph& recorded) {
+  Sizes sizes = SizesOf(inputs);
+  auto variant = std::make_shared<SizeVariant>();
+  variant->is_provisional = ++made_ > kCompiledAtOnce && !origin_.has_backward && !variants_.contains(sizes);
+  absl::Status status = Compile(inputs, torch_graph, recorded, *variant);
+  if (!status.ok()) {
+    variant->why_not = std::string(status.message());
+    variant->is_provisional = false;
+  }
+  if (LogEnabled(LogArtifact::k_symbols)) {
+    Log(LogArtifact::k_symbols,
+        absl::StrCat(origin_.name, status.ok() ? " is made" : " does not hold", " for sizes and strides ",
+                     absl::StrJoin(sizes, " "), status.ok() ? "" : ": ", status.message()));
+  }
+  Add(std::move(sizes), variant);
+  return variant;
+}
+
+absl::Status SizeVariants::Compile(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph,
+                                   const Graph& recorded, SizeVariant& variant) {
+  absl::StatusOr<SizedRecording> replayed = Replay({.program = &origin_.program,
+                                                    .torch_graph = &torch_graph,
+                                                    .recorded = &recorded,
+                                                    .inputs = inputs,
+                                                    .versions = origin_.versions,
+                                                    .backward = origin_.has_backward,
+                                                    .names = &origin_.value_names});
+  if (!replayed.ok()) return replayed.status();
+  variant.recorded = std::move(replayed->graph);
+  variant.symbols = std::move(replayed->symbols);
+  if (replayed->joint != nullptr && ReplayCheckEnabled()) variant.joint = replayed->joint->graph;
+  const bool in_order = origin_.calls_in_order || variant.is_provisional;
+  std::vector<at::Tensor> examples;
+  for (PyObject* input : inputs) examples.push_back(THPVariable_Unpack(input));
+  absl::StatusOr<std::unique_ptr<CompiledGraph>> compiled =
+      CompileSized({.recorded = &variant.recorded,
+                    .backend = variant.is_provisional ? "interp" : origin_.backend,
+                    .calls_in_order = in_order,
+                    .joint = replayed->joint.get(),
+                    .torch_graph = &replayed->torch_graph,
+                    .name = origin_.name,
+                    .random = origin_.random,
+                    .example_inputs = examples},
+                   &variant.lowered);
+  if (!compiled.ok()) return compiled.status();
+  variant.graph = *std::move(compiled);
+  if (in_order) variant.written_inputs = WrittenInputs(variant.recorded);
+  return absl::OkStatus();
+}
+
+}  // namespace framejit

@@ -1,0 +1,86 @@
+// SizeVariants: the compiled graphs of a trace whose guards leave sizes open, one for each set of sizes it was called
+// with. A call of other sizes replays the recording (graph/symbolic/replay.h) and compiles what comes of it; where the
+// recording does not hold for them, that is remembered, and the call is one that the trace does not cover.
+#ifndef FRAMEJIT_FRAME_EVAL_SIZE_VARIANTS_H_
+#define FRAMEJIT_FRAME_EVAL_SIZE_VARIANTS_H_
+
+#include <Python.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "backends/backend.h"
+#include "frame_eval/cpython/py_ref.h"
+#include "graph/symbolic/program.h"
+
+namespace framejit {
+
+struct SizeVariant {
+  Graph recorded;
+  Graph lowered;
+  Graph joint;                           // with a backward, under the replay check
+  std::shared_ptr<CompiledGraph> graph;  // null: the recording does not hold for these sizes
+  std::string why_not;                   // where there is none
+  std::vector<PyRef> symbols;
+  std::vector<size_t> written_inputs;  // as in Trace
+  bool is_provisional = false;         // runs operator by operator, until these sizes come again
+  int64_t last_use = 0;
+};
+
+class SizeVariants {
+ public:
+  // Beyond that many sets of sizes the one that was not used for longest is compiled anew when it comes back.
+  static constexpr size_t kMaxVariants = 128;
+  // Behind that many, what comes once is not worth kernels: it is compiled when it comes again.
+  static constexpr int64_t kCompiledAtOnce = 32;
+
+  struct Origin {
+    std::string name;
+    std::string backend;  // compiles every variant
+    bool calls_in_order;  // the graph as it was recorded is what that runs
+    bool has_backward;
+    bool random;
+    std::vector<std::pair<size_t, uint32_t>> versions;  // as in Trace
+    SymbolicProgram program;
+    std::vector<std::string> value_names;
+  };
+  explicit SizeVariants(Origin origin) : origin_(std::move(origin)) {}
+
+  // `inputs` are tensors, all of the trace's. Null: there is none yet.
+  std::shared_ptr<const SizeVariant> Find(absl::Span<PyObject* const> inputs);
+  // The first variant, at which the recording was made.
+  void AddFirst(absl::Span<PyObject* const> inputs, std::shared_ptr<SizeVariant> variant);
+  // Where Find() gives none, or a provisional one. Requires the GIL; may run Python code, but none of the program's.
+  // `torch_graph` and `recorded` are the recording's.
+  std::shared_ptr<const SizeVariant> Make(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph,
+                                          const Graph& recorded);
+  const SymbolicProgram& program() const { return origin_.program; }
+  const std::vector<std::string>& value_names() const { return origin_.value_names; }
+  size_t size() const { return variants_.size(); }
+
+ private:
+  using Sizes = std::vector<int64_t>;
+  bool HasSizes(absl::Span<PyObject* const> inputs, const Sizes& sizes) const;
+  Sizes SizesOf(absl::Span<PyObject* const> inputs) const;
+  void Add(Sizes sizes, std::shared_ptr<SizeVariant> variant);
+  absl::Status Compile(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph, const Graph& recorded,
+                       SizeVariant& variant);
+
+  Origin origin_;
+  int64_t uses_ = 0;
+  int64_t made_ = 0;
+  absl::flat_hash_map<Sizes, std::shared_ptr<SizeVariant>> variants_;
+  // The one that was found last: most calls come with its sizes.
+  Sizes last_sizes_;
+  std::shared_ptr<SizeVariant> last_;
+};
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_FRAME_EVAL_SIZE_VARIANTS_H_

@@ -1,0 +1,61 @@
+// What a recording says of numbers that vary from call to call: sizes of tensors, and what the program computes of
+// them.
+//
+// The recorder runs the program at one set of sizes, with real numbers. Numbers that come of sizes which its guards
+// leave open are *symbols*: objects of their own, so that it knows them again wherever they go. Each symbol is defined
+// by a step, a question to a tensor or a computation on other symbols; and where the recording depends on what a symbol
+// is worth, a step says so. Replaying the torch-level calls and the steps in order at other sizes (replay.h) gives what
+// recording there would give, or the first step that says that the recording does not hold.
+#ifndef FRAMEJIT_GRAPH_SYMBOLIC_PROGRAM_H_
+#define FRAMEJIT_GRAPH_SYMBOLIC_PROGRAM_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "frame_eval/cpython/py_ref.h"
+#include "graph/torch_graph.h"
+
+namespace framejit {
+
+struct Symbol {
+  PyRef hint;        // what it was while recording: an exact int or float, an object that is this symbol alone
+  std::string text;  // "x.shape[0]", "(x.shape[0] * 2)"
+};
+
+struct SymbolStep {
+  enum class Kind : uint8_t {
+    kInput,     // graph input number `index` is read for the first time
+    kConstant,  // torch-level constant number `index` is made, and the call that clones it
+    kAsk,       // `ask` is called; its result is ask.result, whose numbers with symbols are what these are worth
+    kEqual,     // symbol `symbol` is worth its hint
+  };
+  Kind kind = Kind::kInput;
+  int32_t calls = 0;  // how many calls of the torch-level graph come before
+  int32_t index = -1;
+  SymbolId symbol = kNoSymbol;
+  TorchCall ask = {};
+};
+
+struct SymbolicProgram {
+  std::vector<bool> varies;  // by graph input: whether the guards leave its sizes and strides open
+  std::vector<Symbol> symbols;
+  std::vector<SymbolStep> steps;
+
+  // Whether any input's sizes are open. The rest means nothing otherwise.
+  bool any() const;
+};
+
+// Names the torch-level values that the calls from `first_call` on make, "linear_4", where they have no name yet.
+void NameResults(const TorchGraph& graph, size_t first_call, std::vector<std::string>& names);
+
+// A question as an expression: "x.shape[0]", "(x.shape[0] * 2)". `names`: of the torch-level values.
+std::string AskText(const TorchCall& ask, const SymbolicProgram& program, const std::vector<std::string>& names);
+// What a step demands; empty where it defines symbols alone.
+std::string DemandText(const SymbolStep& step, const SymbolicProgram& program, const std::vector<std::string>& names);
+// All demands, each once, one line each.
+std::string PrintDemands(const SymbolicProgram& program, const std::vector<std::string>& names);
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_GRAPH_SYMBOLIC_PROGRAM_H_

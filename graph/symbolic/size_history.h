@@ -1,0 +1,46 @@
+// Which tensors of an entry have sizes that vary: the policy of dynamic shapes. The first recording is made for the
+// sizes it meets. A tensor that is read from the same source as in an earlier recording, with other sizes, varies from
+// then on: the guards of that recording leave its sizes and strides open.
+#ifndef FRAMEJIT_GRAPH_SYMBOLIC_SIZE_HISTORY_H_
+#define FRAMEJIT_GRAPH_SYMBOLIC_SIZE_HISTORY_H_
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "frame_eval/guards/source.h"
+
+namespace framejit {
+
+enum class DynamicMode : uint8_t {
+  kAuto,    // as above
+  kNever,   // dynamic=False: every set of sizes has a recording of its own
+  kAlways,  // dynamic=True: all tensors but parameters vary from the first recording on
+};
+
+class SizeHistory {
+ public:
+  explicit SizeHistory(DynamicMode mode = DynamicMode::kAuto) : mode_(mode) {}
+
+  // `tensor` is read from `source` by a recording. Asked again for the same call, it answers the same.
+  bool Varies(const SourceTable& sources, SourceId source, const at::Tensor& tensor, bool is_parameter);
+  // A recording had to be made for given sizes after all. What does that again and again is not asked any more.
+  void Refuse() {
+    if (++refusals_ >= kMaxRefusals) mode_ = DynamicMode::kNever;
+  }
+
+ private:
+  static constexpr int kMaxRefusals = 3;
+
+  DynamicMode mode_;
+  int refusals_ = 0;
+  absl::flat_hash_map<std::string, c10::DimVector> last_;
+  absl::flat_hash_set<std::string> varying_;
+};
+
+}  // namespace framejit
+
+#endif  // FRAMEJIT_GRAPH_SYMBOLIC_SIZE_HISTORY_H_
