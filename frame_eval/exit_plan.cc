@@ -472,6 +472,9 @@ bool ExitProgram::ApplyEffect(const Effect& effect, Builder& builder) const {
       return SetDictItem(target, key, value);
     case EffectKind::kDeleteDictItem:
       return SetDictItem(target, key, nullptr);
+    case EffectKind::kClearDict:
+      return static_cast<bool>(
+          PyRef::Steal(PyObject_CallMethod(reinterpret_cast<PyObject*>(&PyODict_Type), "clear", "O", target)));
     case EffectKind::kReplaceList:
       return PyList_SetSlice(target, 0, PyList_GET_SIZE(target), value) == 0;
     case EffectKind::kExtendList:

@@ -611,6 +611,7 @@ PyObject* RecorderState::Impl::CallShadowMethod(Shadow& shadow, const char* name
   if (FullLift(shadow) != 0) return nullptr;
   if (!IsReadOnlyMethod(method)) {
     Touch(shadow);
+    shadow.cleared |= method == "clear" && PyODict_Check(self);
     if (shadow.kind == ShadowKind::kGlobals) globals_cache.clear();
   }
   if (method == "sort" && call.kwnames != nullptr) return CallModel(Treatment::kHigherOrder, call);

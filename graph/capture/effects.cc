@@ -96,6 +96,14 @@ void RecorderState::Impl::DictEffects(const Shadow& shadow) {
   const RecipeId target = instance ? RecipeFor(shadow.owner.get()) : SourceRecipe(shadow.source);
   const EffectKind set = instance ? EffectKind::kSetAttribute : EffectKind::kSetDictItem;
   const EffectKind remove = instance ? EffectKind::kDeleteAttribute : EffectKind::kDeleteDictItem;
+  if (shadow.cleared) {
+    AddEffect(EffectKind::kClearDict, target, kNoRecipe, kNoRecipe);
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(new_keys.get()); ++i) {
+      PyObject* key = PyTuple_GET_ITEM(new_keys.get(), i);
+      AddEffect(set, target, RecipeFor(key), RecipeFor(PyDict_GetItemWithError(shadow.copy.get(), key)));
+    }
+    return;
+  }
   for (PyObject* key : changes.deleted) AddEffect(remove, target, RecipeFor(key), kNoRecipe);
   if (changes.reordered) {
     // Everything is taken out and put back in the new order.

@@ -51,6 +51,7 @@ struct Shadow {
   std::vector<PyRef> written = {};  // dict: the keys that were set, in the order of the first write
   bool full = false;                // every element is lifted and the keys or the length are guarded
   bool touched = false;             // written: listed in RecorderImpl::writes
+  bool cleared = false;             // an OrderedDict on which clear() was called
 };
 
 // Something that was written, in order of the first write.

@@ -88,6 +88,11 @@ def writes_deque_and_set(x=T(3)):
     del DN0["a"]
     return x + 1
 
+def clears_dict(x=T(3)):
+    OD0.clear()
+    OD0["w"] = N0
+    return x + N1
+
 def writes_attributes(x=T(3), y=B0):
     y.extra = x + 1
     del y.items

@@ -179,11 +179,12 @@ d = {'a': 1, 'b': 2}; kept = [1, 2]; grown = [1]; s = {1, 2}
 import collections
 q = collections.deque([1], maxlen=3)
 items = collections.deque([1, 2])
+ordered = collections.OrderedDict(a=1)
 over_items = iter(items)
 )");
   SourceId next = 0;
   RecipeId c = Source(next++), d = Source(next++), kept = Source(next++), grown = Source(next++), s = Source(next++),
-           q = Source(next++), items = Source(next++);
+           q = Source(next++), items = Source(next++), ordered = Source(next++);
   RecipeId three = Constant("3"), four = Constant("4");
   RecipeId list = Container(RecipeKind::kList, {three, four});
   AddEffect(EffectKind::kSetAttribute, c, Constant("'new'"), three);
@@ -191,16 +192,17 @@ over_items = iter(items)
   AddEffect(EffectKind::kDeleteAttribute, c, Constant("'old'"), kNoRecipe);
   AddEffect(EffectKind::kSetDictItem, d, Constant("'c'"), three);
   AddEffect(EffectKind::kDeleteDictItem, d, Constant("'a'"), kNoRecipe);
+  AddEffect(EffectKind::kClearDict, ordered, kNoRecipe, kNoRecipe);
   AddEffect(EffectKind::kReplaceList, kept, kNoRecipe, list);
   AddEffect(EffectKind::kExtendList, grown, kNoRecipe, list);
   AddEffect(EffectKind::kReplaceSet, s, kNoRecipe, Container(RecipeKind::kSet, {four}));
   AddEffect(EffectKind::kReplaceDeque, q, kNoRecipe, list);
   AddEffect(EffectKind::kSetDequeItems, items, kNoRecipe, list);
-  ASSERT_TRUE(Run(
-      Container(RecipeKind::kTuple, {c, kept}),
-      {python_["c"], python_["d"], python_["kept"], python_["grown"], python_["s"], python_["q"], python_["items"]}));
+  ASSERT_TRUE(Run(Container(RecipeKind::kTuple, {c, kept}),
+                  {python_["c"], python_["d"], python_["kept"], python_["grown"], python_["s"], python_["q"],
+                   python_["items"], python_["ordered"]}));
   Holds("r[0] is c and r[1] is kept and c.__dict__ == {'new': 4} and list(d.items()) == [('b', 2), ('c', 3)]");
-  Holds("list(over_items) == [3, 4]");
+  Holds("list(over_items) == [3, 4] and not ordered");
   Holds("kept == [3, 4] and grown == [1, 3, 4] and s == {4} and list(q) == [3, 4] and q.maxlen == 3");
 }
 

@@ -402,3 +402,27 @@ def test_grad_mode_set_by_the_function_stays_set():
         with torch.enable_grad():
             compiled(X)
             assert torch.is_grad_enabled() is False
+
+
+def test_clearing_an_ordered_dict_under_an_iteration_raises_what_it_raises_in_eager():
+    """An iterator tells an OrderedDict that was cleared from one whose items were deleted or put back."""
+
+    def clears(x, items, again):
+        seen = []
+        for value in items.values():
+            seen.append(x * value)
+            x.sum().item()  # a break: the iteration goes on in the interpreter
+            items.clear()
+            if again:
+                items["w"] = 3
+        return seen
+
+    for again in (False, True):
+        texts = []
+        for function in (clears, framejit.compile(clears)):
+            items = collections.OrderedDict(x=1, y=2)
+            with pytest.raises(RuntimeError) as raised:
+                function(X, items, again)
+            texts.append(str(raised.value))
+            assert list(items.items()) == [("w", 3)] * again
+        assert texts[0] == texts[1]

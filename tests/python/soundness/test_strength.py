@@ -36,6 +36,7 @@ WITNESSES = {
     "effect:DeleteAttribute": "writes_attributes",
     "effect:SetDictItem": "writes",
     "effect:DeleteDictItem": "writes_deque_and_set",
+    "effect:ClearDict": "clears_dict",
     "effect:ReplaceList": "writes_deque_and_set",
     "effect:ExtendList": "broken_list",
     "effect:ReplaceSet": "writes_deque_and_set",
