@@ -2,6 +2,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 #include <vector>
 
@@ -27,8 +28,10 @@ bool WritesInPlace(const Graph& graph) {
 
 // Whether an item of a container is as it was. Of numbers and strings the value decides: which of two equal ones a
 // container holds may differ between two calls that share a recording, since guards compare values.
-bool IsUnchanged(PyObject* before, PyObject* now) {
+bool IsUnchanged(PyObject* before, PyObject* now, const std::function<bool(PyObject*)>& is_symbol) {
   if (before == now || before == nullptr) return before == now;
+  // Numbers that vary are equal in this call alone.
+  if (is_symbol(before) || is_symbol(now)) return false;
   return IsPrimitive(before) && IsPrimitive(now) && ConstantsEqual(before, now);
 }
 
@@ -60,7 +63,8 @@ struct DictChanges {
 };
 
 // What differs between an outside dict and its shadow. An element that was read and put back as it was is no change.
-bool FindChanges(const Shadow& shadow, PyObject* old_keys, PyObject* new_keys, DictChanges* changes) {
+bool FindChanges(const Shadow& shadow, PyObject* old_keys, PyObject* new_keys,
+                 const std::function<bool(PyObject*)>& is_symbol, DictChanges* changes) {
   std::vector<PyObject*> expected;
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(old_keys); ++i) {
     PyObject* key = PyTuple_GET_ITEM(old_keys, i);
@@ -77,7 +81,8 @@ bool FindChanges(const Shadow& shadow, PyObject* old_keys, PyObject* new_keys, D
     const auto position = static_cast<size_t>(i);
     if (position < expected.size() && PyObject_RichCompareBool(expected[position], key, Py_EQ) != 1)
       changes->reordered = true;
-    if (IsUnlifted(value) || IsUnchanged(PyDict_GetItemWithError(shadow.baseline.get(), key), value)) continue;
+    if (IsUnlifted(value) || IsUnchanged(PyDict_GetItemWithError(shadow.baseline.get(), key), value, is_symbol))
+      continue;
     changes->set.push_back(key);
   }
   return !PyErr_Occurred();
@@ -89,7 +94,8 @@ void RecorderState::Impl::DictEffects(const Shadow& shadow) {
   PyRef old_keys = KeysOf(shadow.real.get());
   PyRef new_keys = KeysOf(shadow.copy.get());
   DictChanges changes;
-  if (!old_keys || !new_keys || !FindChanges(shadow, old_keys.get(), new_keys.get(), &changes)) {
+  const auto is_symbol = [this](PyObject* object) { return SymbolOf(object) != kNoSymbol; };
+  if (!old_keys || !new_keys || !FindChanges(shadow, old_keys.get(), new_keys.get(), is_symbol, &changes)) {
     return Break(BreakCode::kInternalError, "the effects on a dict");
   }
   const bool instance = shadow.kind == ShadowKind::kInstanceDict;
@@ -168,9 +174,10 @@ void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
     if (PyObject_RichCompareBool(shadow.copy.get(), shadow.baseline.get(), Py_EQ) == 1) return;
   } else {
     const Py_ssize_t old_size = PyList_GET_SIZE(shadow.baseline.get());
+    const auto is_symbol = [this](PyObject* object) { return SymbolOf(object) != kNoSymbol; };
     Py_ssize_t kept = 0;
     while (kept < std::min(size, old_size) &&
-           IsUnchanged(PyList_GET_ITEM(shadow.baseline.get(), kept), PyList_GET_ITEM(now.get(), kept))) {
+           IsUnchanged(PyList_GET_ITEM(shadow.baseline.get(), kept), PyList_GET_ITEM(now.get(), kept), is_symbol)) {
       ++kept;
     }
     changed_form = shadow.witness && FailsIterators(shadow.witness.get());

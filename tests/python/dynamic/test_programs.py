@@ -272,6 +272,31 @@ def test_effects_of_sizes():
     assert recordings(compiled) == 2
 
 
+def test_effects_that_are_none_at_the_recorded_size():
+    """What is written is what was there, at the sizes of the recording alone."""
+
+    class Kept:
+        rows = 0
+
+        def __init__(self):
+            self.size, self.sizes, self.table = 4, [4], {"rows": 4}
+
+    kept = Kept()
+
+    def function(x):
+        kept.size = x.shape[0]
+        kept.sizes[0] = x.shape[0]
+        kept.table["rows"] = x.shape[0]
+        return x + kept.size
+
+    compiled = framejit.compile(function, dynamic=True)
+    for length in (4, 7, 4, 5):
+        kept.__init__()
+        compiled(data(length))
+        assert (kept.size, kept.sizes, kept.table) == (length, [length], {"rows": length})
+    assert recordings(compiled) == 1
+
+
 def test_written_inputs():
     def function(x, y):
         x.mul_(x.shape[0])
