@@ -22,7 +22,7 @@ CallRecording RecordWith(RecordRequest request, Timings* timings) {
     if (!part->resume) continue;
     part->graph_break = std::move(recording.graph_break);
     // Where that breaks for its sizes, it ends there for these alone.
-    if (part->symbolic.any()) part->why_static = std::move(recording.why_static);
+    if (part->symbolic.any() && part->why_static.empty()) part->why_static = std::move(recording.why_static);
     return {std::move(part), stop};
   }
   return whole;

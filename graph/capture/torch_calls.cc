@@ -202,8 +202,12 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
   if (CheckFailure() != 0) return nullptr;
   const bool breaks = !result && BreakWhereFakesFailed(call.callable);
   // It may be for the sizes.
-  if (!result && IsSymbolic() && !(breaks && recording->graph_break->code == BreakCode::kTensorData))
+  if (!result && IsSymbolic() && !(breaks && recording->graph_break->code == BreakCode::kTensorData)) {
+    PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
+    PyErr_Fetch(&type, &value, &traceback);
     StayStatic(QualifiedName(call.callable) + " raises an exception");
+    PyErr_Restore(type, value, traceback);
+  }
   if (breaks) return nullptr;
   if (!result) return nullptr;
   if (!has_tensor && IsTensor(result.get()) && !IsFakeTensor(result.get()) && TensorOf(result.get()).dim() == 0) {

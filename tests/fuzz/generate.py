@@ -13,6 +13,9 @@ from tests.fuzz.world import CHANGES, GLOBALS, PARAMETERS, WORLD
 
 HOLE = re.compile(r"\$(?:\[(?P<texts>[^\]]*)\]|\((?P<kinds>[^)]*)\)|(?P<same>=?)(?P<name>[A-Za-z]+))")
 
+# The first size of a matrix.
+ROWS = re.compile(r"\bT\(\d+, (?=\d)")
+
 
 class Scope:
     """The names that expressions may use, by kind."""
@@ -296,12 +299,17 @@ class Generator(Statements):
     def steps(self, kinds: list[str], names: list[str], required: int) -> list[str]:
         steps = []
         last = self.arguments(kinds, names, required)
-        for index in range(self.rng.randint(3, 6)):
+        # Calls of other sizes: the second makes a recording with open sizes, which serves the others.
+        resizes = self.chance(0.4)
+        for index in range(self.rng.randint(3, 6) + 3 * resizes):
             lines = []
-            if index and self.chance(0.75):
+            if index and self.chance(0.3 if resizes else 0.75):
                 lines.append(self.row(Scope({}), CHANGES))
             if index and self.chance(0.35):
                 last = self.arguments(kinds, names, required) if self.chance(0.5) else self.alias(last)
+            if resizes and self.chance(0.8):
+                rows = self.one([1, 2, 3, 4, 5, 7, 8])
+                last = [ROWS.sub(f"T({rows}, ", text) for text in last]
             variables = [f"a{i} = {text.split('=', 1)[1] if i >= required else text}" for i, text in enumerate(last)]
             passed = [f"{names[i]}=a{i}" if i >= required else f"a{i}" for i in range(len(last))]
             lines += variables + [f"result = call({', '.join(passed)})"]

@@ -228,6 +228,19 @@ FOUND = {
         "    t = O.w\n    int(V[0, 0])\n    if t.dtype is torch.float32:\n        return x * 1\n",
         ["r = call(O.w)\nif r.requires_grad: r.sum().backward()"] * 4,
     ),
+    "sizes that are changed in front of a break (4002511)": (
+        "W = T(2, 3)\n\ndef f(x):\n    W.t_()\n    absent\n",
+        ["call(T(3))"] * 5,
+    ),
+    "inputs of other sizes that share memory (4000600)": (
+        "def f(x, y):\n    x.zero_()\n    absent\n",
+        ["a = T(3, 3)\ncall(a, a)", "a = T(2, 3)\ncall(a, a[1])", "call(a, a[1])", "a = T(5, 3)\ncall(a, a[1])"],
+    ),
+    "an exception that torch raises, where sizes vary (4001752)": (
+        "W = T(3)\ntimes = functools.partial(torch.mul, W)\n\ndef f(x):\n    try:\n        return times(x, False)\n"
+        "    except Exception as e:\n        LOG.append(type(e))\n    return x + 1\n",
+        [f"result = call(T({rows}, 3))" for rows in (2, 4, 5, 7, 4)],
+    ),
     "an argument that is the default's object (47413)": (
         "N = 3\n\ndef g(x, *args, key=1):\n    return x * key\n\ndef f(x):\n    return g(x, key=N)\n",
         ["result = call(T(3))", "g.__kwdefaults__ = {'key': 3}\nresult = call(T(3))"],
