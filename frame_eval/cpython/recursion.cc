@@ -14,6 +14,8 @@ namespace {
 constexpr size_t kReserve = 256 * 1024;
 // Of the C recursion counter, per call: Python/ceval.c, PY_EVAL_C_STACK_UNITS.
 constexpr int kUnits = 2;
+// Frames that a recording may have inside.
+constexpr int kNearLimit = 32;
 
 struct CStack {
   uintptr_t begin = 0;  // the lowest address; the stack grows down to it
@@ -39,6 +41,14 @@ bool CStackIsLow() {
   static thread_local const CStack stack;
   const auto here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));
   return here >= stack.begin && here < stack.low;
+}
+
+bool RecursionLimitIsNear() {
+#if PY_VERSION_HEX >= 0x030C0000
+  return PyThreadState_Get()->py_recursion_remaining < kNearLimit;
+#else
+  return PyThreadState_Get()->recursion_remaining < kNearLimit;
+#endif
 }
 
 PythonCallFromC::PythonCallFromC() : allowed_(!CStackIsLow()) {

@@ -11,6 +11,9 @@ namespace framejit {
 // Whether so little of this thread's C stack is left that no Python code should be entered from C any more.
 bool CStackIsLow();
 
+// Whether the recursion limit is so near that eager mode may reach it in frames that a recording does without.
+bool RecursionLimitIsNear();
+
 // Around a call of a Python function from C in place of a plain Python call: C recursion that CPython counts for it
 // (3.12 on) is given back.
 class PythonCallFromC {
