@@ -139,6 +139,7 @@ class Compilation {
       trace_->report.is_segment = resumes_->Find(code) != nullptr;
       RecordIt();
       const bool open = recording_->symbolic.any() && HasGraph();
+      if (open && !recording_->fixed_mark.empty()) return absl::OutOfRangeError(recording_->fixed_mark);
       if (absl::Status status = BuildGuards(); !status.ok()) return status;
       trace_->report.stats = recording_->stats;
       trace_->at_position = recording_->at_position;
@@ -211,32 +212,33 @@ class Compilation {
     return names;
   }
 
-  // The inputs of this call; `owned` keeps them. Empty where the guards do not hold any more.
-  std::vector<PyObject*> FetchInputs(std::vector<PyRef>& owned) const {
-    std::vector<PyObject*> inputs;
-    if (trace_->guards->Check(state_) != GuardResult::kPass) return inputs;
-    for (size_t i = 0; i < trace_->input_count; ++i) {
-      inputs.push_back(trace_->guards->Fetched()[i]);
-      owned.push_back(PyRef::Borrow(inputs.back()));
-    }
+  // What the guards fetch in this call; `owned` keeps it. Empty where they do not hold any more.
+  std::vector<PyObject*> Fetch(std::vector<PyRef>& owned) const {
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return {};
+    std::vector<PyObject*> fetched(trace_->guards->Fetched().begin(), trace_->guards->Fetched().end());
+    for (PyObject* object : fetched) owned.push_back(PyRef::Borrow(object));
     trace_->guards->Release();
-    return inputs;
+    return fetched;
   }
 
   // A recording for many sizes is one whose replay at its own sizes gives the same graphs.
   absl::Status ReplayOwnSizes() {
     ScopedTiming timing(timings(), "replay");
     std::vector<PyRef> owned;
-    const std::vector<PyObject*> inputs = FetchInputs(owned);
-    if (inputs.empty()) return absl::AbortedError("the program's state changed");
+    const std::vector<PyObject*> fetched = Fetch(owned);
+    if (fetched.empty()) return absl::AbortedError("the program's state changed");
+    const auto inputs = absl::MakeConstSpan(fetched).first(trace_->input_count);
     value_names_ = ValueNames();
-    absl::StatusOr<SizedRecording> replayed = Replay({.program = &recording_->symbolic,
-                                                      .torch_graph = &recording_->torch_graph,
-                                                      .recorded = &recording_->graph,
-                                                      .inputs = inputs,
-                                                      .versions = trace_->versions,
-                                                      .backward = recording_->joint != nullptr,
-                                                      .names = &value_names_});
+    recording_->symbolic.SortNumbers(recording_->torch_graph);
+    absl::StatusOr<SizedRecording> replayed =
+        Replay({.program = &recording_->symbolic,
+                .torch_graph = &recording_->torch_graph,
+                .recorded = &recording_->graph,
+                .inputs = inputs,
+                .numbers = absl::MakeConstSpan(fetched).last(recording_->symbolic.numbers.size()),
+                .versions = trace_->versions,
+                .backward = recording_->joint != nullptr,
+                .names = &value_names_});
     if (!replayed.ok()) return replayed.status();
     const auto text = [](const Graph& graph) { return PrintGraph(graph, LogPrintOptions()); };
     if (text(replayed->graph) != text(recording_->graph)) return absl::AbortedError("its replay has another graph");
@@ -257,8 +259,8 @@ class Compilation {
     if (recording_->needs_autograd && !report.has_backward)
       return absl::UnimplementedError("torch's own autograd differentiates it");
     std::vector<PyRef> owned;
-    const std::vector<PyObject*> inputs = FetchInputs(owned);
-    if (inputs.empty()) return absl::AbortedError("the program's state changed");
+    const std::vector<PyObject*> fetched = Fetch(owned);
+    if (fetched.empty()) return absl::AbortedError("the program's state changed");
     trace_->variants = std::make_unique<SizeVariants>(SizeVariants::Origin{.name = name_,
                                                                            .backend = report.backend,
                                                                            .calls_in_order = in_order_,
@@ -273,7 +275,7 @@ class Compilation {
     first->graph = trace_->graph;
     first->symbols = std::move(own_symbols_);
     first->written_inputs = trace_->written_inputs;
-    trace_->variants->AddFirst(inputs, std::move(first));
+    trace_->variants->AddFirst(fetched, std::move(first));
     return absl::OkStatus();
   }
 
@@ -299,6 +301,7 @@ class Compilation {
       }
       fetch.insert(fetch.end(), trace_->exit->sources().begin(), trace_->exit->sources().end());
     }
+    for (const SymbolicNumber& number : recording_->symbolic.numbers) fetch.push_back(number.source);
     absl::StatusOr<std::unique_ptr<GuardProgram>> guards =
         GuardProgram::Build(recording_->sources, recording_->guards, fetch, state_, argument_names_);
     if (!guards.ok()) return guards.status();

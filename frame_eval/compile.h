@@ -43,10 +43,10 @@ struct SizedGraph {
 // `lowered` is what the backend takes where it is not the recorded graph; both outlive what is returned.
 absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& request, Graph* lowered);
 
-// The trace of this call; it may be one that runs the frame in the interpreter. An error is internal: its guards could
-// not be built, or no longer hold. Requires the GIL; leaves no Python exception set.
-// `resumes` takes the functions that go on behind a break; null: a break gives up the frame. `advance_iterators`,
-// `varying` and `sizes` are as in RecordRequest.
+// The trace of this call; it may be one that runs the frame in the interpreter. OutOfRange: a size that the program
+// says varies had to be fixed. Another error is internal: its guards could not be built, or no longer hold. Requires
+// the GIL; leaves no Python exception set. `resumes` takes the functions that go on behind a break; null: a break gives
+// up the frame. `advance_iterators`, `varying` and `sizes` are as in RecordRequest.
 absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const CompileOptions& options,
                                                    std::vector<std::string> argument_names,
                                                    std::shared_ptr<ResumeTable> resumes, bool advance_iterators,

@@ -62,6 +62,7 @@ struct EntryObject {
 PyTypeObject* entry_type = nullptr;
 PyObject* graph_break_error = nullptr;
 PyObject* check_error = nullptr;
+PyObject* dynamic_shape_error = nullptr;
 int64_t check_failures = 0;  // guarded by the GIL
 std::atomic<bool> enabled{true};
 thread_local int disable_depth = 0;
@@ -90,7 +91,8 @@ struct Call {
 EntryStep RunTrace(const CallState& call_state, Trace& trace) {
   ++trace.hits;
   EntryStep step;
-  if (trace.graph == nullptr) {
+  // A recording for one set of numbers does not come at every depth of a program that recurses; one for many does.
+  if (trace.graph == nullptr || (trace.variants != nullptr && RecursionLimitIsNear())) {
     trace.guards->Release();
     return step;
   }
@@ -120,7 +122,10 @@ std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state)
     if (result == GuardResult::kError) PyErr_Clear();
     if (result != GuardResult::kPass) continue;
     std::shared_ptr<Trace> found = traces[i];
-    if (!found->CoversSizes(call_state)) continue;
+    if (!found->CoversSizes(call_state)) {
+      if (found->variants->HasTooManyNumbers()) state.sizes.RefuseNumbers();
+      continue;
+    }
     // That may have run Python code: the traces may be others now.
     const auto place = std::find(traces.begin(), traces.end(), found);
     const auto first = traces.begin() + static_cast<std::ptrdiff_t>(FirstOfKind(state, found->at_position));
@@ -267,6 +272,11 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
   const bool advance_iterators = state.recordings == 1;
   absl::StatusOr<std::shared_ptr<Trace>> trace = CompileCall(
       call_state, state.options, state.binder.Names(), state.resumes, advance_iterators, &state.varying, &state.sizes);
+  if (absl::IsOutOfRange(trace.status())) {
+    PyErr_SetString(dynamic_shape_error != nullptr ? dynamic_shape_error : PyExc_RuntimeError,
+                    absl::StrCat(EntryName(entry), ": ", trace.status().message()).c_str());
+    return EntryStep{.kind = EntryStep::Kind::kReturned, .result = {}, .function = {}};
+  }
   if (!trace.ok()) {
     LogWarning(absl::StrCat(EntryName(entry), " runs in the interpreter: ", trace.status().message()));
     if (!state.options.fullgraph) return {};
@@ -285,7 +295,7 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
 absl::Status CheckReplay(EntryObject* entry, const CallState& call_state, const Trace& trace) {
   const EntryState& state = *entry->state;
   std::shared_ptr<const SizeVariant> variant;
-  if (trace.variants != nullptr) variant = trace.variants->Find(trace.guards->Fetched().first(trace.input_count));
+  if (trace.variants != nullptr) variant = trace.variants->Find(trace.guards->Fetched());
   trace.guards->Release();  // what was fetched has references, which recordings count
   absl::Status status = trace.recorded_text->CheckAgain(EntryName(entry), call_state, state.options, state.resumes,
                                                         state.binder.Names(), variant.get());
@@ -586,6 +596,7 @@ void SetEnabled(bool value) { enabled.store(value, std::memory_order_relaxed); }
 void AddDisableDepth(int change) { disable_depth += change; }
 void SetGraphBreakError(PyObject* type) { Py_XSETREF(graph_break_error, Py_NewRef(type)); }
 void SetCheckError(PyObject* type) { Py_XSETREF(check_error, Py_NewRef(type)); }
+void SetDynamicShapeError(PyObject* type) { Py_XSETREF(dynamic_shape_error, Py_NewRef(type)); }
 int64_t CheckFailures() { return check_failures; }
 
 }  // namespace framejit

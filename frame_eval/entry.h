@@ -62,6 +62,8 @@ void SetGraphBreakError(PyObject* type);
 // The exception raised where a check finds a fault of ours, and how often one did.
 void SetCheckError(PyObject* type);
 int64_t CheckFailures();
+// The exception raised where a size that the program says varies had to be fixed.
+void SetDynamicShapeError(PyObject* type);
 
 }  // namespace framejit
 

@@ -300,6 +300,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("add_disable_depth", &AddDisableDepth);
   module.def("is_compiling", &IsRecording);
   module.def("set_check_error", [](const py::object& type) { SetCheckError(type.ptr()); });
+  module.def("set_dynamic_shape_error", [](const py::object& type) { SetDynamicShapeError(type.ptr()); });
   module.def("check_failures", &CheckFailures);
   module.def("set_replay_check", &SetReplayCheck);
   module.def("set_shadow_check", &SetShadowCheck, py::arg("every"));

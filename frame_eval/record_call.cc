@@ -50,6 +50,7 @@ CallRecording RecordCall(const CallState& state, const CompileOptions& options, 
   const Recording& recording = *made.recording;
   const bool has_graph = !recording.graph_break.has_value() || recording.resume;
   if (!recording.symbolic.any() || (has_graph && recording.why_static.empty())) return made;
+  if (has_graph && !recording.fixed_mark.empty()) return made;
   if (has_graph) {
     inputs.sizes->Refuse();
     if (LogEnabled(LogArtifact::k_symbols))

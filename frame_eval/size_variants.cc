@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,36 +13,65 @@
 #include "frame_eval/replay_check.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/symbolic/replay.h"
+#include "graph/symbolic/values.h"
 
 namespace framejit {
 
-SizeVariants::Sizes SizeVariants::SizesOf(absl::Span<PyObject* const> inputs) const {
+namespace {
+
+// An int that TakeNumbers() let pass, or the bits of a float.
+int64_t NumberKey(PyObject* number) {
+  if (PyFloat_CheckExact(number)) return std::bit_cast<int64_t>(PyFloat_AS_DOUBLE(number));
+  return PyLong_AsLongLong(number);
+}
+
+}  // namespace
+
+absl::Status SizeVariants::TakeNumbers(absl::Span<PyObject* const> fetched, std::vector<PyRef>& symbols) const {
+  if (origin_.program.numbers.empty()) return absl::OkStatus();
+  return EvaluateNumbers(origin_.program, origin_.value_names, NumbersOf(fetched), symbols);
+}
+
+bool SizeVariants::HasTooManyNumbers() const {
+  const size_t many = origin_.has_backward ? kManyNumbersWithBackward : kManyNumbers;
+  return numbers_.size() + 1 >= many && calls_ < 2 * made_;
+}
+
+SizeVariants::Sizes SizeVariants::SizesOf(absl::Span<PyObject* const> fetched) const {
   Sizes sizes;
   for (size_t i = 0; i < origin_.program.varies.size(); ++i) {
     if (!origin_.program.varies[i]) continue;
-    const at::Tensor& tensor = THPVariable_Unpack(inputs[i]);
+    const at::Tensor& tensor = THPVariable_Unpack(fetched[i]);
     sizes.insert(sizes.end(), tensor.sizes().begin(), tensor.sizes().end());
     sizes.insert(sizes.end(), tensor.strides().begin(), tensor.strides().end());
+  }
+  const absl::Span<PyObject* const> numbers = NumbersOf(fetched);
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    if (origin_.program.numbers[i].in_graph) sizes.push_back(NumberKey(numbers[i]));
   }
   return sizes;
 }
 
-bool SizeVariants::HasSizes(absl::Span<PyObject* const> inputs, const Sizes& sizes) const {
+bool SizeVariants::HasSizes(absl::Span<PyObject* const> fetched, const Sizes& sizes) const {
   auto next = sizes.begin();
   for (size_t i = 0; i < origin_.program.varies.size(); ++i) {
     if (!origin_.program.varies[i]) continue;
-    const at::Tensor& tensor = THPVariable_Unpack(inputs[i]);
+    const at::Tensor& tensor = THPVariable_Unpack(fetched[i]);
     const auto rank = tensor.dim();
     if (!std::equal(next, next + rank, tensor.sizes().begin())) return false;
     if (!std::equal(next + rank, next + 2 * rank, tensor.strides().begin())) return false;
     next += 2 * rank;
   }
+  const absl::Span<PyObject* const> numbers = NumbersOf(fetched);
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    if (origin_.program.numbers[i].in_graph && NumberKey(numbers[i]) != *next++) return false;
+  }
   return true;
 }
 
-std::shared_ptr<const SizeVariant> SizeVariants::Find(absl::Span<PyObject* const> inputs) {
-  if (last_ == nullptr || !HasSizes(inputs, last_sizes_)) {
-    Sizes sizes = SizesOf(inputs);
+std::shared_ptr<const SizeVariant> SizeVariants::Find(absl::Span<PyObject* const> fetched) {
+  if (last_ == nullptr || !HasSizes(fetched, last_sizes_)) {
+    Sizes sizes = SizesOf(fetched);
     auto row = variants_.find(sizes);
     if (row == variants_.end()) return nullptr;
     last_ = row->second;
@@ -63,35 +93,40 @@ void SizeVariants::Add(Sizes sizes, std::shared_ptr<SizeVariant> variant) {
   variants_[std::move(sizes)] = std::move(variant);
 }
 
-void SizeVariants::AddFirst(absl::Span<PyObject* const> inputs, std::shared_ptr<SizeVariant> variant) {
-  Add(SizesOf(inputs), std::move(variant));
+void SizeVariants::AddFirst(absl::Span<PyObject* const> fetched, std::shared_ptr<SizeVariant> variant) {
+  Add(SizesOf(fetched), std::move(variant));
 }
 
-std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph,
-                                                      const Graph& recorded) {
-  Sizes sizes = SizesOf(inputs);
+std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const> fetched,
+                                                      const TorchGraph& torch_graph, const Graph& recorded) {
+  Sizes sizes = SizesOf(fetched);
+  const auto in_key = std::count_if(origin_.program.numbers.begin(), origin_.program.numbers.end(),
+                                    [](const SymbolicNumber& number) { return number.in_graph; });
+  if (in_key > 0) numbers_.insert(Sizes(sizes.end() - in_key, sizes.end()));
   auto variant = std::make_shared<SizeVariant>();
   variant->is_provisional = ++made_ > kCompiledAtOnce && !origin_.has_backward && !variants_.contains(sizes);
-  absl::Status status = Compile(inputs, torch_graph, recorded, *variant);
+  absl::Status status = Compile(fetched, torch_graph, recorded, *variant);
   if (!status.ok()) {
     variant->why_not = std::string(status.message());
     variant->is_provisional = false;
   }
   if (LogEnabled(LogArtifact::k_symbols)) {
     Log(LogArtifact::k_symbols,
-        absl::StrCat(origin_.name, status.ok() ? " is made" : " does not hold", " for sizes and strides ",
+        absl::StrCat(origin_.name, status.ok() ? " is made" : " does not hold", " for sizes, strides and numbers ",
                      absl::StrJoin(sizes, " "), status.ok() ? "" : ": ", status.message()));
   }
   Add(std::move(sizes), variant);
   return variant;
 }
 
-absl::Status SizeVariants::Compile(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph,
+absl::Status SizeVariants::Compile(absl::Span<PyObject* const> fetched, const TorchGraph& torch_graph,
                                    const Graph& recorded, SizeVariant& variant) {
+  const absl::Span<PyObject* const> inputs = fetched.first(origin_.program.varies.size());
   absl::StatusOr<SizedRecording> replayed = Replay({.program = &origin_.program,
                                                     .torch_graph = &torch_graph,
                                                     .recorded = &recorded,
                                                     .inputs = inputs,
+                                                    .numbers = NumbersOf(fetched),
                                                     .versions = origin_.versions,
                                                     .backward = origin_.has_backward,
                                                     .names = &origin_.value_names});

@@ -1,6 +1,7 @@
-// SizeVariants: the compiled graphs of a trace whose guards leave sizes open, one for each set of sizes it was called
-// with. A call of other sizes replays the recording (graph/symbolic/replay.h) and compiles what comes of it; where the
-// recording does not hold for them, that is remembered, and the call is one that the trace does not cover.
+// SizeVariants: the compiled graphs of a trace whose guards leave sizes or numbers open, one for each set of sizes, and
+// of numbers that the graph depends on, it was called with. A call of other sizes replays the recording
+// (graph/symbolic/replay.h) and compiles what comes of it; where the recording does not hold for them, that is
+// remembered, and the call is one that the trace does not cover.
 #ifndef FRAMEJIT_FRAME_EVAL_SIZE_VARIANTS_H_
 #define FRAMEJIT_FRAME_EVAL_SIZE_VARIANTS_H_
 
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "backends/backend.h"
@@ -39,6 +41,8 @@ class SizeVariants {
   static constexpr size_t kMaxVariants = 128;
   // Behind that many, what comes once is not worth kernels: it is compiled when it comes again.
   static constexpr int64_t kCompiledAtOnce = 32;
+  // That many numbers are too many, where most variants were met once. Backward graphs take longer to make.
+  static constexpr size_t kManyNumbers = 256, kManyNumbersWithBackward = 64;
 
   struct Origin {
     std::string name;
@@ -52,13 +56,20 @@ class SizeVariants {
   };
   explicit SizeVariants(Origin origin) : origin_(std::move(origin)) {}
 
-  // `inputs` are tensors, all of the trace's. Null: there is none yet.
-  std::shared_ptr<const SizeVariant> Find(absl::Span<PyObject* const> inputs);
+  // `fetched`, here and below: what the trace's guards fetched, which are its inputs first and its numbers last.
+  // What the symbols that come of numbers alone are worth goes to `symbols`, as in EvaluateNumbers.
+  absl::Status TakeNumbers(absl::Span<PyObject* const> fetched, std::vector<PyRef>& symbols) const;
+  // Null: there is none yet.
+  std::shared_ptr<const SizeVariant> Find(absl::Span<PyObject* const> fetched);
   // The first variant, at which the recording was made.
-  void AddFirst(absl::Span<PyObject* const> inputs, std::shared_ptr<SizeVariant> variant);
+  void AddFirst(absl::Span<PyObject* const> fetched, std::shared_ptr<SizeVariant> variant);
+  // A call comes that the guards let pass.
+  void CountCall() { ++calls_; }
+  // Whether variants are made for ever more numbers, most of which come once. Then no more are made.
+  bool HasTooManyNumbers() const;
   // Where Find() gives none, or a provisional one. Requires the GIL; may run Python code, but none of the program's.
   // `torch_graph` and `recorded` are the recording's.
-  std::shared_ptr<const SizeVariant> Make(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph,
+  std::shared_ptr<const SizeVariant> Make(absl::Span<PyObject* const> fetched, const TorchGraph& torch_graph,
                                           const Graph& recorded);
   const SymbolicProgram& program() const { return origin_.program; }
   const std::vector<std::string>& value_names() const { return origin_.value_names; }
@@ -66,15 +77,20 @@ class SizeVariants {
 
  private:
   using Sizes = std::vector<int64_t>;
-  bool HasSizes(absl::Span<PyObject* const> inputs, const Sizes& sizes) const;
-  Sizes SizesOf(absl::Span<PyObject* const> inputs) const;
+  bool HasSizes(absl::Span<PyObject* const> fetched, const Sizes& sizes) const;
+  Sizes SizesOf(absl::Span<PyObject* const> fetched) const;
+  absl::Span<PyObject* const> NumbersOf(absl::Span<PyObject* const> fetched) const {
+    return fetched.last(origin_.program.numbers.size());
+  }
   void Add(Sizes sizes, std::shared_ptr<SizeVariant> variant);
-  absl::Status Compile(absl::Span<PyObject* const> inputs, const TorchGraph& torch_graph, const Graph& recorded,
+  absl::Status Compile(absl::Span<PyObject* const> fetched, const TorchGraph& torch_graph, const Graph& recorded,
                        SizeVariant& variant);
 
   Origin origin_;
   int64_t uses_ = 0;
+  int64_t calls_ = 0;
   int64_t made_ = 0;
+  absl::flat_hash_set<Sizes> numbers_;  // that variants were made for, as they are in the keys
   absl::flat_hash_map<Sizes, std::shared_ptr<SizeVariant>> variants_;
   // The one that was found last: most calls come with its sizes.
   Sizes last_sizes_;

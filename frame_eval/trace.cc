@@ -111,16 +111,17 @@ void SetVersion(const at::Tensor& tensor, int64_t version) {
 
 bool Trace::CoversSizes(const CallState& state) {
   if (variants == nullptr) return true;
-  std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched().first(input_count));
+  variants->CountCall();
+  std::vector<PyRef> symbols;
+  if (!variants->TakeNumbers(guards->Fetched(), symbols).ok()) return guards->Release(), false;
+  std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched());
   if (variant != nullptr && !variant->is_provisional) return variant->graph != nullptr || (guards->Release(), false);
+  if (variants->HasTooManyNumbers()) return guards->Release(), false;
   std::vector<PyRef> owned;
-  std::vector<PyObject*> inputs;
-  for (size_t i = 0; i < input_count; ++i) {
-    inputs.push_back(guards->Fetched()[i]);
-    owned.push_back(PyRef::Borrow(inputs.back()));
-  }
+  std::vector<PyObject*> fetched(guards->Fetched().begin(), guards->Fetched().end());
+  for (PyObject* object : fetched) owned.push_back(PyRef::Borrow(object));
   guards->Release();
-  variant = variants->Make(inputs, report.torch_graph, report.recorded);
+  variant = variants->Make(fetched, report.torch_graph, report.recorded);
   if (PyErr_Occurred() != nullptr) PyErr_Clear();
   const bool holds = variant->graph != nullptr && guards->Check(state) == GuardResult::kPass;
   if (PyErr_Occurred() != nullptr) PyErr_Clear();
@@ -129,9 +130,13 @@ bool Trace::CoversSizes(const CallState& state) {
 
 std::string Trace::ExplainMiss(const CallState& state) const {
   if (variants != nullptr && guards->Check(state) == GuardResult::kPass) {
-    std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched().first(input_count));
+    std::vector<PyRef> symbols;
+    const absl::Status numbers = variants->TakeNumbers(guards->Fetched(), symbols);
+    std::shared_ptr<const SizeVariant> variant = numbers.ok() ? variants->Find(guards->Fetched()) : nullptr;
     guards->Release();
+    if (!numbers.ok()) return absl::StrCat("it does not hold for these numbers: ", numbers.message());
     if (variant != nullptr && variant->graph == nullptr) return "it does not hold for these sizes: " + variant->why_not;
+    if (variants->HasTooManyNumbers()) return "numbers were others in too many calls";
   }
   if (PyErr_Occurred() != nullptr) PyErr_Clear();
   return guards->ExplainFailure(state);
@@ -140,9 +145,12 @@ std::string Trace::ExplainMiss(const CallState& state) const {
 Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
   absl::Span<PyObject* const> fetched = guards->Fetched();
   std::shared_ptr<const SizeVariant> variant;
+  std::vector<PyRef> symbols;
   if (variants != nullptr) {
-    variant = variants->Find(fetched.first(input_count));
+    variant = variants->Find(fetched);
     if (variant == nullptr || variant->graph == nullptr) return guards->Release(), Outcome::kDiscarded;
+    symbols = variant->symbols;
+    if (!variants->TakeNumbers(fetched, symbols).ok()) return guards->Release(), Outcome::kDiscarded;
   }
   CompiledGraph& compiled = variant != nullptr ? *variant->graph : *graph;
   c10::SmallVector<at::Tensor, 8> inputs;
@@ -175,8 +183,7 @@ Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
   }
   for (size_t i = 0; i < versions.size(); ++i) SetVersion(inputs[versions[i].first], before[i] + versions[i].second);
   lent.GiveBack();
-  *result = exit->Run(sources, outputs.get(),
-                      variant != nullptr ? absl::MakeConstSpan(variant->symbols) : absl::Span<const PyRef>());
+  *result = exit->Run(sources, outputs.get(), symbols);
   return Outcome::kDone;
 }
 

@@ -50,10 +50,12 @@ class Trace {
 
   std::unique_ptr<GuardProgram> guards;
   std::shared_ptr<CompiledGraph> graph;  // null: the frame runs in the interpreter
-  // Set: the guards leave sizes open, and each set of sizes has a graph of its own. `graph` is that of the first.
+  // Set: the guards leave sizes or numbers open, and each set of them has a graph of its own. `graph` is that of the
+  // first.
   std::unique_ptr<SizeVariants> variants;
   std::unique_ptr<ExitProgram> exit;
-  size_t input_count = 0;  // of GuardProgram::Fetched(), inputs first, then ExitProgram::sources()
+  // Of GuardProgram::Fetched(): inputs first, then ExitProgram::sources(), then SymbolicProgram::numbers.
+  size_t input_count = 0;
   bool random = false;
   // What the graph adds to the versions of the inputs that it writes, by position.
   std::vector<std::pair<size_t, uint32_t>> versions;
@@ -74,8 +76,8 @@ class Trace {
   std::shared_ptr<CheckpointReads> checkpoint_reads;  // null where nothing is checkpointed
   TraceReport report;
 
-  // After guards->Check() passed: whether the recording holds for the sizes of this call, too. May have run Python
-  // code; the guards are checked again then. Requires the GIL.
+  // After guards->Check() passed: whether the recording holds for the sizes and numbers of this call, too. May have run
+  // Python code; the guards are checked again then. Requires the GIL.
   bool CoversSizes(const CallState& state);
   // Why the trace does not cover a call: one line.
   std::string ExplainMiss(const CallState& state) const;

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 
 import torch
 
-from framejit import _armed, _build, _checks, _config, _cuda, _explain, _logging, _optimizers, _trace
+from framejit import _armed, _build, _checks, _config, _cuda, _explain, _logging, _marks, _optimizers, _trace
 from framejit._module import CompiledModule
 
 _C = _build.load()
@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckError",
     "CompiledModule",
+    "DynamicShapeError",
     "GraphBreakError",
     "allow_in_graph",
     "compile",
@@ -30,12 +31,17 @@ __all__ = [
     "is_compiling",
     "list_backends",
     "log_artifacts",
+    "mark_dynamic",
+    "mark_static",
     "register_backend",
     "reset",
     "set_checks",
     "set_logs",
     "trace",
 ]
+
+mark_dynamic = _marks.mark_dynamic
+mark_static = _marks.mark_static
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = {"recompile_limit": 8}
@@ -45,12 +51,17 @@ class GraphBreakError(RuntimeError):
     """Raised under fullgraph=True where a function cannot be captured as one graph; says where and why."""
 
 
+class DynamicShapeError(RuntimeError):
+    """Raised where a size that mark_dynamic was called for had to be fixed; says where and by what."""
+
+
 class CheckError(RuntimeError):
     """Raised where a check (set_checks) finds that framejit does something else than eager would: our bug."""
 
 
 _C.set_graph_break_error(GraphBreakError)
 _C.set_check_error(CheckError)
+_C.set_dynamic_shape_error(DynamicShapeError)
 _C.set_enabled(not _config.flag("FRAMEJIT_DISABLE"))
 _C.set_path_rules(_armed.path_rules())
 _C.set_optimizer_methods(_optimizers.methods(), _optimizers.hooks())
@@ -102,9 +113,9 @@ def compile(
         returns a callable. None: FRAMEJIT_BACKEND, or "auto".
     fullgraph: raise GraphBreakError where the function cannot be captured as one graph, instead of running it in the
         interpreter.
-    dynamic: None: the first recording holds for the sizes it meets; tensors whose sizes then differ are recorded with
-        open sizes, which one recording serves. True: all tensors but parameters have open sizes from the first
-        recording on. False: each set of sizes is recorded.
+    dynamic: None: the first recording holds for the sizes, ints and floats it meets; tensors whose sizes then differ,
+        and numbers that do, are recorded with open sizes and values, which one recording serves. True: all tensors but
+        parameters have open sizes from the first recording on. False: each set of sizes and numbers is recorded.
     options: {"recompile_limit": n}: how often a function is recorded before further misses run in the interpreter.
     """
     chosen = _check_options(backend, fullgraph, dynamic, options)

@@ -17,6 +17,8 @@ constexpr int kFramesToRecord = 300;
 constexpr size_t kStackToRecord = 1024 * 1024;
 // Of the C recursion counter, per call: Python/ceval.c, PY_EVAL_C_STACK_UNITS.
 constexpr int kUnits = 2;
+// Frames that a recording may have inside.
+constexpr int kNearLimit = 32;
 
 struct CStack {
   uintptr_t begin = 0;  // the lowest address; the stack grows down to it
@@ -46,6 +48,8 @@ bool CStackIsLow() { return IsLessLeft(kReserve, 4); }
 bool HasRoomToRecord() {
   return ShimRecursionRemaining(PyThreadState_Get()) > kFramesToRecord && !IsLessLeft(kStackToRecord, 2);
 }
+
+bool RecursionLimitIsNear() { return ShimRecursionRemaining(PyThreadState_Get()) < kNearLimit; }
 
 PythonCallFromC::PythonCallFromC() : allowed_(!CStackIsLow()) {
   ShimAddCRecursion(PyThreadState_Get(), kUnits);

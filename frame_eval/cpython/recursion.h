@@ -15,6 +15,9 @@ bool CStackIsLow();
 // limits that the program itself would not.
 bool HasRoomToRecord();
 
+// Whether the recursion limit is so near that eager mode may reach it in frames that a recording does without.
+bool RecursionLimitIsNear();
+
 // Around a call of a Python function from C in place of a plain Python call: C recursion that CPython counts for it
 // (3.12 on) is given back.
 class PythonCallFromC {

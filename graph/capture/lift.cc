@@ -149,6 +149,7 @@ PyObject* RecorderState::Impl::Lift(PyObject* value, SourceId source, bool pinne
     return BreakNull(BreakCode::kAutograd,
                      "what may change before the backward: " + recording->sources.ToString(source));
   if (IsPrimitive(value)) {
+    if (PyObject* symbol = pinned ? nullptr : LiftVaryingNumber(value, source)) return symbol;
     if (!pinned && request.varying != nullptr && request.varying->NoteSource(recording->sources, source, value)) {
       return BreakNull(BreakCode::kVaryingValue, recording->sources.ToString(source));
     }
@@ -216,6 +217,8 @@ PyObject* RecorderState::Impl::LiftTensor(PyObject* value, SourceId source) {
   if (!object) return nullptr;
   if (type != n.tensor && PyObject_SetAttr(object.get(), n.klass, reinterpret_cast<PyObject*>(type)) != 0)
     return nullptr;
+  PyObject* marks = request.sizes != nullptr && plain ? MarksOf(value) : nullptr;
+  if (marks != nullptr && IsMarkedDynamic(value)) request.sizes->Mark(recording->sources, source);
   const bool varies = request.sizes != nullptr && plain &&
                       request.sizes->Varies(recording->sources, source, TensorOf(value), type == n.parameter);
   AddGuard(GuardKind::kTensorMatches, source, value, varies ? -1 : 0);
@@ -226,6 +229,7 @@ PyObject* RecorderState::Impl::LiftTensor(PyObject* value, SourceId source) {
   recording->inputs.push_back(source);
   recording->torch_graph.inputs.push_back(TorchValue(*fake, true));
   if (!varies) static_inputs.emplace(recording->torch_graph.inputs.back(), source);
+  if (varies && marks != nullptr && DemandMarks(object.get(), source, marks) != 0) return nullptr;
   return object.release();
 }
 
@@ -252,21 +256,26 @@ PyObject* RecorderState::Impl::LiftTuple(PyObject* value, SourceId source, bool 
   }
   PyRef items = PyRef::Steal(PyTuple_New(size));
   if (!items) return nullptr;
+  PyTypeObject* type = Py_TYPE(value);
+  const bool can_change =
+      PyTuple_CheckExact(value) || type == Names().size || (IsPythonClass(type) && NativeBase(type) == &PyTuple_Type);
+  const bool may_vary = std::exchange(numbers_may_vary, numbers_may_vary && can_change);
   bool changed = false;
   for (Py_ssize_t i = 0; i < size; ++i) {
     PyObject* item = PyTuple_GET_ITEM(value, i);
     PyObject* lifted =
         Lift(Py_NewRef(item), Intern(SourceKind::kTupleItem, source, nullptr, static_cast<int32_t>(i)), pinned);
-    if (lifted == nullptr) return nullptr;
+    if (lifted == nullptr) return numbers_may_vary = may_vary, nullptr;
     changed |= lifted != item;
     PyTuple_SET_ITEM(items.get(), i, lifted);
   }
+  numbers_may_vary = may_vary;
   if (!changed) {
     Remember(value, value, source, pinned);
     return Py_NewRef(value);
   }
   if (!PyTuple_CheckExact(value)) {
-    if (!IsPythonClass(Py_TYPE(value)) || NativeBase(Py_TYPE(value)) != &PyTuple_Type) {
+    if (!can_change) {
       return BreakNull(BreakCode::kUnsupportedObject,
                        std::string("a ") + Py_TYPE(value)->tp_name + " that holds tensors");
     }

@@ -230,7 +230,11 @@ int RecorderState::Impl::Contains(PyObject* container, PyObject* value) {
     }));
     return found ? found.get() == Py_True : -1;
   }
-  SpecialiseOperands({container, value});
+  if (PyDict_Check(container)) {
+    UseAsKey(value);  // its keys are fixed, and nothing looks at its values
+  } else {
+    SpecialiseOperands({container, value});
+  }
   if (proxies.contains(container)) return PySequence_Contains(container, value);
   PyTypeObject* type = Py_TYPE(container);
   PyObject* override_ = IsPythonClass(type) ? ShimTypeLookup(type, Names().contains) : nullptr;
@@ -324,7 +328,7 @@ PyObject* RecorderState::Impl::IterNext(PyObject* iterator) {
 
 PyObject* RecorderState::Impl::AsTuple(PyObject* sequence) {
   if (PyTuple_CheckExact(sequence)) return Py_NewRef(sequence);
-  if (Shadow* shadow = FindShadow(sequence); shadow != nullptr && FullLift(*shadow) != 0) return nullptr;
+  if (Shadow* shadow = FindShadow(sequence); shadow != nullptr && FullLift(*shadow, true) != 0) return nullptr;
   if (PyList_CheckExact(sequence)) return PyList_AsTuple(sequence);
   PyRef iterator = PyRef::Steal(GetIter(sequence));
   PyRef items = PyRef::Steal(iterator ? PyList_New(0) : nullptr);

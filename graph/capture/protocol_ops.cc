@@ -164,14 +164,16 @@ PyObject* RecorderState::Impl::RichCompare(PyObject* left, PyObject* right, int 
 
 int RecorderState::Impl::Is(PyObject* left, PyObject* right) {
   if (left == right) return 1;
-  if ((SymbolOf(left) != kNoSymbol || SymbolOf(right) != kNoSymbol) && PyLong_CheckExact(left) &&
-      PyLong_CheckExact(right)) {
+  if ((SymbolOf(left) != kNoSymbol || SymbolOf(right) != kNoSymbol) && Py_TYPE(left) == Py_TYPE(right)) {
+    if (!PyLong_CheckExact(left) || SourceOfNumber(SymbolOf(left)) != kNoSource ||
+        SourceOfNumber(SymbolOf(right)) != kNoSource)
+      StayStatic("numbers are compared by identity");
     // Small ints are shared, which symbols are not.
     SpecialiseOperands({left, right});
     PyRef a = PyRef::Steal(PyLong_FromLongLong(PyLong_AsLongLong(left)));
     PyRef b = PyRef::Steal(PyLong_FromLongLong(PyLong_AsLongLong(right)));
     PyErr_Clear();
-    return a && a.get() == b.get() ? 1 : 0;
+    return PyLong_CheckExact(left) && a && a.get() == b.get() ? 1 : 0;
   }
   if (IsPrimitive(left) || IsPrimitive(right)) return 0;
   if (IsTensor(left) && IsTensor(right)) CompareIdentity(left), CompareIdentity(right);

@@ -76,6 +76,11 @@ RecipeId RecorderState::Impl::RecipeFor(PyObject* object) {
   if (auto row = recipe_of.find(object); row != recipe_of.end()) return row->second;
   auto& recipes = recording->exit_plan.recipes;
   if (const SymbolId symbol = SymbolOf(object); symbol != kNoSymbol) {
+    if (const SourceId source = SourceOfNumber(symbol); source != kNoSource) {
+      const RecipeId id = SourceRecipe(source);
+      recipe_of.emplace(object, id);
+      return id;
+    }
     const RecipeId id = NewRecipe(object, RecipeKind::kSymbol);
     recipes[static_cast<size_t>(id)].index = symbol;
     return id;

@@ -109,6 +109,8 @@ struct Recording {
   bool own_generators = false;
   // With open sizes: what holds for all of them, and how the graph is made for others.
   SymbolicProgram symbolic;
+  // Set: a size that the program says varies (framejit.mark_dynamic) is fixed, where and by what.
+  std::string fixed_mark;
   // Set: why this has to be recorded once more, for the sizes of this call alone.
   std::string why_static;
 };

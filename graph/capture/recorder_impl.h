@@ -23,6 +23,7 @@
 #include "graph/capture/callables.h"
 #include "graph/capture/recorder_state.h"
 #include "graph/capture/well_known.h"
+#include "graph/symbolic/size_names.h"
 
 namespace framejit {
 
@@ -199,7 +200,8 @@ struct RecorderState::Impl {
   PyObject* ShadowListGet(Shadow& shadow, Py_ssize_t index);
   int LiftEntry(Shadow& shadow, PyObject* key);
   void GuardLength(Shadow& shadow);
-  int FullLift(Shadow& shadow);
+  // `only_moves`: nothing looks at its items but what takes them one by one.
+  int FullLift(Shadow& shadow, bool only_moves = false);
   int FullLiftDict(Shadow& shadow);
   int GuardKeys(Shadow& shadow);
   void Touch(Shadow& shadow);
@@ -421,15 +423,24 @@ struct RecorderState::Impl {
   absl::flat_hash_map<ValueId, TorchValueId> operator_values;  // made by AddOperatorCalls
 
   // --- numbers that vary (symbols.cc) --------------------------------------------------------------------------------
-  // Whether the sizes of an input are open. Before that no number is a symbol.
+  // Whether the sizes of an input, or a number, are open. Before that no number is a symbol.
   bool IsSymbolic() const { return is_symbolic; }
   SymbolId SymbolOf(PyObject* object) const;
   bool HoldsSymbol(PyObject* object, int depth = 0) const;  // itself, or the items of a tuple, list or slice
   void AddStep(SymbolStep step);
+  // The symbol (new reference) that stands for a number from outside whose value is left open; null: it is none.
+  PyObject* LiftVaryingNumber(PyObject* value, SourceId source);
+  // Whether this is the recording of a segment, whose one argument is a state.
+  bool IsSegment() const;
+  // Of a symbol that such a number is, else kNoSource.
+  SourceId SourceOfNumber(SymbolId symbol) const;
+  absl::flat_hash_map<SourceId, PyRef> varying_numbers;
+  bool numbers_may_vary = true;
   // What the program sees of the result (stolen) of a call that made no tensor, or of a computation.
   PyObject* Answer(TorchCall ask, PyObject* result, bool has_symbols);
   PyObject* AnswerPart(PyObject* result, bool has_symbols, const std::string& text, TorchArgument* pattern);
   PyObject* NewSymbol(PyObject* value, std::string text);
+  void NameSizes(const TorchCall& ask);
   bool NumberArgument(PyObject* object, TorchArgument* argument, int depth = 0);
   // `invoke` computes function(*args), of numbers alone.
   PyObject* Compute(PyObject* function, absl::Span<PyObject* const> args, const Invoke& invoke);
@@ -437,6 +448,18 @@ struct RecorderState::Impl {
   // From here on the recording holds for what the symbols in the object are worth here.
   void Specialise(PyObject* object);
   void SpecialiseArguments(const NativeCall& call);
+  // --- framejit.mark_dynamic and mark_static -----------------------------------------------------------------------
+  // What the program says of the tensor's sizes, borrowed: a dict; null: nothing.
+  static PyObject* MarksOf(PyObject* tensor);
+  bool IsMarkedDynamic(PyObject* tensor) const;
+  // Its limits and static dimensions are demanded. -1: with an exception.
+  int DemandMarks(PyObject* lifted, SourceId source, PyObject* marks);
+  // Symbols that a marked size decides alone, and how each is called.
+  absl::flat_hash_map<SymbolId, std::string> marked;
+  void NoteMarked(const TorchCall& ask);
+  void FixMarked(SymbolId symbol);
+  std::string marked_input;  // one with marks
+  std::string fixing;        // what C code is given symbols, for messages
   // C code is about to take items of the iterator.
   void SpecialiseIterator(PyObject* iterator, int depth = 0);
   // The object is hashed, and compared with other keys.
@@ -462,6 +485,7 @@ struct RecorderState::Impl {
   absl::flat_hash_set<SymbolId> fixed;
   std::vector<std::string> value_names, argument_names;
   size_t named_inputs = 0, named_calls = 0;
+  SizeNames size_names;
   absl::flat_hash_map<TorchValueId, SourceId> static_inputs;
 
   // --- torch state (torch_state.cc) ----------------------------------------------------------------------------------

@@ -302,8 +302,9 @@ int RecorderState::Impl::FullLiftDict(Shadow& shadow) {
   return 0;
 }
 
-int RecorderState::Impl::FullLift(Shadow& shadow) {
+int RecorderState::Impl::FullLift(Shadow& shadow, bool only_moves) {
   if (shadow.full) return 0;
+  const size_t numbers = recording->symbolic.numbers.size();
   if (PyDict_Check(shadow.copy.get())) {
     if (FullLiftDict(shadow) != 0) return -1;
   } else {
@@ -315,6 +316,9 @@ int RecorderState::Impl::FullLift(Shadow& shadow) {
     }
   }
   shadow.full = true;
+  // C code is to read them, which was given none of them.
+  if (only_moves) return 0;
+  for (size_t i = numbers; i < recording->symbolic.numbers.size(); ++i) Fix(recording->symbolic.numbers[i].symbol);
   return 0;
 }
 

@@ -1,5 +1,5 @@
-// Numbers that vary from call to call: sizes of tensors whose guards leave them open, and what the program computes of
-// them (graph/symbolic/program.h).
+// Numbers that vary from call to call: sizes of tensors whose guards leave them open, ints and floats from outside, and
+// what the program computes of them (graph/symbolic/program.h).
 //
 // A symbol is an int or float object of its own, which the recorder knows wherever it goes. What only moves objects
 // about needs no care. What computes is either a step of the symbolic program, or fixes the symbols that it is given:
@@ -144,6 +144,48 @@ PyObject* RecorderState::Impl::NewSymbol(PyObject* value, std::string text) {
   return hint.release();
 }
 
+bool RecorderState::Impl::IsSegment() const {
+  auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(request.function));
+  return request.resumes != nullptr && request.resumes->Find(code) != nullptr;
+}
+
+// Where an iterator stands and what it holds is not read again, nor are defaults and the like.
+PyObject* RecorderState::Impl::LiftVaryingNumber(PyObject* value, SourceId source) {
+  if (request.sizes == nullptr || !numbers_may_vary || (!PyLong_CheckExact(value) && !PyFloat_CheckExact(value)))
+    return nullptr;
+  if (auto row = varying_numbers.find(source); row != varying_numbers.end()) return Py_NewRef(row->second.get());
+  for (SourceId at = source; at != kNoSource; at = recording->sources[at].parent) {
+    const SourceKind kind = recording->sources[at].kind;
+    // The states of segments count their recordings (VaryingItems).
+    if ((kind == SourceKind::kArgument && IsSegment()) || kind == SourceKind::kIteratorParts ||
+        kind == SourceKind::kNativeValue || kind == SourceKind::kDefault || kind == SourceKind::kKwDefault ||
+        kind == SourceKind::kPartialField)
+      return nullptr;
+  }
+  if (!request.sizes->NumberVaries(recording->sources, source, value)) return nullptr;
+  ValueNames();
+  std::string name = recording->sources.ToString(source, argument_names);
+  if (LogEnabled(LogArtifact::k_symbols))
+    Log(LogArtifact::k_symbols, absl::StrCat(name, " varies, ", ObjectText(value), " here", PlaceText()));
+  PyObject* symbol = NewSymbol(value, std::move(name));
+  if (symbol == nullptr) return nullptr;
+  AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(Py_TYPE(value)));
+  SymbolStep step{.kind = SymbolStep::Kind::kNumber, .index = static_cast<int32_t>(recording->symbolic.numbers.size())};
+  step.symbol = SymbolOf(symbol);
+  recording->symbolic.numbers.push_back({source, step.symbol});
+  AddStep(std::move(step));
+  varying_numbers.emplace(source, PyRef::Borrow(symbol));
+  is_symbolic = true;
+  return symbol;
+}
+
+SourceId RecorderState::Impl::SourceOfNumber(SymbolId symbol) const {
+  const auto& numbers = recording->symbolic.numbers;
+  const auto row = std::find_if(numbers.begin(), numbers.end(),
+                                [&](const SymbolicNumber& number) { return number.symbol == symbol; });
+  return symbol == kNoSymbol || row == numbers.end() ? kNoSource : row->source;
+}
+
 PyObject* RecorderState::Impl::AnswerPart(PyObject* result, bool has_symbols, const std::string& text,
                                           TorchArgument* pattern) {
   if (has_symbols && (PyLong_CheckExact(result) || PyFloat_CheckExact(result))) {
@@ -177,6 +219,27 @@ PyObject* RecorderState::Impl::AnswerPart(PyObject* result, bool has_symbols, co
   return alone ? PyTuple_Type.tp_new(Py_TYPE(result), alone.get(), nullptr) : nullptr;
 }
 
+// A size of a tensor is called by the first tensor that has it for sure.
+void RecorderState::Impl::NameSizes(const TorchCall& ask) {
+  auto& symbols = recording->symbolic.symbols;
+  if (ask.args.empty() || ask.args[0].kind != Kind::kValue || !PyUnicode_Check(ask.target.get())) return;
+  size_names.Follow(recording->torch_graph, recording->symbolic, value_names);
+  const std::vector<std::string>& names = size_names.Of(ask.args[0].value);
+  const auto name = [&](const TorchArgument& size, size_t dimension) {
+    if (size.symbol != kNoSymbol && dimension < names.size())
+      symbols[static_cast<size_t>(size.symbol)].text = names[dimension];
+  };
+  if (PyUnicode_CompareWithASCIIString(ask.target.get(), "shape") == 0 ||
+      (PyUnicode_CompareWithASCIIString(ask.target.get(), "size") == 0 && ask.args.size() == 1)) {
+    for (size_t i = 0; i < ask.result.items.size(); ++i) name(ask.result.items[i], i);
+  } else if (PyUnicode_CompareWithASCIIString(ask.target.get(), "size") == 0 && ask.args.size() == 2 &&
+             ask.args[1].symbol == kNoSymbol && PyLong_CheckExact(ask.args[1].constant.get())) {
+    const long dimension = PyLong_AsLong(ask.args[1].constant.get());
+    PyErr_Clear();
+    name(ask.result, static_cast<size_t>(dimension < 0 ? dimension + static_cast<long>(names.size()) : dimension));
+  }
+}
+
 // Torch-level calls have symbols as results where they tell sizes; computations have them always.
 PyObject* RecorderState::Impl::Answer(TorchCall ask, PyObject* result, bool has_symbols) {
   PyRef owned = PyRef::Steal(result);
@@ -187,8 +250,10 @@ PyObject* RecorderState::Impl::Answer(TorchCall ask, PyObject* result, bool has_
   const std::string text = AskText(ask, recording->symbolic, ValueNames());
   ask.result = {};
   PyObject* answer = AnswerPart(owned.get(), has_symbols, text, &ask.result);
+  NameSizes(ask);
   SymbolStep step{.kind = SymbolStep::Kind::kAsk};
   step.ask = std::move(ask);
+  NoteMarked(step.ask);
   AddStep(std::move(step));
   const auto& args = recording->symbolic.steps.back().ask.args;
   const bool is_size = std::any_of(args.begin(), args.end(), HoldsSymbolArgument);
@@ -238,7 +303,7 @@ PyObject* RecorderState::Impl::ComputeOperator(const char* name, std::initialize
 }
 
 std::string RecorderState::Impl::PlaceText() {
-  const int32_t location = CurrentLocation();
+  const int32_t location = frames.empty() ? -1 : CurrentLocation();
   if (location < 0) return "";
   const SourceLocation& place = session.graph().locations[static_cast<size_t>(location)];
   return absl::StrCat(" (", place.file, ":", place.line, ")");
@@ -249,6 +314,7 @@ void RecorderState::Impl::Fix(SymbolId symbol) {
   SymbolStep step{.kind = SymbolStep::Kind::kEqual};
   step.symbol = symbol;
   AddStep(std::move(step));
+  FixMarked(symbol);
   if (LogEnabled(LogArtifact::k_symbols))
     Log(LogArtifact::k_symbols,
         absl::StrCat("specialised: demands ", DemandText(recording->symbolic.steps.back(), recording->symbolic, {}),
@@ -316,8 +382,10 @@ void RecorderState::Impl::SpecialiseOperands(std::initializer_list<PyObject*> ob
 
 void RecorderState::Impl::SpecialiseArguments(const NativeCall& call) {
   if (symbol_of.empty()) return;
+  if (!marked.empty()) fixing = QualifiedName(call.callable);
   if (!PyType_Check(call.callable)) Specialise(call.callable);
   for (Py_ssize_t i = 0; i < call.total(); ++i) Specialise(call.args[i]);
+  fixing.clear();
 }
 
 int RecorderState::Impl::ComputeOrFix(const NativeCall& call, PyRef* result) {
@@ -387,9 +455,9 @@ int RecorderState::Impl::CallOnSymbols(const NativeCall& call, PyRef* result) {
   if (PyCFunction_Check(call.callable)) {
     PyObject* self = reinterpret_cast<PyCFunctionObject*>(call.callable)->m_self;
     if (IsTorchFunction(self)) return 0;
-    if (self != nullptr && PyType_Check(self) &&
-        std::string_view(reinterpret_cast<PyCFunctionObject*>(call.callable)->m_ml->ml_name) == "__new__")
-      return 0;                                                                     // comes back as a construction
+    const std::string_view name = reinterpret_cast<PyCFunctionObject*>(call.callable)->m_ml->ml_name;
+    // These come back, as a construction or with their receiver.
+    if (self != nullptr && PyType_Check(self) && (name == "__new__" || name == "__instancecheck__")) return 0;
     if (self != nullptr && !PyModule_Check(self) && !PyType_Check(self)) return 0;  // as a method wrapper
   }
   return SpecialiseArguments(call), 0;
@@ -438,7 +506,12 @@ int RecorderState::Impl::ConstructOnSymbols(const NativeCall& call, PyRef* resul
 }
 
 void RecorderState::Impl::StayStatic(std::string why) {
-  if (recording->why_static.empty()) recording->why_static = std::move(why);
+  if (!recording->why_static.empty()) return;
+  recording->why_static = std::move(why);
+  if (!marked_input.empty() && recording->fixed_mark.empty())
+    recording->fixed_mark = absl::StrCat(
+        marked_input, " is marked dynamic, but the recording holds for no other sizes: ", recording->why_static,
+        PlaceText());
 }
 
 // What a replay would not do again.
@@ -463,6 +536,104 @@ void RecorderState::Impl::FinishSymbols() {
   for (const PyRef& output : graph_outputs) {
     if (ViewForm(TensorOf(output.get()))) StayStatic("a result is a view of a special kind");
   }
+}
+
+PyObject* RecorderState::Impl::MarksOf(PyObject* tensor) {
+  static PyObject* const name = PyUnicode_InternFromString("_framejit_marks");
+  PyObject* attributes = ShimInstanceDict(tensor);
+  PyObject* marks = ShimInlineValue(tensor, name);
+  if (marks == nullptr && attributes != nullptr) marks = PyDict_GetItemWithError(attributes, name);
+  PyErr_Clear();
+  return marks != nullptr && PyDict_CheckExact(marks) ? marks : nullptr;
+}
+
+bool RecorderState::Impl::IsMarkedDynamic(PyObject* tensor) const {
+  PyObject* marks = MarksOf(tensor);
+  PyObject *dimension = nullptr, *limits = nullptr;
+  for (Py_ssize_t cursor = 0; marks != nullptr && PyDict_Next(marks, &cursor, &dimension, &limits);) {
+    if (PyTuple_Check(limits)) return true;
+  }
+  return false;
+}
+
+int RecorderState::Impl::DemandMarks(PyObject* lifted, SourceId source, PyObject* marks) {
+  PyRef size = PyRef::Steal(PyUnicode_InternFromString("size"));
+  ValueNames();
+  const std::string name = recording->sources.ToString(source, argument_names);
+  PyObject *dimension = nullptr, *limits = nullptr;
+  for (Py_ssize_t cursor = 0; PyDict_Next(marks, &cursor, &dimension, &limits);) {
+    TorchCall ask{.kind = TorchCall::Kind::kMethod, .target = size, .args = {}, .kwargs = {}, .result = {}};
+    ask.args.push_back(
+        {.kind = Kind::kValue, .constant = {}, .value = recording->torch_graph.inputs.back(), .items = {}, .keys = {}});
+    if (!NumberArgument(dimension, &ask.args.emplace_back())) return PyErr_BadInternalCall(), -1;
+    PyObject* operands[] = {lifted, dimension};
+    FakeSession::Pause pause;
+    PyRef symbol = PyRef::Steal(PyObject_VectorcallMethod(size.get(), operands, 2, nullptr));
+    if (symbol) symbol = PyRef::Steal(Answer(std::move(ask), symbol.release(), true));
+    if (!symbol) return -1;
+    if (!PyTuple_Check(limits)) {
+      Specialise(symbol.get());
+      continue;
+    }
+    const std::string text = absl::StrCat("dimension ", ObjectText(dimension), " of ", name);
+    marked_input = text;
+    marked.emplace(SymbolOf(symbol.get()), text);
+    for (int i = 0; i < 2; ++i) {
+      PyObject* limit = PyTuple_GET_ITEM(limits, i);
+      const int op = i == 0 ? Py_GE : Py_LE;
+      if (limit == Py_None) continue;
+      PyRef holds = PyRef::Steal(ComputeOperator(i == 0 ? "ge" : "le", {symbol.get(), limit},
+                                                 [&] { return PyObject_RichCompare(symbol.get(), limit, op); }));
+      if (!holds) return -1;
+    }
+  }
+  return 0;
+}
+
+// What is computed of one marked size and constants, and which sizes of inputs are marked.
+void RecorderState::Impl::NoteMarked(const TorchCall& ask) {
+  if (marked.empty()) return;
+  const auto& symbols = recording->symbolic.symbols;
+  std::string name;
+  for (const TorchArgument& argument : ask.args) {
+    auto row = marked.find(argument.symbol);
+    if (row != marked.end()) name = row->second;
+    if (row == marked.end() && argument.symbol != kNoSymbol) return;
+  }
+  const auto mark = [&](const TorchArgument& result) {
+    if (result.symbol == kNoSymbol) return;
+    // The same question again, of the same input.
+    for (const auto& [symbol, text] : marked) {
+      const std::string& asked = symbols[static_cast<size_t>(result.symbol)].text;
+      if (name.empty() && symbols[static_cast<size_t>(symbol)].text == asked) name = text;
+    }
+    if (!name.empty()) marked.emplace(result.symbol, name);
+  };
+  const bool is_computed = !name.empty();
+  mark(ask.result);
+  for (const TorchArgument& item : ask.result.items) {
+    if (!is_computed) name.clear();
+    mark(item);
+  }
+  if (!is_computed || ask.kind != TorchCall::Kind::kFunction || ask.result.symbol != kNoSymbol) return;
+  PyRef function = PyRef::Steal(PyObject_GetAttrString(ask.target.get(), "__name__"));
+  PyErr_Clear();
+  const bool equals =
+      function && PyUnicode_Check(function.get()) &&
+      PyUnicode_CompareWithASCIIString(function.get(), ask.result.constant.get() == Py_True ? "eq" : "ne") == 0;
+  if (!equals) return;
+  for (const TorchArgument& argument : ask.args) {
+    if (argument.symbol != kNoSymbol) FixMarked(argument.symbol);
+  }
+}
+
+void RecorderState::Impl::FixMarked(SymbolId symbol) {
+  auto row = marked.find(symbol);
+  if (row == marked.end() || !recording->fixed_mark.empty()) return;
+  const Symbol& size = recording->symbolic.symbols[static_cast<size_t>(symbol)];
+  const std::string by = fixing.empty() ? "" : absl::StrCat(" by ", fixing);
+  recording->fixed_mark = absl::StrCat(row->second, " is marked dynamic, but ", size.text, " is fixed to ",
+                                       ObjectText(size.hint.get()), by, PlaceText());
 }
 
 }  // namespace framejit

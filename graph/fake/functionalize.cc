@@ -121,7 +121,7 @@ class Functionalizer {
     }
     if (absl::Status status = FindMutations(); !status.ok()) return status;
     for (ValueId output : source_.outputs) {
-      if (MutatedBase(output) == nullptr && !KeepsLayout(output, false))
+      if (MutatedBase(output) == nullptr && !(KeepsLayout(output, false) && KeepsStrides(output)))
         return absl::UnimplementedError("a written result has another layout");
       if (absl::Status status = AddOutput(output); !status.ok()) return status;
     }
@@ -317,6 +317,13 @@ class Functionalizer {
       if (meta.sizes[d] > 1 && fake.strides()[d] != meta.strides[d]) return false;
     }
     return true;
+  }
+
+  // With those of sizes that are 1, which no operator reads but programs may.
+  bool KeepsStrides(ValueId id) {
+    const at::Tensor& tensor = tensors_[static_cast<size_t>(id)];
+    if (!tensor.defined() || !functional::isFunctionalTensor(tensor)) return true;
+    return source_.meta(id).numel() == 0 || Synced(tensor).strides() == at::IntArrayRef(source_.meta(id).strides);
   }
 
   // Turn this: out, mean, rstd = native_batch_norm(x, w, b, running_mean, running_var, true, momentum, eps)

@@ -90,7 +90,86 @@ bool OnlyDefines(const TorchArgument& argument) {
 
 }  // namespace
 
-bool SymbolicProgram::any() const { return std::find(varies.begin(), varies.end(), true) != varies.end(); }
+bool SymbolicProgram::any() const {
+  return !numbers.empty() || std::find(varies.begin(), varies.end(), true) != varies.end();
+}
+
+namespace {
+
+// What calls do with symbols that come of numbers alone.
+class NumberSorter {
+ public:
+  explicit NumberSorter(SymbolicProgram& program) : program_(program), origins_(program.symbols.size()) {
+    for (size_t i = 0; i < program.numbers.size(); ++i)
+      origins_[static_cast<size_t>(program.numbers[i].symbol)] = {static_cast<int32_t>(i)};
+  }
+
+  // Whether the step is about numbers alone, and what comes of it, too.
+  bool Take(const SymbolStep& step) {
+    if (step.kind == SymbolStep::Kind::kEqual) return !origins_[static_cast<size_t>(step.symbol)].empty();
+    if (step.kind != SymbolStep::Kind::kAsk) return false;
+    Uses uses = UsesOf(step.ask);
+    if (uses.origins.empty()) return false;
+    if (uses.others || step.ask.kind != TorchCall::Kind::kFunction || !ComputesInC(step.ask.target.get()))
+      return Keep(uses), false;
+    std::sort(uses.origins.begin(), uses.origins.end());
+    uses.origins.erase(std::unique(uses.origins.begin(), uses.origins.end()), uses.origins.end());
+    Define(step.ask.result, uses.origins);
+    return true;
+  }
+
+  void GiveTo(const TorchCall& call) { Keep(UsesOf(call)); }
+
+ private:
+  struct Uses {
+    std::vector<int32_t> origins;  // numbers that symbols among the arguments come of
+    bool others = false;           // tensors, and symbols that come of sizes
+  };
+
+  static bool ComputesInC(PyObject* target) {
+    return PyCFunction_Check(target) || target == reinterpret_cast<PyObject*>(&PyLong_Type) ||
+           target == reinterpret_cast<PyObject*>(&PyFloat_Type) || target == reinterpret_cast<PyObject*>(&PyBool_Type);
+  }
+
+  void Look(const TorchArgument& argument, Uses& uses) const {
+    uses.others |= argument.kind == TorchArgument::Kind::kValue;
+    for (const TorchArgument& item : argument.items) Look(item, uses);
+    if (argument.symbol == kNoSymbol) return;
+    const std::vector<int32_t>& origins = origins_[static_cast<size_t>(argument.symbol)];
+    uses.others |= origins.empty();
+    uses.origins.insert(uses.origins.end(), origins.begin(), origins.end());
+  }
+
+  Uses UsesOf(const TorchCall& call) const {
+    Uses uses;
+    for (const TorchArgument& argument : call.args) Look(argument, uses);
+    for (const auto& [key, argument] : call.kwargs) Look(argument, uses);
+    return uses;
+  }
+
+  void Define(const TorchArgument& result, const std::vector<int32_t>& origins) {
+    if (result.symbol != kNoSymbol) origins_[static_cast<size_t>(result.symbol)] = origins;
+    for (const TorchArgument& item : result.items) Define(item, origins);
+  }
+
+  void Keep(const Uses& uses) {
+    for (const int32_t number : uses.origins) program_.numbers[static_cast<size_t>(number)].in_graph = true;
+  }
+
+  SymbolicProgram& program_;
+  std::vector<std::vector<int32_t>> origins_;  // by symbol; empty: it comes of sizes
+};
+
+}  // namespace
+
+void SymbolicProgram::SortNumbers(const TorchGraph& graph) {
+  number_steps.clear();
+  NumberSorter sorter(*this);
+  for (size_t i = 0; i < steps.size(); ++i) {
+    if (sorter.Take(steps[i])) number_steps.push_back(static_cast<int32_t>(i));
+  }
+  for (const TorchCall& call : graph.calls) sorter.GiveTo(call);
+}
 
 namespace {
 
@@ -129,6 +208,12 @@ std::string DemandText(const SymbolStep& step, const SymbolicProgram& program, c
   if (result.constant.get() == Py_True) return text;
   if (result.constant.get() == Py_False) return absl::StrCat("not ", text);
   return absl::StrCat(text, " is ", printer.Text(result));
+}
+
+std::string UnmetText(const SymbolStep& step, const SymbolicProgram& program, const std::vector<std::string>& names) {
+  const std::string demand = DemandText(step, program, names);
+  return demand.empty() ? absl::StrCat(AskText(step.ask, program, names), " is of another type")
+                        : absl::StrCat("it demands ", demand);
 }
 
 std::string PrintDemands(const SymbolicProgram& program, const std::vector<std::string>& names) {

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "frame_eval/cpython/py_ref.h"
+#include "frame_eval/guards/source.h"
 #include "graph/torch_graph.h"
 
 namespace framejit {
@@ -26,6 +27,7 @@ struct Symbol {
 struct SymbolStep {
   enum class Kind : uint8_t {
     kInput,     // graph input number `index` is read for the first time
+    kNumber,    // number `index`, which is `symbol`, is read for the first time
     kConstant,  // torch-level constant number `index` is made, and the call that clones it
     kAsk,       // `ask` is called; its result is ask.result, whose numbers with symbols are what these are worth
     kEqual,     // symbol `symbol` is worth its hint
@@ -37,13 +39,27 @@ struct SymbolStep {
   TorchCall ask = {};
 };
 
+// An int or float that is read from outside and whose value the guards leave open.
+struct SymbolicNumber {
+  SourceId source = kNoSource;
+  SymbolId symbol = kNoSymbol;
+  // Calls of tensors are given it, or what comes of it: each value has a graph of its own.
+  bool in_graph = false;
+};
+
 struct SymbolicProgram {
   std::vector<bool> varies;  // by graph input: whether the guards leave its sizes and strides open
+  std::vector<SymbolicNumber> numbers;
   std::vector<Symbol> symbols;
   std::vector<SymbolStep> steps;
 
-  // Whether any input's sizes are open. The rest means nothing otherwise.
+  // The steps that each call takes by itself: those about numbers, and what comes of them alone.
+  std::vector<int32_t> number_steps;
+
+  // Whether any input's sizes or any number is open. The rest means nothing otherwise.
   bool any() const;
+  // Once all steps are there: finds number_steps, and which numbers are in the graph.
+  void SortNumbers(const TorchGraph& graph);
 };
 
 // Names the torch-level values that the calls from `first_call` on make, "linear_4", where they have no name yet.
@@ -53,6 +69,8 @@ void NameResults(const TorchGraph& graph, size_t first_call, std::vector<std::st
 std::string AskText(const TorchCall& ask, const SymbolicProgram& program, const std::vector<std::string>& names);
 // What a step demands; empty where it defines symbols alone.
 std::string DemandText(const SymbolStep& step, const SymbolicProgram& program, const std::vector<std::string>& names);
+// Why the recording does not hold where the step does not.
+std::string UnmetText(const SymbolStep& step, const SymbolicProgram& program, const std::vector<std::string>& names);
 // All demands, each once, one line each.
 std::string PrintDemands(const SymbolicProgram& program, const std::vector<std::string>& names);
 

@@ -6,7 +6,6 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
-#include <cmath>
 #include <exception>
 #include <utility>
 
@@ -16,11 +15,10 @@
 #include "graph/autograd/record_backward.h"
 #include "graph/fake/fake_session.h"
 #include "graph/passes/analysis.h"
+#include "graph/symbolic/values.h"
 
 namespace framejit {
 namespace {
-
-using Kind = TorchArgument::Kind;
 
 std::string TakeErrorText() {
   PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
@@ -33,21 +31,6 @@ std::string TakeErrorText() {
   Py_XDECREF(value);
   Py_XDECREF(traceback);
   return message;
-}
-
-bool IsTensor(PyObject* object) {
-  return PyType_IsSubtype(Py_TYPE(object), reinterpret_cast<PyTypeObject*>(THPVariableClass)) != 0;
-}
-
-bool SameConstant(PyObject* expected, PyObject* actual) {
-  if (expected == actual) return true;
-  if (expected == nullptr || Py_TYPE(expected) != Py_TYPE(actual)) return false;
-  if (PyFloat_CheckExact(expected) &&
-      std::signbit(PyFloat_AS_DOUBLE(expected)) != std::signbit(PyFloat_AS_DOUBLE(actual)))
-    return false;  // zeros
-  const int same = PyObject_RichCompareBool(expected, actual, Py_EQ);
-  if (same < 0) PyErr_Clear();
-  return same == 1;
 }
 
 // Which inputs and results share memory, by the first of them that does.
@@ -97,8 +80,7 @@ class Replayer {
       : request_(request),
         torch_(*request.torch_graph),
         program_(*request.program),
-        objects_(torch_.values.size()),
-        symbols_(program_.symbols.size()) {}
+        values_(torch_.values.size(), program_.symbols.size()) {}
 
   absl::StatusOr<SizedRecording> Run() {
     session_.graph().locations = request_.recorded->locations;
@@ -114,12 +96,13 @@ class Replayer {
     if (!FindOutputs() || !MakeBackward(sized)) return Failed();
     sized.torch_graph = SizedTorchGraph();
     sized.graph = std::move(session_.graph());
-    sized.symbols = std::move(symbols_);
+    sized.symbols = std::move(values_.symbols);
     return sized;
   }
 
  private:
   absl::Status Failed() {
+    if (why_.empty()) why_ = values_.why;
     if (why_.empty()) why_ = PyErr_Occurred() != nullptr ? TakeErrorText() : "it cannot be replayed";
     PyErr_Clear();
     return absl::FailedPreconditionError(why_);
@@ -143,22 +126,22 @@ class Replayer {
         return MakeConstant(step);
       case SymbolStep::Kind::kAsk: {
         PyRef result = Call(step.ask);
-        if (result && Match(step.ask.result, result.get())) return true;
+        if (result && values_.Match(step.ask.result, result.get())) return true;
         if (PyErr_Occurred() != nullptr) return false;
-        return Fail(Demand(step));
+        return Fail(UnmetText(step, program_, *request_.names));
+      }
+      case SymbolStep::Kind::kNumber: {
+        const auto number = static_cast<size_t>(step.index);
+        values_.symbols[static_cast<size_t>(step.symbol)] = PyRef::Borrow(request_.numbers[number]);
+        return true;
       }
       case SymbolStep::Kind::kEqual: {
         const auto symbol = static_cast<size_t>(step.symbol);
-        return SameConstant(program_.symbols[symbol].hint.get(), symbols_[symbol].get()) || Fail(Demand(step));
+        return SameConstant(program_.symbols[symbol].hint.get(), values_.symbols[symbol].get()) ||
+               Fail(UnmetText(step, program_, *request_.names));
       }
     }
     return false;
-  }
-
-  std::string Demand(const SymbolStep& step) const {
-    const std::string demand = DemandText(step, program_, *request_.names);
-    return demand.empty() ? absl::StrCat(AskText(step.ask, program_, *request_.names), " is of another type")
-                          : absl::StrCat("it demands ", demand);
   }
 
   bool MakeInput(size_t index) {
@@ -185,7 +168,7 @@ class Replayer {
   }
 
   bool Bind(TorchValueId id, PyRef object) {
-    objects_[static_cast<size_t>(id)] = std::move(object);
+    values_.objects[static_cast<size_t>(id)] = std::move(object);
     return true;
   }
 
@@ -193,119 +176,15 @@ class Replayer {
     SetPosition(index);
     const TorchCall& call = torch_.calls[index];
     PyRef result = Call(call);
-    return result && (Match(call.result, result.get()) || Fail("a call returns something else than it did"));
+    return result && (values_.Match(call.result, result.get()) || Fail("a call returns something else than it did"));
   }
 
   PyRef Call(const TorchCall& call) {
-    PyRef args = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(call.args.size())));
-    PyRef kwargs = PyRef::Steal(call.kwargs.empty() ? nullptr : PyDict_New());
-    for (size_t i = 0; args && i < call.args.size(); ++i) {
-      PyRef value = Build(call.args[i]);
-      if (!value) return {};
-      PyTuple_SET_ITEM(args.get(), static_cast<Py_ssize_t>(i), value.release());
-    }
-    for (const auto& [key, argument] : call.kwargs) {
-      PyRef value = Build(argument);
-      if (!value || PyDict_SetItem(kwargs.get(), key.get(), value.get()) != 0) return {};
-    }
-    if (!args) return {};
-    PyRef result;
-    if (call.kind == TorchCall::Kind::kFunction) {
-      result = PyRef::Steal(PyObject_Call(call.target.get(), args.get(), kwargs.get()));
-    } else {
-      PyRef attribute = PyRef::Steal(PyObject_GetAttr(PyTuple_GET_ITEM(args.get(), 0), call.target.get()));
-      if (call.kind == TorchCall::Kind::kAttribute) {
-        result = std::move(attribute);
-      } else {
-        PyRef rest = PyRef::Steal(PyTuple_GetSlice(args.get(), 1, PyTuple_GET_SIZE(args.get())));
-        if (attribute && rest) result = PyRef::Steal(PyObject_Call(attribute.get(), rest.get(), kwargs.get()));
-      }
-    }
+    PyRef result = values_.Call(call);
     if (!session_.failure().has_value()) return result;
     PyErr_Clear();
     Fail(session_.failure()->detail);
     return {};
-  }
-
-  PyRef Build(const TorchArgument& argument) {
-    switch (argument.kind) {
-      case Kind::kConstant:
-        if (argument.symbol != kNoSymbol) return symbols_[static_cast<size_t>(argument.symbol)];
-        return argument.constant ? argument.constant : PyRef::Borrow(Py_None);
-      case Kind::kValue:
-        if (!objects_[static_cast<size_t>(argument.value)]) Fail("a value that no replayed call made");
-        return objects_[static_cast<size_t>(argument.value)];
-      case Kind::kDict: {
-        PyRef dict = PyRef::Steal(PyDict_New());
-        for (size_t i = 0; dict && i < argument.items.size(); ++i) {
-          PyRef value = Build(argument.items[i]);
-          if (!value || PyDict_SetItem(dict.get(), argument.keys[i].get(), value.get()) != 0) return {};
-        }
-        return dict;
-      }
-      case Kind::kTuple:
-      case Kind::kList:
-      case Kind::kSlice:
-        break;
-    }
-    PyRef items = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(argument.items.size())));
-    for (size_t i = 0; items && i < argument.items.size(); ++i) {
-      PyRef value = Build(argument.items[i]);
-      if (!value) return {};
-      PyTuple_SET_ITEM(items.get(), static_cast<Py_ssize_t>(i), value.release());
-    }
-    if (!items) return {};
-    if (argument.kind == Kind::kList) return PyRef::Steal(PySequence_List(items.get()));
-    if (argument.kind == Kind::kSlice)
-      return PyRef::Steal(PySlice_New(PyTuple_GET_ITEM(items.get(), 0), PyTuple_GET_ITEM(items.get(), 1),
-                                      PyTuple_GET_ITEM(items.get(), 2)));
-    if (!argument.constant) return items;
-    auto* type = reinterpret_cast<PyTypeObject*>(argument.constant.get());
-    PyRef alone = PyRef::Steal(PyTuple_Pack(1, items.get()));
-    return alone ? PyRef::Steal(PyTuple_Type.tp_new(type, alone.get(), nullptr)) : PyRef();
-  }
-
-  // Whether the result is what the pattern says; takes over the tensors and the symbols in it.
-  bool Match(const TorchArgument& pattern, PyObject* result) {
-    switch (pattern.kind) {
-      case Kind::kValue: {
-        if (!IsTensor(result) || !IsFake(THPVariable_Unpack(result))) return false;
-        // What was another tensor than its operand may be the operand here (contiguous, reshape), but not the reverse:
-        // later calls name the operand where they mean this one.
-        PyRef& object = objects_[static_cast<size_t>(pattern.value)];
-        if (object) return THPVariable_Unpack(object.get()).is_same(THPVariable_Unpack(result));
-        object = PyRef::Borrow(result);
-        return true;
-      }
-      case Kind::kConstant: {
-        if (pattern.symbol == kNoSymbol) {
-          return pattern.constant ? SameConstant(pattern.constant.get(), result) : result == Py_None;
-        }
-        if (Py_TYPE(result) != Py_TYPE(pattern.constant.get())) return false;
-        symbols_[static_cast<size_t>(pattern.symbol)] = PyRef::Borrow(result);
-        return true;
-      }
-      case Kind::kDict: {
-        if (!PyDict_Check(result) || PyDict_GET_SIZE(result) != static_cast<Py_ssize_t>(pattern.items.size()))
-          return false;
-        for (size_t i = 0; i < pattern.items.size(); ++i) {
-          PyObject* item = PyDict_GetItemWithError(result, pattern.keys[i].get());
-          if (item == nullptr || !Match(pattern.items[i], item)) return false;
-        }
-        return true;
-      }
-      case Kind::kTuple:
-      case Kind::kList:
-        break;
-      case Kind::kSlice:
-        return false;
-    }
-    const bool same_type = pattern.kind == Kind::kTuple ? PyTuple_Check(result) : PyList_Check(result);
-    if (!same_type || PySequence_Fast_GET_SIZE(result) != static_cast<Py_ssize_t>(pattern.items.size())) return false;
-    for (size_t i = 0; i < pattern.items.size(); ++i) {
-      if (!Match(pattern.items[i], PySequence_Fast_GET_ITEM(result, static_cast<Py_ssize_t>(i)))) return false;
-    }
-    return true;
   }
 
   // Results that are of another kind than those recorded would have been given to the program in another way.
@@ -313,7 +192,7 @@ class Replayer {
     Graph& graph = session_.graph();
     const Graph& recorded = *request_.recorded;
     for (size_t i = 0; i < torch_.outputs.size(); ++i) {
-      PyObject* object = objects_[static_cast<size_t>(torch_.outputs[i])].get();
+      PyObject* object = values_.objects[static_cast<size_t>(torch_.outputs[i])].get();
       if (object == nullptr) return Fail("a result that no replayed call made");
       const at::Tensor& tensor = THPVariable_Unpack(object);
       if (ViewForm(tensor)) return Fail("a result is another kind of view");
@@ -332,7 +211,9 @@ class Replayer {
     return SharedMemory(graph) == SharedMemory(recorded) || Fail("a result shares memory with another tensor");
   }
 
-  at::Tensor TensorAt(TorchValueId id) const { return THPVariable_Unpack(objects_[static_cast<size_t>(id)].get()); }
+  at::Tensor TensorAt(TorchValueId id) const {
+    return THPVariable_Unpack(values_.objects[static_cast<size_t>(id)].get());
+  }
 
   bool MakeBackward(SizedRecording& sized) {
     if (!request_.backward) return true;
@@ -350,14 +231,14 @@ class Replayer {
   }
 
   void SetSymbols(TorchArgument& argument) const {
-    if (argument.symbol != kNoSymbol) argument.constant = symbols_[static_cast<size_t>(argument.symbol)];
+    if (argument.symbol != kNoSymbol) argument.constant = values_.symbols[static_cast<size_t>(argument.symbol)];
     for (TorchArgument& item : argument.items) SetSymbols(item);
   }
 
   TorchGraph SizedTorchGraph() const {
     TorchGraph sized = torch_;
-    for (size_t i = 0; i < objects_.size(); ++i) {
-      if (objects_[i]) sized.values[i] = FakeSession::MetaOf(TensorAt(static_cast<TorchValueId>(i)));
+    for (size_t i = 0; i < values_.objects.size(); ++i) {
+      if (values_.objects[i]) sized.values[i] = FakeSession::MetaOf(TensorAt(static_cast<TorchValueId>(i)));
     }
     for (TorchCall& call : sized.calls) {
       for (TorchArgument& argument : call.args) SetSymbols(argument);
@@ -370,8 +251,7 @@ class Replayer {
   const TorchGraph& torch_;
   const SymbolicProgram& program_;
   FakeSession session_;
-  std::vector<PyRef> objects_;  // by TorchValueId
-  std::vector<PyRef> symbols_;
+  ReplayedValues values_;
   bool made_ = false;  // the next call, together with its constant
   std::string why_;
 };

@@ -24,6 +24,7 @@ struct ReplayRequest {
   const TorchGraph* torch_graph = nullptr;
   const Graph* recorded = nullptr;  // of the same recording: its results must be of the same kind
   absl::Span<PyObject* const> inputs;
+  absl::Span<PyObject* const> numbers;                     // of the program, in order
   absl::Span<const std::pair<size_t, uint32_t>> versions;  // Recording::versions
   bool backward = false;                                   // the recording has one
   // Of the torch-level values, for what is said where the recording does not hold.

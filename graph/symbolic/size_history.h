@@ -1,6 +1,7 @@
-// Which tensors of an entry have sizes that vary: the policy of dynamic shapes. The first recording is made for the
-// sizes it meets. A tensor that is read from the same source as in an earlier recording, with other sizes, varies from
-// then on: the guards of that recording leave its sizes and strides open.
+// Which tensors of an entry have sizes that vary, and which numbers do: the policy of dynamic shapes. The first
+// recording is made for the sizes and numbers it meets. A tensor that is read from the same source as in an earlier
+// recording, with other sizes, varies from then on: the guards of that recording leave its sizes and strides open. So
+// do they leave open the value of a number that was another one.
 #ifndef FRAMEJIT_GRAPH_SYMBOLIC_SIZE_HISTORY_H_
 #define FRAMEJIT_GRAPH_SYMBOLIC_SIZE_HISTORY_H_
 
@@ -11,6 +12,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "frame_eval/cpython/py_ref.h"
 #include "frame_eval/guards/source.h"
 
 namespace framejit {
@@ -27,9 +29,19 @@ class SizeHistory {
 
   // `tensor` is read from `source` by a recording. Asked again for the same call, it answers the same.
   bool Varies(const SourceTable& sources, SourceId source, const at::Tensor& tensor, bool is_parameter);
+  // The program says that it varies.
+  void Mark(const SourceTable& sources, SourceId source) {
+    if (refusals_ < kMaxRefusals) varying_.insert(sources.ToString(source));
+  }
+  // `value`, an exact int or float, is read from `source`. The same rule.
+  bool NumberVaries(const SourceTable& sources, SourceId source, PyObject* value);
+  // Too many values came once: numbers are given ones from now on.
+  void RefuseNumbers() { numbers_are_open_ = false; }
   // A recording had to be made for given sizes after all. What does that again and again is not asked any more.
   void Refuse() {
-    if (++refusals_ >= kMaxRefusals) mode_ = DynamicMode::kNever;
+    if (++refusals_ < kMaxRefusals) return;
+    mode_ = DynamicMode::kNever;
+    varying_.clear();
   }
 
  private:
@@ -39,6 +51,9 @@ class SizeHistory {
   int refusals_ = 0;
   absl::flat_hash_map<std::string, c10::DimVector> last_;
   absl::flat_hash_set<std::string> varying_;
+  bool numbers_are_open_ = true;
+  absl::flat_hash_map<std::string, PyRef> last_numbers_;
+  absl::flat_hash_set<std::string> varying_numbers_;
 };
 
 }  // namespace framejit

@@ -67,5 +67,36 @@ TEST_F(SizeHistoryTest, GivesUpAfterSomeRefusals) {
   EXPECT_FALSE(Varies(history, {5}));
 }
 
+TEST_F(SizeHistoryTest, NumbersVaryByTypeAndValue) {
+  SizeHistory history;
+  const auto varies = [&](PyObject* number, int argument = 0) {
+    const PyRef owned = PyRef::Steal(number);
+    const SourceId source = sources_.Intern(SourceKind::kArgument, kNoSource, nullptr, argument);
+    return history.NumberVaries(sources_, source, owned.get());
+  };
+  EXPECT_FALSE(varies(PyLong_FromLong(3)));
+  EXPECT_FALSE(varies(PyLong_FromLong(3)));
+  EXPECT_FALSE(varies(PyFloat_FromDouble(3.0)));  // another type is another recording
+  EXPECT_TRUE(varies(PyFloat_FromDouble(4.0)));
+  EXPECT_TRUE(varies(PyFloat_FromDouble(3.0)));
+  EXPECT_FALSE(varies(PyFloat_FromDouble(0.0), 1));
+  EXPECT_TRUE(varies(PyFloat_FromDouble(-0.0), 1));
+  EXPECT_FALSE(varies(PyLong_FromLong(5), 2));
+  EXPECT_FALSE(varies(PyLong_FromString("100000000000000000000", nullptr, 10), 2));  // larger than any symbol
+  EXPECT_TRUE(varies(PyLong_FromLong(6), 2));
+  history.RefuseNumbers();
+  EXPECT_FALSE(varies(PyLong_FromLong(7), 2));
+}
+
+TEST_F(SizeHistoryTest, MarksVaryAtOnceAndUntilRefused) {
+  SizeHistory history(DynamicMode::kNever);
+  EXPECT_FALSE(Varies(history, {2, 3}));
+  history.Mark(sources_, sources_.Intern(SourceKind::kArgument, kNoSource, nullptr, 0));
+  EXPECT_TRUE(Varies(history, {2, 3}));
+  EXPECT_FALSE(Varies(history, {2, 3}, 1));
+  for (int i = 0; i < 3; ++i) history.Refuse();
+  EXPECT_FALSE(Varies(history, {2, 4}));
+}
+
 }  // namespace
 }  // namespace framejit

@@ -204,5 +204,5 @@ def test_log(caplog):
     text = "\n".join(record.getMessage() for record in caplog.records)
     assert "demands (L['x'].shape[0] > 4)" in text
     assert "specialised: demands L['x'].shape[1] == 3" in text
-    assert "is made for sizes and strides 7 3 3 1" in text
+    assert "is made for sizes, strides and numbers 7 3 3 1" in text
     assert "it does not hold for these sizes: it demands (L['x'].shape[0] > 4)" in text
