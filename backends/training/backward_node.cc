@@ -432,9 +432,16 @@ void BackwardNode::Arrive(size_t output, at::Tensor tangent) {
 // Whether none of the results' nodes is still to run in this backward.
 bool BackwardNode::AllArrived(OutputMask arrived) const {
   const auto* nodes = torch::autograd::get_current_graph_task_nodes_in_graph();
+  const auto* runs = torch::autograd::get_current_graph_task_exec_info();
+  const auto is_left_out = [&](torch::autograd::Node* node) {
+    if (runs == nullptr || runs->empty()) return false;
+    const auto row = runs->find(node);
+    return row == runs->end() || !row->second.should_execute();
+  };
   for (size_t i = 0; i < result_nodes_.size(); ++i) {
-    if ((arrived >> i & 1) == 0 && nodes != nullptr && nodes->count(const_cast<Node*>(result_nodes_[i])) != 0)
-      return false;
+    auto* node = const_cast<torch::autograd::Node*>(result_nodes_[i]);
+    const bool comes = nodes != nullptr && nodes->count(node) != 0 && !is_left_out(node);
+    if ((arrived >> i & 1) == 0 && comes) return false;
   }
   return true;
 }
@@ -474,9 +481,14 @@ BackwardNode::Variables BackwardNode::RunCut(size_t output, at::Tensor tangent, 
   if (check_) now_ = check_(inputs_);
   const std::vector<bool> wanted = goes_on ? WantedGradients() : std::vector<bool>(num_outputs(), false);
   Variables gradients;
-  if (at::GradMode::is_enabled()) {
-    gradients = DifferentiableCut(output, tangent);
+  // Of a graph that was freed, nodes that saved nothing can run: what they compute depends on the tangent alone.
+  const bool only_tangent = inputs_.empty() && num_outputs() > 0;
+  TORCH_CHECK(!only_tangent || !goes_on, torch::autograd::ERR_BACKWARD_TWICE);
+  if (at::GradMode::is_enabled() && !(only_tangent && !tangent.requires_grad())) {
+    TORCH_CHECK(!only_tangent, torch::autograd::ERR_BACKWARD_TWICE);
+    gradients = DifferentiableCut(output, tangent, goes_on);
   } else {
+    at::NoGradGuard no_grad;
     Variables tangents(joint.differentiable_outputs.size());
     tangents[output] = std::move(tangent);
     gradients = RunSection(joint.sections.size() + output, wanted, tangents, false);
@@ -584,8 +596,11 @@ BackwardNode::Variables BackwardNode::DifferentiableInputs(const Variables& inpu
 }
 
 // As Differentiable, for RunCut: of the inputs, then of the points.
-BackwardNode::Variables BackwardNode::DifferentiableCut(size_t output, const at::Tensor& tangent) {
+BackwardNode::Variables BackwardNode::DifferentiableCut(size_t output, const at::Tensor& tangent, bool goes_on) {
   const JointGraph& joint = program_->joint();
+  const std::vector<bool> wanted(num_outputs(), goes_on);
+  for (int32_t index : program_->Backward(joint.sections.size() + output, wanted, true, {}).plan.saved)
+    saved_[static_cast<size_t>(index)].unpack(getptr());
   const Variables inputs = AutogradInputs();
   const std::vector<at::Tensor> outputs = RunUnderAutograd(inputs);
   Variables targets, points;

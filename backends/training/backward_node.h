@@ -93,7 +93,7 @@ class BackwardNode : public torch::autograd::Node {
   void RunFront(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents);
   Variables Run(OutputMask given, const std::vector<bool>& wanted, Variables& tangents, bool release);
   Variables Differentiable(const Variables& tangents, OutputMask given);
-  Variables DifferentiableCut(size_t output, const at::Tensor& tangent);
+  Variables DifferentiableCut(size_t output, const at::Tensor& tangent, bool goes_on);
   at::Tensor OutputAmong(const std::vector<at::Tensor>& results, size_t output) const;
   std::vector<at::Tensor> RunUnderAutograd(const Variables& inputs);
   Variables DifferentiableInputs(const Variables& inputs) const;

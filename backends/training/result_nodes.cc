@@ -103,6 +103,7 @@ class ResultNode : public torch::autograd::Node {
 }  // namespace
 
 void SetHistories(const BackwardCore& core, std::vector<at::Tensor>& outputs,
+                  const std::function<void(uint64_t sequence)>& make_views,
                   const std::function<const at::Tensor&(size_t result)>& view) {
   const JointGraph& joint = core->program().joint();
   const size_t count = joint.differentiable_outputs.size();
@@ -121,6 +122,7 @@ void SetHistories(const BackwardCore& core, std::vector<at::Tensor>& outputs,
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sequence(a) < sequence(b); });
   std::vector<const torch::autograd::Node*> nodes(count, nullptr);
   for (size_t i : order) {
+    make_views(sequence(i));
     std::vector<Edge> points;
     for (size_t k = 0; !joint.cuts.empty() && k < joint.cuts[i].points.size(); ++k) {
       const CutPoint& point = joint.cut_points[static_cast<size_t>(joint.cuts[i].points[k])];

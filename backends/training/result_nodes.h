@@ -13,9 +13,11 @@ namespace framejit {
 
 using BackwardCore = decltype(MakeNode<BackwardNode>(nullptr, c10::ArrayRef<at::Tensor>(), at::Tensor(), nullptr));
 
-// Gives the differentiable results among `outputs`, the forward graph's, their history. `view` gives the call's result
-// of that number, a view; what it looks at has its history by then.
+// Gives the differentiable results among `outputs`, the forward graph's, their history. `make_views` makes the call's
+// results that are views of what has its history by then, up to a sequence number of the recording; `view` gives the
+// one of that number.
 void SetHistories(const BackwardCore& core, std::vector<at::Tensor>& outputs,
+                  const std::function<void(uint64_t sequence)>& make_views,
                   const std::function<const at::Tensor&(size_t result)>& view);
 
 }  // namespace framejit

@@ -39,23 +39,24 @@ class ViewMaker {
     }
   }
 
-  void LookAtInputs() { Call(nullptr); }
-
-  // The call's result of that number, of which the forward graph's `outputs` that it looks at have their history.
-  const at::Tensor& Result(size_t number, const std::vector<at::Tensor>& outputs) {
-    const at::Tensor& result = tensors_[static_cast<size_t>(views_.results[number].view)];
-    if (!result.defined()) {
-      LookAtInputs();
-      Call(&outputs);
-    }
-    return result;
+  void LookAtInputs() {
+    Call([](const OutputViews::Call& call) { return call.of_input; });
   }
+
+  // Those that the program made before `sequence`, of inputs and of the forward graph's `outputs` that have histories.
+  void MakeUpTo(uint64_t sequence, const std::vector<at::Tensor>& outputs) {
+    for (const OutputViews::Root& root : views_.roots) {
+      if (!root.is_input && outputs[root.position].grad_fn() != nullptr) Take(root, outputs);
+    }
+    Call([&](const OutputViews::Call& call) { return call.sequence != 0 && call.sequence < sequence; });
+  }
+
+  const at::Tensor& Result(size_t number) const { return tensors_[static_cast<size_t>(views_.results[number].view)]; }
 
   // `outputs`: the forward graph's, in place of which the call's results are put.
   void Finish(std::vector<at::Tensor>& outputs) {
-    LookAtInputs();
     for (const OutputViews::Root& root : views_.roots) Take(root, outputs);
-    Call(&outputs);
+    Call([](const OutputViews::Call&) { return true; });
     std::vector<at::Tensor> results;
     results.reserve(views_.results.size());
     for (const OutputViews::Result& result : views_.results) {
@@ -70,19 +71,15 @@ class ViewMaker {
     if (!root.is_input) tensors_[static_cast<size_t>(root.value)] = outputs[root.position];
   }
 
-  // Views of inputs, or else of `outputs` that have their history.
-  void Call(const std::vector<at::Tensor>* outputs) {
-    for (const OutputViews::Root& root : views_.roots) {
-      if (outputs != nullptr && !root.is_input && (*outputs)[root.position].requires_grad()) Take(root, *outputs);
-    }
+  // Of those that are selected, which were not made and whose operand is there.
+  template <typename Select>
+  void Call(Select selected) {
     torch::jit::Stack stack;
     for (const OutputViews::Call& call : views_.calls) {
       ValueId operand = kNoValue;
       ForEachOperandValue(call.node, [&](ValueId id) { operand = id; });
       const bool ready = tensors_[static_cast<size_t>(operand)].defined();
-      if (call.of_input != (outputs == nullptr) || !ready ||
-          tensors_[static_cast<size_t>(call.node.outputs[0])].defined())
-        continue;
+      if (!ready || !selected(call) || tensors_[static_cast<size_t>(call.node.outputs[0])].defined()) continue;
       at::AutoGradMode mode(call.gradients);
       stack.clear();
       PushOperands(call.node, tensors_, stack);
@@ -112,8 +109,10 @@ class TrainingGraph : public CompiledGraph {
     forward_->Run(inputs, outputs);
     ViewMaker maker(views, inputs);
     // Of two nodes of autograd that could run, the one made later does.
-    if (views.inputs == OutputViews::Order::kBefore) maker.LookAtInputs();
-    Differentiate(inputs, outputs, std::move(generator_state), std::move(check), maker);
+    const bool one_node = program_->joint().differentiable_outputs.size() == 1 && program_->joint().cuts.empty();
+    if (views.inputs == OutputViews::Order::kBefore || (one_node && views.inputs == OutputViews::Order::kMixed))
+      maker.LookAtInputs();
+    Differentiate(inputs, outputs, std::move(generator_state), std::move(check), one_node, maker);
     if (!views.calls.empty()) maker.Finish(outputs);
   }
 
@@ -121,7 +120,7 @@ class TrainingGraph : public CompiledGraph {
 
  private:
   void Differentiate(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs, at::Tensor generator_state,
-                     StateCheck check, ViewMaker& maker) {
+                     StateCheck check, bool one_node, ViewMaker& maker) {
     const JointGraph& joint = program_->joint();
     if (joint.differentiable_outputs.empty()) return;
     auto node = MakeNode<BackwardNode>(program_, inputs, std::move(generator_state), std::move(check));
@@ -129,10 +128,12 @@ class TrainingGraph : public CompiledGraph {
       at::Tensor& output = outputs[static_cast<size_t>(position)];
       if (output.is_view()) Detach(output);
     }
-    if (joint.differentiable_outputs.size() == 1 && joint.cuts.empty()) {
+    if (one_node) {
       torch::autograd::set_history(outputs[static_cast<size_t>(joint.differentiable_outputs[0])], node);
     } else {
-      SetHistories(node, outputs, [&](size_t result) -> const at::Tensor& { return maker.Result(result, outputs); });
+      SetHistories(
+          node, outputs, [&](uint64_t sequence) { maker.MakeUpTo(sequence, outputs); },
+          [&](size_t result) -> const at::Tensor& { return maker.Result(result); });
     }
     node->Save(outputs);
     if (joint.freed) node->FreeAsAfterBackward();

@@ -90,13 +90,19 @@ class Finder {
     }
   }
 
-  // A view whose base nobody holds looks like any other tensor, but for one of several that an operator made: writing
-  // to it is an error.
-  bool IsMadeAsView(size_t i) const {
+  // A view of what nobody else holds is made as one where that can be: it is no other tensor until it is written.
+  bool IsMadeAsView(size_t i) {
     const int32_t storage = graph_.meta(graph_.outputs[i]).storage;
     if (held_.at(storage) > 1) return differentiable_.contains(storage);
-    return outputs_[i].requires_grad() && !written_.contains(storage) && !input_storages_.contains(storage) &&
-           CreationOf(outputs_[i]) == CreationMeta::MULTI_OUTPUT_NODE && Root(i).ok();
+    const std::optional<CreationMeta> creation = CreationOf(outputs_[i]);
+    if (!outputs_[i].requires_grad() || written_.contains(storage) || !creation.has_value() || !Root(i).ok())
+      return false;
+    if (creation == CreationMeta::MULTI_OUTPUT_NODE) return true;  // to write it is an error
+    const Chain chain = ChainOf(i);
+    const absl::StatusOr<at::Tensor> root = RootOfMemory(i, chain);
+    return root.ok() && CheckRoot(chain.root, *root).ok() && FindHistory(i, chain, *root).ok() &&
+           std::all_of(chain.nodes.begin(), chain.nodes.end(),
+                       [&](int32_t node) { return CheckCall(graph_.nodes[node], false).ok(); });
   }
 
   Chain ChainOf(size_t i) const {
@@ -143,11 +149,15 @@ class Finder {
       results()[i].output = forward_.at(chain.root);
       return absl::OkStatus();
     }
+    std::vector<uint64_t> sequences(chain.nodes.size(), 0);
     if (outputs_[i].requires_grad()) {
-      if (absl::Status status = CheckHistory(i, chain, *root, of_input); !status.ok()) return status;
+      absl::StatusOr<std::vector<uint64_t>> history = FindHistory(i, chain, *root);
+      if (!history.ok()) return history.status();
+      sequences = *std::move(history);
+      if (of_input) made_.looks_at_inputs.insert(made_.looks_at_inputs.end(), sequences.begin(), sequences.end());
     }
-    for (int32_t index : chain.nodes) {
-      if (absl::Status status = AddCall(index, i, of_input); !status.ok()) return status;
+    for (size_t k = 0; k < chain.nodes.size(); ++k) {
+      if (absl::Status status = AddCall(chain.nodes[k], i, of_input, sequences[k]); !status.ok()) return status;
     }
     results()[i].view = Local(graph_.outputs[i]);
     return absl::OkStatus();
@@ -179,14 +189,20 @@ class Finder {
     } else {
       const auto itself = std::find(graph_.outputs.begin(), graph_.outputs.end(), chain.root);
       const bool is_base = itself == graph_.outputs.end();
-      if (is_base && (!torch::autograd::impl::hooks(root).empty() || root.retains_grad()))
-        return Refused("what it is a view of has a hook");
-      if (is_base && root.requires_grad() && root.grad_fn() == nullptr) return Refused("that is a leaf");
+      if (absl::Status status = CheckRoot(chain.root, root); !status.ok()) return status;
       const size_t place = is_base ? ViewOf(root, i) : static_cast<size_t>(itself - graph_.outputs.begin());
       position = AddOutput(chain.root, root, {place, is_base});
     }
     forward_.emplace(chain.root, position);
     made_.views.roots.push_back({Local(chain.root), of_input, static_cast<size_t>(position)});
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckRoot(ValueId value, const at::Tensor& root) const {
+    if (std::find(graph_.outputs.begin(), graph_.outputs.end(), value) != graph_.outputs.end()) return absl::OkStatus();
+    if (!torch::autograd::impl::hooks(root).empty() || root.retains_grad())
+      return Refused("what it is a view of has a hook");
+    if (root.requires_grad() && root.grad_fn() == nullptr) return Refused("that is a leaf");
     return absl::OkStatus();
   }
 
@@ -198,21 +214,22 @@ class Finder {
     return otherwise;
   }
 
-  // Autograd has one node for each view, and nothing of the program's in between.
-  absl::Status CheckHistory(size_t i, const Chain& chain, const at::Tensor& root, bool of_input) {
+  // Autograd has one node for each view, and nothing of the program's in between: their sequence numbers.
+  absl::StatusOr<std::vector<uint64_t>> FindHistory(size_t i, const Chain& chain, const at::Tensor& root) const {
     const std::optional<CreationMeta> creation = CreationOf(outputs_[i]);
     if (creation != CreationMeta::DEFAULT && creation != CreationMeta::MULTI_OUTPUT_NODE)
       return Refused("writing to it is an error");
+    std::vector<uint64_t> sequences;
     torch::autograd::Node* node = outputs_[i].grad_fn().get();
     for (size_t k = 0; k < chain.nodes.size(); ++k) {
       if (node == nullptr || IsCustomFunction(*node) || HasHooks(*node) || node->num_outputs() != 1)
         return Refused("its history is more than views");
-      if (of_input) made_.looks_at_inputs.push_back(node->sequence_nr());
+      sequences.push_back(node->sequence_nr());
       node = node->next_edge(0).function.get();
     }
     if (node == nullptr || node != torch::autograd::impl::gradient_edge(root).function.get())
       return Refused("its history is more than views");
-    return absl::OkStatus();
+    return sequences;
   }
 
   // Whether gradients were recorded when a result was made. What is in front of a `detach` does not show.
@@ -224,27 +241,30 @@ class Finder {
     return Refused("it is a view of another kind");
   }
 
-  absl::Status AddCall(int32_t index, size_t output, bool of_input) {
+  static absl::Status CheckCall(const Node& node, bool of_input) {
+    // Its offset counts from where the memory begins, which a backend chooses.
+    if (!of_input && node.op.schema().name() == "aten::as_strided") return Refused("as_strided makes it");
+    size_t operands = 0;
+    ForEachOperandValue(node, [&](const ValueId&) { ++operands; });
+    return operands == 1 ? absl::OkStatus() : Refused("it is a view of another kind");
+  }
+
+  absl::Status AddCall(int32_t index, size_t output, bool of_input, uint64_t sequence) {
     absl::StatusOr<bool> gradients = Gradients(output);
     if (!gradients.ok()) return gradients.status();
     if (outputs_[output].requires_grad()) differentiated_.insert(index);
     if (auto made = calls_.find(index); made != calls_.end()) {
+      made->second.sequence = std::max(made->second.sequence, sequence);
       made->second.gradients = differentiated_.contains(index) || (made->second.gradients && *gradients);
       return absl::OkStatus();
     }
     Node node = graph_.nodes[index];
-    // Its offset counts from where the memory begins, which a backend chooses.
-    if (!of_input && node.op.schema().name() == "aten::as_strided") return Refused("as_strided makes it");
-    size_t operands = 0;
-    ForEachOperandValue(node, [&](ValueId& id) {
-      id = Local(id);
-      ++operands;
-    });
-    if (operands != 1) return Refused("it is a view of another kind");
+    if (absl::Status status = CheckCall(node, of_input); !status.ok()) return status;
+    ForEachOperandValue(node, [&](ValueId& id) { id = Local(id); });
     for (ValueId& id : node.outputs) {
       if (id != kNoValue) id = Local(id);
     }
-    calls_.emplace(index, OutputViews::Call{std::move(node), *gradients, of_input});
+    calls_.emplace(index, OutputViews::Call{std::move(node), *gradients, of_input, sequence});
     return absl::OkStatus();
   }
 

@@ -1,6 +1,6 @@
-// Results that are looks at memory which an input or another result holds as well. Autograd sees them as views: a write
-// to one is a write to all of them and rewrites their history. So the forward graph makes what they look at, and each
-// call makes the views themselves under torch's own autograd. Data, and how it is found in a recording.
+// Results that are looks at memory which an input, another result or nobody else holds. Autograd sees them as views: a
+// write to one is a write to all of them and rewrites their history. So the forward graph makes what they look at, and
+// each call makes the views themselves under torch's own autograd. Data, and how it is found in a recording.
 #ifndef FRAMEJIT_GRAPH_AUTOGRAD_OUTPUT_VIEWS_H_
 #define FRAMEJIT_GRAPH_AUTOGRAD_OUTPUT_VIEWS_H_
 
@@ -32,8 +32,9 @@ struct OutputViews {
   };
   struct Call {
     Node node;
-    bool gradients;  // whether they are recorded while it runs
-    bool of_input;   // leads to an input, through other views
+    bool gradients;         // whether they are recorded while it runs
+    bool of_input;          // leads to an input, through other views
+    uint64_t sequence = 0;  // of the node that autograd recorded; 0: of none
   };
   // Where a result of the call is: an output of the forward graph, or a view.
   struct Result {

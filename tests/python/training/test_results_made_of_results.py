@@ -44,6 +44,12 @@ def past_a_result(a, b):
 
 
 @case(leaf(X), leaf(W))
+def of_another_leaf(a, b):
+    c = b * 2
+    return a.tanh(), c, c.t().t(), c * b
+
+
+@case(leaf(X), leaf(W))
 def not_in_order(a, b):
     c = a.sin()
     d = c * b
@@ -183,7 +189,21 @@ def twice(function, args):
     return found, [t.grad for t in inputs]
 
 
+def of_one_leaf_twice(function, args):
+    """What a backward for one leaf does not run is freed by nobody, the rest is."""
+    inputs, results = results_of(function, args)
+    found = []
+    for _ in range(2):
+        try:
+            sum(results[i].sum() for i in live(results)).backward(inputs=inputs[:1])
+        except RuntimeError as error:
+            found.append(str(error)[:60])
+        found.append([t.grad if t.grad is None else t.grad.clone() for t in inputs])
+    return found
+
+
 SCENARIOS = {
+    "of one leaf twice": of_one_leaf_twice,
     "gradients": gradients_of_each,
     "differentiable": lambda f, a: gradients_of_each(f, a, create_graph=True),
     "kept": lambda f, a: gradients_of_each(f, a, retain_graph=True),
