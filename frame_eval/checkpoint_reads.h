@@ -15,8 +15,10 @@ namespace framejit {
 
 class CheckpointReads {
  public:
+  // `inputs`: the sources of the call's inputs. `saved`: those that the backward reads and eager would not read anew.
   static absl::StatusOr<std::shared_ptr<CheckpointReads>> Make(const SourceTable& sources, const GuardList& reads,
-                                                               const CallState& state,
+                                                               const std::vector<SourceId>& inputs,
+                                                               std::vector<size_t> saved, const CallState& state,
                                                                std::vector<std::string> argument_names);
 
   // The call that is about to run its graph. Requires the GIL, as all of this.
@@ -28,9 +30,13 @@ class CheckpointReads {
   int Traverse(visitproc visit, void* arg) const { return guards_->Traverse(visit, arg); }
 
  private:
+  std::vector<at::Tensor> Fetch(c10::ArrayRef<at::Tensor> inputs) const;
+
   explicit CheckpointReads(std::unique_ptr<GuardProgram> guards) : guards_(std::move(guards)) {}
 
   std::unique_ptr<GuardProgram> guards_;
+  std::vector<size_t> tensors_;  // positions of the inputs that are fetched, in order
+  std::vector<size_t> saved_;    // positions
   const CallState* current_ = nullptr;
 };
 

@@ -362,8 +362,14 @@ class Compilation {
     if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
     std::function<StateCheck()> check_of_this_call;
     if (recording_->checkpoints) {
+      std::vector<size_t> saved;
+      for (const SavedValue& value : partition->saved) {
+        if (value.kind == SavedValue::Kind::kInput && !value.read_anew)
+          saved.push_back(static_cast<size_t>(value.index));
+      }
       absl::StatusOr<std::shared_ptr<CheckpointReads>> reads =
-          CheckpointReads::Make(recording_->sources, recording_->checkpoint_reads, state_, argument_names_);
+          CheckpointReads::Make(recording_->sources, recording_->checkpoint_reads, recording_->inputs, std::move(saved),
+                                state_, argument_names_);
       if (!reads.ok()) return reads.status();
       trace_->checkpoint_reads = *reads;
       // The trace owns what owns this.

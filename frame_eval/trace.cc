@@ -1,6 +1,7 @@
 #include "frame_eval/trace.h"
 
 #include <torch/csrc/Generator.h>
+#include <torch/csrc/autograd/forward_grad.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <exception>
@@ -162,6 +163,8 @@ Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
   for (PyObject* source : sources) owned_sources.push_back(PyRef::Borrow(source));
   guards->Release();
 
+  // Tangents of dual numbers go along with each operator.
+  if (torch::autograd::ForwardADLevel::try_get_by_idx(0) != nullptr) return Outcome::kDiscarded;
   if (own_generators && running) return Outcome::kDiscarded;  // in another thread, which waits for the GIL
   const RunningScope scope(running);
   LentGenerators lent(lent_generators, sources, input_count);

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/SequenceNumber.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/engine.h>
@@ -14,6 +15,8 @@
 #include <algorithm>
 #include <optional>
 #include <utility>
+
+#include "graph/autograd/record_backward.h"
 
 namespace framejit {
 namespace {
@@ -33,15 +36,29 @@ bool IsPlain(const at::Tensor& tensor) {
   return (tensor.key_set().raw_repr() & ~plain.raw_repr()) == 0 && tensor.has_storage();
 }
 
-// The tensor in the layout that the backward was compiled for: gradients come in any, and an operator of the forward
-// may have given its result another one than was recorded.
-at::Tensor InLayout(const at::Tensor& tensor, const TensorMeta& meta) {
+bool IsInLayout(const at::Tensor& tensor, const TensorMeta& meta) {
   bool same = tensor.scalar_type() == meta.dtype && !tensor.is_conj() && !tensor.is_neg() && !tensor._is_zerotensor();
   for (size_t i = 0; same && i < meta.sizes.size(); ++i) {
     same = meta.sizes[i] <= 1 || tensor.stride(static_cast<int64_t>(i)) == meta.strides[i];
   }
-  if (same) return tensor;
+  return same;
+}
+
+// The tensor in the layout that the backward was compiled for: an operator of the forward may have given its result
+// another one than was recorded.
+at::Tensor InLayout(const at::Tensor& tensor, const TensorMeta& meta) {
+  if (IsInLayout(tensor, meta)) return tensor;
   return at::empty_strided(meta.sizes, meta.strides, tensor.options().dtype(meta.dtype)).copy_(tensor);
+}
+
+// The tensor in memory of its own, expanded as it is.
+at::Tensor CopyOf(const at::Tensor& tensor) {
+  at::Tensor one = tensor;
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.stride(d) == 0 && tensor.size(d) > 1) one = one.narrow(d, 0, 1);
+  }
+  one = one.clone();
+  return one.sizes() == tensor.sizes() ? one : one.expand(tensor.sizes());
 }
 
 bool HasHooks(torch::autograd::Node& leaf) {
@@ -61,6 +78,12 @@ class Arrival : public torch::autograd::Node {
  protected:
   variable_list apply(variable_list&& gradients) override { return std::move(gradients); }
 };
+
+OutputMask Defined(const variable_list& tangents) {
+  OutputMask defined = 0;
+  for (size_t i = 0; i < tangents.size(); ++i) defined |= OutputMask{tangents[i].defined()} << i;
+  return defined;
+}
 
 void Add(variable_list& sum, variable_list&& more) {
   for (size_t i = 0; i < sum.size(); ++i) {
@@ -121,6 +144,13 @@ BackwardNode::BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayR
   for (const at::Tensor& input : inputs_) versions_.push_back(input.is_inference() ? 0 : input._version());
 }
 
+bool BackwardNode::LeavesHaveHooks(const TrainingProgram& program, c10::ArrayRef<at::Tensor> inputs) {
+  const std::vector<int32_t>& positions = program.joint().differentiable_inputs;
+  return std::any_of(positions.begin(), positions.end(), [&](int32_t position) {
+    return HasHooks(*torch::autograd::impl::gradient_edge(inputs[static_cast<size_t>(position)]).function);
+  });
+}
+
 void BackwardNode::Save(const std::vector<at::Tensor>& results) {
   saved_.reserve(program_->partition().saved.size());
   for (const SavedValue& saved : program_->partition().saved) {
@@ -163,6 +193,7 @@ void BackwardNode::FreeRun(OutputMask given, const std::vector<bool>& wanted) {
 void BackwardNode::FreeAll() {
   for (SavedVariable& saved : saved_) saved.reset_data();
   inputs_.clear();
+  now_.clear();
   generator_state_.reset();
   check_ = nullptr;
 }
@@ -189,7 +220,8 @@ bool BackwardNode::Raises(int32_t index) {
     const std::vector<int32_t>* held = saved[i].kind == SavedValue::Kind::kInput    ? &node.inputs
                                        : saved[i].kind == SavedValue::Kind::kOutput ? &node.outputs
                                                                                     : nullptr;
-    if (held == nullptr || std::find(held->begin(), held->end(), saved[i].index) == held->end()) continue;
+    if (held == nullptr || saved[i].read_anew || std::find(held->begin(), held->end(), saved[i].index) == held->end())
+      continue;
     try {
       CheckVersion(static_cast<int32_t>(i));
     } catch (const c10::Error&) {
@@ -264,10 +296,11 @@ void BackwardNode::RunFront(OutputMask given, const std::vector<bool>& wanted, c
     leaves.push_back(input);
     arriving[static_cast<size_t>(input)] = true;
   }
-  if (!leaves.empty()) {
+  const OutputMask present = Defined(tangents);  // of others their part is computed
+  if (!leaves.empty() && present != 0) {
     Variables kept = tangents;
     const bool create = at::GradMode::is_enabled();
-    Variables gradients = create ? Differentiable(tangents, given) : Run(given, arriving, kept, /*release=*/false);
+    Variables gradients = create ? Differentiable(tangents, present) : Run(present, arriving, kept, /*release=*/false);
     for (int32_t input : leaves) {
       const auto at = static_cast<size_t>(input);
       if (!gradients[at].defined()) continue;
@@ -293,7 +326,11 @@ std::vector<at::Tensor> BackwardNode::SectionInputs(const BackwardVariant& varia
     const TensorMeta& meta = variant.plan.graph.meta(variant.plan.graph.inputs[inputs.size()]);
     inputs.push_back(by_operator ? tensor : InLayout(tensor, meta));
   };
-  for (int32_t index : variant.plan.saved) add(saved_[static_cast<size_t>(index)].unpack(getptr()));
+  for (int32_t index : variant.plan.saved) {
+    const SavedValue& saved = program_->partition().saved[static_cast<size_t>(index)];
+    const bool anew = saved.read_anew && !now_.empty();
+    add(anew ? now_[static_cast<size_t>(saved.index)] : saved_[static_cast<size_t>(index)].unpack(getptr()));
+  }
   for (int32_t index : variant.plan.tangents) {
     const at::Tensor& tangent = tangents[static_cast<size_t>(index)];
     add(tangent);
@@ -307,52 +344,171 @@ BackwardNode::Variables BackwardNode::RunSection(size_t section, const std::vect
                                                  bool release) {
   bool by_operator = false;
   for (const at::Tensor& tangent : tangents) by_operator |= tangent.defined() && !IsPlain(tangent);
-  const BackwardVariant& variant = program_->Backward(section, wanted, by_operator);
+  const BackwardVariant& variant =
+      program_->Backward(section, wanted, by_operator, by_operator ? TangentStrides() : StridesOf(tangents));
   std::vector<const void*> converted;
   std::vector<at::Tensor> inputs = SectionInputs(variant, tangents, by_operator, &converted), outputs;
   if (release) {
-    FreeRun(program_->joint().sections[section].tangents, wanted);
+    FreeRun(last_given_, wanted);
     tangents.clear();
     variant.graph->RunReleasing(std::move(inputs), outputs);
   } else {
     variant.graph->Run(inputs, outputs);
   }
-  Variables gradients(variant.plan.gradients.size());
+  std::vector<int32_t> positions = variant.plan.gradients;
+  positions.insert(positions.end(), variant.plan.point_gradients.begin(), variant.plan.point_gradients.end());
+  Variables gradients(positions.size());
   for (size_t i = 0; i < gradients.size(); ++i) {
-    const int32_t position = variant.plan.gradients[i];
+    const int32_t position = positions[i];
     if (position < 0) continue;
     const at::Tensor& output = outputs[static_cast<size_t>(position)];
     // Of a tangent in its own layout eager would have a view that no gradient keeps, and copy it.
     const bool of_converted =
         !converted.empty() && output.defined() && output.has_storage() &&
         std::find(converted.begin(), converted.end(), output.storage().unsafeGetStorageImpl()) != converted.end();
-    gradients[i] = of_converted || variant.plan.copied[static_cast<size_t>(position)] ? output.clone() : output;
+    gradients[i] = of_converted || variant.plan.copied[static_cast<size_t>(position)] ? CopyOf(output) : output;
   }
   return gradients;
 }
 
 BackwardNode::Variables BackwardNode::apply(Variables&& tangents) {
   std::lock_guard<std::mutex> lock(mutex_);
-  OutputMask given = 0;
-  for (size_t i = 0; i < tangents.size(); ++i) given |= OutputMask{tangents[i].defined()} << i;
-  if (given == 0) return Variables(num_outputs());
+  return Apply(std::move(tangents), 0, 0, !torch::autograd::get_current_graph_task_keep_graph());
+}
+
+// `cut`: outputs whose gradients up to cut points were computed before, `ran`: all outputs that were.
+BackwardNode::Variables BackwardNode::Apply(Variables&& tangents, OutputMask cut, OutputMask ran, bool release) {
+  const OutputMask given = Defined(tangents);
+  if ((given | cut) == 0) return Variables(num_outputs());
   const std::vector<bool> wanted = WantedGradients();
+  const OutputMask all_given = given | cut | ran;
   const bool whole =
-      given == AllOutputs(tangents.size()) && std::find(wanted.begin(), wanted.end(), false) == wanted.end();
-  if (!whole || consumed_ != nullptr) CheckSaved(given, wanted, tangents);
-  if (check_) check_();
-  if (arrivals_) OrderArrivals(given, wanted);
-  last_given_ = given;
+      all_given == AllOutputs(tangents.size()) && std::find(wanted.begin(), wanted.end(), false) == wanted.end();
+  if (!whole || consumed_ != nullptr) CheckSaved(all_given, wanted, tangents);
+  if (check_) now_ = check_(inputs_);
+  if (arrivals_) OrderArrivals(all_given, wanted);
+  last_given_ = all_given;
   last_wanted_ = wanted;
-  releases_ = !torch::autograd::get_current_graph_task_keep_graph();
+  releases_ = release;
+  if (given == 0) return Variables(num_outputs());
   if (at::GradMode::is_enabled()) return Differentiable(tangents, given);
   const Consumption* before = consumed_.get();
   try {
-    return Run(given, wanted, tangents, releases_);
+    return Run(given, wanted, tangents, release);
   } catch (const c10::Error&) {
     if (consumed_.get() == before) RunFront(given, wanted, tangents);
     throw;
   }
+}
+
+// Empty where all are as recorded.
+TangentStrides BackwardNode::StridesOf(const Variables& tangents) const {
+  TangentStrides strides;
+  for (size_t i = 0; i < tangents.size(); ++i) {
+    const at::Tensor& tangent = tangents[i];
+    if (!tangent.defined() || IsInLayout(tangent, program_->TangentMeta(i))) continue;
+    if (tangent.scalar_type() != program_->TangentMeta(i).dtype || tangent.is_conj() || tangent.is_neg() ||
+        tangent._is_zerotensor())
+      continue;
+    strides.resize(tangents.size());
+    strides[i] = tangent.strides().vec();
+  }
+  return strides;
+}
+
+bool BackwardNode::Task::any() const {
+  const auto defined = [](const at::Tensor& tensor) { return tensor.defined(); };
+  return std::any_of(tangents.begin(), tangents.end(), defined) || (cut & ~ran) != 0;
+}
+
+void BackwardNode::Arrive(size_t output, at::Tensor tangent) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  Task& task = tasks_[torch::autograd::get_current_graph_task_id()];
+  task.arrived |= OutputMask{1} << output;
+  task.tangents.resize(program_->joint().differentiable_outputs.size());
+  task.tangents[output] = std::move(tangent);
+}
+
+// Whether none of the results' nodes is still to run in this backward.
+bool BackwardNode::AllArrived(OutputMask arrived) const {
+  const auto* nodes = torch::autograd::get_current_graph_task_nodes_in_graph();
+  const auto* runs = torch::autograd::get_current_graph_task_exec_info();
+  const auto is_left_out = [&](torch::autograd::Node* node) {
+    if (runs == nullptr || runs->empty()) return false;
+    const auto row = runs->find(node);
+    return row == runs->end() || !row->second.should_execute();
+  };
+  for (size_t i = 0; i < result_nodes_.size(); ++i) {
+    auto* node = const_cast<torch::autograd::Node*>(result_nodes_[i]);
+    const bool comes = nodes != nullptr && nodes->count(node) != 0 && !is_left_out(node);
+    if ((arrived >> i & 1) == 0 && comes) return false;
+  }
+  return true;
+}
+
+BackwardNode::Variables BackwardNode::HandOut(size_t output) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int id = torch::autograd::get_current_graph_task_id();
+  Task& task = tasks_[id];
+  task.gradients.resize(num_outputs());
+  task.tangents.resize(program_->joint().differentiable_outputs.size());
+  if (task.any()) {
+    // In the engine's order the others have come in by now; else what they need stays.
+    const bool release = !torch::autograd::get_current_graph_task_keep_graph() && AllArrived(task.arrived);
+    Variables tangents = std::exchange(task.tangents, Variables(task.tangents.size()));
+    const OutputMask cut = task.cut & ~task.ran, ran = task.ran;
+    task.ran |= cut | Defined(tangents);
+    Add(task.gradients, Apply(std::move(tangents), cut, ran, release));
+    FreeRun(std::exchange(last_given_, 0), last_wanted_);
+  }
+  Variables gradients;
+  for (int32_t input : program_->InputsOf(output))
+    gradients.push_back(std::exchange(task.gradients[static_cast<size_t>(input)], at::Tensor()));
+  const auto defined = [](const at::Tensor& tensor) { return tensor.defined(); };
+  if (std::none_of(task.gradients.begin(), task.gradients.end(), defined) && AllArrived(task.arrived)) tasks_.erase(id);
+  return gradients;
+}
+
+BackwardNode::Variables BackwardNode::RunCut(size_t output, at::Tensor tangent, bool goes_on) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const JointGraph& joint = program_->joint();
+  const CutSection& cut = joint.cuts[output];
+  const bool freed =
+      consumed_ != nullptr && std::any_of(cut.nodes.begin(), cut.nodes.end(), [&](int32_t node) {
+        return consumed_->ran[static_cast<size_t>(node)] && joint.engine.nodes[static_cast<size_t>(node)].frees;
+      });
+  TORCH_CHECK(!freed, torch::autograd::ERR_BACKWARD_TWICE);
+  if (check_) now_ = check_(inputs_);
+  const std::vector<bool> wanted = goes_on ? WantedGradients() : std::vector<bool>(num_outputs(), false);
+  Variables gradients;
+  // Of a graph that was freed, nodes that saved nothing can run: what they compute depends on the tangent alone.
+  const bool only_tangent = inputs_.empty() && num_outputs() > 0;
+  TORCH_CHECK(!only_tangent || !goes_on, torch::autograd::ERR_BACKWARD_TWICE);
+  if (at::GradMode::is_enabled() && !(only_tangent && !tangent.requires_grad())) {
+    TORCH_CHECK(!only_tangent, torch::autograd::ERR_BACKWARD_TWICE);
+    gradients = DifferentiableCut(output, tangent, goes_on);
+  } else {
+    at::NoGradGuard no_grad;
+    Variables tangents(joint.differentiable_outputs.size());
+    tangents[output] = std::move(tangent);
+    gradients = RunSection(joint.sections.size() + output, wanted, tangents, false);
+  }
+  Variables of_points(gradients.begin() + static_cast<std::ptrdiff_t>(num_outputs()), gradients.end());
+  gradients.resize(num_outputs());
+  if (goes_on) {
+    Task& task = tasks_[torch::autograd::get_current_graph_task_id()];
+    task.arrived |= OutputMask{1} << output;
+    task.cut |= OutputMask{1} << output;
+    task.gradients.resize(num_outputs());
+    Add(task.gradients, std::move(gradients));
+  } else if (!torch::autograd::get_current_graph_task_keep_graph()) {
+    Free(program_->Consume(cut.nodes, consumed_.get()));
+  }
+  return of_points;
+}
+
+void BackwardNode::ReserveArrivals() const {
+  for (size_t i = 0; arrivals_ && i < num_outputs(); ++i) at::sequence_number::get_and_increment();
 }
 
 BackwardNode::Variables BackwardNode::Run(OutputMask given, const std::vector<bool>& wanted, Variables& tangents,
@@ -372,6 +528,11 @@ BackwardNode::Variables BackwardNode::Run(OutputMask given, const std::vector<bo
 // respect to them do not go on into what made them; copies of those that the forward writes.
 BackwardNode::Variables BackwardNode::AutogradInputs() const {
   Variables inputs = inputs_;
+  for (size_t i = 0; i < now_.size(); ++i) {
+    TORCH_CHECK(
+        now_[i].is_same(inputs_[i]),
+        "framejit: a tensor that a checkpointed function reads was replaced, and the backward is differentiated");
+  }
   const Partition& partition = program_->partition();
   std::vector<bool> written(inputs.size(), false);
   for (int32_t position : partition.written_inputs) {
@@ -397,26 +558,62 @@ BackwardNode::Variables BackwardNode::AutogradInputs() const {
 
 // create_graph: the function runs again under torch's own autograd, which can differentiate what it records.
 BackwardNode::Variables BackwardNode::Differentiable(const Variables& tangents, OutputMask given) {
-  const JointGraph& joint = program_->joint();
   for (size_t i = 0; i < saved_.size(); ++i) {
     if (program_->partition().saved[i].used_by & given) saved_[i].unpack(getptr());
   }
   const Variables inputs = AutogradInputs();
-  std::vector<at::Tensor> outputs;
-  {
-    pybind11::gil_scoped_acquire gil;
-    ReplayedGenerator generator(generator_state_);
-    program_->AutogradGraph().Run(inputs, outputs);
-  }
-  Variables results, gradients, targets;
+  const std::vector<at::Tensor> outputs = RunUnderAutograd(inputs);
+  Variables results, gradients;
   for (size_t i = 0; i < tangents.size(); ++i) {
     if ((given >> i & 1) == 0) continue;
-    results.push_back(outputs[static_cast<size_t>(joint.differentiable_outputs[i])]);
+    results.push_back(OutputAmong(outputs, i));
     gradients.push_back(tangents[i]);
   }
-  for (int32_t position : joint.differentiable_inputs) targets.push_back(inputs[static_cast<size_t>(position)]);
-  return torch::autograd::grad(results, targets, gradients, /*retain_graph=*/true, /*create_graph=*/true,
-                               /*allow_unused=*/true);
+  return torch::autograd::grad(results, DifferentiableInputs(inputs), gradients, /*retain_graph=*/true,
+                               /*create_graph=*/true, /*allow_unused=*/true);
+}
+
+// Differentiable output number `output` among the results of a call under torch's own autograd.
+at::Tensor BackwardNode::OutputAmong(const std::vector<at::Tensor>& results, size_t output) const {
+  const JointGraph& joint = program_->joint();
+  const OutputViews::Place& place = joint.views.places[static_cast<size_t>(joint.differentiable_outputs[output])];
+  return place.is_base ? at::Tensor(results[place.result]._base()) : results[place.result];
+}
+
+std::vector<at::Tensor> BackwardNode::RunUnderAutograd(const Variables& inputs) {
+  std::vector<at::Tensor> outputs;
+  pybind11::gil_scoped_acquire gil;
+  ReplayedGenerator generator(generator_state_);
+  program_->AutogradGraph().Run(inputs, outputs);
+  return outputs;
+}
+
+BackwardNode::Variables BackwardNode::DifferentiableInputs(const Variables& inputs) const {
+  Variables targets;
+  for (int32_t position : program_->joint().differentiable_inputs)
+    targets.push_back(inputs[static_cast<size_t>(position)]);
+  return targets;
+}
+
+// As Differentiable, for RunCut: of the inputs, then of the points.
+BackwardNode::Variables BackwardNode::DifferentiableCut(size_t output, const at::Tensor& tangent, bool goes_on) {
+  const JointGraph& joint = program_->joint();
+  const std::vector<bool> wanted(num_outputs(), goes_on);
+  for (int32_t index : program_->Backward(joint.sections.size() + output, wanted, true, {}).plan.saved)
+    saved_[static_cast<size_t>(index)].unpack(getptr());
+  const Variables inputs = AutogradInputs();
+  const std::vector<at::Tensor> outputs = RunUnderAutograd(inputs);
+  Variables targets, points;
+  for (int32_t index : joint.cuts[output].points) {
+    const CutPoint& point = joint.cut_points[static_cast<size_t>(index)];
+    points.push_back(point.output >= 0 ? OutputAmong(outputs, static_cast<size_t>(point.output))
+                                       : outputs[static_cast<size_t>(point.result)]);
+  }
+  targets = DifferentiableInputs(inputs);
+  targets.insert(targets.end(), points.begin(), points.end());
+  const StoppedGradients stopped(points);
+  return torch::autograd::grad({OutputAmong(outputs, output)}, targets, {tangent}, /*retain_graph=*/true,
+                               /*create_graph=*/true, /*allow_unused=*/true);
 }
 
 }  // namespace framejit

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "backends/training/program.h"
 
 namespace framejit {
@@ -38,6 +39,22 @@ class BackwardNode : public torch::autograd::Node {
 
   std::string name() const override { return "FramejitBackward"; }
   void release_variables() override;
+  // Whether what accumulates into an input, or comes in front of that, runs hooks.
+  static bool LeavesHaveHooks(const TrainingProgram& program, c10::ArrayRef<at::Tensor> inputs);
+  const TrainingProgram& program() const { return *program_; }
+  // For calls whose results have nodes of their own (result_nodes.h), of the backward that runs: the tangent of a
+  // differentiable output, perhaps none, has come in.
+  void Arrive(size_t output, at::Tensor tangent);
+  // What those that came in give: the gradients of the output's inputs (TrainingProgram::InputsOf), each handed out
+  // once.
+  torch::autograd::variable_list HandOut(size_t output);
+  // The output's gradients up to its cut points: of these. The rest is handed out where the backward `goes_on` to
+  // leaves.
+  torch::autograd::variable_list RunCut(size_t output, at::Tensor tangent, bool goes_on);
+  void AddResultNode(const torch::autograd::Node* node) { result_nodes_.push_back(node); }
+  // Sequence numbers for what is between the results' nodes and the leaves.
+  void ReserveArrivals() const;
+
   // Every backward from now on raises, as after one that did not retain the graph.
   void FreeAsAfterBackward();
 
@@ -47,10 +64,23 @@ class BackwardNode : public torch::autograd::Node {
  private:
   using Variables = torch::autograd::variable_list;
 
+  // One backward.
+  struct Task {
+    Variables tangents;      // that came in, and were not computed with
+    OutputMask arrived = 0;  // came in, with a tangent or without
+    OutputMask cut = 0;      // whose gradients up to cut points are among `gradients`
+    OutputMask ran = 0;      // was computed with
+    Variables gradients;     // that were not handed out
+    bool any() const;
+  };
+
+  Variables Apply(Variables&& tangents, OutputMask cut, OutputMask before, bool release);
+  bool AllArrived(OutputMask arrived) const;
   Variables RunSection(size_t section, const std::vector<bool>& wanted, Variables& tangents, bool release);
   std::vector<at::Tensor> SectionInputs(const BackwardVariant& variant, const Variables& tangents, bool by_operator,
                                         std::vector<const void*>* converted);
   std::vector<bool> WantedGradients();
+  TangentStrides StridesOf(const Variables& tangents) const;
   void Free(std::shared_ptr<const Consumption> consumed);
   void FreeRun(OutputMask given, const std::vector<bool>& wanted);
   void FreeAll();
@@ -63,6 +93,10 @@ class BackwardNode : public torch::autograd::Node {
   void RunFront(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents);
   Variables Run(OutputMask given, const std::vector<bool>& wanted, Variables& tangents, bool release);
   Variables Differentiable(const Variables& tangents, OutputMask given);
+  Variables DifferentiableCut(size_t output, const at::Tensor& tangent, bool goes_on);
+  at::Tensor OutputAmong(const std::vector<at::Tensor>& results, size_t output) const;
+  std::vector<at::Tensor> RunUnderAutograd(const Variables& inputs);
+  Variables DifferentiableInputs(const Variables& inputs) const;
   Variables AutogradInputs() const;
 
   const std::shared_ptr<TrainingProgram> program_;
@@ -71,7 +105,10 @@ class BackwardNode : public torch::autograd::Node {
   std::vector<uint32_t> versions_;
   at::Tensor generator_state_;
   StateCheck check_;
-  bool arrivals_ = false;  // leaves have hooks: nodes in between see to their order
+  Variables now_;  // the inputs as they are in the backward that runs; empty where nothing reads them anew
+  std::vector<const torch::autograd::Node*> result_nodes_;  // compared, never used
+  absl::flat_hash_map<int, Task> tasks_;                    // by the engine's number
+  bool arrivals_ = false;                                   // leaves have hooks: nodes in between see to their order
   // Of the backward that runs, until it releases.
   OutputMask last_given_ = 0;
   std::vector<bool> last_wanted_;

@@ -1,29 +1,51 @@
 #include "backends/training/program.h"
 
+#include <torch/csrc/utils/pybind.h>
+
 #include <algorithm>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "backends/interp/interp.h"
+#include "backends/training/layouts.h"
 #include "base/log.h"
 #include "graph/passes/pipeline.h"
 #include "graph/print.h"
 #include "graph/verify.h"
 
 namespace framejit {
+namespace {
+
+// Beyond so many, tangents are brought into the recorded layouts.
+constexpr size_t kMostBackwards = 32;
+
+}  // namespace
 
 TrainingProgram::TrainingProgram(TrainingRequest request) : request_(std::move(request)) {
   has_gradient_.assign(joint().differentiable_inputs.size(), false);
   for (const EngineNode& node : joint().engine.nodes) {
     if (node.input >= 0) has_gradient_[static_cast<size_t>(node.input)] = true;
   }
+  const std::vector<std::vector<uint64_t>> purposes = joint().engine.Purposes(has_gradient_.size());
+  for (int32_t root : joint().engine.roots) {
+    std::vector<int32_t>& inputs = inputs_of_.emplace_back();
+    for (size_t i = 0; i < has_gradient_.size(); ++i) {
+      if (purposes[static_cast<size_t>(root)][i / 64] >> (i % 64) & 1) inputs.push_back(static_cast<int32_t>(i));
+    }
+  }
 }
 
-const BackwardVariant& TrainingProgram::Backward(size_t section, std::vector<bool> wanted, bool by_operator) {
-  Key key{section, by_operator, std::move(wanted)};
+const BackwardVariant& TrainingProgram::Backward(size_t section, std::vector<bool> wanted, bool by_operator,
+                                                 TangentStrides strides) {
+  Key key{section, by_operator, std::move(wanted), std::move(strides)};
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (auto row = backwards_.find(key); row != backwards_.end()) return *row->second;
+    auto row = backwards_.find(key);
+    if (row == backwards_.end() && backwards_.size() >= kMostBackwards) {
+      key.strides.clear();
+      row = backwards_.find(key);
+    }
+    if (row != backwards_.end()) return *row->second;
   }
   // Without the lock: the log takes the GIL, whose owner may want the lock. Of two threads the first one's stays.
   std::unique_ptr<BackwardVariant> variant = Compile(key);
@@ -31,10 +53,30 @@ const BackwardVariant& TrainingProgram::Backward(size_t section, std::vector<boo
   return *backwards_.try_emplace(std::move(key), std::move(variant)).first->second;
 }
 
+// In the layouts of its tangents; where that cannot be had, in the recorded ones, into which they are brought.
+BackwardGraph TrainingProgram::Plan(const Key& key) const {
+  BackwardGraph plan = ExtractBackward(request_.partition, key.section, key.wanted);
+  std::vector<std::vector<int64_t>> strides(plan.saved.size());
+  bool others = false;
+  for (size_t i = 0; i < plan.tangents.size(); ++i) {
+    strides.push_back(key.strides.empty() ? std::vector<int64_t>()
+                                          : key.strides[static_cast<size_t>(plan.tangents[i])]);
+    others |= !strides.back().empty();
+  }
+  if (!others) return plan;
+  absl::StatusOr<Graph> graph = absl::InternalError("");
+  {
+    pybind11::gil_scoped_acquire gil;
+    graph = WithInputStrides(plan.graph, strides);
+  }
+  if (graph.ok()) plan.graph = *std::move(graph);
+  return plan;
+}
+
 // The passes and the backend only make a backward faster: where they fail, its operators run as they were recorded.
 std::unique_ptr<BackwardVariant> TrainingProgram::Compile(const Key& key) const {
   auto variant = std::make_unique<BackwardVariant>();
-  variant->plan = ExtractBackward(request_.partition, key.section, key.wanted);
+  variant->plan = Plan(key);
   CompileRequest request;
   request.graph = &variant->plan.graph;
   if (!key.by_operator) {
@@ -58,7 +100,7 @@ std::unique_ptr<BackwardVariant> TrainingProgram::Compile(const Key& key) const 
     }
     LogWarning(absl::StrCat("the backward of ", request_.name,
                             " runs operator by operator: ", std::string(graph.status().message())));
-    variant->plan = ExtractBackward(request_.partition, key.section, key.wanted);
+    variant->plan = Plan(key);
   }
   absl::StatusOr<std::unique_ptr<CompiledGraph>> graph = MakeInterpBackend()->Compile(request);
   TORCH_CHECK(graph.ok(), "framejit: ", std::string(graph.status().message()));
@@ -111,7 +153,7 @@ std::shared_ptr<const Consumption> TrainingProgram::Consume(const std::vector<in
     const bool held = saved.kind == SavedValue::Kind::kInput    ? inputs.contains(saved.index)
                       : saved.kind == SavedValue::Kind::kOutput ? outputs.contains(saved.index)
                                                                 : false;
-    if (held) made->checked.push_back(index);
+    if (held && !saved.read_anew) made->checked.push_back(index);
   }
   return made;
 }

@@ -24,6 +24,9 @@ struct Consumption {
   std::vector<int32_t> checked;
 };
 
+// The strides of a backward's tangents, by differentiable output; empty where they are as recorded.
+using TangentStrides = std::vector<std::vector<int64_t>>;
+
 // One compiled backward.
 struct BackwardVariant {
   BackwardGraph plan;  // its graph has been through the passes
@@ -39,12 +42,18 @@ class TrainingProgram {
   bool random() const { return request_.random; }
   // Whether a result depends on the differentiable input number `input`.
   bool HasGradient(size_t input) const { return has_gradient_[input]; }
+  // The differentiable inputs that the differentiable output number `output` depends on.
+  const std::vector<int32_t>& InputsOf(size_t output) const { return inputs_of_[output]; }
   // Of the call that runs now; may be null.
   StateCheck CheckOfThisCall() const { return request_.check_of_this_call ? request_.check_of_this_call() : nullptr; }
 
   // `wanted`: of the differentiable inputs. `by_operator`: every call goes through the dispatcher, for gradients that
-  // are no plain tensors. Compiles at the first use.
-  const BackwardVariant& Backward(size_t section, std::vector<bool> wanted, bool by_operator);
+  // are no plain tensors. `strides`: of the tangents; empty where all are as recorded. Compiles at the first use.
+  const BackwardVariant& Backward(size_t section, std::vector<bool> wanted, bool by_operator, TangentStrides strides);
+  // Of the tangent of an output, as it was recorded.
+  const TensorMeta& TangentMeta(size_t output) const {
+    return joint().graph.meta(joint().graph.inputs[joint().input_count + output]);
+  }
   // Of a first backward of the outputs in `given` for the inputs in `wanted`.
   std::shared_ptr<const Consumption> Consume(OutputMask given, const std::vector<bool>& wanted);
   // Of one that ran `nodes` where `before` was left behind, which may be null.
@@ -59,10 +68,11 @@ class TrainingProgram {
     size_t section;
     bool by_operator;
     std::vector<bool> wanted;
+    TangentStrides strides;
     bool operator==(const Key&) const = default;
     template <typename H>
     friend H AbslHashValue(H h, const Key& key) {
-      return H::combine(std::move(h), key.section, key.by_operator, key.wanted);
+      return H::combine(std::move(h), key.section, key.by_operator, key.wanted, key.strides);
     }
   };
 
@@ -77,9 +87,11 @@ class TrainingProgram {
   };
 
   std::unique_ptr<BackwardVariant> Compile(const Key& key) const;
+  BackwardGraph Plan(const Key& key) const;
 
   TrainingRequest request_;
-  std::vector<bool> has_gradient_;  // by differentiable input
+  std::vector<bool> has_gradient_;               // by differentiable input
+  std::vector<std::vector<int32_t>> inputs_of_;  // by differentiable output
   std::mutex mutex_;
   absl::flat_hash_map<Key, std::unique_ptr<BackwardVariant>> backwards_;       // guarded by mutex_
   absl::flat_hash_map<Use, std::shared_ptr<const Consumption>> consumptions_;  // of first backwards; guarded by mutex_

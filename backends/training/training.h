@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "backends/backend.h"
@@ -18,8 +19,9 @@ namespace framejit {
 // any thread, with or without the GIL.
 using AutogradGraphMaker = std::function<absl::StatusOr<std::unique_ptr<CompiledGraph>>()>;
 
-// Raises where something that eager would read once more in the backward is another thing than in the call's forward.
-using StateCheck = std::function<void()>;
+// What eager would read once more in the backward: the call's inputs as they are by then, given those that they were.
+// Raises where something else is not what it was in the call's forward.
+using StateCheck = std::function<std::vector<at::Tensor>(c10::ArrayRef<at::Tensor> inputs)>;
 
 struct TrainingRequest {
   std::string name;     // of the function, for the log
@@ -32,7 +34,7 @@ struct TrainingRequest {
 
 // Compiles the forward; a backward is compiled when it is first run. A backward that is itself differentiated runs the
 // autograd graph. Run raises, before anything has happened, where only eager does what the program can see: under
-// anomaly detection, default saved-tensor hooks and forward-mode gradients.
+// anomaly detection and default saved-tensor hooks.
 absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileTraining(TrainingRequest request);
 
 }  // namespace framejit

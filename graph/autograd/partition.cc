@@ -41,15 +41,6 @@ bool IgnoresStatistics(const Node& node) {
          IsTrainingBatchNorm(node, "aten::native_batch_norm_backward", 7);
 }
 
-// Every result is another look at the memory of the first operand.
-bool IsView(const Graph& graph, const Node& node) {
-  if (node.operands.empty() || node.operands[0].kind != Operand::Kind::kValue || HasEffect(node)) return false;
-  const ValueId base = node.operands[0].value;
-  if (base == kNoValue || graph.meta(base).storage < 0) return false;
-  return std::all_of(node.outputs.begin(), node.outputs.end(),
-                     [&](ValueId id) { return id != kNoValue && graph.meta(id).storage == graph.meta(base).storage; });
-}
-
 bool IsInCheckpoint(const Node& node) { return node.torch_call <= kFirstCheckpoint; }
 
 bool IsRandomState(const Node& node) { return node.op.schema().name() == "framejit::random_state"; }
@@ -382,7 +373,25 @@ class Partitioner {
         partition_.saved[static_cast<size_t>(index)].used_by |= joint().sections[section].tangents;
       }
     }
+    for (size_t i = 0; i < joint().cuts.size(); ++i) {
+      if (joint().cuts[i].points.empty()) continue;
+      for (int32_t index : ExtractBackward(partition_, joint().sections.size() + i, all).saved)
+        partition_.saved[static_cast<size_t>(index)].used_by |= OutputMask{1} << i;
+    }
     FindPurposes();
+    FindReadAnew();
+  }
+
+  void FindReadAnew() {
+    std::vector<bool> read_outside(graph_.values.size(), false);
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      const Node& node = graph_.nodes[i];
+      if (in_backward_[i] || node.torch_call == kBackwardCall || IsInCheckpoint(node)) continue;
+      ForEachOperandValue(node, [&](const ValueId& id) { read_outside[id] = true; });
+    }
+    for (ValueId id : partition_.forward.outputs) read_outside[id] = true;
+    for (SavedValue& saved : partition_.saved)
+      saved.read_anew = saved.kind == SavedValue::Kind::kInput && !read_outside[saved.value];
   }
 
   // Which gradients are made of each saved value, up to what is saved itself.
@@ -393,6 +402,15 @@ class Partitioner {
       if (to.empty()) to.assign(from.size(), false);
       for (size_t i = 0; i < from.size(); ++i) to[i] = to[i] || from[i];
     };
+    // A point's gradient is for all that the output depends on.
+    for (size_t i = 0; i < joint().cuts.size(); ++i) {
+      const BackwardSection& alone = joint().sections.size() == 1 ? joint().sections[0] : joint().sections[i + 1];
+      std::vector<bool> reached;
+      for (int32_t gradient : alone.gradients) reached.push_back(gradient >= 0);
+      for (int32_t position : joint().cuts[i].point_gradients) {
+        if (position >= 0) add(purposes[graph_.outputs[static_cast<size_t>(position)]], reached);
+      }
+    }
     for (const BackwardSection& section : joint().sections) {
       for (size_t i = 0; i < inputs; ++i) {
         if (section.gradients[i] < 0) continue;
@@ -433,7 +451,12 @@ class Partitioner {
 class Extractor {
  public:
   Extractor(const Partition& partition, size_t section, const std::vector<bool>& wanted)
-      : partition_(partition), source_(partition.joint.graph), section_(partition.joint.sections[section]) {
+      : partition_(partition),
+        source_(partition.joint.graph),
+        cut_(section < partition.joint.sections.size()
+                 ? nullptr
+                 : &partition.joint.cuts[section - partition.joint.sections.size()]),
+        section_(cut_ == nullptr ? partition.joint.sections[section] : cut_->section) {
     made_.assign(source_.values.size(), false);
     producer_.assign(source_.values.size(), -1);
     for (size_t i = 0; i < source_.nodes.size(); ++i) {
@@ -464,6 +487,11 @@ class Extractor {
       const bool given = wanted[i] && section_.gradients[i] >= 0;
       result_.gradients.push_back(given ? static_cast<int32_t>(result_.graph.outputs.size()) : -1);
       if (given) result_.graph.outputs.push_back(source_.outputs[static_cast<size_t>(section_.gradients[i])]);
+    }
+    for (size_t i = 0; cut_ != nullptr && i < cut_->points.size(); ++i) {
+      const int32_t position = cut_->point_gradients[i];
+      result_.point_gradients.push_back(position < 0 ? -1 : static_cast<int32_t>(result_.graph.outputs.size()));
+      if (position >= 0) result_.graph.outputs.push_back(source_.outputs[static_cast<size_t>(position)]);
     }
   }
 
@@ -580,6 +608,30 @@ class Extractor {
     return {id, meta.storage_offset * width, (last + 1) * width};
   }
 
+  // Whether two looks at one memory have no common element although one begins inside of the other: columns of a
+  // matrix. Offsets are numbers whose digits are indices, where each stride is a multiple of the next one.
+  bool AreApart(ValueId a, ValueId b) const {
+    const TensorMeta &first = source_.meta(a), &second = source_.meta(b);
+    if (first.dtype != second.dtype || first.strides != second.strides) return false;
+    std::vector<std::pair<int64_t, size_t>> dims;  // stride, dimension
+    for (size_t d = 0; d < first.strides.size(); ++d) dims.emplace_back(first.strides[d], d);
+    std::sort(dims.rbegin(), dims.rend());
+    int64_t rest_a = first.storage_offset, rest_b = second.storage_offset;
+    bool apart = false;
+    for (size_t i = 0; i < dims.size(); ++i) {
+      const auto [stride, d] = dims[i];
+      if (stride <= 0 || (i > 0 && dims[i - 1].first % stride != 0)) return false;
+      const int64_t begin_a = rest_a / stride, begin_b = rest_b / stride;
+      const int64_t end_a = begin_a + first.sizes[d], end_b = begin_b + second.sizes[d];
+      // Within what the digit can say; the first one has no bound.
+      if (i > 0 && std::max(end_a, end_b) > dims[i - 1].first / stride) return false;
+      apart = apart || end_a <= begin_b || end_b <= begin_a;
+      rest_a %= stride;
+      rest_b %= stride;
+    }
+    return apart && rest_a == rest_b;
+  }
+
   // Gradients that are parts of one tensor without a common element stay that, as in eager mode.
   void FindCopies() {
     absl::flat_hash_map<int32_t, std::vector<Part>> holders;
@@ -590,7 +642,8 @@ class Extractor {
       std::vector<Part>& parts = holders[source_.meta(id).storage];
       const Part own = PartOf(id);
       result_.copied.push_back(std::any_of(parts.begin(), parts.end(), [&](const Part& other) {
-        return other.id != id && own.begin < other.end && other.begin < own.end;
+        return other.id != id && own.begin < other.end && other.begin < own.end &&
+               (other.id == kNoValue || !AreApart(id, other.id));
       }));
       parts.push_back(own);
     }
@@ -598,6 +651,7 @@ class Extractor {
 
   const Partition& partition_;
   const Graph& source_;
+  const CutSection* cut_;  // or null
   const BackwardSection& section_;
   BackwardGraph result_;
   std::vector<int32_t> producer_;  // by value

@@ -18,15 +18,17 @@ namespace framejit {
 struct SavedValue {
   enum class Kind : uint8_t {
     kInput,         // the call's input number `index`
-    kOutput,        // the call's output number `index`
-    kIntermediate,  // output number `index` of the forward graph, behind those of the call
+    kOutput,        // the forward's output number `index`
+    kIntermediate,  // output number `index` of the forward graph, behind JointGraph::output_count
   };
   Kind kind = Kind::kIntermediate;
   ValueId value = kNoValue;
   int32_t index = -1;
-  // kIntermediate: an output of the call in whose memory it lies, so that a write to the one is a write to the other;
-  // -1: none.
+  // kIntermediate: an output of the forward in whose memory it lies, so that a write to the one is a write to the
+  // other; -1: none.
   int32_t shares_output = -1;
+  // kInput: only checkpoints read it. In eager mode these read it anew, with whatever is in it by then.
+  bool read_anew = false;
   OutputMask used_by = 0;      // by the backward of which differentiable outputs, each alone
   std::vector<bool> used_for;  // the gradients of which differentiable inputs
 };
@@ -44,6 +46,7 @@ struct BackwardGraph {
   std::vector<int32_t> tangents;  // the other inputs: indices into JointGraph::differentiable_outputs
   // One per JointGraph::differentiable_inputs: the position of its gradient in Graph::outputs; -1 where there is none.
   std::vector<int32_t> gradients;
+  std::vector<int32_t> point_gradients;  // of a CutSection: one per point
   // By position in Graph::outputs: it shares elements with an earlier gradient, or memory with a saved tensor, so that
   // the caller must get a copy.
   std::vector<bool> copied;
@@ -51,7 +54,7 @@ struct BackwardGraph {
 
 struct Partition {
   JointGraph joint;  // functional
-  Graph forward;     // outputs: the call's, then the saved intermediates
+  Graph forward;     // outputs: the joint graph's, then the saved intermediates
   std::vector<SavedValue> saved;
   // Inputs that the forward writes and no gradient depends on; positions, ascending.
   std::vector<int32_t> written_inputs;
@@ -63,7 +66,8 @@ struct Partition {
 // `joint.graph` is functional. Unimplemented says why torch's own autograd has to differentiate the call.
 absl::StatusOr<Partition> MakePartition(JointGraph joint);
 
-// The backward of section number `section`, for those differentiable inputs that `wanted` says.
+// The backward of section number `section`, for those differentiable inputs that `wanted` says. Behind
+// JointGraph::sections come JointGraph::cuts, whose points always get their gradients.
 BackwardGraph ExtractBackward(const Partition& partition, size_t section, const std::vector<bool>& wanted);
 
 }  // namespace framejit

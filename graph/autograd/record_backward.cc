@@ -128,6 +128,30 @@ class ReleasedGil {
   PyThreadState* state_;
 };
 
+}  // namespace
+
+StoppedGradients::StoppedGradients(at::ArrayRef<at::Tensor> tensors) {
+  struct Stop : torch::autograd::FunctionPreHook {
+    explicit Stop(uint32_t slot) : slot(slot) {}
+    variable_list operator()(const variable_list& gradients) override {
+      variable_list rest = gradients;
+      rest[slot] = at::Tensor();
+      return rest;
+    }
+    uint32_t slot;
+  };
+  for (const at::Tensor& tensor : tensors) {
+    tensors_.push_back(tensor);
+    tensor.grad_fn()->add_pre_hook(std::make_unique<Stop>(tensor.output_nr()));
+  }
+}
+
+StoppedGradients::~StoppedGradients() {
+  for (const at::Tensor& tensor : tensors_) tensor.grad_fn()->pre_hooks().pop_back();
+}
+
+namespace {
+
 class BackwardRecorder {
  public:
   BackwardRecorder(FakeSession& session, const std::vector<LiftedInput>& inputs, const std::vector<at::Tensor>& outputs,
@@ -145,7 +169,9 @@ class BackwardRecorder {
     const OutputMask all = AllOutputs(outputs_.size());
     const Graph before = graph_;
     try {
-      if (absl::Status status = AddSection(all); !status.ok()) return status;
+      if (all != 0) {
+        if (absl::Status status = AddSection(all); !status.ok()) return status;
+      }
     } catch (const std::exception& error) {
       if (!IsAboutFreed(error)) throw;
       graph_ = before;
@@ -155,6 +181,7 @@ class BackwardRecorder {
       if (absl::Status status = AddSection(OutputMask{1} << i); !status.ok()) return status;
     }
     FindNodes();
+    if (absl::Status status = AddCuts(); !status.ok()) return status;
     joint_->graph = graph_;
     return std::move(joint_);
   }
@@ -203,14 +230,11 @@ class BackwardRecorder {
 
   absl::Status FindEnds() {
     joint_->input_count = graph_.inputs.size();
-    joint_->output_count = graph_.outputs.size();
     absl::flat_hash_map<size_t, const at::Tensor*> fakes;
     for (const LiftedInput& input : all_inputs_) fakes.emplace(input.position, &input.fake);
-    absl::flat_hash_map<int32_t, int> held;  // by storage: by how many inputs and outputs
     for (size_t i = 0; i < graph_.inputs.size(); ++i) {
       const TensorMeta& meta = graph_.meta(graph_.inputs[i]);
       if (!meta.device.is_cpu()) return absl::UnimplementedError("an input is not on the CPU");
-      ++held[meta.storage];
       auto row = fakes.find(i);
       if (row == fakes.end()) {
         if (meta.requires_grad) return absl::UnimplementedError("an input that requires grad is replaced");
@@ -219,21 +243,24 @@ class BackwardRecorder {
       joint_->differentiable_inputs.push_back(static_cast<int32_t>(i));
       inputs_.push_back(*row->second);
     }
-    for (ValueId id : graph_.outputs) ++held[graph_.meta(id).storage];
-    for (size_t i = 0; i < all_outputs_.size(); ++i) {
-      const at::Tensor& output = all_outputs_[i];
+    for (const at::Tensor& output : all_outputs_) {
       if (!output.requires_grad()) continue;
-      const TensorMeta& meta = graph_.meta(graph_.outputs[i]);
       if (output.retains_grad()) return absl::UnimplementedError("a result retains its gradient");
       if (output.grad_fn() == nullptr) return absl::UnimplementedError("a result is a leaf that requires grad");
-      if (!meta.device.is_cpu()) return absl::UnimplementedError("a result is not on the CPU");
-      if (held[meta.storage] > 1) {
-        return absl::UnimplementedError("a result that requires grad shares memory with an input or another result");
-      }
-      joint_->differentiable_outputs.push_back(static_cast<int32_t>(i));
-      outputs_.push_back(output);
+      if (!output.device().is_cpu()) return absl::UnimplementedError("a result is not on the CPU");
     }
-    if (outputs_.empty()) return absl::UnimplementedError("no result requires grad");
+    absl::StatusOr<ForwardOutputs> forward = FindForwardOutputs(graph_, all_inputs_, all_outputs_);
+    if (!forward.ok()) return forward.status();
+    graph_.outputs = std::move(forward->values);
+    joint_->output_count = graph_.outputs.size();
+    joint_->views = std::move(forward->views);
+    looks_at_inputs_ = std::move(forward->looks_at_inputs);
+    for (size_t i = 0; i < forward->fakes.size(); ++i) {
+      if (!forward->fakes[i].requires_grad()) continue;
+      joint_->differentiable_outputs.push_back(static_cast<int32_t>(i));
+      outputs_.push_back(forward->fakes[i]);
+    }
+    if (outputs_.empty() && joint_->views.calls.empty()) return absl::UnimplementedError("no result requires grad");
     if (outputs_.size() > kMaxDifferentiableOutputs) {
       return absl::UnimplementedError(absl::StrCat(outputs_.size(), " results require grad"));
     }
@@ -266,6 +293,7 @@ class BackwardRecorder {
     }
     for (const at::Tensor& output : outputs_) joint_->engine.roots.push_back(index.at(output.grad_fn().get()));
     const Saved saved(graph_);
+    index_ = index;
     for (Node* node : all) {
       EngineNode& made = joint_->engine.nodes.emplace_back();
       made.sequence = node->sequence_nr();
@@ -280,6 +308,19 @@ class BackwardRecorder {
         made.frees = IsFreed(*node, saved, made);
       }
     }
+    joint_->views.inputs = OrderOfLooks();
+  }
+
+  OutputViews::Order OrderOfLooks() const {
+    bool before = true, behind = true;
+    for (const EngineNode& node : joint_->engine.nodes) {
+      for (uint64_t look : looks_at_inputs_) {
+        // A leaf runs as soon as it can.
+        if (node.next.empty() || node.sequence == look) continue;
+        (look < node.sequence ? behind : before) = false;
+      }
+    }
+    return behind ? OutputViews::Order::kBehind : before ? OutputViews::Order::kBefore : OutputViews::Order::kMixed;
   }
 
   // A custom Function notices only where it asks for what it saved.
@@ -319,8 +360,12 @@ class BackwardRecorder {
     }
     BackwardSection& section = joint_->sections.emplace_back();
     section.tangents = mask;
+    return AddGradients(gradients, section.gradients);
+  }
+
+  absl::Status AddGradients(at::ArrayRef<at::Tensor> gradients, std::vector<int32_t>& positions) {
     for (const at::Tensor& gradient : gradients) {
-      section.gradients.push_back(gradient.defined() ? static_cast<int32_t>(graph_.outputs.size()) : -1);
+      positions.push_back(gradient.defined() ? static_cast<int32_t>(graph_.outputs.size()) : -1);
       if (!gradient.defined()) continue;
       const ValueId id = session_.ValueOf(gradient);
       if (id == kNoValue) return absl::UnimplementedError("a gradient is a constant");
@@ -329,14 +374,110 @@ class BackwardRecorder {
     return absl::OkStatus();
   }
 
+  // Where some results are made of others: the backward of each up to these.
+  absl::Status AddCuts() {
+    std::vector<at::Tensor> points;
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      joint_->cut_points.push_back({.output = static_cast<int32_t>(i)});
+      points.push_back(outputs_[i]);
+    }
+    for (size_t i = 0; i < joint_->views.results.size(); ++i) {
+      if (joint_->views.results[i].view == kNoValue || !all_outputs_[i].requires_grad()) continue;
+      joint_->cut_points.push_back({.result = static_cast<int32_t>(i)});
+      points.push_back(all_outputs_[i]);
+    }
+    std::vector<CutSection> cuts(outputs_.size());
+    absl::flat_hash_map<Node*, int> runs_program;
+    bool any = false;
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      for (Node* node : FindPoints(points, i, cuts[i])) {
+        if (RunsProgram(*node)) ++runs_program[node];
+      }
+      any |= !cuts[i].points.empty();
+    }
+    if (!any) return absl::OkStatus();
+    for (const auto& [node, count] : runs_program) {
+      if (count > 1)
+        return absl::UnimplementedError("a custom Function or a hook behind results that are made of others");
+    }
+    for (size_t i = 0; i < outputs_.size(); ++i) {
+      if (absl::Status status = AddCut(points, i, cuts[i]); !status.ok()) return status;
+    }
+    joint_->cuts = std::move(cuts);
+    return absl::OkStatus();
+  }
+
+  // The cut points that output `i` is made of; gives the nodes in front of them.
+  NodeSet FindPoints(const std::vector<at::Tensor>& points, size_t i, CutSection& cut) {
+    absl::flat_hash_map<std::pair<Node*, uint32_t>, int32_t> at;
+    for (size_t k = 0; k < points.size(); ++k) {
+      if (k != i) at.emplace(std::make_pair(points[k].grad_fn().get(), points[k].output_nr()), static_cast<int32_t>(k));
+    }
+    NodeSet seen{outputs_[i].grad_fn().get()};
+    std::vector<Node*> open{outputs_[i].grad_fn().get()}, order;
+    absl::flat_hash_set<int32_t> found;
+    absl::flat_hash_set<Node*> leads;
+    while (!open.empty()) {
+      Node* node = open.back();
+      open.pop_back();
+      order.push_back(node);
+      for (const torch::autograd::Edge& edge : node->next_edges()) {
+        if (!edge.is_valid()) continue;
+        if (const auto row = at.find({edge.function.get(), edge.input_nr}); row != at.end()) {
+          found.insert(row->second);
+          leads.insert(node);
+        } else if (seen.insert(edge.function.get()).second) {
+          open.push_back(edge.function.get());
+        }
+      }
+    }
+    for (bool more = !leads.empty(); more;) {
+      more = false;
+      for (Node* node : order) {
+        const bool on = std::any_of(node->next_edges().begin(), node->next_edges().end(), [&](const auto& edge) {
+          return edge.is_valid() && leads.contains(edge.function.get()) &&
+                 !at.contains({edge.function.get(), edge.input_nr});
+        });
+        if (on && leads.insert(node).second) more = true;
+      }
+    }
+    cut.points.assign(found.begin(), found.end());
+    std::sort(cut.points.begin(), cut.points.end());
+    for (Node* node : leads) cut.nodes.push_back(index_.at(node));
+    std::sort(cut.nodes.begin(), cut.nodes.end());
+    return seen;
+  }
+
+  absl::Status AddCut(const std::vector<at::Tensor>& points, size_t i, CutSection& cut) {
+    cut.section.tangents = OutputMask{1} << i;
+    if (cut.points.empty()) return absl::OkStatus();
+    variable_list targets, gradients;
+    for (int32_t point : cut.points) targets.push_back(points[static_cast<size_t>(point)]);
+    const StoppedGradients stopped(targets);
+    targets.insert(targets.end(), inputs_.begin(), inputs_.end());
+    const size_t first_node = graph_.nodes.size(), first_value = graph_.values.size();
+    gradients = Gradients({outputs_[i]}, targets, {tangents_[i]});
+    if (session_.failure().has_value()) return absl::UnimplementedError(session_.failure()->detail);
+    if (program_ != nullptr) {
+      std::string why = program_->failure();
+      if (why.empty()) why = UnfitForBackward(graph_, first_node, first_value);
+      if (!why.empty()) return absl::UnimplementedError(why);
+    }
+    const at::ArrayRef<at::Tensor> all(gradients);
+    absl::Status status = AddGradients(all.slice(0, cut.points.size()), cut.point_gradients);
+    return status.ok() ? AddGradients(all.slice(cut.points.size()), cut.section.gradients) : status;
+  }
+
   FakeSession& session_;
   Graph& graph_;
   const std::vector<LiftedInput>& all_inputs_;
   const std::vector<at::Tensor>& all_outputs_;
-  const ProgramBackward* program_;  // or null
-  std::vector<NodeSet> reachable_;  // by differentiable output
+  const ProgramBackward* program_;             // or null
+  std::vector<NodeSet> reachable_;             // by differentiable output
+  absl::flat_hash_map<Node*, int32_t> index_;  // in EngineNodes
   std::unique_ptr<JointGraph> joint_ = std::make_unique<JointGraph>();
   std::vector<at::Tensor> inputs_, outputs_;  // the differentiable ones
+  std::vector<uint64_t> looks_at_inputs_;     // sequence numbers of nodes of views of inputs
   std::vector<at::Tensor> tangents_;
   std::vector<at::Tensor> examples_;  // alive, so that no two have one address
 };

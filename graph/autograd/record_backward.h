@@ -27,6 +27,19 @@ bool IsCustomFunction(const torch::autograd::Node& node);
 // Whether the node runs code of the program, which need not be linear: a custom Function's or a hook's.
 bool RunsProgram(torch::autograd::Node& node);
 
+// While alive, gradients that arrive at these tensors go no further; the engine has captured them by then. They have
+// histories.
+class StoppedGradients {
+ public:
+  explicit StoppedGradients(at::ArrayRef<at::Tensor> tensors);
+  ~StoppedGradients();
+  StoppedGradients(const StoppedGradients&) = delete;
+  StoppedGradients& operator=(const StoppedGradients&) = delete;
+
+ private:
+  std::vector<at::Tensor> tensors_;
+};
+
 // Node::torch_call of what checkpoint number i computes is kFirstCheckpoint - i, in a joint graph: its backward
 // computes that again.
 inline constexpr int32_t kFirstCheckpoint = -3;

@@ -443,9 +443,9 @@ void RecorderState::Impl::NoteCheckpointReads() {
     return;
   }
   for (const Guard& guard : recording->guards.guards()) {
-    const bool of_call = guard.kind == GuardKind::kTorchState || guard.kind == GuardKind::kTensorMatches ||
-                         guard.kind == GuardKind::kPlainLeaf || guard.kind == GuardKind::kNoOverlap ||
-                         guard.kind == GuardKind::kSameObject || guard.kind == GuardKind::kNotSameObject;
+    const bool of_call = guard.kind == GuardKind::kTorchState || guard.kind == GuardKind::kPlainLeaf ||
+                         guard.kind == GuardKind::kNoOverlap || guard.kind == GuardKind::kSameObject ||
+                         guard.kind == GuardKind::kNotSameObject;
     if (!of_call && checkpoint_reads.contains(guard.source)) recording->checkpoint_reads.Add(guard);
   }
 }

@@ -146,7 +146,8 @@ absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording
   absl::StatusOr<std::unique_ptr<JointGraph>> joint =
       program.any() ? RecordWithProgram(recording, program, session, inputs, outputs, writes)
                     : RecordBackward(session, inputs, outputs, nullptr);
-  for (size_t i = joint.ok() ? program.checkpoints.size() : 0; i-- > 0;) {  // outer ones first
+  // Outer ones last: what leaves an inner one is inside of the outer one, which keeps nothing.
+  for (size_t i = 0; joint.ok() && i < program.checkpoints.size(); ++i) {
     const auto& [first, last] = program.checkpoints[i];
     for (Node& node : (*joint)->graph.nodes) {
       if (node.torch_call >= first && node.torch_call < last)

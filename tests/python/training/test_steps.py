@@ -130,6 +130,22 @@ def test_steps_of_the_usual_optimizers_are_native(name, monkeypatch):
     assert len(calls) == (1 if has_state else 0)
 
 
+FORMS = [
+    (optimizer, form)
+    for optimizer in (SGD, Adam, AdamW, RMSprop, Adagrad)
+    for form in ({"foreach": False}, {"foreach": True}, {"fused": True})
+    if optimizer is not RMSprop or "fused" not in form
+]
+
+
+@pytest.mark.parametrize("optimizer, form", FORMS, ids=lambda value: getattr(value, "__name__", None) or str(value))
+def test_all_forms_of_a_step(optimizer, form):
+    """Decay, and momentum where there is one, in each of torch's forms."""
+    momentum = {"momentum": 0.9} if optimizer in (SGD, RMSprop) else {}
+    lr = 1e-3 if optimizer is RMSprop else 1e-2  # larger steps multiply the last bits
+    compare(plain, lambda p: optimizer(p, lr=lr, weight_decay=0.02, **momentum, **form))
+
+
 def schedule(optimizer):
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=STEPS + 1)
 

@@ -1,0 +1,92 @@
+#include "backends/training/layouts.h"
+
+#include <ATen/ops/empty_strided.h>
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "backends/dispatch.h"
+#include "graph/fake/fake_session.h"
+
+namespace framejit {
+namespace {
+
+class Relayout {
+ public:
+  Relayout(const Graph& graph, FakeSession& session)
+      : graph_(graph), session_(session), tensors_(graph.values.size()) {}
+
+  absl::StatusOr<Graph> Run(const std::vector<std::vector<int64_t>>& strides) {
+    for (size_t i = 0; i < graph_.inputs.size(); ++i) {
+      if (absl::Status status = AddInput(graph_.inputs[i], strides[i]); !status.ok()) return status;
+    }
+    for (const GraphConstant& constant : graph_.constants) {
+      if (absl::Status status = AddConstant(constant); !status.ok()) return status;
+    }
+    for (const Node& node : graph_.nodes) {
+      CallNode(node, tensors_);
+      if (session_.failure().has_value()) return absl::UnimplementedError(session_.failure()->detail);
+    }
+    Graph made = session_.graph();
+    for (ValueId id : graph_.outputs) {
+      const ValueId value = session_.ValueOf(tensors_[static_cast<size_t>(id)]);
+      if (value == kNoValue || made.meta(value).sizes != graph_.meta(id).sizes)
+        return absl::UnimplementedError("a gradient of another form");
+      made.outputs.push_back(value);
+    }
+    for (Node& node : made.nodes) node.torch_call = -1;
+    return made;
+  }
+
+ private:
+  absl::Status AddInput(ValueId id, const std::vector<int64_t>& strides) {
+    const TensorMeta& meta = graph_.meta(id);
+    at::Tensor example;
+    {
+      FakeSession::Pause pause;
+      example =
+          at::empty_strided(meta.sizes, strides.empty() ? at::IntArrayRef(meta.strides) : at::IntArrayRef(strides),
+                            at::TensorOptions().dtype(meta.dtype).device(meta.device));
+    }
+    absl::StatusOr<at::Tensor> fake = session_.MakeInput(example);
+    if (!fake.ok()) return fake.status();
+    tensors_[static_cast<size_t>(id)] = *std::move(fake);
+    examples_.push_back(std::move(example));
+    return absl::OkStatus();
+  }
+
+  // Numbers stand for themselves.
+  absl::Status AddConstant(const GraphConstant& constant) {
+    at::Tensor& tensor = tensors_[static_cast<size_t>(constant.id)];
+    tensor = constant.tensor;
+    if (tensor.dim() == 0) return absl::OkStatus();
+    absl::StatusOr<at::Tensor> fake = session_.MakeConstant(tensor);
+    if (!fake.ok()) return fake.status();
+    tensor = *std::move(fake);
+    return absl::OkStatus();
+  }
+
+  const Graph& graph_;
+  FakeSession& session_;
+  std::vector<at::Tensor> tensors_;   // by value of `graph_`
+  std::vector<at::Tensor> examples_;  // alive, so that no two have one address
+};
+
+}  // namespace
+
+absl::StatusOr<Graph> WithInputStrides(const Graph& graph, const std::vector<std::vector<int64_t>>& strides) {
+  if (std::any_of(graph.values.begin(), graph.values.end(),
+                  [](const TensorMeta& meta) { return meta.is_conj || meta.is_neg; }))
+    return absl::UnimplementedError("lazy conjugation");
+  c10::InferenceMode normal(false);
+  FakeSession session;
+  c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+  try {
+    return Relayout(graph, session).Run(strides);
+  } catch (const std::exception& error) {
+    return absl::UnimplementedError(error.what());
+  }
+}
+
+}  // namespace framejit

@@ -1,0 +1,142 @@
+#include "backends/training/result_nodes.h"
+
+#include <torch/csrc/autograd/edge.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+#include <torch/csrc/autograd/graph_task.h>
+#include <torch/csrc/autograd/variable.h>
+
+#include <algorithm>
+#include <numeric>
+#include <utility>
+
+namespace framejit {
+namespace {
+
+using torch::autograd::Edge;
+using torch::autograd::variable_list;
+using Core = BackwardCore;
+
+// Hands gradients to the leaves that a result depends on.
+class LeavesNode : public torch::autograd::Node {
+ public:
+  LeavesNode(Core core, size_t output, const at::Tensor& result) : core_(std::move(core)), output_(output) {
+    add_input_metadata(result);
+    for (int32_t input : core_->program().InputsOf(output)) add_next_edge(core_->next_edge(static_cast<size_t>(input)));
+  }
+  std::string name() const override { return "FramejitLeaves"; }
+
+ protected:
+  variable_list apply(variable_list&&) override { return core_->HandOut(output_); }
+
+ private:
+  const Core core_;
+  const size_t output_;
+};
+
+// Whether this backward runs the node, or gives the gradients that arrive there.
+bool Runs(torch::autograd::Node* node) {
+  const auto* runs = torch::autograd::get_current_graph_task_exec_info();
+  if (runs == nullptr || runs->empty()) return true;
+  const auto row = runs->find(node);
+  return row != runs->end() && row->second.should_execute();
+}
+
+// Whether anybody sees the gradient that arrives at the node.
+bool IsObserved(const torch::autograd::Node* address) {
+  auto& node = *const_cast<torch::autograd::Node*>(address);
+  if (!node.tensor_pre_hooks().empty() || !node.pre_hooks().empty() || !node.post_hooks().empty() ||
+      !node.retains_grad_hooks().empty())
+    return true;
+  const auto* runs = torch::autograd::get_current_graph_task_exec_info();
+  if (runs == nullptr) return false;
+  const auto row = runs->find(&node);
+  return row != runs->end() && row->second.captures_ != nullptr;
+}
+
+// A result's own: its edges lead to its LeavesNode, and to the cut points that the result is made of.
+class ResultNode : public torch::autograd::Node {
+ public:
+  ResultNode(Core core, size_t output, Edge leaves, const std::vector<Edge>& points)
+      : core_(std::move(core)), output_(output) {
+    add_next_edge(std::move(leaves));
+    for (const Edge& point : points) {
+      add_next_edge(point);
+      Watch(point.function.get());
+    }
+  }
+  std::string name() const override { return "FramejitBackward"; }
+
+ protected:
+  variable_list apply(variable_list&& tangents) override {
+    variable_list gradients(num_outputs());
+    const bool goes_on = Runs(next_edge(0).function.get());
+    const bool observed = std::any_of(watched_.begin(), watched_.end(), IsObserved);
+    if (!observed || !tangents[0].defined()) {
+      if (goes_on) core_->Arrive(output_, std::move(tangents[0]));
+      return gradients;
+    }
+    variable_list of_points = core_->RunCut(output_, std::move(tangents[0]), goes_on);
+    std::move(of_points.begin(), of_points.end(), gradients.begin() + 1);
+    return gradients;
+  }
+
+ private:
+  // The point, and what lies behind it up to the leaves of the call: views, and the points of the result that they are
+  // of. All of them live as long as this node.
+  void Watch(const torch::autograd::Node* point) {
+    for (const torch::autograd::Node* node = point; node != nullptr;) {
+      watched_.push_back(node);
+      if (const auto* result = dynamic_cast<const ResultNode*>(node)) {
+        watched_.insert(watched_.end(), result->watched_.begin(), result->watched_.end());
+        return;
+      }
+      node = node->num_outputs() == 1 ? node->next_edge(0).function.get() : nullptr;
+    }
+  }
+
+  const Core core_;
+  const size_t output_;
+  std::vector<const torch::autograd::Node*> watched_;
+};
+
+}  // namespace
+
+void SetHistories(const BackwardCore& core, std::vector<at::Tensor>& outputs,
+                  const std::function<void(uint64_t sequence)>& make_views,
+                  const std::function<const at::Tensor&(size_t result)>& view) {
+  const JointGraph& joint = core->program().joint();
+  const size_t count = joint.differentiable_outputs.size();
+  core->ReserveArrivals();
+  std::vector<Edge> leaves;
+  for (size_t i = 0; i < count; ++i) {
+    const at::Tensor& output = outputs[static_cast<size_t>(joint.differentiable_outputs[i])];
+    leaves.emplace_back(MakeNode<LeavesNode>(core, i, output), 0);
+  }
+  // In the order in which the program made them: of two that could run, the engine takes the later one.
+  std::vector<size_t> order(count);
+  std::iota(order.begin(), order.end(), size_t{0});
+  const auto sequence = [&](size_t i) {
+    return joint.engine.nodes[static_cast<size_t>(joint.engine.roots[i])].sequence;
+  };
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sequence(a) < sequence(b); });
+  std::vector<const torch::autograd::Node*> nodes(count, nullptr);
+  for (size_t i : order) {
+    make_views(sequence(i));
+    std::vector<Edge> points;
+    for (size_t k = 0; !joint.cuts.empty() && k < joint.cuts[i].points.size(); ++k) {
+      const CutPoint& point = joint.cut_points[static_cast<size_t>(joint.cuts[i].points[k])];
+      const at::Tensor& tensor =
+          point.output >= 0
+              ? outputs[static_cast<size_t>(joint.differentiable_outputs[static_cast<size_t>(point.output)])]
+              : view(static_cast<size_t>(point.result));
+      points.push_back(torch::autograd::impl::gradient_edge(tensor));
+    }
+    auto node = MakeNode<ResultNode>(core, i, leaves[i], points);
+    nodes[i] = node.get();
+    torch::autograd::set_history(outputs[static_cast<size_t>(joint.differentiable_outputs[i])], node);
+  }
+  for (const torch::autograd::Node* node : nodes) core->AddResultNode(node);
+}
+
+}  // namespace framejit
