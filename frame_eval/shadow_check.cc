@@ -2,11 +2,13 @@
 
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/DynamicTypes.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
 #include <atomic>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "frame_eval/cpython/recursion.h"
 #include "frame_eval/entry.h"
@@ -108,6 +110,58 @@ PyRef TupleOf(const std::vector<PyRef>& objects) {
   return tuple;
 }
 
+// How much of a number a floating-point type keeps; 0: all that is kept at all.
+int Coarseness(c10::ScalarType type) {
+  if (!c10::isFloatingType(type) && !c10::isComplexType(type)) return 0;
+  if (type == c10::kDouble || type == c10::kComplexDouble) return 0;
+  return type == c10::kFloat || type == c10::kComplexFloat ? 1 : 2;
+}
+
+// Inputs are what they are; each node rounds to the dtypes of its results. By memory, so that writes count.
+std::vector<std::pair<c10::ScalarType, c10::ScalarType>> Roundings(const Graph& graph) {
+  absl::flat_hash_map<int32_t, c10::ScalarType> coarsest;
+  const auto note = [&](ValueId id, c10::ScalarType type) {
+    auto [row, is_new] = coarsest.try_emplace(graph.meta(id).storage, type);
+    if (!is_new && Coarseness(row->second) < Coarseness(type)) row->second = type;
+  };
+  for (const Node& node : graph.nodes) {
+    c10::ScalarType read = c10::kDouble;
+    const auto look = [&](ValueId id) {
+      const auto row = id == kNoValue ? coarsest.end() : coarsest.find(graph.meta(id).storage);
+      if (row != coarsest.end() && Coarseness(row->second) > Coarseness(read)) read = row->second;
+    };
+    for (const Operand& operand : node.operands) {
+      if (operand.kind == Operand::Kind::kValue) look(operand.value);
+      if (operand.kind == Operand::Kind::kValueList) std::for_each(operand.values.begin(), operand.values.end(), look);
+    }
+    for (ValueId output : node.outputs) {
+      if (output == kNoValue) continue;
+      note(output, read);
+      note(output, graph.meta(output).dtype);
+    }
+  }
+  std::vector<std::pair<c10::ScalarType, c10::ScalarType>> rounded;
+  for (const auto& values : {graph.inputs, graph.outputs}) {
+    for (ValueId id : values) {
+      const auto row = coarsest.find(graph.meta(id).storage);
+      const c10::ScalarType type = graph.meta(id).dtype;
+      if (row != coarsest.end() && Coarseness(row->second) > Coarseness(type)) rounded.emplace_back(type, row->second);
+    }
+  }
+  std::sort(rounded.begin(), rounded.end(),
+            [](const auto& a, const auto& b) { return Coarseness(a.second) < Coarseness(b.second); });
+  return rounded;
+}
+
+PyRef DtypePairs(const std::vector<std::pair<c10::ScalarType, c10::ScalarType>>& pairs) {
+  PyRef dict = PyRef::Steal(PyDict_New());
+  for (const auto& [key, value] : pairs) {
+    auto* to = reinterpret_cast<PyObject*>(torch::getTHPDtype(value));
+    if (!dict || PyDict_SetItem(dict.get(), reinterpret_cast<PyObject*>(torch::getTHPDtype(key)), to) != 0) return {};
+  }
+  return dict;
+}
+
 }  // namespace
 
 void SetShadowCheck(int64_t every) { check_every.store(every, std::memory_order_relaxed); }
@@ -129,6 +183,7 @@ ShadowPlan MakeShadowPlan(const Recording& recording, bool is_segment, const std
     plan.input_names.push_back(recording.sources.ToString(source, argument_names));
   plan.written = WrittenInputs(recording.graph);
   plan.left_out = LeftOut(recording, is_segment, plan.written);
+  plan.rounded = Roundings(recording.graph);
   return plan;
 }
 
@@ -210,9 +265,11 @@ absl::Status ShadowCall::Compare(PyObject* result) {
     PyRef text = PyRef::Steal(PyUnicode_FromString(name.c_str()));
     if (!names || !text || PyList_Append(names.get(), text.get()) != 0) return absl::InternalError(TakeError());
   }
-  PyRef text =
-      PyRef::Steal(PyObject_CallFunctionObjArgs(difference_function, expected_.get(), result, kept_.get(),
-                                                expected.get(), actual.get(), inputs.get(), names.get(), nullptr));
+  PyRef rounded = DtypePairs(plan_.rounded);
+  if (!rounded) return absl::InternalError(TakeError());
+  PyRef text = PyRef::Steal(PyObject_CallFunctionObjArgs(difference_function, expected_.get(), result, kept_.get(),
+                                                         expected.get(), actual.get(), inputs.get(), names.get(),
+                                                         rounded.get(), nullptr));
   if (!text) return absl::InternalError(TakeError());
   if (text.get() != Py_None) return absl::InternalError(PyUnicode_AsUTF8(text.get()));
   if (GeneratorState() == *generator_after_) return absl::OkStatus();

@@ -28,7 +28,7 @@ namespace framejit {
 void SetShadowCheck(int64_t every);
 int64_t ShadowCheckEvery();
 // What compares results: keep(result, tensors) -> kept, of the tensors that are written; difference(expected, actual,
-// kept, inputs, names) -> None or text.
+// kept, expected_inputs, actual_inputs, inputs, names, rounded) -> None or text.
 void SetShadowFunctions(PyObject* keep, PyObject* difference);
 
 struct ShadowCounts {
@@ -43,6 +43,8 @@ struct ShadowPlan {
   std::vector<std::string> input_names;
   std::vector<size_t> written;  // positions of inputs
   std::string left_out;         // why its calls are not checked; empty where they are
+  // By dtype of results: the coarsest one that any of them is computed in.
+  std::vector<std::pair<c10::ScalarType, c10::ScalarType>> rounded;
 };
 ShadowPlan MakeShadowPlan(const Recording& recording, bool is_segment, const std::vector<std::string>& argument_names);
 

@@ -78,21 +78,29 @@ def difference(
     actual_inputs: dict[str, torch.Tensor],
     inputs: tuple[torch.Tensor, ...],
     names: list[str],
+    rounded: dict[torch.dtype, torch.dtype],
 ) -> str | None:
-    """The first difference in words, or None. The inputs named in the two dicts were written."""
-    found = _Comparison(kept, inputs, names).objects("the result", expected, actual)
+    """The first difference in words, or None. The inputs named in the two dicts were written. `rounded`: by dtype of
+    results, the coarser one that they are computed in."""
+    found = _Comparison(kept, inputs, names, rounded).objects("the result", expected, actual)
     if found is not None:
         return found
     for name, tensor in expected_inputs.items():
-        found = _values(tensor, actual_inputs[name].detach())
+        found = _values(tensor, actual_inputs[name].detach(), rounded)
         if found is not None:
             return f"what is written to {name} differs: {found}"
     return None
 
 
 class _Comparison:
-    def __init__(self, kept: dict[int, torch.Tensor], inputs: tuple[torch.Tensor, ...], names: list[str]):
-        self.kept, self.names = kept, names
+    def __init__(
+        self,
+        kept: dict[int, torch.Tensor],
+        inputs: tuple[torch.Tensor, ...],
+        names: list[str],
+        rounded: dict[torch.dtype, torch.dtype],
+    ):
+        self.kept, self.names, self.rounded = kept, names, rounded
         self.same: dict[int, int] = {}  # ids of objects of the one result, and of those of the other in their places
         strided = [(t, name) for t, name in zip(inputs, names, strict=True) if t.layout == torch.strided]
         memory = {tensor.untyped_storage()._cdata: name for tensor, name in reversed(strided)}
@@ -146,7 +154,7 @@ class _Comparison:
             if places[0] != places[1]:
                 text = [f"shares memory with {place}" if place != path else "has memory of its own" for place in places]
                 return f"{path} {text[1]}, in eager mode {text[0]}"
-        found = _values(self.kept.get(id(e), e.detach()), a.detach())
+        found = _values(self.kept.get(id(e), e.detach()), a.detach(), self.rounded)
         return None if found is None else f"{path} differs: {found}"
 
 
@@ -154,7 +162,7 @@ def _name(value: Any) -> str:
     return repr(value) if isinstance(value, PLAIN) else type(value).__qualname__
 
 
-def _values(expected: torch.Tensor, actual: torch.Tensor) -> str | None:
+def _values(expected: torch.Tensor, actual: torch.Tensor, rounded: dict[torch.dtype, torch.dtype]) -> str | None:
     if expected.layout != torch.strided:
         expected, actual = expected.to_dense(), actual.to_dense()
     if expected.is_meta or expected.numel() == 0:
@@ -169,7 +177,8 @@ def _values(expected: torch.Tensor, actual: torch.Tensor) -> str | None:
     error = torch.where(same, 0.0, (a - e).abs().nan_to_num(float("inf"))).max()
     magnitude = e.abs()
     magnitude = magnitude[magnitude.isfinite()]
-    allowed = TOLERANCES.get(expected.dtype, COARSE) * (float(magnitude.max()) if magnitude.numel() else 0.0)
+    tolerance = TOLERANCES.get(rounded.get(expected.dtype, expected.dtype), COARSE)
+    allowed = tolerance * (float(magnitude.max()) if magnitude.numel() else 0.0)
     if float(error) <= allowed:
         return None
     return f"by {float(error):.3g} at most, where {allowed:.3g} is allowed ({expected.dtype})"

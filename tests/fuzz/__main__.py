@@ -29,7 +29,7 @@ def run_range(first: int, count: int, shrink_seconds: float) -> tuple[Statistics
         print(f"{MARK}@{seed}", flush=True)
         program = generate.make(seed)
         try:
-            found = difference(program, statistics)
+            found = difference(program, statistics, lambda: print(MARK + "~", flush=True))
         except Invalid as error:
             print(f"seed {seed}: {error}", flush=True)
             failures += 1
@@ -51,24 +51,34 @@ def run_chunk(first: int, count: int, arguments: argparse.Namespace) -> tuple[St
     command = [sys.executable, "-m", "tests.fuzz", "--worker", "--seed", str(first), "--programs", str(count),
                "--shrink", str(arguments.shrink)]  # fmt: skip
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
-    seed, failures = first, 0
-    stuck = threading.Timer(0, worker.kill)  # in C code that no signal interrupts
+    seed, failures, in_eager, is_stuck = first, 0, False, threading.Event()
+
+    def kill() -> None:
+        is_stuck.set()
+        worker.kill()
+
+    stuck = threading.Timer(0, kill)  # in C code that no signal interrupts
     for line in worker.stdout:
         stuck.cancel()
-        stuck = threading.Timer(STUCK_SECONDS + arguments.shrink, worker.kill)
+        stuck = threading.Timer(STUCK_SECONDS + arguments.shrink, kill)
         stuck.daemon = True
         stuck.start()
-        if line.startswith(MARK + "@"):
+        in_eager = line.startswith(MARK + "@")
+        if in_eager:
             seed = int(line[2:])
         elif line.startswith(MARK + "="):
             total.add(Statistics(*map(int, line[2:].split())))
-        else:
+        elif not line.startswith(MARK):
             failures += line.startswith("seed ")
             print(line, end="", flush=True)
     stuck.cancel()
     if worker.wait() != 0:  # negative: a signal
-        print(f"seed {seed}: the process ended with {worker.returncode}", flush=True)
-        failures += 1
+        if is_stuck.is_set() and in_eager:
+            print(f"program {seed} does not end in eager mode", flush=True)
+            total.endless += 1
+        else:
+            print(f"seed {seed}: the process ended with {worker.returncode}", flush=True)
+            failures += 1
         if seed + 1 < first + count:
             rest, failed = run_chunk(seed + 1, first + count - seed - 1, arguments)
             total.add(rest)

@@ -10,6 +10,7 @@ import linecache
 import signal
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -183,10 +184,12 @@ def _limit(seconds: float):
         signal.signal(signal.SIGPROF, previous)
 
 
-def difference(program: Program, statistics: Statistics | None = None) -> str | None:
+def difference(
+    program: Program, statistics: Statistics | None = None, after_eager: Callable[[], None] = lambda: None
+) -> str | None:
     """How the compiled program differs from eager, in words that start with the kind of difference; None: not at all.
 
-    Raises Invalid where the program is none."""
+    Raises Invalid where the program is none. `after_eager` is called between the two runs."""
     framejit.reset()
     framejit.set_checks(program.checks)
     failures = framejit._C.check_failures()
@@ -198,6 +201,7 @@ def difference(program: Program, statistics: Statistics | None = None) -> str | 
             if statistics is not None:
                 statistics.endless += 1
             return None
+        after_eager()
         with _limit(SECONDS):
             actual = run(program, compiled=True)
         if framejit._C.check_failures() != failures:

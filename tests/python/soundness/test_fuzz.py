@@ -241,6 +241,14 @@ FOUND = {
         "    except Exception as e:\n        LOG.append(type(e))\n    return x + 1\n",
         [f"result = call(T({rows}, 3))" for rows in (2, 4, 5, 7, 4)],
     ),
+    "the strides of a size that is 1 (5002633)": (
+        "def f(x):\n    x.detach().add_(1)\n    return torch.ones_like(x), x.sin(), x.clone()\n",
+        ["result = call(T(2)[::2])"] * 2 + ["result = call(T(2, 3)[::2])"] * 2,
+    ),
+    "what is computed in another dtype than the result's (6016751)": (
+        "W = T(5, dtype=torch.float64)\n\ndef f(x):\n    return x.sin() + W, [torch.tanh(x).double()]\n",
+        [f"result = call(T(5, seed={seed}))" for seed in range(5)],
+    ),
     "an argument that is the default's object (47413)": (
         "N = 3\n\ndef g(x, *args, key=1):\n    return x * key\n\ndef f(x):\n    return g(x, key=N)\n",
         ["result = call(T(3))", "g.__kwdefaults__ = {'key': 3}\nresult = call(T(3))"],
