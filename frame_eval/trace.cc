@@ -102,6 +102,12 @@ int64_t VersionOf(const at::Tensor& tensor) {
   return static_cast<int64_t>(tensor.unsafeGetTensorImpl()->version_counter().current_version());
 }
 
+// Without taking the lock of the levels. What a view's base is is not looked at.
+bool MayBeDual(const at::Tensor& tensor) {
+  const auto* meta = torch::autograd::impl::get_autograd_meta(tensor);
+  return meta != nullptr && (meta->fw_grad_ != nullptr || meta->is_view_);
+}
+
 void SetVersion(const at::Tensor& tensor, int64_t version) {
   if (tensor.is_inference()) return;
   c10::VariableVersion counter = tensor.unsafeGetTensorImpl()->version_counter();  // shares the count
@@ -164,7 +170,9 @@ Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
   guards->Release();
 
   // Tangents of dual numbers go along with each operator.
-  if (torch::autograd::ForwardADLevel::try_get_by_idx(0) != nullptr) return Outcome::kDiscarded;
+  if (std::any_of(inputs.begin(), inputs.end(), MayBeDual) &&
+      torch::autograd::ForwardADLevel::try_get_by_idx(0) != nullptr)
+    return Outcome::kDiscarded;
   if (own_generators && running) return Outcome::kDiscarded;  // in another thread, which waits for the GIL
   const RunningScope scope(running);
   LentGenerators lent(lent_generators, sources, input_count);

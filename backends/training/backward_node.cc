@@ -79,6 +79,17 @@ class Arrival : public torch::autograd::Node {
   variable_list apply(variable_list&& gradients) override { return std::move(gradients); }
 };
 
+class Unlocked {
+ public:
+  explicit Unlocked(std::mutex& mutex) : mutex_(mutex) { mutex_.unlock(); }
+  ~Unlocked() { mutex_.lock(); }
+  Unlocked(const Unlocked&) = delete;
+  Unlocked& operator=(const Unlocked&) = delete;
+
+ private:
+  std::mutex& mutex_;
+};
+
 OutputMask Defined(const variable_list& tangents) {
   OutputMask defined = 0;
   for (size_t i = 0; i < tangents.size(); ++i) defined |= OutputMask{tangents[i].defined()} << i;
@@ -301,6 +312,7 @@ void BackwardNode::RunFront(OutputMask given, const std::vector<bool>& wanted, c
     Variables kept = tangents;
     const bool create = at::GradMode::is_enabled();
     Variables gradients = create ? Differentiable(tangents, present) : Run(present, arriving, kept, /*release=*/false);
+    const Unlocked unlocked(mutex_);  // hooks of leaves may come back here
     for (int32_t input : leaves) {
       const auto at = static_cast<size_t>(input);
       if (!gradients[at].defined()) continue;
@@ -421,9 +433,47 @@ bool BackwardNode::Task::any() const {
   return std::any_of(tangents.begin(), tangents.end(), defined) || (cut & ~ran) != 0;
 }
 
+void BackwardNode::TaskTable::Erase(int id) {
+  std::shared_ptr<Task> erased;  // its tensors die behind the lock
+  std::lock_guard<std::mutex> lock(mutex);
+  auto row = tasks.find(id);
+  if (row == tasks.end()) return;
+  erased = std::move(row->second);
+  tasks.erase(row);
+}
+
+// What the engine holds for as long as a backward runs.
+class BackwardNode::TaskEnd {
+ public:
+  TaskEnd(std::weak_ptr<TaskTable> table, int id) : table_(std::move(table)), id_(id) {}
+  ~TaskEnd() {
+    if (std::shared_ptr<TaskTable> table = table_.lock()) table->Erase(id_);
+  }
+  TaskEnd(const TaskEnd&) = delete;
+  TaskEnd& operator=(const TaskEnd&) = delete;
+
+ private:
+  const std::weak_ptr<TaskTable> table_;
+  const int id_;
+};
+
+std::shared_ptr<BackwardNode::Task> BackwardNode::CurrentTask() {
+  const int id = torch::autograd::get_current_graph_task_id();
+  std::lock_guard<std::mutex> lock(tasks_->mutex);
+  std::shared_ptr<Task>& task = tasks_->tasks[id];
+  if (task == nullptr) {
+    task = std::make_shared<Task>();
+    // Callbacks die with the backward that they were queued in, whether it came to their turn or not.
+    auto end = std::make_shared<TaskEnd>(tasks_, id);
+    torch::autograd::Engine::get_default_engine().queue_callback([end] {});
+  }
+  return task;
+}
+
 void BackwardNode::Arrive(size_t output, at::Tensor tangent) {
   std::lock_guard<std::mutex> lock(mutex_);
-  Task& task = tasks_[torch::autograd::get_current_graph_task_id()];
+  const std::shared_ptr<Task> held = CurrentTask();
+  Task& task = *held;
   task.arrived |= OutputMask{1} << output;
   task.tangents.resize(program_->joint().differentiable_outputs.size());
   task.tangents[output] = std::move(tangent);
@@ -448,8 +498,8 @@ bool BackwardNode::AllArrived(OutputMask arrived) const {
 
 BackwardNode::Variables BackwardNode::HandOut(size_t output) {
   std::lock_guard<std::mutex> lock(mutex_);
-  const int id = torch::autograd::get_current_graph_task_id();
-  Task& task = tasks_[id];
+  const std::shared_ptr<Task> held = CurrentTask();
+  Task& task = *held;
   task.gradients.resize(num_outputs());
   task.tangents.resize(program_->joint().differentiable_outputs.size());
   if (task.any()) {
@@ -464,8 +514,6 @@ BackwardNode::Variables BackwardNode::HandOut(size_t output) {
   Variables gradients;
   for (int32_t input : program_->InputsOf(output))
     gradients.push_back(std::exchange(task.gradients[static_cast<size_t>(input)], at::Tensor()));
-  const auto defined = [](const at::Tensor& tensor) { return tensor.defined(); };
-  if (std::none_of(task.gradients.begin(), task.gradients.end(), defined) && AllArrived(task.arrived)) tasks_.erase(id);
   return gradients;
 }
 
@@ -496,7 +544,8 @@ BackwardNode::Variables BackwardNode::RunCut(size_t output, at::Tensor tangent, 
   Variables of_points(gradients.begin() + static_cast<std::ptrdiff_t>(num_outputs()), gradients.end());
   gradients.resize(num_outputs());
   if (goes_on) {
-    Task& task = tasks_[torch::autograd::get_current_graph_task_id()];
+    const std::shared_ptr<Task> held = CurrentTask();
+    Task& task = *held;
     task.arrived |= OutputMask{1} << output;
     task.cut |= OutputMask{1} << output;
     task.gradients.resize(num_outputs());

@@ -6,6 +6,7 @@
 #include <torch/csrc/autograd/saved_variable.h>
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -73,6 +74,14 @@ class BackwardNode : public torch::autograd::Node {
     Variables gradients;     // that were not handed out
     bool any() const;
   };
+  // Those that run, by the engine's number. A backward that raises ends as any other does.
+  struct TaskTable {
+    std::mutex mutex;
+    absl::flat_hash_map<int, std::shared_ptr<Task>> tasks;
+    void Erase(int id);
+  };
+  class TaskEnd;
+  std::shared_ptr<Task> CurrentTask();
 
   Variables Apply(Variables&& tangents, OutputMask cut, OutputMask before, bool release);
   bool AllArrived(OutputMask arrived) const;
@@ -107,8 +116,8 @@ class BackwardNode : public torch::autograd::Node {
   StateCheck check_;
   Variables now_;  // the inputs as they are in the backward that runs; empty where nothing reads them anew
   std::vector<const torch::autograd::Node*> result_nodes_;  // compared, never used
-  absl::flat_hash_map<int, Task> tasks_;                    // by the engine's number
-  bool arrivals_ = false;                                   // leaves have hooks: nodes in between see to their order
+  const std::shared_ptr<TaskTable> tasks_ = std::make_shared<TaskTable>();
+  bool arrivals_ = false;  // leaves have hooks: nodes in between see to their order
   // Of the backward that runs, until it releases.
   OutputMask last_given_ = 0;
   std::vector<bool> last_wanted_;

@@ -223,7 +223,7 @@ int RecorderState::Impl::IsTrue(PyObject* object) {
 
 int RecorderState::Impl::Contains(PyObject* container, PyObject* value) {
   if (IsTensor(value)) CompareIdentity(value);
-  if (!IsTensor(container) && !IsTensor(value) && (HoldsSymbol(container) || HoldsSymbol(value))) {
+  if (AreNumbers(container, value)) {
     PyRef found = PyRef::Steal(ComputeOperator("contains", {container, value}, [&]() -> PyObject* {
       const int outcome = PySequence_Contains(container, value);
       return outcome < 0 ? nullptr : PyBool_FromLong(outcome);

@@ -138,7 +138,7 @@ PyObject* RecorderState::Impl::Unary(UnaryOperator op, PyObject* object) {
 
 PyObject* RecorderState::Impl::RichCompare(PyObject* left, PyObject* right, int op) {
   const bool has_tensor = IsTensor(left) || IsTensor(right);
-  if (!has_tensor && (HoldsSymbol(left) || HoldsSymbol(right)))
+  if (AreNumbers(left, right))
     return ComputeOperator(kCompare[op], {left, right}, [&] { return PyObject_RichCompare(left, right, op); });
   if (IsPrimitive(left) && IsPrimitive(right)) return PyObject_RichCompare(left, right, op);
   if (has_tensor) {

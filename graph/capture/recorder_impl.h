@@ -427,6 +427,8 @@ struct RecorderState::Impl {
   bool IsSymbolic() const { return is_symbolic; }
   SymbolId SymbolOf(PyObject* object) const;
   bool HoldsSymbol(PyObject* object, int depth = 0) const;  // itself, or the items of a tuple, list or slice
+  // Whether two objects consist of numbers and texts, symbols among them: what C code does with these is a computation.
+  bool AreNumbers(PyObject* left, PyObject* right);
   void AddStep(SymbolStep step);
   // The symbol (new reference) that stands for a number from outside whose value is left open; null: it is none.
   PyObject* LiftVaryingNumber(PyObject* value, SourceId source);

@@ -273,12 +273,18 @@ bool RecorderState::Impl::NumberArgument(PyObject* object, TorchArgument* argume
   const bool is_size = Py_TYPE(object) == Names().size;
   const bool is_sequence = PyTuple_CheckExact(object) || PyList_CheckExact(object) || is_size;
   if (!is_sequence || depth > kMaxDepth || FindShadow(object) != nullptr) return false;
+  if (PyList_CheckExact(object) && IsOutside(object)) return false;
   argument->kind = PyList_CheckExact(object) ? Kind::kList : Kind::kTuple;
   if (is_size) argument->constant = PyRef::Borrow(reinterpret_cast<PyObject*>(Names().size));
   for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(object); ++i) {
     if (!NumberArgument(PySequence_Fast_GET_ITEM(object, i), &argument->items.emplace_back(), depth + 1)) return false;
   }
   return true;
+}
+
+bool RecorderState::Impl::AreNumbers(PyObject* left, PyObject* right) {
+  TorchArgument ignored;
+  return (HoldsSymbol(left) || HoldsSymbol(right)) && NumberArgument(left, &ignored) && NumberArgument(right, &ignored);
 }
 
 PyObject* RecorderState::Impl::Compute(PyObject* function, absl::Span<PyObject* const> args, const Invoke& invoke) {

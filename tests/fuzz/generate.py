@@ -15,6 +15,8 @@ HOLE = re.compile(r"\$(?:\[(?P<texts>[^\]]*)\]|\((?P<kinds>[^)]*)\)|(?P<same>=?)
 
 # The first size of a matrix.
 ROWS = re.compile(r"\bT\(\d+, (?=\d)")
+# An argument that is an int, by position or by name.
+INT = re.compile(r"(?:(?<=^)|(?<==))-?\d+$")
 
 
 class Scope:
@@ -310,6 +312,7 @@ class Generator(Statements):
             if resizes and self.chance(0.8):
                 rows = self.one([1, 2, 3, 4, 5, 7, 8])
                 last = [ROWS.sub(f"T({rows}, ", text) for text in last]
+                last = [INT.sub(self.one(["1", "2", "3", "4", "6", "-2"]), text) for text in last]
             variables = [f"a{i} = {text.split('=', 1)[1] if i >= required else text}" for i, text in enumerate(last)]
             passed = [f"{names[i]}=a{i}" if i >= required else f"a{i}" for i in range(len(last))]
             lines += variables + [f"result = call({', '.join(passed)})"]

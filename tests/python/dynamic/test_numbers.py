@@ -2,6 +2,7 @@
 what is computed of numbers alone is computed on each call, and what tensors are computed with them has a graph for each
 value. Each call is compared with eager, and the number of recordings is stated."""
 
+import array
 import collections
 import itertools
 import operator
@@ -398,3 +399,64 @@ def test_across_a_break():
     compiled = framejit.compile(function)
     for k in NUMBERS:
         assert_same_as_eager(compiled, function, data(), k)
+
+
+def is_in(x, n, items):
+    return x + (10 if n in items else 20)
+
+
+def is_in_what_was_read(x, n, items):
+    return x + items[0] + (10 if n in items else 20)
+
+
+def is_an_item(x, n, items):
+    return x + (10 if [n, 1] == items else 20)
+
+
+def has_the_shape(x, n, items):
+    return x + (10 if list(x.shape) == items else 20)
+
+
+def is_a_pair(x, n, items):
+    return x + (10 if (n, items) == (3, [1]) else 20)
+
+
+def has_a_shape_of(x, n, items):
+    return x + (10 if tuple(x.shape) in items else 20)
+
+
+CONTAINERS = [
+    (is_in, [(n, [1, 2, 3]) for n in (1, 2, 3, 4)]),
+    (is_in, [(1, {1: 0}), (2, {1: 0}), (7, {7: 0}), (7, {})]),
+    (is_in, [(1, {1}), (2, {1}), (7, {7}), (7, set())]),
+    (is_in, [(n, array.array("i", [m])) for n, m in ((1, 1), (2, 1), (4, 1), (4, 4))]),
+    (is_in_what_was_read, [(n, [1, 2, 3]) for n in (1, 2, 3, 4)]),
+    (is_an_item, [(1, [1, 1]), (2, [2, 1]), (3, [3, 1]), (3, [3])]),
+    (has_the_shape, [(1, [1]), (2, [2]), (3, [3]), (3, [2])]),
+    (is_a_pair, [(1, [1]), (2, [1]), (3, [1]), (3, [2])]),
+    (has_a_shape_of, [(n, [(2,), (3,)]) for n in (1, 2, 3, 4)]),
+]
+
+
+@pytest.mark.parametrize("function, calls", CONTAINERS)
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_a_number_that_varies_beside_a_container_from_outside(function, calls, dynamic):
+    """What is compared with the number is guarded, or read, as it is beside any other."""
+    compiled = framejit.compile(function, dynamic=dynamic)
+    for n, items in [*calls, *calls]:
+        assert_same_as_eager(compiled, function, torch.zeros(n), n, items)
+
+
+def test_a_schedule_of_steps():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.step, self.milestones = 0, [3, 5, 6]
+
+        def forward(self, x):
+            self.step += 1
+            return x * (2 if self.step in self.milestones else 1)
+
+    plain, compiled = Model(), framejit.compile(Model())
+    for _ in range(9):
+        assert_same(compiled(torch.ones(3)), plain(torch.ones(3)))
