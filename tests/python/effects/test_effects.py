@@ -404,6 +404,26 @@ def test_grad_mode_set_by_the_function_stays_set():
             assert torch.is_grad_enabled() is False
 
 
+LAYOUTS = {
+    "transpose_": lambda x: x.transpose_(0, 1),
+    "unsqueeze_": lambda x: x.unsqueeze_(0) * 2,
+    "twice": lambda x: x.unsqueeze_(0).squeeze_(0) + 1,
+    "and a write": lambda x: x.t_().mul_(2),
+    "nothing else": lambda x: x.t_() is None,
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("backend", ["interp", "cpu"])
+def test_versions_of_inputs_whose_layout_is_changed(name, backend):
+    compiled = framejit.compile(LAYOUTS[name], backend=backend)
+    for rows in (2, 3, 4, 5):
+        inputs = torch.ones(rows, 3), torch.ones(rows, 3)
+        assert_same(compiled(inputs[0]), LAYOUTS[name](inputs[1]))
+        assert_same(*inputs)
+        assert inputs[0]._version == inputs[1]._version
+
+
 def test_clearing_an_ordered_dict_under_an_iteration_raises_what_it_raises_in_eager():
     """An iterator tells an OrderedDict that was cleared from one whose items were deleted or put back."""
 
