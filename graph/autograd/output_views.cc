@@ -95,9 +95,9 @@ class Finder {
     const int32_t storage = graph_.meta(graph_.outputs[i]).storage;
     if (held_.at(storage) > 1) return differentiable_.contains(storage);
     const std::optional<CreationMeta> creation = CreationOf(outputs_[i]);
-    if (!outputs_[i].requires_grad() || written_.contains(storage) || !creation.has_value() || !Root(i).ok())
-      return false;
+    if (!outputs_[i].requires_grad() || !creation.has_value()) return false;
     if (creation == CreationMeta::MULTI_OUTPUT_NODE) return true;  // to write it is an error
+    if (written_.contains(storage) || !Root(i).ok()) return false;
     const Chain chain = ChainOf(i);
     const absl::StatusOr<at::Tensor> root = RootOfMemory(i, chain);
     return root.ok() && CheckRoot(chain.root, *root).ok() && FindHistory(i, chain, *root).ok() &&

@@ -148,6 +148,15 @@ int RecorderState::Impl::SetTensorGradient(PyObject* tensor, PyObject* gradient)
   return 0;
 }
 
+// That it does is not guarded: what looks like the tensor's own memory may be the other's.
+bool RecorderState::Impl::SharesMemoryWithAnotherInput(PyObject* tensor) const {
+  const int32_t storage = FakeSession::MetaOf(TensorOf(tensor)).storage;
+  const std::vector<LiftedInput> inputs = LiftedInputs();
+  return std::any_of(inputs.begin(), inputs.end(), [&](const LiftedInput& input) {
+    return !input.fake.is_same(TensorOf(tensor)) && FakeSession::MetaOf(input.fake).storage == storage;
+  });
+}
+
 int RecorderState::Impl::TensorSetAttr(PyObject* tensor, PyObject* name, PyObject* value) {
   if (!IsFakeTensor(tensor)) return BreakInt(BreakCode::kUnknownTensor, Py_TYPE(tensor)->tp_name);
   PyObject* descriptor = ShimTypeLookup(Py_TYPE(tensor), name);
@@ -155,7 +164,8 @@ int RecorderState::Impl::TensorSetAttr(PyObject* tensor, PyObject* name, PyObjec
     const char* text = PyUnicode_AsUTF8(name);
     if (text == nullptr) return -1;
     // Module.to() of what is there already, `p.data -= g`: a tensor that is given its own data stays as it is.
-    if (std::string_view(text) == "data" && value != nullptr && IsFakeTensor(value) && IsOwnData(value, tensor))
+    if (std::string_view(text) == "data" && value != nullptr && IsFakeTensor(value) && IsOwnData(value, tensor) &&
+        !SharesMemoryWithAnotherInput(tensor))
       return 0;
     if (std::string_view(text) == "grad" && value != nullptr && IsGradientOf(value, tensor))
       return SetTensorGradient(tensor, value);

@@ -544,6 +544,7 @@ struct RecorderState::Impl {
   bool WritesUnderAutograd() const;
   void NoteCheckpointReads();
   std::vector<LiftedInput> LiftedInputs() const;
+  bool SharesMemoryWithAnotherInput(PyObject* tensor) const;
   void NoteVersions();
   void CollectOutputs();
   absl::flat_hash_map<PyObject*, RecipeId> recipe_of;

@@ -249,6 +249,14 @@ FOUND = {
         "W = T(5, dtype=torch.float64)\n\ndef f(x):\n    return x.sin() + W, [torch.tanh(x).double()]\n",
         [f"result = call(T(5, seed={seed}))" for seed in range(5)],
     ),
+    "data that is another input's already (8018168)": (
+        "L = [T(3), T(3, seed=1)]\nW = T(3, seed=2)\n\ndef f(x):\n    L[0].data = W\n    return x + 1\n",
+        ["call(T(3))", "call(T(3))", "L.reverse()\ncall(T(3))", "W.add_(1)\ncall(T(3))"],
+    ),
+    "a row of what was squeezed in place, which is written (8019115)": (
+        "M = torch.nn.Linear(3, 3)\n\ndef f(x):\n    a, b, c = F.linear(x, M.weight)\n    a.sub_(2)\n    return a\n",
+        ["result = call(T(3))"] * 3,
+    ),
     "an argument that is the default's object (47413)": (
         "N = 3\n\ndef g(x, *args, key=1):\n    return x * key\n\ndef f(x):\n    return g(x, key=N)\n",
         ["result = call(T(3))", "g.__kwdefaults__ = {'key': 3}\nresult = call(T(3))"],
