@@ -6,7 +6,6 @@
 #include "graph/capture/frame_evaluator.h"
 
 namespace framejit {
-namespace {
 
 Flow LoadMethod(FrameEvaluator& f, PyObject* name) {
   PyRef object = f.Pop();
@@ -16,6 +15,8 @@ Flow LoadMethod(FrameEvaluator& f, PyObject* name) {
   f.PushCallable(method, unbound ? object.release() : nullptr);
   return Flow::kNext;
 }
+
+namespace {
 
 Flow LoadAttribute(FrameEvaluator& f, PyObject* name) {
   PyRef object = f.Pop();
@@ -38,10 +39,6 @@ Flow DeleteAttr(FrameEvaluator& f, int arg) {
   PyRef object = f.Pop();
   return f.recorder.SetAttr(object.get(), f.Name(arg), nullptr) != 0 ? Flow::kError : Flow::kNext;
 }
-
-#if PY_VERSION_HEX < 0x030C0000
-Flow LoadMethodByName(FrameEvaluator& f, int arg) { return LoadMethod(f, f.Name(arg)); }
-#endif
 
 // Before 3.13 the keyword names are in a register that KW_NAMES sets; the stack holds a method and its receiver, or
 // null and the callable. From 3.13 on it holds the callable and a receiver or null.
@@ -137,9 +134,6 @@ constexpr OpcodeRow kRows[] = {
     {LOAD_ATTR, LoadAttr},
     {STORE_ATTR, StoreAttr},
     {DELETE_ATTR, DeleteAttr},
-#if PY_VERSION_HEX < 0x030C0000
-    {LOAD_METHOD, LoadMethodByName},
-#endif
     {CALL, Call},
     {CALL_FUNCTION_EX, CallFunctionEx},
     {MAKE_FUNCTION, MakeFunction},

@@ -144,9 +144,6 @@ Flow Send(FrameEvaluator& f, int arg) {
   return Flow::kNext;
 }
 
-// CPython pops the value.
-Flow Leave(FrameEvaluator&, int) { return Flow::kLeave; }
-
 constexpr OpcodeRow kRows[] = {
     {UNARY_NEGATIVE, Unary<UnaryOperator::kNegative>},
     {UNARY_INVERT, Unary<UnaryOperator::kInvert>},
@@ -170,12 +167,12 @@ constexpr OpcodeRow kRows[] = {
     {SEND, Send},
     {RETURN_VALUE, Leave},
     {YIELD_VALUE, Leave},
-#if PY_VERSION_HEX >= 0x030C0000
-    {RETURN_CONST, Leave},
-#endif
 };
 
 }  // namespace
+
+// CPython pops the value.
+Flow Leave(FrameEvaluator&, int) { return Flow::kLeave; }
 
 absl::Span<const OpcodeRow> ControlOpcodes() { return kRows; }
 

@@ -19,9 +19,9 @@ Flow LoadFast(FrameEvaluator& f, int arg) {
   return Flow::kNext;
 }
 
-namespace {
-
 Flow Nop(FrameEvaluator&, int) { return Flow::kNext; }
+
+namespace {
 
 Flow PopTop(FrameEvaluator& f, int) {
   f.Pop();
@@ -187,9 +187,6 @@ Flow SetupAnnotations(FrameEvaluator& f, int) {
 constexpr OpcodeRow kRows[] = {
     {NOP, Nop},
     {RESUME, Nop},
-#if PY_VERSION_HEX < 0x030C0000
-    {PRECALL, Nop},
-#endif
     {POP_TOP, PopTop},
     {PUSH_NULL, PushNull},
     {COPY, Copy},
@@ -200,9 +197,6 @@ constexpr OpcodeRow kRows[] = {
     {DELETE_FAST, DeleteFast},
     {MAKE_CELL, MakeCell},
     {COPY_FREE_VARS, CopyFreeVars},
-#if PY_VERSION_HEX < 0x030D0000
-    {LOAD_CLOSURE, LoadFast},
-#endif
     {LOAD_DEREF, LoadDeref},
     {STORE_DEREF, StoreDeref},
     {DELETE_DEREF, DeleteDeref},

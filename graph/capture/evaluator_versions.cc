@@ -6,8 +6,7 @@
 namespace framejit {
 namespace {
 
-// --- jumps: relative in both directions in 3.11, forward only later
-// ---------------------------------------------------
+// Jumps are relative in both directions in 3.11, forward only later.
 
 template <bool wanted, int direction>
 Flow PopJumpIfBool(FrameEvaluator& f, int arg) {
@@ -37,6 +36,8 @@ Flow UnaryPositive(FrameEvaluator& f, int) {
 
 // --- 3.11 ------------------------------------------------------------------------------------------------------------
 #if PY_VERSION_HEX < 0x030C0000
+
+Flow LoadMethodByName(FrameEvaluator& f, int arg) { return LoadMethod(f, f.Name(arg)); }
 
 template <bool wanted>
 Flow JumpIfOrPop(FrameEvaluator& f, int arg) {
@@ -270,6 +271,8 @@ Flow FormatWithSpec(FrameEvaluator& f, int) {
 
 constexpr OpcodeRow kRows[] = {
 #if PY_VERSION_HEX < 0x030C0000
+    {PRECALL, Nop},
+    {LOAD_METHOD, LoadMethodByName},
     {UNARY_POSITIVE, UnaryPositive},
     {LIST_TO_TUPLE, ListToTuple},
     {LOAD_CLASSDEREF, LoadClassDeref},
@@ -286,6 +289,7 @@ constexpr OpcodeRow kRows[] = {
     {JUMP_IF_TRUE_OR_POP, JumpIfOrPop<true>},
 #endif
 #if PY_VERSION_HEX < 0x030D0000
+    {LOAD_CLOSURE, LoadFast},
     {KW_NAMES, KwNames},
     {FORMAT_VALUE, FormatValue},
 #endif
@@ -294,6 +298,7 @@ constexpr OpcodeRow kRows[] = {
     {POP_JUMP_IF_TRUE, PopJumpIfBool<true, 1>},
     {POP_JUMP_IF_NONE, PopJumpIfNone<true, 1>},
     {POP_JUMP_IF_NOT_NONE, PopJumpIfNone<false, 1>},
+    {RETURN_CONST, Leave},
     {END_SEND, EndSend},
     {LOAD_FAST_CHECK, LoadFast},
     {LOAD_FAST_AND_CLEAR, LoadFastAndClear},

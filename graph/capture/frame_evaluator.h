@@ -130,6 +130,8 @@ absl::Span<const OpcodeRow> MatchOpcodes();      // evaluator_match.cc: class an
 absl::Span<const OpcodeRow> VersionOpcodes();    // evaluator_versions.cc: what not every minor has
 
 // Handlers that opcodes of several groups share.
+Flow Nop(FrameEvaluator& f, int arg);
+Flow Leave(FrameEvaluator& f, int arg);
 Flow LoadFast(FrameEvaluator& f, int arg);
 Flow LoadDeref(FrameEvaluator& f, int arg);
 Flow RaiseUnboundLocal(FrameEvaluator& f, int index);
@@ -138,6 +140,8 @@ int NamespaceItem(FrameEvaluator& f, PyObject* name_space, PyObject* name, PyObj
 // What a try statement with except* raises at its end, or None: of the exception that it caught, and those that its
 // clauses raised or did not take.
 PyObject* PrepareRaiseOfGroup(FrameEvaluator& f, PyObject* original, PyObject* raised);
+// Replaces the object on top of the stack by its method `name`, in the form that a call expects.
+Flow LoadMethod(FrameEvaluator& f, PyObject* name);
 // Pushes a container that the frame has made (stolen; null means failure).
 Flow PushLocal(FrameEvaluator& f, PyObject* object);
 // Calls `callable` with `total` arguments on top of the stack, those named by `kwnames` (or null) last, and replaces

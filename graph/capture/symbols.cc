@@ -56,10 +56,6 @@ bool Varies(const TorchArgument& argument, const absl::flat_hash_map<TorchValueI
                                                      [&](const TorchArgument& item) { return Varies(item, fixed); });
 }
 
-bool HoldsSymbolArgument(const TorchArgument& argument) {
-  return argument.symbol != kNoSymbol || std::any_of(argument.items.begin(), argument.items.end(), HoldsSymbolArgument);
-}
-
 struct Visit {
   std::vector<PyObject*> pending;
   absl::flat_hash_set<PyObject*> seen;
@@ -256,7 +252,7 @@ PyObject* RecorderState::Impl::Answer(TorchCall ask, PyObject* result, bool has_
   NoteMarked(step.ask);
   AddStep(std::move(step));
   const auto& args = recording->symbolic.steps.back().ask.args;
-  const bool is_size = std::any_of(args.begin(), args.end(), HoldsSymbolArgument);
+  const bool is_size = std::any_of(args.begin(), args.end(), HasSymbol);
   if (is_size && LogEnabled(LogArtifact::k_symbols)) {
     std::string demand = DemandText(recording->symbolic.steps.back(), recording->symbolic, ValueNames());
     if (!demand.empty()) Log(LogArtifact::k_symbols, absl::StrCat("demands ", demand, PlaceText()));

@@ -79,16 +79,16 @@ class Printer {
   const std::vector<std::string>& names_;
 };
 
-bool HoldsSymbol(const TorchArgument& argument) {
-  return argument.symbol != kNoSymbol || std::any_of(argument.items.begin(), argument.items.end(), HoldsSymbol);
-}
-
 bool OnlyDefines(const TorchArgument& argument) {
   if (argument.kind == TorchArgument::Kind::kConstant) return argument.symbol != kNoSymbol;
   return std::all_of(argument.items.begin(), argument.items.end(), OnlyDefines);
 }
 
 }  // namespace
+
+bool HasSymbol(const TorchArgument& argument) {
+  return argument.symbol != kNoSymbol || std::any_of(argument.items.begin(), argument.items.end(), HasSymbol);
+}
 
 bool SymbolicProgram::any() const {
   return !numbers.empty() || std::find(varies.begin(), varies.end(), true) != varies.end();
@@ -222,7 +222,7 @@ std::string PrintDemands(const SymbolicProgram& program, const std::vector<std::
   for (const SymbolStep& step : program.steps) {
     // What is asked of tensors besides is what kind of tensor they are.
     const bool is_size =
-        step.kind == SymbolStep::Kind::kEqual || std::any_of(step.ask.args.begin(), step.ask.args.end(), HoldsSymbol);
+        step.kind == SymbolStep::Kind::kEqual || std::any_of(step.ask.args.begin(), step.ask.args.end(), HasSymbol);
     std::string demand = is_size ? DemandText(step, program, names) : "";
     if (!demand.empty() && seen.insert(demand).second) absl::StrAppend(&text, demand, "\n");
   }

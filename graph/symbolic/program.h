@@ -62,6 +62,8 @@ struct SymbolicProgram {
   void SortNumbers(const TorchGraph& graph);
 };
 
+// Whether the argument is a symbol, or any of its items holds one.
+bool HasSymbol(const TorchArgument& argument);
 // Names the torch-level values that the calls from `first_call` on make, "linear_4", where they have no name yet.
 void NameResults(const TorchGraph& graph, size_t first_call, std::vector<std::string>& names);
 

@@ -49,7 +49,7 @@ std::vector<size_t> SharedMemory(const Graph& graph) {
 }
 
 // Positions of the inputs whose memory a node writes.
-std::vector<size_t> WrittenInputs(const Graph& graph) {
+std::vector<size_t> InputsInWrittenMemory(const Graph& graph) {
   const absl::flat_hash_set<int32_t> written = WrittenStorages(graph);
   std::vector<size_t> positions;
   for (size_t i = 0; i < graph.inputs.size(); ++i) {
@@ -202,7 +202,7 @@ class Replayer {
           meta.requires_grad != before.requires_grad)
         return Fail("a result is another kind of tensor");
     }
-    if (WrittenInputs(graph) != WrittenInputs(recorded)) return Fail("other inputs are written");
+    if (InputsInWrittenMemory(graph) != InputsInWrittenMemory(recorded)) return Fail("other inputs are written");
     for (const auto& [position, steps] : request_.versions) {
       if (TensorAt(torch_.inputs[position])._version() != steps) return Fail("an input is written more or less often");
     }

@@ -342,26 +342,6 @@ def test_closures_and_globals():
 SCALE = 1
 
 
-def test_layers_of_many_kinds():
-    """One forward for layers that differ in a number."""
-
-    class Layer(nn.Module):
-        def __init__(self, index):
-            super().__init__()
-            self.index = index
-
-        @framejit.compile
-        def forward(self, x):
-            return x.sin() + (self.index + 1)
-
-    layers = nn.Sequential(*[Layer(index) for index in range(12)])
-    expected = data()
-    for index in range(12):
-        expected = expected.sin() + (index + 1)
-    for _ in range(3):
-        assert_same(layers(data()), expected)
-
-
 @pytest.mark.parametrize("dynamic, expected", [(None, 2), (True, 2), (False, 5)])
 def test_option(dynamic, expected):
     def function(x, k):
