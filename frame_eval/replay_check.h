@@ -56,8 +56,9 @@ class RecordedText {
   bool advance_iterators_;
   std::optional<StopPoint> stop_;
   bool checkpoints_;
-  VaryingItems varying_;              // holds numbers and texts alone
-  std::optional<SizeHistory> sizes_;  // of a recording with open sizes
+  VaryingItems varying_;                      // holds numbers and texts alone
+  absl::flat_hash_set<std::string> avoided_;  // by the recording, of what varies
+  std::optional<SizeHistory> sizes_;          // of a recording with open sizes
 };
 
 }  // namespace framejit

@@ -213,7 +213,10 @@ void VaryingItems::WatchSources(std::vector<std::string> argument_names) {
 bool VaryingItems::NoteSource(const SourceTable& sources, SourceId source, PyObject* value) {
   if (!watches_ || !IsNumberOrText(value)) return false;
   std::string name = sources.ToString(source, argument_names_);
-  if (given_up_.contains(name)) return true;
+  if (given_up_.contains(name)) {
+    avoided_.insert(std::move(name));
+    return true;
+  }
   NoteValue(value, read_[std::move(name)]);
   return false;
 }

@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -130,6 +131,8 @@ class VaryingItems {
   bool NoteSource(const SourceTable& sources, SourceId source, PyObject* value);
   // The sources whose values changed again and again are not guarded by value any more; a text for each.
   std::vector<std::string> GiveUpSources();
+  // Those of them that recordings came to, which held numbers or texts then.
+  absl::flat_hash_set<std::string> TakeAvoided() { return std::exchange(avoided_, {}); }
 
  private:
   struct Item {
@@ -144,7 +147,7 @@ class VaryingItems {
   bool watches_ = false;
   std::vector<std::string> argument_names_;
   absl::flat_hash_map<std::string, Item> read_;
-  absl::flat_hash_set<std::string> given_up_;
+  absl::flat_hash_set<std::string> given_up_, avoided_;
 };
 
 // super() without arguments reads the first local and the cell of __class__, which no instruction says: these slots, in

@@ -70,6 +70,25 @@ def test_argument_that_counts(caplog):
     assert [text for text in warnings_of(caplog) if "L['step'] (last 6)" in text]
 
 
+@pytest.mark.parametrize("read", ["argument", "attribute"])
+def test_a_tensor_where_numbers_varied(read, caplog):
+    """The last recording does not look at what varied, so it serves whatever else is there."""
+    holder = nn.Module()
+
+    def scaled(x, by):
+        by = by if read == "argument" else holder.by
+        return (x.sin() * by).cos()
+
+    compiled, backend = counting(scaled)
+    for by in [float("nan") for _ in range(9)] + [vector(4, seed=2)] * 2:
+        holder.by = by
+        run_both(compiled, scaled, [(X, by if read == "argument" else None)])
+        settled = backend.count
+    assert "last nan" in warnings_of(caplog)[0]
+    run_both(compiled, scaled, [(X, vector(4, seed=3) if read == "argument" else None)])
+    assert backend.count == settled
+
+
 def test_argument_in_a_cell():
     def captures(x, step):
         return (lambda: x * step)()

@@ -1,6 +1,9 @@
 """A fixed budget of the differential fuzzer, and what it found before. Longer by hand: python -m tests.fuzz."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from framejit_testing import vector
@@ -10,8 +13,7 @@ from tests.fuzz import generate
 from tests.fuzz.program import Program, Statistics, difference
 from tests.fuzz.shrink import Shrinker
 
-LONG = os.environ.get("FRAMEJIT_LONG_TESTS") == "1"
-PROGRAMS, CHUNK = (20_000, 500) if LONG else (120, 60)
+PROGRAMS, CHUNK = 120, 60
 X = vector(3, seed=1)
 
 
@@ -27,6 +29,14 @@ def test_random_programs(first):
     # The programs are worth something: most calls return, graphs are captured, and recordings are used again.
     assert statistics.raised < statistics.calls / 2
     assert statistics.graphs > CHUNK and statistics.hits > statistics.graphs
+
+
+@pytest.mark.long
+def test_many_random_programs():
+    """In processes of 500 programs each: one that hangs or crashes ends its own alone."""
+    command = [sys.executable, "-m", "tests.fuzz", "--programs", "20000", "--jobs", str(os.cpu_count())]
+    run = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout
 
 
 def test_shrinking_keeps_the_difference():
