@@ -90,8 +90,30 @@ def environment_line(threads: int) -> str:
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(str(row[i])) for row in [header, *rows]) for i in range(len(header))]
     for row in [header, *rows]:
-        cells = [str(cell).ljust(w) if i == 0 else str(cell).rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]  # noqa: B905
-        print("  ".join(cells), flush=True)
+        _print_row(row, widths)
+
+
+def _print_row(row: Sequence[str], widths: Sequence[int]) -> None:
+    cells = [str(cell).ljust(w) if i == 0 else str(cell).rjust(w) for i, (cell, w) in enumerate(zip(row, widths))]  # noqa: B905
+    print("  ".join(cells), flush=True)
+
+
+class GrowingTable:
+    """A table whose rows are printed as soon as they are measured; the header comes with the first one.
+
+    label_width: characters of the first column, whose longest cell is not known by then.
+    """
+
+    def __init__(self, header: Sequence[str], label_width: int) -> None:
+        self.header = header
+        self.widths = [label_width, *(max(len(cell), 8) for cell in header[1:])]
+        self.empty = True
+
+    def add(self, row: Sequence[str]) -> None:
+        if self.empty:
+            _print_row(self.header, self.widths)
+        self.empty = False
+        _print_row(row, self.widths)
 
 
 @dataclass

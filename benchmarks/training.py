@@ -26,6 +26,7 @@ from benchmarks import common
 from benchmarks.models_zoo import MODELS, SEED
 
 NAMES = ("mlp", "mlp-sgd", "bert-base", "gpt2", "llama-60m", "vit-s", "resnet18")
+LABEL_WIDTH = len("llama-60m, forward and backward")
 
 
 class Mlp(nn.Module):
@@ -162,7 +163,7 @@ def memory_child(name: str, small: bool, threads: int, key: str) -> None:
 
 
 def print_memory(arguments: argparse.Namespace, targets: common.Targets) -> None:
-    rows = []
+    table = common.GrowingTable(["peak MiB of a step", "eager", "framejit", "ratio"], LABEL_WIDTH)
     for name in arguments.models.split(","):
         size = "small" if arguments.quick else "full"
         options = ("--memory", f"--threads={arguments.threads}")
@@ -170,10 +171,9 @@ def print_memory(arguments: argparse.Namespace, targets: common.Targets) -> None
             key: common.in_fresh_process("benchmarks.training", name, size, key, *options)["peak"]
             for key in ("eager", "framejit")
         }
-        rows.append([name, *(f"{peak[key] / 2**20:.0f}" for key in peak), f"{peak['framejit'] / peak['eager']:.2f}"])
+        table.add([name, *(f"{peak[key] / 2**20:.0f}" for key in peak), f"{peak['framejit'] / peak['eager']:.2f}"])
         if not name.startswith("mlp"):  # whose memory is that of the libraries
             targets.at_most(f"{name}, peak memory, framejit/eager", peak["framejit"] / peak["eager"], 1)
-    common.print_table(["peak MiB of a step", "eager", "framejit", "ratio"], rows)
 
 
 def main() -> int:
@@ -194,7 +194,9 @@ def main() -> int:
 
 
 def print_times(arguments: argparse.Namespace, targets: common.Targets) -> None:
-    rows = []
+    header = ["milliseconds", "eager", "framejit", "inductor", "framejit speed", "inductor speed"]
+    header += ["first step framejit", "first step inductor"]
+    table = common.GrowingTable(header, LABEL_WIDTH)
     for name, found in common.each_model("benchmarks.training", arguments, 20):
         for what in ("step", "half"):
             best = found[what]
@@ -204,7 +206,7 @@ def print_times(arguments: argparse.Namespace, targets: common.Targets) -> None:
             row.append(f"{best['eager'] / best['inductor']:.2f}x" if "inductor" in best else "-")
             first = found["first"]
             row += [common.milliseconds(first[k]) if k in first else "-" for k in ("framejit", "inductor")]
-            rows.append(row)
+            table.add(row)
             for other in ("eager", "inductor"):
                 if other in best:
                     targets.at_most(f"{row[0]}, framejit/{other}", best["framejit"] / best[other], 1)
@@ -215,9 +217,6 @@ def print_times(arguments: argparse.Namespace, targets: common.Targets) -> None:
             compilation = {k: found["first"][k] - step[k] for k in ("framejit", "inductor")}
             times = compilation["inductor"] / compilation["framejit"]
             targets.at_least(f"{name}, compile time, inductor/framejit", times, 100)
-    header = ["milliseconds", "eager", "framejit", "inductor", "framejit speed", "inductor speed"]
-    header += ["first step framejit", "first step inductor"]
-    common.print_table(header, rows)
 
 
 if __name__ == "__main__":
