@@ -16,6 +16,8 @@
 #include <optional>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
+#include "backends/training/reconnect.h"
 #include "graph/autograd/record_backward.h"
 
 namespace framejit {
@@ -225,7 +227,7 @@ void BackwardNode::release_variables() {
 // Whether eager's node number `index` would not find what it saved as it was.
 bool BackwardNode::Raises(int32_t index) {
   const EngineNode& node = program_->joint().engine.nodes[static_cast<size_t>(index)];
-  if (node.frees && consumed_ != nullptr && consumed_->ran[static_cast<size_t>(index)]) return true;
+  if (IsFreed(index)) return true;
   const std::vector<SavedValue>& saved = program_->partition().saved;
   for (size_t i = 0; i < saved.size(); ++i) {
     const std::vector<int32_t>* held = saved[i].kind == SavedValue::Kind::kInput    ? &node.inputs
@@ -274,13 +276,16 @@ void BackwardNode::OrderArrivals(OutputMask given, const std::vector<bool>& want
   }
 }
 
+// Whether eager's node number `index` has freed what it saved.
+bool BackwardNode::IsFreed(int32_t index) const {
+  return consumed_ != nullptr && consumed_->ran[static_cast<size_t>(index)] &&
+         program_->joint().engine.nodes[static_cast<size_t>(index)].frees;
+}
+
 bool BackwardNode::RunsFreed(OutputMask given, const std::vector<bool>& wanted) const {
   if (consumed_ == nullptr) return false;
-  const EngineNodes& engine = program_->joint().engine;
-  const std::vector<int32_t> order = engine.Order(given, wanted);
-  return std::any_of(order.begin(), order.end(), [&](int32_t index) {
-    return consumed_->ran[static_cast<size_t>(index)] && engine.nodes[static_cast<size_t>(index)].frees;
-  });
+  const std::vector<int32_t> order = program_->joint().engine.Order(given, wanted);
+  return std::any_of(order.begin(), order.end(), [&](int32_t index) { return IsFreed(index); });
 }
 
 // Of a backward that raises because of what was freed or written since: in eager mode nodes run before the one that
@@ -521,10 +526,7 @@ BackwardNode::Variables BackwardNode::RunCut(size_t output, at::Tensor tangent, 
   std::lock_guard<std::mutex> lock(mutex_);
   const JointGraph& joint = program_->joint();
   const CutSection& cut = joint.cuts[output];
-  const bool freed =
-      consumed_ != nullptr && std::any_of(cut.nodes.begin(), cut.nodes.end(), [&](int32_t node) {
-        return consumed_->ran[static_cast<size_t>(node)] && joint.engine.nodes[static_cast<size_t>(node)].frees;
-      });
+  const bool freed = std::any_of(cut.nodes.begin(), cut.nodes.end(), [&](int32_t node) { return IsFreed(node); });
   TORCH_CHECK(!freed, torch::autograd::ERR_BACKWARD_TWICE);
   if (check_) now_ = check_(inputs_);
   const std::vector<bool> wanted = goes_on ? WantedGradients() : std::vector<bool>(num_outputs(), false);
@@ -554,6 +556,15 @@ BackwardNode::Variables BackwardNode::RunCut(size_t output, at::Tensor tangent, 
     Free(program_->Consume(cut.nodes, consumed_.get()));
   }
   return of_points;
+}
+
+void BackwardNode::RunAlone(size_t output) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const int32_t root = program_->joint().engine.roots[output];
+  TORCH_CHECK(!IsFreed(root), torch::autograd::ERR_BACKWARD_TWICE);
+  std::shared_ptr<const Consumption> consumed = program_->Consume({root}, consumed_.get());
+  for (int32_t index : consumed->checked) CheckVersion(index);
+  if (!torch::autograd::get_current_graph_task_keep_graph()) Free(std::move(consumed));
 }
 
 void BackwardNode::ReserveArrivals() const {
@@ -598,9 +609,11 @@ BackwardNode::Variables BackwardNode::AutogradInputs() const {
                 " instead. A backward that is itself differentiated computes the "
                 "compiled function again and needs all of its inputs.");
   }
+  // Once more where arrivals stand behind the results' nodes: the engine expects numbers that fall along each edge, and
+  // Connect has edges lead from this run to those nodes.
   for (int32_t position : partition.joint.differentiable_inputs) {
     at::Tensor& input = inputs[static_cast<size_t>(position)];
-    input = input.view_as(input);
+    for (int times = arrivals_ ? 2 : 1; times > 0; --times) input = input.view_as(input);
   }
   return inputs;
 }
@@ -618,8 +631,50 @@ BackwardNode::Variables BackwardNode::Differentiable(const Variables& tangents, 
     results.push_back(OutputAmong(outputs, i));
     gradients.push_back(tangents[i]);
   }
-  return torch::autograd::grad(results, DifferentiableInputs(inputs), gradients, /*retain_graph=*/true,
-                               /*create_graph=*/true, /*allow_unused=*/true);
+  Variables found = torch::autograd::grad(results, DifferentiableInputs(inputs), gradients, /*retain_graph=*/true,
+                                          /*create_graph=*/true, /*allow_unused=*/true);
+  Connect(outputs, inputs, given, tangents, found);
+  return found;
+}
+
+// `again`: the results of a run under autograd, for a backward of the outputs in `given`. What that has recorded is to
+// lead to the call's own results in their place, as in eager mode: to their hooks, and to what a backward frees.
+void BackwardNode::Connect(const std::vector<at::Tensor>& again, const Variables& inputs, OutputMask given,
+                           const Variables& tangents, const Variables& gradients) {
+  using torch::autograd::Edge;
+  const JointGraph& joint = program_->joint();
+  std::vector<ResultEdges> results;
+  const auto add = [&](const at::Tensor& tensor, Edge own) {
+    results.push_back({torch::autograd::impl::gradient_edge(tensor), std::move(own)});
+  };
+  std::vector<bool> seen(joint.differentiable_outputs.size(), false);
+  std::vector<std::pair<size_t, Node*>> open;
+  for (size_t i = 0; i < seen.size(); ++i) {
+    if ((given >> i & 1) != 0) open.emplace_back(i, result_nodes_.empty() ? this : result_nodes_[i]);
+  }
+  while (!open.empty()) {
+    const auto [output, node] = open.back();
+    open.pop_back();
+    if (seen[output]) continue;
+    seen[output] = true;
+    add(OutputAmong(again, output), Edge(node->getptr(), 0));
+    for (size_t k = 0; !joint.cuts.empty() && k < joint.cuts[output].points.size(); ++k) {
+      const CutPoint& point = joint.cut_points[static_cast<size_t>(joint.cuts[output].points[k])];
+      const Edge& own = node->next_edge(k + 1);  // behind that to the leaves
+      if (point.output >= 0) {
+        open.emplace_back(static_cast<size_t>(point.output), own.function.get());
+      } else {
+        add(again[static_cast<size_t>(point.result)], own);
+      }
+    }
+  }
+  absl::flat_hash_set<Node*> ends;
+  for (int32_t position : joint.differentiable_inputs)
+    ends.insert(inputs[static_cast<size_t>(position)].grad_fn().get());
+  for (const at::Tensor& tangent : tangents) {
+    if (tangent.defined()) ends.insert(tangent.grad_fn().get());
+  }
+  Reconnect(results, gradients, std::move(ends));
 }
 
 // Differentiable output number `output` among the results of a call under torch's own autograd.
@@ -660,9 +715,14 @@ BackwardNode::Variables BackwardNode::DifferentiableCut(size_t output, const at:
   }
   targets = DifferentiableInputs(inputs);
   targets.insert(targets.end(), points.begin(), points.end());
-  const StoppedGradients stopped(points);
-  return torch::autograd::grad({OutputAmong(outputs, output)}, targets, {tangent}, /*retain_graph=*/true,
-                               /*create_graph=*/true, /*allow_unused=*/true);
+  Variables found;
+  {
+    const StoppedGradients stopped(points);
+    found = torch::autograd::grad({OutputAmong(outputs, output)}, targets, {tangent}, /*retain_graph=*/true,
+                                  /*create_graph=*/true, /*allow_unused=*/true);
+  }
+  Connect(outputs, inputs, OutputMask{1} << output, {tangent}, found);
+  return found;
 }
 
 }  // namespace framejit

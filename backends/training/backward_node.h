@@ -52,7 +52,9 @@ class BackwardNode : public torch::autograd::Node {
   // The output's gradients up to its cut points: of these. The rest is handed out where the backward `goes_on` to
   // leaves.
   torch::autograd::variable_list RunCut(size_t output, at::Tensor tangent, bool goes_on);
-  void AddResultNode(const torch::autograd::Node* node) { result_nodes_.push_back(node); }
+  // The backward ends at the output: of eager's nodes its own alone runs, whose gradients nobody gets.
+  void RunAlone(size_t output);
+  void AddResultNode(torch::autograd::Node* node) { result_nodes_.push_back(node); }
   // Sequence numbers for what is between the results' nodes and the leaves.
   void ReserveArrivals() const;
 
@@ -97,6 +99,7 @@ class BackwardNode : public torch::autograd::Node {
   void CheckVersion(int32_t saved);
   const torch::autograd::Edge& Leaf(size_t input) const;
   void OrderArrivals(OutputMask given, const std::vector<bool>& wanted);
+  bool IsFreed(int32_t index) const;
   bool RunsFreed(OutputMask given, const std::vector<bool>& wanted) const;
   void CheckSaved(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents);
   void RunFront(OutputMask given, const std::vector<bool>& wanted, const Variables& tangents);
@@ -106,6 +109,8 @@ class BackwardNode : public torch::autograd::Node {
   at::Tensor OutputAmong(const std::vector<at::Tensor>& results, size_t output) const;
   std::vector<at::Tensor> RunUnderAutograd(const Variables& inputs);
   Variables DifferentiableInputs(const Variables& inputs) const;
+  void Connect(const std::vector<at::Tensor>& again, const Variables& inputs, OutputMask given,
+               const Variables& tangents, const Variables& gradients);
   Variables AutogradInputs() const;
 
   const std::shared_ptr<TrainingProgram> program_;
@@ -115,7 +120,7 @@ class BackwardNode : public torch::autograd::Node {
   at::Tensor generator_state_;
   StateCheck check_;
   Variables now_;  // the inputs as they are in the backward that runs; empty where nothing reads them anew
-  std::vector<const torch::autograd::Node*> result_nodes_;  // compared, never used
+  std::vector<torch::autograd::Node*> result_nodes_;  // by output; alive while a backward comes from them
   const std::shared_ptr<TaskTable> tasks_ = std::make_shared<TaskTable>();
   bool arrivals_ = false;  // leaves have hooks: nodes in between see to their order
   // Of the backward that runs, until it releases.

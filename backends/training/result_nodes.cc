@@ -42,9 +42,10 @@ bool Runs(torch::autograd::Node* node) {
   return row != runs->end() && row->second.should_execute();
 }
 
-// Whether anybody sees the gradient that arrives at the node.
+// Whether the backward comes to the node, and anybody sees the gradient that arrives there.
 bool IsObserved(const torch::autograd::Node* address) {
   auto& node = *const_cast<torch::autograd::Node*>(address);
+  if (!Runs(&node)) return false;
   if (!node.tensor_pre_hooks().empty() || !node.pre_hooks().empty() || !node.post_hooks().empty() ||
       !node.retains_grad_hooks().empty())
     return true;
@@ -73,7 +74,11 @@ class ResultNode : public torch::autograd::Node {
     const bool goes_on = Runs(next_edge(0).function.get());
     const bool observed = std::any_of(watched_.begin(), watched_.end(), IsObserved);
     if (!observed || !tangents[0].defined()) {
-      if (goes_on) core_->Arrive(output_, std::move(tangents[0]));
+      if (goes_on) {
+        core_->Arrive(output_, std::move(tangents[0]));
+      } else if (tangents[0].defined()) {
+        core_->RunAlone(output_);
+      }
       return gradients;
     }
     variable_list of_points = core_->RunCut(output_, std::move(tangents[0]), goes_on);
@@ -120,7 +125,7 @@ void SetHistories(const BackwardCore& core, std::vector<at::Tensor>& outputs,
     return joint.engine.nodes[static_cast<size_t>(joint.engine.roots[i])].sequence;
   };
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sequence(a) < sequence(b); });
-  std::vector<const torch::autograd::Node*> nodes(count, nullptr);
+  std::vector<torch::autograd::Node*> nodes(count, nullptr);
   for (size_t i : order) {
     make_views(sequence(i));
     std::vector<Edge> points;
@@ -136,7 +141,7 @@ void SetHistories(const BackwardCore& core, std::vector<at::Tensor>& outputs,
     nodes[i] = node.get();
     torch::autograd::set_history(outputs[static_cast<size_t>(joint.differentiable_outputs[i])], node);
   }
-  for (const torch::autograd::Node* node : nodes) core->AddResultNode(node);
+  for (torch::autograd::Node* node : nodes) core->AddResultNode(node);
 }
 
 }  // namespace framejit

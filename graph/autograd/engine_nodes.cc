@@ -74,7 +74,10 @@ std::vector<OutputMask> EngineNodes::Sources() const {
 // As Engine::execute does: a node is ready once everything that leads to it has run, and of the ready ones that with
 // the highest sequence number runs; what accumulates into a leaf has the highest of all.
 std::vector<int32_t> EngineNodes::Order(OutputMask given, const std::vector<bool>& wanted) const {
-  const std::vector<bool> leads = LeadingTo(*this, wanted);
+  std::vector<bool> leads = LeadingTo(*this, wanted);
+  for (size_t i = 0; i < roots.size(); ++i) {
+    if (given >> i & 1) leads[static_cast<size_t>(roots[i])] = true;  // it runs, or nobody would ask
+  }
   const std::vector<OutputMask> sources = Sources();
   const auto runs = [&](int32_t node) {
     return (sources[static_cast<size_t>(node)] & given) != 0 && leads[static_cast<size_t>(node)];
