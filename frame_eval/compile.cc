@@ -287,6 +287,7 @@ class Compilation {
                                  [](const Node& node) { return IsRandom(node.op); });
     trace_->own_generators = recording_->own_generators;
     trace_->versions = recording_->versions;
+    trace_->output_versions = recording_->output_versions;
     if (HasGraph()) {
       trace_->resume = recording_->resume;
       const auto lent = LentGenerators(recording_->exit_plan);

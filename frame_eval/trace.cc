@@ -193,6 +193,7 @@ Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
     return Outcome::kDiscarded;
   }
   for (size_t i = 0; i < versions.size(); ++i) SetVersion(inputs[versions[i].first], before[i] + versions[i].second);
+  for (const auto& [position, version] : output_versions) RaiseVersion(outputs.get()[position], version);
   lent.GiveBack();
   *result = exit->Run(sources, outputs.get(), symbols);
   return Outcome::kDone;

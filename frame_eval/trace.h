@@ -59,6 +59,7 @@ class Trace {
   bool random = false;
   // What the graph adds to the versions of the inputs that it writes, by position.
   std::vector<std::pair<size_t, uint32_t>> versions;
+  std::vector<std::pair<size_t, uint32_t>> output_versions;  // Recording::output_versions
   bool own_generators = false;  // the graph holds generators of its own: it runs once at a time
   // What it holds in place of a generator from outside, whose state it is lent. Positions in Fetched().
   std::vector<std::pair<size_t, at::Generator>> lent_generators;

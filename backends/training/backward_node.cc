@@ -267,13 +267,68 @@ const torch::autograd::Edge& BackwardNode::Leaf(size_t input) const {
   return arrival == nullptr ? edge : arrival->next_edge(0);
 }
 
-// Hooks of leaves run in eager's order.
+// By node of EngineNodes: its place in a backward; those that do not run come last.
+std::vector<size_t> BackwardNode::TurnsOf(const std::vector<int32_t>& order) const {
+  std::vector<size_t> turns(program_->joint().engine.nodes.size(), order.size());
+  for (size_t i = 0; i < order.size(); ++i) turns[static_cast<size_t>(order[i])] = i;
+  return turns;
+}
+
+// Hooks of leaves run in eager's order: behind those of the results that come first there, in front of the others.
 void BackwardNode::OrderArrivals(OutputMask given, const std::vector<bool>& wanted) {
-  uint64_t turn = sequence_nr() + num_outputs();
-  for (int32_t input : program_->Consume(given, wanted)->arrivals) {
-    auto* node = next_edge(static_cast<size_t>(input)).function.get();
-    if (dynamic_cast<Arrival*>(node) != nullptr) node->set_sequence_nr(turn--);
+  const EngineNodes& engine = program_->joint().engine;
+  const OutputMask coming = Coming(), hooked = Hooked(coming);
+  const std::vector<int32_t> order = engine.Order(given | coming, wanted);
+  const std::vector<size_t> turns = TurnsOf(order);
+  uint64_t rank = num_outputs();
+  for (int32_t index : order) {
+    const int32_t input = engine.nodes[static_cast<size_t>(index)].input;
+    if (input < 0) continue;
+    auto* arrival = dynamic_cast<Arrival*>(next_edge(static_cast<size_t>(input)).function.get());
+    if (arrival == nullptr) continue;
+    uint64_t next = sequence_nr();  // of the result with hooks whose turn is next
+    for (size_t i = 0; i < result_nodes_.size(); ++i) {
+      const size_t turn = turns[static_cast<size_t>(engine.roots[i])];
+      if ((hooked >> i & 1) != 0 && turn > turns[static_cast<size_t>(index)])
+        next = std::max(next, result_nodes_[i]->sequence_nr());
+    }
+    arrival->set_sequence_nr(next + rank--);
   }
+}
+
+// Those of `coming` whose hooks may see what has arrived at leaves. None where leaves have to wait for all results.
+OutputMask BackwardNode::Hooked(OutputMask coming) const {
+  OutputMask hooked = 0;
+  for (size_t i = 0; i < result_nodes_.size() && !program_->joint().shares_program; ++i) {
+    if ((coming >> i & 1) == 0) continue;
+    torch::autograd::Node& node = *result_nodes_[i];
+    if (HasHooks(node) || !node.retains_grad_hooks().empty()) hooked |= OutputMask{1} << i;
+  }
+  return hooked;
+}
+
+bool BackwardNode::ArrivesBeforeHooks(size_t output) {
+  const JointGraph& joint = program_->joint();
+  const OutputMask coming = Coming(), hooked = Hooked(coming & ~(OutputMask{1} << output));
+  if (hooked == 0) return false;
+  std::vector<bool> leaves(num_outputs(), false);
+  for (int32_t input : program_->InputsOf(output)) {
+    const torch::autograd::Edge& leaf = Leaf(static_cast<size_t>(input));
+    leaves[static_cast<size_t>(input)] = leaf.is_valid() && HasHooks(*leaf.function);
+  }
+  if (std::find(leaves.begin(), leaves.end(), true) == leaves.end()) return false;
+  const std::vector<int32_t> order = joint.engine.Order(coming, WantedGradients());
+  const std::vector<size_t> turns = TurnsOf(order);
+  for (size_t i = 0; i < result_nodes_.size(); ++i) {
+    if ((hooked >> i & 1) == 0) continue;
+    const auto end = order.begin() + static_cast<std::ptrdiff_t>(turns[static_cast<size_t>(joint.engine.roots[i])]);
+    const bool before = std::any_of(order.begin(), end, [&](int32_t node) {
+      const int32_t input = joint.engine.nodes[static_cast<size_t>(node)].input;
+      return input >= 0 && leaves[static_cast<size_t>(input)];
+    });
+    if (before) return true;
+  }
+  return false;
 }
 
 // Whether eager's node number `index` has freed what it saved.
@@ -401,7 +456,7 @@ BackwardNode::Variables BackwardNode::Apply(Variables&& tangents, OutputMask cut
   const OutputMask all_given = given | cut | ran;
   const bool whole =
       all_given == AllOutputs(tangents.size()) && std::find(wanted.begin(), wanted.end(), false) == wanted.end();
-  if (!whole || consumed_ != nullptr) CheckSaved(all_given, wanted, tangents);
+  if (!whole || consumed_ != nullptr || program_->partition().holds_unread) CheckSaved(all_given, wanted, tangents);
   if (check_) now_ = check_(inputs_);
   if (arrivals_) OrderArrivals(all_given, wanted);
   last_given_ = all_given;
@@ -484,8 +539,8 @@ void BackwardNode::Arrive(size_t output, at::Tensor tangent) {
   task.tangents[output] = std::move(tangent);
 }
 
-// Whether none of the results' nodes is still to run in this backward.
-bool BackwardNode::AllArrived(OutputMask arrived) const {
+// The outputs whose nodes run in this backward.
+OutputMask BackwardNode::Coming() const {
   const auto* nodes = torch::autograd::get_current_graph_task_nodes_in_graph();
   const auto* runs = torch::autograd::get_current_graph_task_exec_info();
   const auto is_left_out = [&](torch::autograd::Node* node) {
@@ -493,12 +548,13 @@ bool BackwardNode::AllArrived(OutputMask arrived) const {
     const auto row = runs->find(node);
     return row == runs->end() || !row->second.should_execute();
   };
+  OutputMask coming = 0;
   for (size_t i = 0; i < result_nodes_.size(); ++i) {
-    auto* node = const_cast<torch::autograd::Node*>(result_nodes_[i]);
+    torch::autograd::Node* node = result_nodes_[i];
     const bool comes = nodes != nullptr && nodes->count(node) != 0 && !is_left_out(node);
-    if ((arrived >> i & 1) == 0 && comes) return false;
+    coming |= OutputMask{comes} << i;
   }
-  return true;
+  return coming;
 }
 
 BackwardNode::Variables BackwardNode::HandOut(size_t output) {
@@ -509,7 +565,7 @@ BackwardNode::Variables BackwardNode::HandOut(size_t output) {
   task.tangents.resize(program_->joint().differentiable_outputs.size());
   if (task.any()) {
     // In the engine's order the others have come in by now; else what they need stays.
-    const bool release = !torch::autograd::get_current_graph_task_keep_graph() && AllArrived(task.arrived);
+    const bool release = !torch::autograd::get_current_graph_task_keep_graph() && (Coming() & ~task.arrived) == 0;
     Variables tangents = std::exchange(task.tangents, Variables(task.tangents.size()));
     const OutputMask cut = task.cut & ~task.ran, ran = task.ran;
     task.ran |= cut | Defined(tangents);

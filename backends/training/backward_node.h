@@ -55,8 +55,11 @@ class BackwardNode : public torch::autograd::Node {
   // The backward ends at the output: of eager's nodes its own alone runs, whose gradients nobody gets.
   void RunAlone(size_t output);
   void AddResultNode(torch::autograd::Node* node) { result_nodes_.push_back(node); }
-  // Sequence numbers for what is between the results' nodes and the leaves.
+  // Sequence numbers for what leaves with hooks get behind the node that was made last, and in front of all made later.
   void ReserveArrivals() const;
+  // Whether in eager mode a leaf's hooks see what comes from the output before those of another result run, so that its
+  // gradients are to be handed out at once.
+  bool ArrivesBeforeHooks(size_t output);
 
   // Every backward from now on raises, as after one that did not retain the graph.
   void FreeAsAfterBackward();
@@ -86,7 +89,9 @@ class BackwardNode : public torch::autograd::Node {
   std::shared_ptr<Task> CurrentTask();
 
   Variables Apply(Variables&& tangents, OutputMask cut, OutputMask before, bool release);
-  bool AllArrived(OutputMask arrived) const;
+  OutputMask Coming() const;
+  OutputMask Hooked(OutputMask coming) const;
+  std::vector<size_t> TurnsOf(const std::vector<int32_t>& order) const;
   Variables RunSection(size_t section, const std::vector<bool>& wanted, Variables& tangents, bool release);
   std::vector<at::Tensor> SectionInputs(const BackwardVariant& variant, const Variables& tangents, bool by_operator,
                                         std::vector<const void*>* converted);

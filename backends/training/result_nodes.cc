@@ -59,7 +59,7 @@ bool IsObserved(const torch::autograd::Node* address) {
 class ResultNode : public torch::autograd::Node {
  public:
   ResultNode(Core core, size_t output, Edge leaves, const std::vector<Edge>& points)
-      : core_(std::move(core)), output_(output) {
+      : core_(std::move(core)), output_(output), leaves_turn_(leaves.function->sequence_nr()) {
     add_next_edge(std::move(leaves));
     for (const Edge& point : points) {
       add_next_edge(point);
@@ -75,18 +75,27 @@ class ResultNode : public torch::autograd::Node {
     const bool observed = std::any_of(watched_.begin(), watched_.end(), IsObserved);
     if (!observed || !tangents[0].defined()) {
       if (goes_on) {
+        HurryLeaves();
         core_->Arrive(output_, std::move(tangents[0]));
       } else if (tangents[0].defined()) {
         core_->RunAlone(output_);
       }
       return gradients;
     }
+    if (goes_on) HurryLeaves();
     variable_list of_points = core_->RunCut(output_, std::move(tangents[0]), goes_on);
     std::move(of_points.begin(), of_points.end(), gradients.begin() + 1);
     return gradients;
   }
 
  private:
+  // In eager mode leaves get their gradients as soon as they can. Here all results that come in are computed with at
+  // once, unless somebody would notice: then those of this one are handed out before the next one's turn.
+  void HurryLeaves() {
+    torch::autograd::Node& leaves = *next_edge(0).function;
+    leaves.set_sequence_nr(core_->ArrivesBeforeHooks(output_) ? sequence_nr() : leaves_turn_);
+  }
+
   // The point, and what lies behind it up to the leaves of the call: views, and the points of the result that they are
   // of. All of them live as long as this node.
   void Watch(const torch::autograd::Node* point) {
@@ -102,6 +111,7 @@ class ResultNode : public torch::autograd::Node {
 
   const Core core_;
   const size_t output_;
+  const uint64_t leaves_turn_;
   std::vector<const torch::autograd::Node*> watched_;
 };
 
@@ -140,6 +150,7 @@ void SetHistories(const BackwardCore& core, std::vector<at::Tensor>& outputs,
     auto node = MakeNode<ResultNode>(core, i, leaves[i], points);
     nodes[i] = node.get();
     torch::autograd::set_history(outputs[static_cast<size_t>(joint.differentiable_outputs[i])], node);
+    core->ReserveArrivals();
   }
   for (torch::autograd::Node* node : nodes) core->AddResultNode(node);
 }

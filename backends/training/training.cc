@@ -135,6 +135,7 @@ class TrainingGraph : public CompiledGraph {
           node, outputs, [&](uint64_t sequence) { maker.MakeUpTo(sequence, outputs); },
           [&](size_t result) -> const at::Tensor& { return maker.Result(result); });
     }
+    for (size_t i = 0; i < joint.output_count; ++i) RaiseVersion(outputs[i], joint.output_versions[i]);
     node->Save(outputs);
     if (joint.freed) node->FreeAsAfterBackward();
     outputs.resize(joint.output_count);
@@ -151,6 +152,12 @@ class TrainingGraph : public CompiledGraph {
 };
 
 }  // namespace
+
+void RaiseVersion(const at::Tensor& result, uint32_t version) {
+  if (version == 0 || result.is_inference()) return;
+  c10::VariableVersion counter = result.unsafeGetTensorImpl()->version_counter();  // shares the count
+  if (counter.current_version() < version) counter.set_version(version);
+}
 
 absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileTraining(TrainingRequest request) {
   CompileRequest forward_request;

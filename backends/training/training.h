@@ -37,6 +37,9 @@ struct TrainingRequest {
 // anomaly detection and default saved-tensor hooks.
 absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileTraining(TrainingRequest request);
 
+// A result that the program has written has a version that says so, however the graph made it.
+void RaiseVersion(const at::Tensor& result, uint32_t version);
+
 }  // namespace framejit
 
 #endif  // FRAMEJIT_BACKENDS_TRAINING_TRAINING_H_

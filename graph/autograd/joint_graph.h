@@ -46,11 +46,14 @@ struct JointGraph {
   OutputViews views;                            // how the call's results are made of them
   std::vector<int32_t> differentiable_inputs;   // positions in Graph::inputs: those that require grad
   std::vector<int32_t> differentiable_outputs;  // positions in Graph::outputs
+  std::vector<uint32_t> output_versions;        // by output: its own count of writes; 0: of a look at an input
   // The backward of all differentiable outputs first; where there are several, then that of each one alone.
   std::vector<BackwardSection> sections;
   std::vector<CutPoint> cut_points;
   std::vector<CutSection> cuts;  // by differentiable output; empty where no result is made of another
   EngineNodes engine;            // of the eager function
+  // Code of the program, which need not be linear, lies behind several outputs: it has to get all of theirs at once.
+  bool shares_program = false;
   // A backward that the program ran has freed what those of all outputs need: each of them raises.
   bool freed = false;
 };

@@ -309,7 +309,25 @@ class Partitioner {
   // There for the backward in any case.
   bool IsFree(ValueId id) {
     if (origin_[id] == Origin::kConstant) return true;
-    return origin_[id] == Origin::kInput ? needed_[id] : IsSavedAnyway(id);
+    return (origin_[id] == Origin::kInput ? needed_[id] : IsSavedAnyway(id)) && IsHeldByAll(id);
+  }
+
+  // Whether in eager mode the backward of every single output would notice a write to the input or the output, so that
+  // it may read it although eager's would read something else.
+  bool IsHeldByAll(ValueId id) {
+    const EngineNodes& engine = joint().engine;
+    const size_t count = joint().differentiable_outputs.size();
+    if (count < 2 || engine.nodes.empty()) return true;
+    if (sources_.empty()) sources_ = engine.Sources();
+    const bool is_input = origin_[id] == Origin::kInput;
+    if (!is_input && output_[id] < 0) return true;  // nobody writes it
+    OutputMask holders = 0;
+    for (size_t n = 0; n < engine.nodes.size(); ++n) {
+      const std::vector<int32_t>& held = is_input ? engine.nodes[n].inputs : engine.nodes[n].outputs;
+      const int32_t index = is_input ? position_[id] : output_[id];
+      if (std::find(held.begin(), held.end(), index) != held.end()) holders |= sources_[n];
+    }
+    return holders == AllOutputs(count);
   }
 
   bool CanRecompute(ValueId id) {
@@ -380,6 +398,43 @@ class Partitioner {
     }
     FindPurposes();
     FindReadAnew();
+    HoldUnread();
+  }
+
+  bool WritesInput(int32_t position) const {
+    return std::binary_search(partition_.written_inputs.begin(), partition_.written_inputs.end(), position);
+  }
+
+  // What eager's nodes save and their formulas take the sizes of alone. Those of a checkpoint are made anew, and the
+  // running statistics that batch normalization writes have no versions.
+  void HoldUnread() {
+    if (std::any_of(graph_.nodes.begin(), graph_.nodes.end(), IsInCheckpoint)) return;
+    const EngineNodes& engine = joint().engine;
+    const std::vector<OutputMask> sources = engine.Sources();
+    const size_t count = joint().differentiable_inputs.size();
+    const std::vector<std::vector<uint64_t>> purposes = engine.Purposes(count);
+    const size_t read = partition_.saved.size();
+    const auto hold = [&](SavedValue::Kind kind, int32_t index, size_t node) {
+      const auto is_it = [&](const SavedValue& saved) { return saved.kind == kind && saved.index == index; };
+      auto row = std::find_if(partition_.saved.begin(), partition_.saved.end(), is_it);
+      if (row < partition_.saved.begin() + static_cast<std::ptrdiff_t>(read)) return;
+      if (row == partition_.saved.end()) {
+        row = partition_.saved.insert(row, SavedValue{.kind = kind, .index = index});
+        row->used_for.assign(count, false);
+      }
+      row->used_by |= sources[node];
+      for (size_t i = 0; i < count; ++i)
+        row->used_for[i] = row->used_for[i] || (purposes[node][i / 64] >> (i % 64) & 1) != 0;
+    };
+    for (size_t n = 0; n < engine.nodes.size(); ++n) {
+      for (int32_t input : engine.nodes[n].inputs) {
+        if (!WritesInput(input)) hold(SavedValue::Kind::kInput, input, n);
+      }
+      for (int32_t output : engine.nodes[n].outputs) {
+        if (output < static_cast<int32_t>(joint().output_count)) hold(SavedValue::Kind::kOutput, output, n);
+      }
+    }
+    partition_.holds_unread = partition_.saved.size() > read;
   }
 
   void FindReadAnew() {
@@ -443,6 +498,7 @@ class Partitioner {
   std::vector<int32_t> producer_;        // by value: the node's index
   std::vector<bool> needed_;             // by value: the backward reads it
   std::vector<bool> only_pointwise_;     // by value: all of the backward that reads it is pointwise
+  std::vector<OutputMask> sources_;      // by node of EngineNodes
   std::vector<bool> in_backward_;        // by node
   std::vector<bool> leaves_checkpoint_;  // by value
 };
@@ -581,9 +637,10 @@ class Extractor {
 
   void TakeInputs() {
     for (size_t i = 0; i < partition_.saved.size(); ++i) {
-      if (!used_[partition_.saved[i].value]) continue;
+      const ValueId id = partition_.saved[i].value;
+      if (id == kNoValue || !used_[id]) continue;
       result_.saved.push_back(static_cast<int32_t>(i));
-      result_.graph.inputs.push_back(partition_.saved[i].value);
+      result_.graph.inputs.push_back(id);
     }
     for (size_t i = partition_.joint.input_count; i < source_.inputs.size(); ++i) {
       if (!used_[source_.inputs[i]]) continue;
@@ -609,7 +666,8 @@ class Extractor {
   }
 
   // Whether two looks at one memory have no common element although one begins inside of the other: columns of a
-  // matrix. Offsets are numbers whose digits are indices, where each stride is a multiple of the next one.
+  // matrix, real and imaginary parts. Offsets are numbers whose digits are indices, where each stride is a multiple of
+  // the next one.
   bool AreApart(ValueId a, ValueId b) const {
     const TensorMeta &first = source_.meta(a), &second = source_.meta(b);
     if (first.dtype != second.dtype || first.strides != second.strides) return false;
@@ -629,7 +687,7 @@ class Extractor {
       rest_a %= stride;
       rest_b %= stride;
     }
-    return apart && rest_a == rest_b;
+    return apart || rest_a != rest_b;
   }
 
   // Gradients that are parts of one tensor without a common element stay that, as in eager mode.

@@ -22,6 +22,8 @@ struct SavedValue {
     kIntermediate,  // output number `index` of the forward graph, behind JointGraph::output_count
   };
   Kind kind = Kind::kIntermediate;
+  // kNoValue: an input or an output that no backward reads. Eager's nodes hold it, for its sizes alone, and raise where
+  // it was written.
   ValueId value = kNoValue;
   int32_t index = -1;
   // kIntermediate: an output of the forward in whose memory it lies, so that a write to the one is a write to the
@@ -56,6 +58,7 @@ struct Partition {
   JointGraph joint;  // functional
   Graph forward;     // outputs: the joint graph's, then the saved intermediates
   std::vector<SavedValue> saved;
+  bool holds_unread = false;  // some of `saved` are read by no backward
   // Inputs that the forward writes and no gradient depends on; positions, ascending.
   std::vector<int32_t> written_inputs;
   std::vector<bool> depends_on_tangent;                              // by value of the joint graph

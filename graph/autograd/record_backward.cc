@@ -255,10 +255,15 @@ class BackwardRecorder {
     joint_->output_count = graph_.outputs.size();
     joint_->views = std::move(forward->views);
     looks_at_inputs_ = std::move(forward->looks_at_inputs);
+    absl::flat_hash_set<int32_t> of_inputs;
+    for (ValueId input : graph_.inputs) of_inputs.insert(graph_.meta(input).storage);
     for (size_t i = 0; i < forward->fakes.size(); ++i) {
-      if (!forward->fakes[i].requires_grad()) continue;
+      const at::Tensor& fake = forward->fakes[i];
+      const bool own = !fake.is_inference() && !of_inputs.contains(graph_.meta(graph_.outputs[i]).storage);
+      joint_->output_versions.push_back(own ? static_cast<uint32_t>(fake._version()) : 0);
+      if (!fake.requires_grad()) continue;
       joint_->differentiable_outputs.push_back(static_cast<int32_t>(i));
-      outputs_.push_back(forward->fakes[i]);
+      outputs_.push_back(fake);
     }
     if (outputs_.empty() && joint_->views.calls.empty()) return absl::UnimplementedError("no result requires grad");
     if (outputs_.size() > kMaxDifferentiableOutputs) {
@@ -275,8 +280,10 @@ class BackwardRecorder {
       for (Node* node : nodes) {
         if (std::string why = Unrecordable(*node, program_ != nullptr); !why.empty())
           return absl::UnimplementedError(why);
+        if (!RunsProgram(*node) || ++runs_program[node] == 1) continue;
+        joint_->shares_program = true;
         // The backward of two results of three would be a sum of backwards.
-        if (RunsProgram(*node) && ++runs_program[node] > 1 && outputs_.size() > 2)
+        if (outputs_.size() > 2)
           return absl::UnimplementedError("a custom Function or a hook behind several of more than two results");
       }
     }

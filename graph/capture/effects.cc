@@ -364,6 +364,19 @@ void RecorderState::Impl::NoteVersions() {
   }
 }
 
+// Of results that are no looks at inputs, whose versions NoteVersions sees to.
+void RecorderState::Impl::NoteOutputVersions() {
+  const Graph& graph = session.graph();
+  absl::flat_hash_set<int32_t> of_inputs;
+  for (ValueId input : graph.inputs) of_inputs.insert(graph.meta(input).storage);
+  for (size_t i = 0; i < graph_outputs.size(); ++i) {
+    const at::Tensor& output = TensorOf(graph_outputs[i].get());
+    if (output.is_inference() || output._version() == 0) continue;
+    if (of_inputs.contains(graph.meta(graph.outputs[i]).storage)) continue;
+    recording->output_versions.emplace_back(i, static_cast<uint32_t>(output._version()));
+  }
+}
+
 // Those that were not replaced by others (`.data` was set), by position.
 std::vector<LiftedInput> RecorderState::Impl::LiftedInputs() const {
   absl::flat_hash_map<SourceId, size_t> positions;
@@ -398,6 +411,7 @@ void RecorderState::Impl::CollectOutputs() {
     if (!recording->inputs_overlap) AddGuard(GuardKind::kNoOverlap, kNoSource);
   }
   if (mutates && !recording->inputs_overlap) NoteVersions();
+  if (mutates) NoteOutputVersions();
   CheckDefaultDtype();
   recording->needs_autograd |= writes_under_autograd;
   if (changes_inference) recording->no_joint = "inference mode is entered or left inside";

@@ -546,6 +546,7 @@ struct RecorderState::Impl {
   std::vector<LiftedInput> LiftedInputs() const;
   bool SharesMemoryWithAnotherInput(PyObject* tensor) const;
   void NoteVersions();
+  void NoteOutputVersions();
   void CollectOutputs();
   absl::flat_hash_map<PyObject*, RecipeId> recipe_of;
   std::vector<PyRef> recipe_objects;

@@ -4,11 +4,12 @@ Here is how programs are put together: blocks, scopes, calls. What they consist 
 
 from __future__ import annotations
 
-import random
 import re
 
 from tests.fuzz import grammar
+from tests.fuzz.choices import Choices
 from tests.fuzz.program import Program
+from tests.fuzz.training import TrainingGenerator
 from tests.fuzz.world import CHANGES, GLOBALS, PARAMETERS, WORLD
 
 HOLE = re.compile(r"\$(?:\[(?P<texts>[^\]]*)\]|\((?P<kinds>[^)]*)\)|(?P<same>=?)(?P<name>[A-Za-z]+))")
@@ -37,23 +38,12 @@ def indented(lines: list[str]) -> list[str]:
     return ["    " + line for line in lines]
 
 
-class Choices:
-    """Chooses and fills in templates."""
+class Templates(Choices):
+    """Fills in templates."""
 
     def __init__(self, seed: int):
-        self.rng = random.Random(seed)
-        self.counter = 0
+        super().__init__(seed)
         self.last: dict[str, str] = {}  # by kind: the name that was chosen last
-
-    def one(self, options):
-        return options[self.rng.randrange(len(options))]
-
-    def chance(self, probability: float) -> bool:
-        return self.rng.random() < probability
-
-    def fresh(self, prefix: str) -> str:
-        self.counter += 1
-        return f"{prefix}{self.counter}"
 
     def name(self, scope: Scope, kind: str) -> str:
         own = scope.names.get(kind, [])
@@ -111,7 +101,7 @@ class Choices:
         return self.row(scope, grammar.STRUCTURES, depth - 1)
 
 
-class Statements(Choices):
+class Statements(Templates):
     """Statements are lists of lines."""
 
     def block(self, scope: Scope, depth: int, count: int, loop: bool = False) -> list[str]:
@@ -332,5 +322,9 @@ class Generator(Statements):
         return changed
 
 
+TRAINED = 1000  # of that many seeds the last quarter is of programs that are trained
+
+
 def make(seed: int) -> Program:
-    return Generator(seed).program(seed)
+    of_training = seed % TRAINED >= TRAINED * 3 // 4
+    return (TrainingGenerator if of_training else Generator)(seed).program(seed)

@@ -54,6 +54,7 @@ class Program:
     checks: str = ""
     name: str = "program"
     recompile_limit: int = 8
+    tolerance: float = 0.0  # at least: gradients may be sums in another order
 
     def source(self) -> str:
         """As a file that says by itself what is wrong."""
@@ -62,7 +63,7 @@ class Program:
             "from tests.fuzz.program import Program, difference\n\n"
             f"SETUP = '''\\\n{self.setup}'''\nSTEPS = [\n{steps}]\n"
             f"print(difference(Program(SETUP, STEPS, backend={self.backend!r}, checks={self.checks!r}, "
-            f"recompile_limit={self.recompile_limit})))\n"
+            f"recompile_limit={self.recompile_limit}, tolerance={self.tolerance})))\n"
         )
 
 
@@ -208,7 +209,7 @@ def difference(
             return "check: a check of framejit failed, and the program caught the error"
         if statistics is not None:
             _count(statistics, program, actual)
-        tolerance = _tolerance(program, actual)
+        tolerance = max(program.tolerance, _tolerance(program, actual))
         for index, (e, a) in enumerate(zip(expected.observations, actual.observations, strict=True)):
             found = observe.compare(e, a, tolerance)
             if found is not None:

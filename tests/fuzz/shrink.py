@@ -26,7 +26,7 @@ class Shrinker:
             return False
         self.tries += 1
         values = {"backend": self.best.backend, "checks": self.best.checks, **changes}
-        values["recompile_limit"] = self.best.recompile_limit
+        values |= {"recompile_limit": self.best.recompile_limit, "tolerance": self.best.tolerance}
         candidate = Program(setup, steps, name=self.best.name, **values)
         try:
             found = difference(candidate)
