@@ -114,6 +114,17 @@ void SetVersion(const at::Tensor& tensor, int64_t version) {
   counter.set_version(version);
 }
 
+// The versions of a result that the program has written: a look at an input counts with that.
+void CountWrites(const at::Tensor& result, uint32_t version, c10::ArrayRef<at::Tensor> inputs) {
+  for (const at::Tensor& input : inputs) {
+    if (!result.has_storage() || !input.has_storage() || !result.is_alias_of(input)) continue;
+    if (!result.is_inference() && !input.is_inference())
+      result.unsafeGetTensorImpl()->set_version_counter(input.unsafeGetTensorImpl()->version_counter());
+    return;
+  }
+  RaiseVersion(result, version);
+}
+
 }  // namespace
 
 bool Trace::CoversSizes(const CallState& state) {
@@ -193,7 +204,7 @@ Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
     return Outcome::kDiscarded;
   }
   for (size_t i = 0; i < versions.size(); ++i) SetVersion(inputs[versions[i].first], before[i] + versions[i].second);
-  for (const auto& [position, version] : output_versions) RaiseVersion(outputs.get()[position], version);
+  for (const auto& [position, version] : output_versions) CountWrites(outputs.get()[position], version, inputs);
   lent.GiveBack();
   *result = exit->Run(sources, outputs.get(), symbols);
   return Outcome::kDone;

@@ -405,10 +405,9 @@ class Partitioner {
     return std::binary_search(partition_.written_inputs.begin(), partition_.written_inputs.end(), position);
   }
 
-  // What eager's nodes save and their formulas take the sizes of alone. Those of a checkpoint are made anew, and the
-  // running statistics that batch normalization writes have no versions.
+  // What eager's nodes save and their formulas take the sizes of alone. The running statistics that batch normalization
+  // writes have no versions.
   void HoldUnread() {
-    if (std::any_of(graph_.nodes.begin(), graph_.nodes.end(), IsInCheckpoint)) return;
     const EngineNodes& engine = joint().engine;
     const std::vector<OutputMask> sources = engine.Sources();
     const size_t count = joint().differentiable_inputs.size();
@@ -445,8 +444,14 @@ class Partitioner {
       ForEachOperandValue(node, [&](const ValueId& id) { read_outside[id] = true; });
     }
     for (ValueId id : partition_.forward.outputs) read_outside[id] = true;
-    for (SavedValue& saved : partition_.saved)
-      saved.read_anew = saved.kind == SavedValue::Kind::kInput && !read_outside[saved.value];
+    const auto is_held = [&](int32_t input) {
+      return std::any_of(joint().engine.nodes.begin(), joint().engine.nodes.end(), [&](const EngineNode& node) {
+        return std::find(node.inputs.begin(), node.inputs.end(), input) != node.inputs.end();
+      });
+    };
+    for (SavedValue& saved : partition_.saved) {
+      saved.read_anew = saved.kind == SavedValue::Kind::kInput && !read_outside[saved.value] && !is_held(saved.index);
+    }
   }
 
   // Which gradients are made of each saved value, up to what is saved itself.

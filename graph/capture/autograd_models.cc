@@ -1,4 +1,5 @@
 // Calls of custom autograd Functions, torch.autograd.grad, backward, hooks on tensors and torch.utils.checkpoint.
+#include <ATen/SequenceNumber.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
@@ -361,7 +362,13 @@ class AutogradCalls {
     const size_t written = recorder_.writes.size();
     const size_t contexts = gradients_.contexts.size(), hooks = gradients_.hooks.size();
     const size_t first_node = graph_.nodes.size(), first_value = graph_.values.size();
-    const auto first_call = static_cast<int32_t>(torch_.calls.size());
+    ProgramGradients::Checkpoint checkpoint{
+        {static_cast<int32_t>(torch_.calls.size()), 0}, {at::sequence_number::peek(), 0}, {}};
+    for (Py_ssize_t i = 0; i < call.nargs; ++i) {
+      if (!IsTensor(call.args[i]) || !IsFake(TensorOf(call.args[i]))) continue;
+      const at::Tensor& argument = TensorOf(call.args[i]);
+      if (!argument.is_inference()) checkpoint.arguments.emplace_back(argument, argument._version());
+    }
     const ProgramTorchState state = ProgramTorchState::Current();
     std::vector<StopPoint> stops = recorder_.PossibleStops();
     ++recorder_.open_checkpoints;
@@ -374,7 +381,9 @@ class AutogradCalls {
     if (gradients_.contexts.size() != contexts || gradients_.hooks.size() != hooks)
       return Refuse("of a function with custom Functions or hooks");
     if (gradients_.checkpoints.empty()) gradients_.checkpoint_stops = std::move(stops);
-    gradients_.checkpoints.emplace_back(first_call, static_cast<int32_t>(torch_.calls.size()));
+    checkpoint.calls.second = static_cast<int32_t>(torch_.calls.size());
+    checkpoint.sequence.second = at::sequence_number::peek();
+    gradients_.checkpoints.push_back(std::move(checkpoint));
     return result.release();
   }
 

@@ -364,15 +364,18 @@ void RecorderState::Impl::NoteVersions() {
   }
 }
 
-// Of results that are no looks at inputs, whose versions NoteVersions sees to.
+// Of results that are looks at inputs, those that count with these: what `.data` gives does not.
 void RecorderState::Impl::NoteOutputVersions() {
   const Graph& graph = session.graph();
-  absl::flat_hash_set<int32_t> of_inputs;
-  for (ValueId input : graph.inputs) of_inputs.insert(graph.meta(input).storage);
+  absl::flat_hash_map<int32_t, int64_t> of_inputs;  // by storage
+  for (const LiftedInput& input : LiftedInputs()) {
+    if (!input.fake.is_inference()) of_inputs.emplace(FakeSession::MetaOf(input.fake).storage, input.fake._version());
+  }
   for (size_t i = 0; i < graph_outputs.size(); ++i) {
     const at::Tensor& output = TensorOf(graph_outputs[i].get());
     if (output.is_inference() || output._version() == 0) continue;
-    if (of_inputs.contains(graph.meta(graph.outputs[i]).storage)) continue;
+    const auto input = of_inputs.find(graph.meta(graph.outputs[i]).storage);
+    if (input != of_inputs.end() && input->second != output._version()) continue;
     recording->output_versions.emplace_back(i, static_cast<uint32_t>(output._version()));
   }
 }
@@ -448,6 +451,15 @@ void RecorderState::Impl::CollectOutputs() {
 void RecorderState::Impl::NoteCheckpointReads() {
   if (Gradients().checkpoints.empty()) return;
   recording->checkpoints = true;
+  std::vector<std::pair<at::Tensor, int64_t>> arguments;
+  for (const ProgramGradients::Checkpoint& checkpoint : Gradients().checkpoints)
+    arguments.insert(arguments.end(), checkpoint.arguments.begin(), checkpoint.arguments.end());
+  for (const auto& [argument, version] : arguments) {
+    if (argument._version() == version) continue;
+    Break(BreakCode::kAutograd, "a checkpoint, which is given what is written behind it");
+    recording->stops = std::move(Gradients().checkpoint_stops);
+    return;
+  }
   for (const auto& [cell, value] : checkpoint_cells) {
     const auto written = cell_values.find(cell.get());
     PyObject* now = written == cell_values.end() ? PyCell_GET(cell.get()) : written->second.value.get();

@@ -138,6 +138,31 @@ void SaveRandomStates(Graph& graph) {
 
 }  // namespace
 
+namespace {
+
+// In eager mode the nodes inside of a checkpoint hold nothing: the checkpoint holds what its function was given.
+void HoldArguments(const std::vector<ProgramGradients::Checkpoint>& checkpoints, JointGraph& joint) {
+  const Graph& graph = joint.graph;
+  for (EngineNode& node : joint.engine.nodes) {
+    for (const ProgramGradients::Checkpoint& checkpoint : checkpoints) {  // of nested ones the outermost
+      if (node.sequence < checkpoint.sequence.first || node.sequence >= checkpoint.sequence.second) continue;
+      node.inputs.clear();
+      node.outputs.clear();
+      for (const auto& [argument, version] : checkpoint.arguments) {
+        const int32_t storage = FakeSession::MetaOf(argument).storage;
+        for (size_t i = 0; node.frees && i < joint.input_count; ++i) {
+          if (graph.meta(graph.inputs[i]).storage == storage) node.inputs.push_back(static_cast<int32_t>(i));
+        }
+        for (size_t i = 0; node.frees && i < joint.output_count; ++i) {
+          if (graph.meta(graph.outputs[i]).storage == storage) node.outputs.push_back(static_cast<int32_t>(i));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording, ProgramGradients& program,
                                                             FakeSession& session,
                                                             const std::vector<LiftedInput>& inputs,
@@ -148,13 +173,16 @@ absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording
                     : RecordBackward(session, inputs, outputs, nullptr);
   // Outer ones last: what leaves an inner one is inside of the outer one, which keeps nothing.
   for (size_t i = 0; joint.ok() && i < program.checkpoints.size(); ++i) {
-    const auto& [first, last] = program.checkpoints[i];
+    const auto& [first, last] = program.checkpoints[i].calls;
     for (Node& node : (*joint)->graph.nodes) {
       if (node.torch_call >= first && node.torch_call < last)
         node.torch_call = kFirstCheckpoint - static_cast<int32_t>(i);
     }
   }
-  if (joint.ok() && !program.checkpoints.empty()) SaveRandomStates((*joint)->graph);
+  if (joint.ok() && !program.checkpoints.empty()) {
+    HoldArguments(program.checkpoints, **joint);
+    SaveRandomStates((*joint)->graph);
+  }
   return joint;
 }
 

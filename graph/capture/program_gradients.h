@@ -29,6 +29,14 @@ struct ProgramGradients {
     PyRef function;
   };
 
+  // A call of torch.utils.checkpoint. The pairs are half-open ranges.
+  struct Checkpoint {
+    std::pair<int32_t, int32_t> calls;       // of the torch-level graph
+    std::pair<uint64_t, uint64_t> sequence;  // of autograd's nodes
+    // What the function was given, and its versions then: in eager mode a backward raises where it was written since.
+    std::vector<std::pair<at::Tensor, int64_t>> arguments;
+  };
+
   // Whether a backward may run code of the program.
   bool any() const { return !contexts.empty() || !hooks.empty(); }
   // Whether all hooks are where they were put: the torch-level graph does not know that one was removed.
@@ -40,12 +48,12 @@ struct ProgramGradients {
   bool reads_outside = false;               // what may be another value when torch runs the program's code once more
   absl::flat_hash_set<PyObject*> unpacked;  // contexts whose saved tensors a backward asked for
   std::vector<Hook> hooks;
-  std::vector<at::Tensor> retained;                      // results of operators whose gradients a backward keeps
-  std::vector<PyRef> with_gradients;                     // tensors made inside that have a `.grad`
-  bool runs_backward = false;                            // Tensor.backward was recorded
-  std::vector<StopPoint> backward_stops;                 // where the recording can end in front of the first one
-  std::vector<std::pair<int32_t, int32_t>> checkpoints;  // their torch-level calls: first, behind the last
-  std::vector<StopPoint> checkpoint_stops;               // as backward_stops
+  std::vector<at::Tensor> retained;         // results of operators whose gradients a backward keeps
+  std::vector<PyRef> with_gradients;        // tensors made inside that have a `.grad`
+  bool runs_backward = false;               // Tensor.backward was recorded
+  std::vector<StopPoint> backward_stops;    // where the recording can end in front of the first one
+  std::vector<Checkpoint> checkpoints;      // outer ones behind inner ones
+  std::vector<StopPoint> checkpoint_stops;  // as backward_stops
 };
 
 // Code of the program that autograd calls.

@@ -87,7 +87,7 @@ struct Recording {
   // By position: how far the program's calls move the versions of inputs that they write, which those through `.data`
   // do not.
   std::vector<std::pair<size_t, uint32_t>> versions;
-  // By position in Graph::outputs: the versions of results in memory of their own that the program has written.
+  // By position in Graph::outputs: the versions of results that the program has written, counted from their making.
   std::vector<std::pair<size_t, uint32_t>> output_versions;
   std::optional<Break> graph_break;  // set: graph and exit plan are empty
   // After a break: where the recording could end instead, best first.

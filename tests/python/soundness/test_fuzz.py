@@ -14,10 +14,11 @@ from tests.fuzz.program import Program, Statistics, difference
 from tests.fuzz.shrink import Shrinker
 
 PROGRAMS, CHUNK = 120, 60
+TRAINED = generate.TRAINED * 3 // 4  # the first seed of a program that is trained
 X = vector(3, seed=1)
 
 
-@pytest.mark.parametrize("first", range(0, PROGRAMS, CHUNK))
+@pytest.mark.parametrize("first", [*range(0, PROGRAMS, CHUNK), *range(TRAINED, TRAINED + PROGRAMS, CHUNK)])
 def test_random_programs(first):
     statistics = Statistics()
     for seed in range(first, first + CHUNK):
@@ -266,6 +267,16 @@ FOUND = {
     "a row of what was squeezed in place, which is written (8019115)": (
         "M = torch.nn.Linear(3, 3)\n\ndef f(x):\n    a, b, c = F.linear(x, M.weight)\n    a.sub_(2)\n    return a\n",
         ["result = call(T(3))"] * 3,
+    ),
+    "the version of a look at an input that is written (899)": (
+        "def f(x):\n    y = x[1]\n    y.add_(1)\n    return y, x.detach()\n",
+        ["a = T(2, 3)\na.add_(1)\nversions = [t._version for t in call(a)]"] * 3,
+    ),
+    "what a checkpoint is given, written behind it (917)": (
+        "import torch.utils.checkpoint\n\ndef f(x):\n    y = x.sin()\n"
+        "    z = torch.utils.checkpoint.checkpoint(lambda v: (v * 2).sin(), y, use_reentrant=False)\n"
+        "    y.add_(1)\n    return z\n",
+        ["z = call(T(3, grad=True))\ntry: z.sum().backward()\nexcept RuntimeError as e: LOG.append(str(e)[:60])"] * 2,
     ),
     "an argument that is the default's object (47413)": (
         "N = 3\n\ndef g(x, *args, key=1):\n    return x * key\n\ndef f(x):\n    return g(x, key=N)\n",

@@ -374,3 +374,51 @@ def test_deep_copies_have_checkpoints_of_their_own():
     model.eval()
     loss.backward()
     assert other.block.linear.weight.grad is not None and model.block.linear.weight.grad is None
+
+
+@pytest.mark.parametrize("written", ["input", "input without a gradient", "result", "inside"])
+def test_what_a_checkpoint_is_given_must_not_be_written(written):
+    """Unlike what its function reads from elsewhere: eager saves its arguments."""
+
+    def function(x, data):
+        y = x * 2
+        z = checkpoint(lambda a, b, c: (a * b).sin() * c.cos(), x, y, data, use_reentrant=False)
+        if written == "inside":
+            y.add_(1)
+        return y, z
+
+    def run(call):
+        x, data = leaf(X), X.clone()
+        y, z = call(x, data)
+        with torch.no_grad():
+            {"input": x, "input without a gradient": data, "result": y, "inside": torch.zeros(1)}[written].mul_(2)
+        try:
+            return torch.autograd.grad(z.sum(), x)
+        except RuntimeError as error:
+            return str(error)[:60]
+
+    compiled = framejit.compile(function)
+    for _ in range(3):
+        assert_same(run(compiled), run(function))
+
+
+def test_writes_beside_a_checkpoint():
+    """What eager's nodes outside of it hold for its sizes."""
+
+    def function(x):
+        y = checkpoint(lambda z: (z * 2).sin(), x.cos(), use_reentrant=False)
+        return y, torch.std_mean(x)[1]
+
+    def run(call):
+        x = leaf(X)
+        _, mean = call(x)
+        with torch.no_grad():
+            x.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            mean.backward()
+
+    run(function)
+    compiled = framejit.compile(function)
+    for _ in range(2):
+        run(compiled)
+    assert all(report.has_backward for report in reports(compiled))
