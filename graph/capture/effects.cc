@@ -367,14 +367,16 @@ void RecorderState::Impl::NoteVersions() {
 // Of results that are looks at inputs, those that count with these: what `.data` gives does not.
 void RecorderState::Impl::NoteOutputVersions() {
   const Graph& graph = session.graph();
+  const absl::flat_hash_set<int32_t> written = WrittenStorages(graph);
   absl::flat_hash_map<int32_t, int64_t> of_inputs;  // by storage
   for (const LiftedInput& input : LiftedInputs()) {
     if (!input.fake.is_inference()) of_inputs.emplace(FakeSession::MetaOf(input.fake).storage, input.fake._version());
   }
   for (size_t i = 0; i < graph_outputs.size(); ++i) {
     const at::Tensor& output = TensorOf(graph_outputs[i].get());
-    if (output.is_inference() || output._version() == 0) continue;
-    const auto input = of_inputs.find(graph.meta(graph.outputs[i]).storage);
+    const int32_t storage = graph.meta(graph.outputs[i]).storage;
+    if (output.is_inference() || !written.contains(storage)) continue;
+    const auto input = of_inputs.find(storage);
     if (input != of_inputs.end() && input->second != output._version()) continue;
     recording->output_versions.emplace_back(i, static_cast<uint32_t>(output._version()));
   }

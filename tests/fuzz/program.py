@@ -32,6 +32,11 @@ def hooked(tensor):
     tensor.register_hook(lambda gradient: gradient * 2)
     return tensor
 
+def hook(tensor, function):
+    # In torch, hooks on views that were written crash. What is a view may be told as none by a compiled call.
+    if not tensor._version:
+        tensor.register_hook(function)
+
 LOG = []
 """
 SECONDS = 30  # of processor time one program may take

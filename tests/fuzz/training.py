@@ -31,11 +31,6 @@ def tried(run):
         # Hooks on results that run in front of a node that was freed are not all run by a compiled backward.
         LOG[before:] = [entry for entry in LOG[before:] if entry[0] in ("a0", "a1", "a2")] + [str(error)[:60]]
 
-def hook(tensor, function):
-    # In torch, hooks on views that were written crash.
-    if not (tensor._is_view() and tensor._version):
-        tensor.register_hook(function)
-
 def gradient(results, inputs, **options):
     found = tried(lambda: torch.autograd.grad(sum(t.sum() for t in results), inputs, allow_unused=True, **options))
     LOG.append(None if found is None else [None if g is None else g.detach().clone() for g in found])
@@ -91,7 +86,7 @@ LEAF_HOOKS = [
 RESULT_HOOKS = [
     "hook(r[{i} % len(r)], note('r{i}'))",
     "hook(r[{i} % len(r)], note('r{i}', 3))",
-    "if not r[{i} % len(r)]._is_view(): r[{i} % len(r)].retain_grad()",
+    "if not r[{i} % len(r)]._version: r[{i} % len(r)].retain_grad()",
     "for i, t in enumerate(r): hook(t, note(i))",
 ]
 ACTIONS = [

@@ -398,7 +398,8 @@ def test_what_a_checkpoint_is_given_must_not_be_written(written):
             return str(error)[:60]
 
     compiled = framejit.compile(function)
-    for _ in range(3):
+    # Where the checkpoint runs natively it is looked into eight times alone, in all tests together.
+    for _ in range(1 if written == "inside" else 3):
         assert_same(run(compiled), run(function))
 
 
