@@ -143,11 +143,22 @@ std::shared_ptr<const Consumption> TrainingProgram::Consume(const std::vector<in
     }
   }
   const bool any = std::any_of(reaches.begin(), reaches.end(), [](OutputMask outputs) { return outputs != 0; });
-  made->all = any && raises == reaches;
+  // The backwards up to cut points that would not raise.
+  OutputMask cuts = 0;
+  for (size_t i = 0; i < joint().cuts.size(); ++i) {
+    const CutSection& cut = joint().cuts[i];
+    const bool freed = std::any_of(cut.nodes.begin(), cut.nodes.end(), [&](int32_t node) {
+      return engine.nodes[static_cast<size_t>(node)].frees && made->ran[static_cast<size_t>(node)];
+    });
+    if (!cut.points.empty() && !freed) cuts |= OutputMask{1} << i;
+  }
+  made->all = any && raises == reaches &&
+              std::none_of(request_.partition.saved.begin(), request_.partition.saved.end(),
+                           [&](const SavedValue& saved) { return (saved.cut_by & cuts) != 0; });
   for (size_t s = 0; s < request_.partition.saved.size(); ++s) {
     const SavedValue& saved = request_.partition.saved[s];
     const auto index = static_cast<int32_t>(s);
-    bool freed = true;
+    bool freed = (saved.cut_by & cuts) == 0;
     for (size_t i = 0; i < input_count; ++i) freed = freed && (!saved.used_for[i] || (saved.used_by & ~raises[i]) == 0);
     if (freed) made->freed.push_back(index);
     const bool held = saved.kind == SavedValue::Kind::kInput    ? inputs.contains(saved.index)

@@ -395,6 +395,9 @@ class Partitioner {
       if (joint().cuts[i].points.empty()) continue;
       for (int32_t index : ExtractBackward(partition_, joint().sections.size() + i, all).saved)
         partition_.saved[static_cast<size_t>(index)].used_by |= OutputMask{1} << i;
+      const std::vector<bool> none(all.size(), false);
+      for (int32_t index : ExtractBackward(partition_, joint().sections.size() + i, none).saved)
+        partition_.saved[static_cast<size_t>(index)].cut_by |= OutputMask{1} << i;
     }
     FindPurposes();
     FindReadAnew();

@@ -32,6 +32,7 @@ struct SavedValue {
   // kInput: only checkpoints read it. In eager mode these read it anew, with whatever is in it by then.
   bool read_anew = false;
   OutputMask used_by = 0;      // by the backward of which differentiable outputs, each alone
+  OutputMask cut_by = 0;       // by the backward of which outputs up to the cut points that they are made of
   std::vector<bool> used_for;  // the gradients of which differentiable inputs
 };
 

@@ -101,10 +101,11 @@ ACTIONS = [
     "LOG.append([t.grad for t in r if t.retains_grad])",
 ]
 
-# A compiled backward that is differentiated needs all inputs of the call as they were.
+# A compiled backward that is differentiated needs all inputs of the call as they were, and differentiating it frees
+# nothing of the call's but the nodes of results.
 DIFFERENTIATED = [
-    "gradient(gradient(r, leaves, create_graph=True), leaves, {keep})",
-    "gradient(gradient([r[{i} % len(r)]], leaves, create_graph=True), leaves, {keep})",
+    "gradient(gradient(r, leaves, create_graph=True), leaves, retain_graph=True)",
+    "gradient(gradient([r[{i} % len(r)]], leaves, create_graph=True), leaves, retain_graph=True)",
 ]
 WRITTEN_SINCE = [
     "with torch.no_grad(): r[{i} % len(r)].add_(1)",

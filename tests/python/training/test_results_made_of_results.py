@@ -202,7 +202,22 @@ def of_one_leaf_twice(function, args):
     return found
 
 
+def up_to_what_was_freed(function, args):
+    """Between two results nothing was freed by a backward of the first."""
+    inputs, results = results_of(function, args)
+    first, last = live(results)[0], live(results)[-1]
+    results[first].sum().backward()
+    found = []
+    for _ in range(2):
+        try:
+            found.append(torch.autograd.grad(results[last].sum(), results[first], allow_unused=True))
+        except RuntimeError as error:
+            found.append(str(error)[:60])
+    return found, [t.grad for t in inputs]
+
+
 SCENARIOS = {
+    "up to what was freed": up_to_what_was_freed,
     "of one leaf twice": of_one_leaf_twice,
     "gradients": gradients_of_each,
     "differentiable": lambda f, a: gradients_of_each(f, a, create_graph=True),
