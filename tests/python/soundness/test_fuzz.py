@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from framejit_testing import vector
+import torch
+from framejit_testing import check, vector
 
 import framejit
 from tests.fuzz import generate
@@ -319,3 +320,28 @@ def test_unused_results_that_kernels_refuse(call, backend):
     steps = [f"result = call(T(3, 3, dtype=torch.{dtype}))" for dtype in ("int64", "float32", "bool", "int64")]
     found = difference(Program(setup, steps, backend=backend))
     assert found is None, found
+
+
+OVERLAPS = ["x.copy_(x[0])", "x[1:].copy_(x[:-1])", "x[:1].expand(3).copy_(x)", "x.view(3, 1).copy_(x.view(1, 3))",
+            "x[:1].expand(3).relu_()", "F.hardtanh_(x[:1].expand(3))", "x[:1].expand(3).uniform_()",
+            "x[:1].expand(3).normal_()", "x[:1].expand(3).bernoulli_(0.5)", "x[1:].add_(x[:-1])",
+            "m[1:].masked_fill_(m[:-1], True)", "x.index_put_((I,), x[1:])", "x[1:] = x[:-1]",
+            "I.index_put_((I,), J)"]  # fmt: skip
+
+
+@pytest.mark.parametrize("call", OVERLAPS)
+def test_writes_that_overlap(call):
+    """Found by seed 11015794: where eager raised, the recording went on with what came next, a loop without end."""
+    names = {"I": torch.tensor([0, 1]), "J": torch.tensor([1, 0]), "F": torch.nn.functional}
+    exec(f"def f(x):\n    m = x > 0\n    y = x + 1\n    {call}\n    return y", names)
+    check(names["f"], vector(3), graphs=1, breaks=1)
+
+
+def test_writes_over_themselves():
+    """What lies where it is written to already: eager does not raise, and one graph does it."""
+
+    def f(x):
+        x.copy_(x), x[:1].expand(3).copy_(x[:1].expand(3)), x[:1].expand(3).fill_(2), x[1:2].expand(3).zero_()
+        return x.masked_fill_(x > 1, x[0])
+
+    check(f, vector(3), graphs=1, breaks=0)
