@@ -213,6 +213,12 @@ EntryStep RaiseCheckError(const absl::Status& status) {
   return EntryStep{.kind = EntryStep::Kind::kReturned, .result = {}, .function = {}};
 }
 
+// The call runs in the interpreter; tests count what failed.
+void ReportInternalError(const std::exception& error) {
+  LogWarning(absl::StrCat("internal error: ", error.what()));
+  ++check_failures;
+}
+
 EntryStep RaiseShadowError(EntryObject* entry, const Trace& trace, const std::string& what) {
   PrintOptions options;
   options.max_constant_elements = 16;
@@ -353,7 +359,7 @@ PyObject* EntryVectorcall(PyObject* self, PyObject* const* args, size_t nargsf, 
   try {
     return Dispatch(call);
   } catch (const std::exception& error) {
-    LogWarning(absl::StrCat("internal error: ", error.what()));
+    ReportInternalError(error);
   }
   PyErr_Clear();
   return call.Native();
@@ -523,7 +529,7 @@ EntryStep RunEntry(PyObject* entry, const CallState& call_state) {
   try {
     return Step(AsEntry(entry), call_state);
   } catch (const std::exception& error) {
-    LogWarning(absl::StrCat("internal error: ", error.what()));
+    ReportInternalError(error);
   }
   PyErr_Clear();
   return {};

@@ -11,6 +11,7 @@ from framejit_testing import check, vector
 
 import framejit
 from tests.fuzz import generate
+from tests.fuzz.observe import Values, compare
 from tests.fuzz.program import Program, Statistics, difference
 from tests.fuzz.shrink import Shrinker
 
@@ -345,3 +346,24 @@ def test_writes_over_themselves():
         return x.masked_fill_(x > 1, x[0])
 
     check(f, vector(3), graphs=1, breaks=0)
+
+
+def test_rounding_alone():
+    """Like seed 12016051, where a gradient is zero but for rounding; a number that is wrong is one all the same."""
+    setup = "def f(x):\n    return (x.softmax(-1).sum(-1) - 1) * 1e6\n"
+    steps = ["result = call(T(64, 33))"]
+    assert difference(Program(setup, steps, backend="auto")) is None
+    eager, wrong = ([("result", (Values(torch.tensor([value])),))] for value in (1.0, 1.1))
+    assert compare(eager, wrong, 1e-5, [eager, eager]) is not None
+
+
+def test_shadow_of_expanded_inputs():
+    """Found by seed 12000000 and more: what the shadow check takes back may be one element seen many times."""
+    setup = "def f(x, y):\n    x.fill_(2)\n    y[0].add_(1)\n    return x + y\n"
+    steps = [
+        "result = call(T(1).expand(3), T(2, 1).expand(2, 3))",
+        "result = call(T(1).expand(3), T(3, 1).expand(3, 3))",
+    ]
+    for backend in ("interp", "auto"):
+        found = difference(Program(setup, steps, backend, checks="shadow"))
+        assert found is None, found
