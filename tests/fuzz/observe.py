@@ -16,6 +16,7 @@ import framejit
 PLAIN = (int, float, complex, str, bytes, bool, type(None), type(...), torch.dtype, torch.device, range)
 # What is no fact of the program: addresses, and which of autograd's nodes it is that finds an input overwritten.
 ADDRESS = re.compile(r" at 0x[0-9a-f]+|\[torch\.\w+ \[[0-9, ]*\]\], which is output \d+ of [\w:]+")
+NODE = re.compile(r"grad_fn=<\w+>")  # of a tensor in a text
 
 
 @dataclass
@@ -104,7 +105,7 @@ class _Observer:
             for index, item in enumerate(value):
                 self.visit(f"{path}[{index}]", item)
         elif isinstance(value, (set, frozenset)):
-            self.add(path, sorted(_text(item) for item in value))
+            self.add(path, sorted(NODE.sub("grad_fn", _text(item)) for item in value))
         elif isinstance(value, slice):
             for name in ("start", "stop", "step"):
                 self.visit(f"{path}.{name}", getattr(value, name))
