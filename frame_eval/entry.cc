@@ -22,6 +22,7 @@
 #include "frame_eval/resume_loop.h"
 #include "frame_eval/shadow_check.h"
 #include "graph/capture/recorder.h"
+#include "graph/error_text.h"
 #include "graph/print.h"
 
 namespace framejit {
@@ -215,7 +216,7 @@ EntryStep RaiseCheckError(const absl::Status& status) {
 
 // The call runs in the interpreter; tests count what failed.
 void ReportInternalError(const std::exception& error) {
-  LogWarning(absl::StrCat("internal error: ", error.what()));
+  LogWarning(absl::StrCat("internal error: ", ErrorText(error)));
   ++check_failures;
 }
 
