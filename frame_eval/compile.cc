@@ -18,6 +18,7 @@
 #include "frame_eval/size_variants.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/autograd/partition.h"
+#include "graph/error_text.h"
 #include "graph/fake/fake_session.h"
 #include "graph/fx_export.h"
 #include "graph/passes/pipeline.h"
@@ -516,7 +517,7 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& re
     }
     return (*backend)->Compile(compile);
   } catch (const std::exception& error) {
-    return absl::InternalError(error.what());
+    return absl::InternalError(ErrorText(error));
   }
 }
 
@@ -530,7 +531,7 @@ absl::StatusOr<std::shared_ptr<Trace>> CompileCall(const CallState& state, const
         Compilation(state, options, std::move(argument_names), std::move(resumes), advance_iterators, varying, sizes)
             .Run();
   } catch (const std::exception& error) {
-    std::string what = error.what();
+    std::string what = ErrorText(error);
     if (what.empty()) what = "a Python exception was raised while it was compiled";
     trace = absl::InternalError(what);
   }

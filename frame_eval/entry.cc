@@ -22,6 +22,7 @@
 #include "frame_eval/resume_loop.h"
 #include "frame_eval/shadow_check.h"
 #include "graph/capture/recorder.h"
+#include "graph/error_text.h"
 #include "graph/print.h"
 
 namespace framejit {
@@ -213,6 +214,12 @@ EntryStep RaiseCheckError(const absl::Status& status) {
   return EntryStep{.kind = EntryStep::Kind::kReturned, .result = {}, .function = {}};
 }
 
+// The call runs in the interpreter; tests count what failed.
+void ReportInternalError(const std::exception& error) {
+  LogWarning(absl::StrCat("internal error: ", ErrorText(error)));
+  ++check_failures;
+}
+
 EntryStep RaiseShadowError(EntryObject* entry, const Trace& trace, const std::string& what) {
   PrintOptions options;
   options.max_constant_elements = 16;
@@ -353,7 +360,7 @@ PyObject* EntryVectorcall(PyObject* self, PyObject* const* args, size_t nargsf, 
   try {
     return Dispatch(call);
   } catch (const std::exception& error) {
-    LogWarning(absl::StrCat("internal error: ", error.what()));
+    ReportInternalError(error);
   }
   PyErr_Clear();
   return call.Native();
@@ -523,7 +530,7 @@ EntryStep RunEntry(PyObject* entry, const CallState& call_state) {
   try {
     return Step(AsEntry(entry), call_state);
   } catch (const std::exception& error) {
-    LogWarning(absl::StrCat("internal error: ", error.what()));
+    ReportInternalError(error);
   }
   PyErr_Clear();
   return {};

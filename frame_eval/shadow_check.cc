@@ -110,6 +110,14 @@ PyRef TupleOf(const std::vector<PyRef>& objects) {
   return tuple;
 }
 
+// The elements of `tensor` that lie in memory of their own, of those that `like` says share theirs.
+at::Tensor Disjoint(at::Tensor tensor, const at::Tensor& like) {
+  for (int64_t i = 0; i < like.dim(); ++i) {
+    if (like.stride(i) == 0 && like.size(i) > 1) tensor = tensor.narrow(i, 0, 1);
+  }
+  return tensor;
+}
+
 // How much of a number a floating-point type keeps; 0: all that is kept at all.
 int Coarseness(c10::ScalarType type) {
   if (!c10::isFloatingType(type) && !c10::isComplexType(type)) return 0;
@@ -226,7 +234,7 @@ std::vector<bool> ShadowCall::Written() const {
 
 void ShadowCall::TakeBack() {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
-  for (auto& [input, copy] : before_) input.copy_(copy);
+  for (const auto& [input, copy] : before_) Disjoint(input, input).copy_(Disjoint(copy, input));
   for (size_t i = 0; i < inputs_.size(); ++i) {
     if (versions_[i] < 0) continue;
     c10::VariableVersion counter = TensorAt(inputs_, i).unsafeGetTensorImpl()->version_counter();

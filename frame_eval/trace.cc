@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "frame_eval/generator_state.h"
 #include "frame_eval/written_inputs.h"
+#include "graph/error_text.h"
 
 namespace framejit {
 namespace {
@@ -87,7 +88,7 @@ bool RunGraph(CompiledGraph& graph, c10::ArrayRef<at::Tensor> inputs, std::vecto
     if (PyErr_Occurred() == nullptr) return true;
     reason = "a Python exception was left set";
   } catch (const std::exception& error) {
-    reason = error.what();
+    reason = ErrorText(error);
   }
   PyErr_Clear();
   if (LogEnabled(LogArtifact::k_breaks)) {

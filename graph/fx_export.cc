@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "graph/constant.h"
+#include "graph/error_text.h"
 
 namespace framejit {
 namespace {
@@ -55,7 +56,7 @@ absl::StatusOr<PyRef> CatchPython(const char* what, Body body) {
   } catch (py::error_already_set& error) {
     return absl::InternalError(absl::StrCat(what, ": ", error.what()));
   } catch (const std::exception& error) {
-    return absl::InternalError(absl::StrCat(what, ": ", error.what()));
+    return absl::InternalError(absl::StrCat(what, ": ", ErrorText(error)));
   }
 }
 

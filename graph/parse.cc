@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "graph/constant.h"
+#include "graph/error_text.h"
 #include "graph/print.h"
 #include "graph/text_cursor.h"
 
@@ -155,7 +156,7 @@ class Parser {
       if (wrapped) tensor.unsafeGetTensorImpl()->set_wrapped_number(true);
       return tensor;
     } catch (const std::exception& error) {
-      cursor_.Expected(absl::StrCat("a constant that torch can make (", error.what(), ")"));
+      cursor_.Expected(absl::StrCat("a constant that torch can make (", ErrorText(error), ")"));
       return {};
     }
   }

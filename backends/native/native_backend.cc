@@ -6,6 +6,7 @@
 #include "backends/native/executor.h"
 #include "backends/native/plan.h"
 #include "base/log.h"
+#include "graph/error_text.h"
 
 namespace framejit::native {
 
@@ -17,8 +18,7 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileFor(const Target& target, 
     if (!absl::IsUnimplemented(plan.status())) return plan.status();
     Log(LogArtifact::k_loops, absl::StrCat("operator by operator: ", std::string(plan.status().message())));
   } catch (const c10::Error& error) {
-    return absl::InternalError(
-        absl::StrCat("compiling for ", target.device().str(), ": ", error.what_without_backtrace()));
+    return absl::InternalError(absl::StrCat("compiling for ", target.device().str(), ": ", ErrorText(error)));
   }
   return MakeInterpBackend()->Compile(request);
 }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "backends/dispatch.h"
+#include "graph/error_text.h"
 #include "graph/fake/fake_session.h"
 
 namespace framejit {
@@ -85,7 +86,7 @@ absl::StatusOr<Graph> WithInputStrides(const Graph& graph, const std::vector<std
   try {
     return Relayout(graph, session).Run(strides);
   } catch (const std::exception& error) {
-    return absl::UnimplementedError(error.what());
+    return absl::UnimplementedError(ErrorText(error));
   }
 }
 

@@ -18,6 +18,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "frame_eval/cpython/py_ref.h"
+#include "graph/error_text.h"
 #include "graph/passes/analysis.h"
 
 namespace framejit {
@@ -188,7 +189,7 @@ class BackwardRecorder {
 
  private:
   static bool IsAboutFreed(const std::exception& error) {
-    return absl::StartsWith(error.what(), "Trying to backward through the graph a second time");
+    return absl::StartsWith(ErrorText(error), "Trying to backward through the graph a second time");
   }
 
   // Where a backward inside has freed the graph: whatever is asked for must raise that.
@@ -505,9 +506,9 @@ absl::StatusOr<std::unique_ptr<JointGraph>> RecordBackward(FakeSession& session,
   } catch (const python_error&) {
     joint = absl::UnimplementedError("a formula of the backward raised in Python");
   } catch (const std::exception& error) {
-    const std::string_view message = error.what();
+    const std::string message = ErrorText(error);
     joint = absl::UnimplementedError(
-        absl::StrCat("the backward cannot be recorded: ", std::string(message.substr(0, message.find('\n')))));
+        absl::StrCat("the backward cannot be recorded: ", message.substr(0, message.find("\n"))));
   }
   PyErr_Clear();
   session.graph() = std::move(forward);

@@ -35,6 +35,28 @@ bool IsUnchanged(PyObject* before, PyObject* now, const std::function<bool(PyObj
   return IsPrimitive(before) && IsPrimitive(now) && ConstantsEqual(before, now);
 }
 
+// Equal keys of which one took the other's place: 1, 1.0 and True.
+bool IsOtherKey(PyObject* before, PyObject* now) {
+  return before != now && IsPrimitive(before) && IsPrimitive(now) && !ConstantsEqual(before, now);
+}
+
+// Whether both have the same elements; equal ones of other types are others. False as well where an error was raised.
+bool AreSameSets(PyObject* before, PyObject* now) {
+  if (PyObject_RichCompareBool(before, now, Py_EQ) != 1) return false;
+  PyRef elements = PyRef::Steal(PyDict_New()), old_items = PyRef::Steal(PySequence_List(before));
+  PyRef new_items = PyRef::Steal(PySequence_List(now));
+  if (!elements || !old_items || !new_items) return false;
+  const auto at = [](const PyRef& list, Py_ssize_t i) { return PyList_GET_ITEM(list.get(), i); };
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(old_items.get()); ++i) {
+    if (PyDict_SetItem(elements.get(), at(old_items, i), at(old_items, i)) != 0) return false;
+  }
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(new_items.get()); ++i) {
+    PyObject* element = PyDict_GetItemWithError(elements.get(), at(new_items, i));
+    if (element == nullptr || IsOtherKey(element, at(new_items, i))) return false;
+  }
+  return true;
+}
+
 // The keys of a dict in its own order, without user code.
 PyRef KeysOf(PyObject* dict) {
   PyRef iterator = PyRef::Steal(NativeBase(Py_TYPE(dict))->tp_iter(dict));
@@ -79,7 +101,8 @@ bool FindChanges(const Shadow& shadow, PyObject* old_keys, PyObject* new_keys,
     PyObject* value = PyDict_GetItemWithError(shadow.copy.get(), key);
     if (value == nullptr) return false;
     const auto position = static_cast<size_t>(i);
-    if (position < expected.size() && PyObject_RichCompareBool(expected[position], key, Py_EQ) != 1)
+    if (position < expected.size() &&
+        (PyObject_RichCompareBool(expected[position], key, Py_EQ) != 1 || IsOtherKey(expected[position], key)))
       changes->reordered = true;
     if (IsUnlifted(value) || IsUnchanged(PyDict_GetItemWithError(shadow.baseline.get(), key), value, is_symbol))
       continue;
@@ -171,7 +194,8 @@ void RecorderState::Impl::SequenceEffects(const Shadow& shadow) {
   EffectKind effect = EffectKind::kReplaceList;
   bool changed_form = false;  // of a deque: more than single items
   if (shadow.kind == ShadowKind::kSet) {
-    if (PyObject_RichCompareBool(shadow.copy.get(), shadow.baseline.get(), Py_EQ) == 1) return;
+    if (AreSameSets(shadow.baseline.get(), shadow.copy.get())) return;
+    PyErr_Clear();  // of a comparison; the set is replaced
   } else {
     const Py_ssize_t old_size = PyList_GET_SIZE(shadow.baseline.get());
     const auto is_symbol = [this](PyObject* object) { return SymbolOf(object) != kNoSymbol; };

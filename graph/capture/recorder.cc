@@ -7,6 +7,7 @@
 
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_state.h"
+#include "graph/error_text.h"
 
 namespace framejit {
 namespace {
@@ -109,7 +110,7 @@ std::unique_ptr<Recording> Record(const RecordRequest& request, Timings* timings
     recording = state.Finish(result);
   } catch (const std::exception& error) {
     recording = std::make_unique<Recording>();
-    recording->graph_break = Break{BreakCode::kInternalError, error.what(), {}};
+    recording->graph_break = Break{BreakCode::kInternalError, ErrorText(error), {}};
   }
   PyErr_Clear();
   return recording;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "graph/error_text.h"
 #include "graph/fake/fake_tensor_impl.h"
 #include "graph/fake/known_value.h"
 #include "graph/fake/recording.h"
@@ -122,7 +123,7 @@ absl::StatusOr<at::Tensor> FakeSession::MakeConstant(const at::Tensor& real) {
     if (real.requires_grad()) fake.set_requires_grad(true);
     return fake;
   } catch (const std::exception& error) {
-    return absl::InternalError(absl::StrCat("constant tensor: ", error.what()));
+    return absl::InternalError(absl::StrCat("constant tensor: ", ErrorText(error)));
   }
 }
 

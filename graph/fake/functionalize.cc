@@ -14,6 +14,7 @@
 #include "absl/container/node_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "base/switches.h"
+#include "graph/error_text.h"
 #include "graph/fake/call_node.h"
 #include "graph/fake/fake_session.h"
 #include "graph/fake/fake_tensor_impl.h"
@@ -232,7 +233,8 @@ class Functionalizer {
                     [&](ValueId id, at::Tensor tensor) { tensors_[static_cast<size_t>(id)] = std::move(tensor); });
       }
     } catch (const std::exception& error) {
-      return absl::UnimplementedError(absl::StrCat(OperatorName(node.op), " has no functional form: ", error.what()));
+      return absl::UnimplementedError(
+          absl::StrCat(OperatorName(node.op), " has no functional form: ", ErrorText(error)));
     }
     return CheckResults(node);
   }
@@ -459,7 +461,7 @@ absl::StatusOr<Graph> Functionalize(Graph graph) {
   try {
     if (absl::Status status = Functionalizer(graph, recording).Run(); !status.ok()) return status;
   } catch (const std::exception& error) {
-    return absl::UnimplementedError(error.what());
+    return absl::UnimplementedError(ErrorText(error));
   }
   return std::move(recording.graph);
 }

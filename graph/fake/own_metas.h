@@ -1,7 +1,8 @@
 // Metadata kernels of our own, for operators whose only other one is Python (or is wrong about what the CPU does). Each
 // computes the sizes, dtypes and strides that eager's result has on the CPU; tests/python/fake compares every one with
 // the operator itself. They run on bare meta tensors below every other dispatch key, and only compute metadata: checks
-// that cannot influence it are left to the operator.
+// that cannot influence it are left to the operator, but for those of the memory that is written, which tell where a
+// program ends.
 #ifndef FRAMEJIT_GRAPH_FAKE_OWN_METAS_H_
 #define FRAMEJIT_GRAPH_FAKE_OWN_METAS_H_
 

@@ -1,5 +1,6 @@
 // Metadata of operators that make tensors: full, arange, *_like, new_*, random factories, clone, _to_copy.
 #include <ATen/ExpandUtils.h>
+#include <ATen/MemoryOverlap.h>
 #include <c10/core/ScalarTypeToTypeMeta.h>
 
 #include <cmath>
@@ -120,7 +121,14 @@ void ToCopy(MetaCall& call) {
 // copy_(self, src, non_blocking)
 void Copy(MetaCall& call) {
   at::Tensor self = call.tensor(0);
-  const c10::DimVector joint = at::infer_size_dimvector(self.sizes(), call.tensor(1).sizes());
+  const at::Tensor& source = call.tensor(1);
+  const bool is_same = self.is_alias_of(source) && self.storage_offset() == source.storage_offset() &&
+                       self.sizes() == source.sizes() && self.strides() == source.strides();
+  if (!is_same) {
+    at::assert_no_internal_overlap(self);
+    at::assert_no_partial_overlap(self, source);
+  }
+  const c10::DimVector joint = at::infer_size_dimvector(self.sizes(), source.sizes());
   TORCH_CHECK(at::IntArrayRef(joint) == self.sizes(), "output with shape ", self.sizes(),
               " doesn't match the broadcast shape ", at::IntArrayRef(joint));
   call.Return(std::move(self));

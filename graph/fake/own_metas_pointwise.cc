@@ -1,5 +1,6 @@
 // Metadata of pointwise operators whose C++ Meta kernel is missing. TensorIterator itself allocates the result where
 // the operands are not plain, so broadcasting and strides are eager's.
+#include <ATen/MemoryOverlap.h>
 #include <ATen/TensorIterator.h>
 #include <ATen/native/TypeProperties.h>
 
@@ -46,6 +47,27 @@ void ReturnSelf(MetaCall& call) {
   call.Return(std::move(self));
 }
 
+// The same, where the kernel refuses to write memory that several elements are in.
+void ReturnDisjointSelf(MetaCall& call) {
+  at::assert_no_internal_overlap(call.tensor(0));
+  ReturnSelf(call);
+}
+
+// masked_fill_(self, mask, value)
+void MaskedFill(MetaCall& call) {
+  at::assert_no_partial_overlap(call.tensor(0), call.tensor(1));
+  ReturnSelf(call);
+}
+
+// index_put_(self, indices, values, ...)
+void IndexPut(MetaCall& call) {
+  at::assert_no_overlap(call.tensor(0), call.tensor(2));
+  for (const c10::IValue& index : call[1].toListRef()) {
+    if (index.isTensor() && index.toTensor().defined()) at::assert_no_overlap(call.tensor(0), index.toTensor());
+  }
+  ReturnSelf(call);
+}
+
 // native_dropout(input, p, train) -> (output, mask)
 void NativeDropout(MetaCall& call) {
   const at::Tensor& self = call.tensor(0);
@@ -58,10 +80,10 @@ void NativeDropout(MetaCall& call) {
 const std::vector<OwnMetaRow>& PointwiseMetas() {
   static const auto* rows = new std::vector<OwnMetaRow>{
       {"aten::relu", Unary},
-      {"aten::relu_", ReturnSelf},
+      {"aten::relu_", ReturnDisjointSelf},
       {"aten::hardswish", Unary},
       {"aten::hardtanh", Unary},
-      {"aten::hardtanh_", ReturnSelf},
+      {"aten::hardtanh_", ReturnDisjointSelf},
       {"aten::isnan", UnaryPredicate},
       {"aten::isinf", UnaryPredicate},
       {"aten::logical_not", UnaryPredicate},
@@ -71,13 +93,13 @@ const std::vector<OwnMetaRow>& PointwiseMetas() {
       {"aten::abs", Abs},
       {"aten::where.self", Where},
       {"aten::native_dropout", NativeDropout},
-      {"aten::index_put_", ReturnSelf},
-      {"aten::_index_put_impl_", ReturnSelf},
-      {"aten::uniform_", ReturnSelf},
-      {"aten::normal_", ReturnSelf},
-      {"aten::bernoulli_.float", ReturnSelf},
-      {"aten::masked_fill_.Scalar", ReturnSelf},
-      {"aten::masked_fill_.Tensor", ReturnSelf},
+      {"aten::index_put_", IndexPut},
+      {"aten::_index_put_impl_", IndexPut},
+      {"aten::uniform_", ReturnDisjointSelf},
+      {"aten::normal_", ReturnDisjointSelf},
+      {"aten::bernoulli_.float", ReturnDisjointSelf},
+      {"aten::masked_fill_.Scalar", MaskedFill},
+      {"aten::masked_fill_.Tensor", MaskedFill},
       {"aten::fill_.Scalar", ReturnSelf},
       {"aten::fill_.Tensor", ReturnSelf},
       {"aten::zero_", ReturnSelf},

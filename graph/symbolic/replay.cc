@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "frame_eval/guards/program_torch_state.h"
 #include "graph/autograd/record_backward.h"
+#include "graph/error_text.h"
 #include "graph/fake/fake_session.h"
 #include "graph/passes/analysis.h"
 #include "graph/symbolic/values.h"
@@ -286,7 +287,7 @@ absl::StatusOr<SizedRecording> Replay(const ReplayRequest& request) {
     StateScope scope;
     replayed = Replayer(request).Run();
   } catch (const std::exception& error) {
-    replayed = absl::FailedPreconditionError(error.what());
+    replayed = absl::FailedPreconditionError(ErrorText(error));
   }
   PyErr_Clear();
   return replayed;

@@ -23,11 +23,11 @@ STUCK_SECONDS = 120  # the process is killed where it says nothing for so long
 CHUNK = 500  # programs in one process: one that crashes ends its own chunk alone
 
 
-def run_range(first: int, count: int, shrink_seconds: float) -> tuple[Statistics, int]:
+def run_range(first: int, count: int, kind: str, shrink_seconds: float) -> tuple[Statistics, int]:
     statistics, failures = Statistics(), 0
     for seed in range(first, first + count):
         print(f"{MARK}@{seed}", flush=True)
-        program = generate.make(seed)
+        program = generate.make(seed, kind)
         try:
             found = difference(program, statistics, lambda: print(MARK + "~", flush=True))
         except Invalid as error:
@@ -49,7 +49,7 @@ def run_chunk(first: int, count: int, arguments: argparse.Namespace) -> tuple[St
     """One chunk in a process of its own; how many of its programs failed."""
     total = Statistics()
     command = [sys.executable, "-m", "tests.fuzz", "--worker", "--seed", str(first), "--programs", str(count),
-               "--shrink", str(arguments.shrink)]  # fmt: skip
+               "--shrink", str(arguments.shrink), "--kind", arguments.kind]  # fmt: skip
     worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     seed, failures, in_eager, is_stuck = first, 0, False, threading.Event()
 
@@ -90,6 +90,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--programs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="the first seed")
+    parser.add_argument("--kind", choices=generate.KINDS, default="general", help="trained: results are differentiated")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--shrink", type=float, default=60.0, help="seconds for making a failing program small; 0: not")
     parser.add_argument("--show", action="store_true", help="print the program of the seed instead of running it")
@@ -97,11 +98,11 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.show:
-        print(generate.make(arguments.seed).source())
+        print(generate.make(arguments.seed, arguments.kind).source())
         return 0
     if arguments.worker:
         warnings.simplefilter("ignore")
-        run_range(arguments.seed, arguments.programs, arguments.shrink)
+        run_range(arguments.seed, arguments.programs, arguments.kind, arguments.shrink)
         return 0
     os.environ["PYTHONHASHSEED"] = "0"
     start, failures, total = time.monotonic(), 0, Statistics()
@@ -118,8 +119,9 @@ def main() -> int:
             if len(chunks) > 1:
                 first = chunks[chunk]
                 print(f"seeds {first} to {min(first + CHUNK, end) - 1}: {failed} differences; {statistics}", flush=True)
-    print(f"{arguments.programs} programs, seeds {arguments.seed} to {end - 1}: {failures} differences, "
-          f"{time.monotonic() - start:.0f} s; {total}")  # fmt: skip
+    last, seconds = end - 1, time.monotonic() - start
+    print(f"{arguments.programs} {arguments.kind} programs, seeds {arguments.seed} to {last}: {failures} differences, "
+          f"{seconds:.0f} s; {total}")  # fmt: skip
     return 1 if failures else 0
 
 

@@ -322,9 +322,9 @@ class Generator(Statements):
         return changed
 
 
-TRAINED = 1000  # of that many seeds the last quarter is of programs that are trained
+# By the name that `python -m tests.fuzz --kind` takes.
+KINDS = {"general": Generator, "trained": TrainingGenerator}
 
 
-def make(seed: int) -> Program:
-    of_training = seed % TRAINED >= TRAINED * 3 // 4
-    return (TrainingGenerator if of_training else Generator)(seed).program(seed)
+def make(seed: int, kind: str = "general") -> Program:
+    return KINDS[kind](seed).program(seed)
