@@ -323,6 +323,7 @@ PYBIND11_MODULE(_C, module) {
 
   module.def("list_backends", &ListBackends);
   module.def("register_backend", &RegisterPythonBackend);
+  module.def("set_traced_symbols", [](const std::string& names) { SetTracedSymbols(names); });
   module.def("set_log", [](const std::string& names) { ThrowIfError(SetLogArtifacts(names)); });
   module.def("log_artifacts", &LogArtifacts);
   module.def("install_log_sink", &InstallLogSink);

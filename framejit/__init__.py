@@ -67,6 +67,7 @@ _C.set_path_rules(_armed.path_rules())
 _C.set_optimizer_methods(_optimizers.methods(), _optimizers.hooks())
 _C.set_cuda_toolchain(_cuda.nvrtc_libraries(), _cuda.cache_folder())
 _logging.install(_C, _config.read("FRAMEJIT_LOG"))
+_logging.trace_symbols(_C, _config.read("FRAMEJIT_TRACE_SYMBOL"))
 _checks.set_checks(_C, _config.read("FRAMEJIT_CHECK"))
 
 
