@@ -308,7 +308,7 @@ class RecordedCall {
     }
   }
 
-  // Kernels that are given the number when they run convert it as eager's do in these dtypes.
+  // Kernels of the CPU that are given the number when they run convert it as eager's do in these dtypes.
   void CheckOpenNumbers(const Node& node) {
     if (numbers_.empty()) return;
     bool fits = true;
@@ -316,7 +316,7 @@ class RecordedCall {
     const auto look = [&](ValueId id, bool is_result) {
       const TensorMeta& meta = recording_.graph.meta(id);
       if (meta.is_number) return;
-      fits = fits && (meta.device.is_cpu() || !IsClamp());
+      fits = fits && meta.device.is_cpu();
       const bool is_float = at::isFloatingType(meta.dtype);
       fits = fits && (is_float || meta.dtype == at::kLong || meta.dtype == at::kBool);
       if (is_float && meta.dtype != at::kDouble) largest = std::min(largest, LargestOf(meta.dtype));
