@@ -516,7 +516,9 @@ PyRef SegmentOf(PyObject* root, const std::vector<PyObject*>& functions) {
   PyRef segment = PyRef::Steal(NewEntry(functions.back(), state.options));
   if (!segment) return PyErr_Clear(), PyRef();
   AsEntry(segment.get())->state->resumes = state.resumes;
-  AsEntry(segment.get())->state->is_segment = true;
+  EntryState& made = *AsEntry(segment.get())->state;
+  made.is_segment = true;
+  if (made.options.data_dependent) made.sizes = SizeHistory::OfState(made.options.dynamic);
   state.segment_of.emplace(functions, state.segments.size());
   state.segments.emplace_back(functions, segment);
   return segment;

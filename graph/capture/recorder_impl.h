@@ -444,7 +444,9 @@ struct RecorderState::Impl {
   PyObject* NewSymbol(PyObject* value, std::string text);
   void NameSizes(const TorchCall& ask);
   // A symbol that is computed of no other gets a name, once for what it is called, and is told with its range.
-  void TellSymbol(SymbolId symbol, std::string_view range);
+  // `is_unbacked`: nothing but a break left it behind.
+  void TellSymbol(SymbolId symbol, std::string_view range, bool is_unbacked = false);
+  int64_t unbacked_symbols = 0;  // that were told
   std::string ReadPlaceText();
   void TellSizes(const TorchArgument& result);
   absl::flat_hash_set<std::string> told_symbols;

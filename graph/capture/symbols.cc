@@ -151,20 +151,25 @@ PyObject* RecorderState::Impl::LiftVaryingNumber(PyObject* value, SourceId sourc
   if (request.sizes == nullptr || !numbers_may_vary || (!PyLong_CheckExact(value) && !PyFloat_CheckExact(value)))
     return nullptr;
   if (auto row = varying_numbers.find(source); row != varying_numbers.end()) return Py_NewRef(row->second.get());
+  bool is_item = false;  // of the state of a segment
   for (SourceId at = source; at != kNoSource; at = recording->sources[at].parent) {
     const SourceKind kind = recording->sources[at].kind;
-    // The states of segments count their recordings (VaryingItems).
-    if ((kind == SourceKind::kArgument && IsSegment()) || kind == SourceKind::kIteratorParts ||
-        kind == SourceKind::kNativeValue || kind == SourceKind::kDefault || kind == SourceKind::kKwDefault ||
-        kind == SourceKind::kPartialField)
+    if (kind == SourceKind::kArgument && IsSegment()) {
+      // States count their recordings otherwise (VaryingItems).
+      is_item = request.sizes->OpensItem(value);
+      if (!is_item) return nullptr;
+    }
+    if (kind == SourceKind::kIteratorParts || kind == SourceKind::kNativeValue || kind == SourceKind::kDefault ||
+        kind == SourceKind::kKwDefault || kind == SourceKind::kPartialField)
       return nullptr;
   }
-  if (!request.sizes->NumberVaries(recording->sources, source, value)) return nullptr;
+  if (!is_item && !request.sizes->NumberVaries(recording->sources, source, value)) return nullptr;
   ValueNames();
   std::string name = recording->sources.ToString(source, argument_names);
   PyObject* symbol = NewSymbol(value, std::move(name));
   if (symbol == nullptr) return nullptr;
-  if (SymbolOf(symbol) != kNoSymbol) TellSymbol(SymbolOf(symbol), PyFloat_CheckExact(value) ? "any float" : "any int");
+  if (SymbolOf(symbol) != kNoSymbol)
+    TellSymbol(SymbolOf(symbol), PyFloat_CheckExact(value) ? "any float" : "any int", is_item);
   AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(Py_TYPE(value)));
   SymbolStep step{.kind = SymbolStep::Kind::kNumber, .index = static_cast<int32_t>(recording->symbolic.numbers.size())};
   step.symbol = SymbolOf(symbol);
@@ -224,10 +229,11 @@ std::string RecorderState::Impl::ReadPlaceText() {
   return absl::StrCat(" (", file == nullptr ? "?" : file, ":", code->co_firstlineno, ")");
 }
 
-void RecorderState::Impl::TellSymbol(SymbolId id, std::string_view range) {
+void RecorderState::Impl::TellSymbol(SymbolId id, std::string_view range, bool is_unbacked) {
   Symbol& symbol = recording->symbolic.symbols[static_cast<size_t>(id)];
   if (!told_symbols.insert(symbol.text).second) return;
-  symbol.name = absl::StrCat("s", told_symbols.size() - 1);
+  symbol.name = is_unbacked ? absl::StrCat("u", unbacked_symbols++)
+                            : absl::StrCat("s", static_cast<int64_t>(told_symbols.size()) - 1 - unbacked_symbols);
   const bool is_traced = IsTracedSymbol(symbol.name);
   if (!is_traced && !LogEnabled(LogArtifact::k_symbols)) return;
   std::string text = absl::StrCat(symbol.name, " = ", symbol.text, ", ", ObjectText(symbol.hint.get()), " here, ",
