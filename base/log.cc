@@ -1,9 +1,12 @@
 #include "base/log.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -32,6 +35,10 @@ void WriteToStderr(std::string_view channel, std::string_view message) {
 
 std::atomic<uint32_t> enabled_artifacts{0};
 std::atomic<LogSink> log_sink{&WriteToStderr};
+
+std::atomic<bool> traces_symbols{false};
+std::mutex traced_symbols_mutex;
+std::vector<std::string> traced_symbols;
 
 }  // namespace
 
@@ -69,6 +76,30 @@ bool LogEnabled(LogArtifact artifact) {
 
 void Log(LogArtifact artifact, std::string_view message) {
   if (LogEnabled(artifact)) log_sink.load(std::memory_order_acquire)(LogArtifactName(artifact), message);
+}
+
+void SetTracedSymbols(std::string_view spec) {
+  std::vector<std::string> names;
+  for (absl::string_view part : absl::StrSplit(absl::string_view(spec.data(), spec.size()), ',')) {
+    const absl::string_view name = absl::StripAsciiWhitespace(part);
+    if (!name.empty()) names.emplace_back(name);
+  }
+  const bool any = !names.empty();
+  {
+    std::lock_guard<std::mutex> lock(traced_symbols_mutex);
+    traced_symbols = std::move(names);
+  }
+  traces_symbols.store(any, std::memory_order_release);
+}
+
+bool IsTracedSymbol(std::string_view name) {
+  if (!traces_symbols.load(std::memory_order_acquire)) return false;
+  std::lock_guard<std::mutex> lock(traced_symbols_mutex);
+  return std::find(traced_symbols.begin(), traced_symbols.end(), name) != traced_symbols.end();
+}
+
+void LogTracedSymbol(std::string_view message) {
+  log_sink.load(std::memory_order_acquire)(LogArtifactName(LogArtifact::k_symbols), message);
 }
 
 void LogWarning(std::string_view message) { log_sink.load(std::memory_order_acquire)("warning", message); }

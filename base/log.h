@@ -32,6 +32,11 @@ void Log(LogArtifact artifact, std::string_view message);
 // Warnings and internal errors always reach the sink.
 void LogWarning(std::string_view message);
 
+// Symbols whose making is shown with all stacks, comma-separated ("s0,u5"); delivered to the sink whatever is enabled.
+void SetTracedSymbols(std::string_view spec);
+bool IsTracedSymbol(std::string_view name);
+void LogTracedSymbol(std::string_view message);
+
 // The sink receives the logger's name below "framejit" ("breaks", "warning", ...) and the message.
 using LogSink = void (*)(std::string_view channel, std::string_view message);
 void SetLogSink(LogSink sink);

@@ -33,6 +33,7 @@ struct KnownEntry {
   std::string backend_name;
   int recompile_limit;
   DynamicMode dynamic;
+  bool data_dependent;
   PyRef entry;  // a weak reference
 };
 
@@ -166,7 +167,7 @@ PyRef EntryFor(CodeRecord& record, FrameView frame, InnerEntries& inner) {
   for (const KnownEntry& known : record.entries) {
     if (known.globals != frame.globals() || known.backend != options.backend.get() ||
         known.backend_name != options.backend_name || known.recompile_limit != options.recompile_limit ||
-        known.dynamic != options.dynamic)
+        known.dynamic != options.dynamic || known.data_dependent != options.data_dependent)
       continue;
     PyObject* alive = PyWeakref_GetObject(known.entry.get());
     if (alive != nullptr && alive != Py_None) entry = PyRef::Borrow(alive);
@@ -178,7 +179,7 @@ PyRef EntryFor(CodeRecord& record, FrameView frame, InnerEntries& inner) {
     std::erase_if(record.entries,
                   [](const KnownEntry& known) { return PyWeakref_GetObject(known.entry.get()) == Py_None; });
     record.entries.push_back({frame.globals(), options.backend.get(), options.backend_name, options.recompile_limit,
-                              options.dynamic, std::move(weak)});
+                              options.dynamic, options.data_dependent, std::move(weak)});
   }
   if (inner.entries.insert(entry.get()).second) Py_INCREF(entry.get());
   return EntryGaveUp(entry.get()) ? PyRef() : entry;

@@ -23,6 +23,7 @@
 #include "graph/fx_export.h"
 #include "graph/passes/pipeline.h"
 #include "graph/print.h"
+#include "graph/symbolic/open_graph.h"
 #include "graph/symbolic/replay.h"
 #include "graph/verify.h"
 
@@ -213,6 +214,9 @@ class Compilation {
     return names;
   }
 
+  // Where some numbers are no inputs of the graph, the others may be.
+  static constexpr int kOpenRounds = 4;
+
   // What the guards fetch in this call; `owned` keeps it. Empty where they do not hold any more.
   std::vector<PyObject*> Fetch(std::vector<PyRef>& owned) const {
     if (trace_->guards->Check(state_) != GuardResult::kPass) return {};
@@ -250,7 +254,48 @@ class Compilation {
     });
     own_symbols_ = std::move(replayed->symbols);
     if (replayed->joint != nullptr && ReplayCheckEnabled()) own_joint_ = std::move(replayed->joint->graph);
+    OpenNumbers(fetched);
     return absl::OkStatus();
+  }
+
+  // Finds the numbers that may be inputs of the graph: nothing but operators that are given them asks what they are
+  // worth.
+  void OpenNumbers(absl::Span<PyObject* const> fetched) {
+    SymbolicProgram& program = recording_->symbolic;
+    program.open = program.GivenNumbers(recording_->torch_graph);
+    for (int round = 0; round < kOpenRounds && !program.open.empty(); ++round) {
+      std::vector<SymbolId> looked;
+      absl::StatusOr<SizedRecording> replayed = Replay({.program = &program,
+                                                        .torch_graph = &recording_->torch_graph,
+                                                        .recorded = &recording_->graph,
+                                                        .inputs = fetched.first(trace_->input_count),
+                                                        .numbers = fetched.last(program.numbers.size()),
+                                                        .versions = trace_->versions,
+                                                        .backward = recording_->joint != nullptr,
+                                                        .looked = &looked,
+                                                        .names = &value_names_});
+      if (replayed.ok() && IsOpenForm(*replayed)) return program.SortNumbers(recording_->torch_graph);
+      LogLazily(LogArtifact::k_symbols, [&] {
+        return absl::StrCat(
+            name_, ": ", looked.empty() ? "no number" : "not each number",
+            " is an input of the graph: ", replayed.ok() ? "it is another one then" : replayed.status().message());
+      });
+      if (looked.empty()) break;
+      std::erase_if(program.open,
+                    [&](SymbolId symbol) { return std::find(looked.begin(), looked.end(), symbol) != looked.end(); });
+    }
+    CloseNumbers();
+  }
+
+  void CloseNumbers() {
+    recording_->symbolic.open.clear();
+    recording_->symbolic.SortNumbers(recording_->torch_graph);
+  }
+
+  bool IsOpenForm(const SizedRecording& open) const {
+    const std::vector<at::Scalar> numbers = NumberValues(open.numbers, own_symbols_);
+    return IsOpenFormOf(open.graph, numbers, recording_->graph) &&
+           (recording_->joint == nullptr || IsOpenFormOf(open.joint->graph, numbers, recording_->joint->graph));
   }
 
   // The trace has its graph: it becomes that of the recording's own sizes.
@@ -262,14 +307,14 @@ class Compilation {
     std::vector<PyRef> owned;
     const std::vector<PyObject*> fetched = Fetch(owned);
     if (fetched.empty()) return absl::AbortedError("the program's state changed");
-    trace_->variants = std::make_unique<SizeVariants>(SizeVariants::Origin{.name = name_,
-                                                                           .backend = report.backend,
-                                                                           .calls_in_order = in_order_,
-                                                                           .has_backward = report.has_backward,
-                                                                           .random = trace_->random,
-                                                                           .versions = trace_->versions,
-                                                                           .program = std::move(recording_->symbolic),
-                                                                           .value_names = std::move(value_names_)});
+    if (!recording_->symbolic.open.empty()) {
+      trace_->variants = NewVariants();
+      if (trace_->variants->Make(fetched, report.torch_graph, report.recorded)->graph != nullptr)
+        return absl::OkStatus();
+      recording_->torch_graph = report.torch_graph;
+      CloseNumbers();
+    }
+    trace_->variants = NewVariants();
     auto first = std::make_shared<SizeVariant>();
     first->recorded = report.recorded;
     first->joint = std::move(own_joint_);
@@ -278,6 +323,18 @@ class Compilation {
     first->written_inputs = trace_->written_inputs;
     trace_->variants->AddFirst(fetched, std::move(first));
     return absl::OkStatus();
+  }
+
+  std::unique_ptr<SizeVariants> NewVariants() const {
+    const TraceReport& report = trace_->report;
+    return std::make_unique<SizeVariants>(SizeVariants::Origin{.name = name_,
+                                                               .backend = report.backend,
+                                                               .calls_in_order = in_order_,
+                                                               .has_backward = report.has_backward,
+                                                               .random = trace_->random,
+                                                               .versions = trace_->versions,
+                                                               .program = recording_->symbolic,
+                                                               .value_names = value_names_});
   }
 
   absl::Status BuildGuards() {

@@ -23,6 +23,7 @@ struct CompileOptions {
   int64_t max_instructions = 20'000'000;
   int max_depth = 400;
   DynamicMode dynamic = DynamicMode::kAuto;
+  bool data_dependent = false;  // what goes on behind a break is recorded for open sizes and numbers at once
 };
 
 // "auto" is the native backend: that of the CPU unless `graph` has values on a GPU.

@@ -89,7 +89,7 @@ struct Call {
   }
 };
 
-EntryStep RunTrace(const CallState& call_state, Trace& trace) {
+EntryStep RunTrace(const CallState& call_state, Trace& trace, const Trace::Choice& choice) {
   ++trace.hits;
   EntryStep step;
   // A recording for one set of numbers does not come at every depth of a program that recurses; one for many does.
@@ -98,7 +98,7 @@ EntryStep RunTrace(const CallState& call_state, Trace& trace) {
     return step;
   }
   PyObject* result = nullptr;
-  if (trace.Run(call_state, &result) != Trace::Outcome::kDone) return step;
+  if (trace.Run(call_state, choice, &result) != Trace::Outcome::kDone) return step;
   step.result = PyRef::Steal(result);
   step.kind = EntryStep::Kind::kReturned;
   if (!trace.resume || result == nullptr) return step;
@@ -116,14 +116,14 @@ size_t FirstOfKind(const EntryState& state, bool at_position) {
 }
 
 // The first trace whose guards hold, moved to the front of its kind.
-std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state) {
+std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state, Trace::Choice& choice) {
   auto& traces = state.traces;
   for (size_t i = 0; i < traces.size(); ++i) {
     GuardResult result = traces[i]->guards->Check(call_state);
     if (result == GuardResult::kError) PyErr_Clear();
     if (result != GuardResult::kPass) continue;
     std::shared_ptr<Trace> found = traces[i];
-    if (!found->CoversSizes(call_state)) {
+    if (!found->CoversSizes(call_state, choice)) {
       if (found->variants->HasTooManyNumbers()) state.sizes.RefuseNumbers();
       continue;
     }
@@ -230,7 +230,7 @@ EntryStep RaiseShadowError(EntryObject* entry, const Trace& trace, const std::st
 }
 
 // The function in eager mode first, whose writes are taken back; then the trace, as always.
-EntryStep RunShadowed(EntryObject* entry, const CallState& call_state, Trace& trace) {
+EntryStep RunShadowed(EntryObject* entry, const CallState& call_state, Trace& trace, const Trace::Choice& choice) {
   absl::Span<PyObject* const> fetched = trace.guards->Fetched();
   std::vector<PyRef> inputs;
   for (size_t i = 0; i < trace.input_count; ++i) inputs.push_back(PyRef::Borrow(fetched[i]));
@@ -243,7 +243,7 @@ EntryStep RunShadowed(EntryObject* entry, const CallState& call_state, Trace& tr
     return RaiseShadowError(
         entry, trace, absl::StrCat("there it changes what is guarded: ", trace.guards->ExplainFailure(call_state)));
   }
-  EntryStep step = RunTrace(call_state, trace);
+  EntryStep step = RunTrace(call_state, trace, choice);
   if (step.kind != EntryStep::Kind::kReturned || !step.result) return step;
   ++CountsOfShadows().checked;
   absl::Status status = eager.Compare(step.result.get());
@@ -253,14 +253,14 @@ EntryStep RunShadowed(EntryObject* entry, const CallState& call_state, Trace& tr
 }
 
 // Which calls are checked depends on their number alone.
-EntryStep RunChecked(EntryObject* entry, const CallState& call_state, Trace& trace) {
+EntryStep RunChecked(EntryObject* entry, const CallState& call_state, Trace& trace, const Trace::Choice& choice) {
   const int64_t every = ShadowCheckEvery();
   if (trace.shadow == nullptr || every == 0 || trace.graph == nullptr || ShimToolInUse() ||
       entry->state->shadow_calls++ % every != 0)
-    return RunTrace(call_state, trace);
-  if (trace.shadow->left_out.empty()) return RunShadowed(entry, call_state, trace);
+    return RunTrace(call_state, trace, choice);
+  if (trace.shadow->left_out.empty()) return RunShadowed(entry, call_state, trace, choice);
   ++CountsOfShadows().left_out;
-  return RunTrace(call_state, trace);
+  return RunTrace(call_state, trace, choice);
 }
 
 EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
@@ -295,17 +295,18 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
   if (IsIdle(state, *made)) made->graph = nullptr;
   state.traces.insert(state.traces.begin() + static_cast<std::ptrdiff_t>(FirstOfKind(state, made->at_position)), made);
   if (BreaksFullGraph(state, *made)) return RaiseGraphBreak(made->report);
-  return RunChecked(entry, call_state, *made);
+  Trace::Choice choice;
+  if (made->variants != nullptr && !made->CoversSizes(call_state, choice)) return {};
+  return RunChecked(entry, call_state, *made, choice);
 }
 
 // Afterwards the guards have been checked once more: what they fetched is valid.
-absl::Status CheckReplay(EntryObject* entry, const CallState& call_state, const Trace& trace) {
+absl::Status CheckReplay(EntryObject* entry, const CallState& call_state, const Trace& trace,
+                         const Trace::Choice& choice) {
   const EntryState& state = *entry->state;
-  std::shared_ptr<const SizeVariant> variant;
-  if (trace.variants != nullptr) variant = trace.variants->Find(trace.guards->Fetched());
   trace.guards->Release();  // what was fetched has references, which recordings count
   absl::Status status = trace.recorded_text->CheckAgain(EntryName(entry), call_state, state.options, state.resumes,
-                                                        state.binder.Names(), variant.get());
+                                                        state.binder.Names(), choice.variant.get(), choice.symbols);
   const GuardResult result = trace.guards->Check(call_state);
   if (PyErr_Occurred() != nullptr) PyErr_Clear();
   if (!status.ok() || result == GuardResult::kPass) return status;
@@ -318,7 +319,8 @@ EntryStep Step(EntryObject* entry, const CallState& call_state) {
   std::optional<Unarmed> unarmed;
   if (CurrentFrameHandler() != nullptr) unarmed.emplace();
   EntryState& state = *entry->state;
-  std::shared_ptr<Trace> trace = FindTrace(state, call_state);
+  Trace::Choice choice;
+  std::shared_ptr<Trace> trace = FindTrace(state, call_state, choice);
   if (trace == nullptr) {
     // A tool may look at functions that would be recorded: only what is compiled already is used beside one. And a call
     // near the recursion limit is no example for others: what raises there does not elsewhere.
@@ -326,9 +328,10 @@ EntryStep Step(EntryObject* entry, const CallState& call_state) {
   }
   if (BreaksFullGraph(state, *trace)) return RaiseGraphBreak(trace->report);
   if (trace->recorded_text != nullptr && !ShimToolInUse() && HasRoomToRecord()) {
-    if (absl::Status status = CheckReplay(entry, call_state, *trace); !status.ok()) return RaiseCheckError(status);
+    if (absl::Status status = CheckReplay(entry, call_state, *trace, choice); !status.ok())
+      return RaiseCheckError(status);
   }
-  return RunChecked(entry, call_state, *trace);
+  return RunChecked(entry, call_state, *trace, choice);
 }
 
 PyObject* Dispatch(const Call& call) {
@@ -520,7 +523,9 @@ PyRef SegmentOf(PyObject* root, const std::vector<PyObject*>& functions) {
   PyRef segment = PyRef::Steal(NewEntry(functions.back(), state.options));
   if (!segment) return PyErr_Clear(), PyRef();
   AsEntry(segment.get())->state->resumes = state.resumes;
-  AsEntry(segment.get())->state->is_segment = true;
+  EntryState& made = *AsEntry(segment.get())->state;
+  made.is_segment = true;
+  if (made.options.data_dependent) made.sizes = SizeHistory::OfState(made.options.dynamic);
   state.segment_of.emplace(functions, state.segments.size());
   state.segments.emplace_back(functions, segment);
   return segment;

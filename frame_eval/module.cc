@@ -72,8 +72,10 @@ py::object StealOrThrow(PyObject* object) {
 
 // --- entries --------------------------------------------------------------------------------------------------------
 
-CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recompile_limit, const py::object& dynamic) {
+CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recompile_limit, const py::object& dynamic,
+                           bool data_dependent) {
   CompileOptions options;
+  options.data_dependent = data_dependent;
   if (!dynamic.is_none()) options.dynamic = dynamic.cast<bool>() ? DynamicMode::kAlways : DynamicMode::kNever;
   options.fullgraph = fullgraph;
   options.recompile_limit = recompile_limit;
@@ -92,15 +94,16 @@ CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recomp
 }
 
 py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit,
-                     const py::object& dynamic) {
-  return StealOrThrow(NewEntry(function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic)));
+                     const py::object& dynamic, bool data_dependent) {
+  return StealOrThrow(
+      NewEntry(function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic, data_dependent)));
 }
 
 // --- regions --------------------------------------------------------------------------------------------------------
 
 // Handles of regions are their addresses; 0: none.
 size_t MakeRegion(const py::object& backend, int recompile_limit) {
-  return reinterpret_cast<size_t>(new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none())));
+  return reinterpret_cast<size_t>(new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none(), false)));
 }
 
 size_t EnterRegion(size_t region) {
@@ -278,7 +281,7 @@ PYBIND11_MODULE(_C, module) {
   ThrowIfError(RegisterBuiltinBackends());
 
   module.def("make_entry", &MakeEntry, py::arg("function"), py::arg("backend"), py::arg("fullgraph"),
-             py::arg("recompile_limit"), py::arg("dynamic"));
+             py::arg("recompile_limit"), py::arg("dynamic"), py::arg("data_dependent"));
   module.def("entry_function",
              [](const py::object& entry) { return py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr())); });
   module.def("traces", &Traces, py::arg("entry"));
@@ -323,6 +326,7 @@ PYBIND11_MODULE(_C, module) {
 
   module.def("list_backends", &ListBackends);
   module.def("register_backend", &RegisterPythonBackend);
+  module.def("set_traced_symbols", [](const std::string& names) { SetTracedSymbols(names); });
   module.def("set_log", [](const std::string& names) { ThrowIfError(SetLogArtifacts(names)); });
   module.def("log_artifacts", &LogArtifacts);
   module.def("install_log_sink", &InstallLogSink);

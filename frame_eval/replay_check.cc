@@ -11,6 +11,7 @@
 #include "frame_eval/print_exit_plan.h"
 #include "graph/print.h"
 #include "graph/print_torch_graph.h"
+#include "graph/symbolic/open_graph.h"
 
 namespace framejit {
 namespace {
@@ -165,7 +166,8 @@ std::vector<RecordedText::Part> RecordedText::Parts(const Recording& recording, 
 
 absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& state, const CompileOptions& options,
                                       std::shared_ptr<ResumeTable> resumes,
-                                      const std::vector<std::string>& argument_names, const SizeVariant* sized) const {
+                                      const std::vector<std::string>& argument_names, const SizeVariant* sized,
+                                      const std::vector<PyRef>& symbols) const {
   VaryingItems varying = varying_;  // recording notes there what it reads
   std::optional<SizeHistory> sizes = sizes_;
   RecordInputs inputs{.resumes = std::move(resumes),
@@ -196,6 +198,11 @@ absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& 
     const bool is_graph = parts_[i].name == kGraph || parts_[i].name == kBackward;
     if (sized != nullptr && is_graph) {
       const Graph& graph = parts_[i].name == kGraph ? sized->recorded : sized->joint;
+      const bool is_graph_part = parts_[i].name == kGraph;
+      if (!sized->numbers.empty() && !graph.values.empty() && (is_graph_part || recording->joint != nullptr)) {
+        const Graph now_graph = FromInputs(is_graph_part ? recording->graph : recording->joint->graph, false);
+        if (IsOpenFormOf(FromInputs(graph, false), NumberValues(sized->numbers, symbols), now_graph)) continue;
+      }
       if (graph.values.empty() || GraphText(FromInputs(graph, false)) == now[i].text) continue;
     }
     if (parts_[i].name == kBackward && (parts_[i].text.empty() || now[i].text.empty())) continue;

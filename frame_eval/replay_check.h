@@ -29,10 +29,11 @@ class RecordedText {
   RecordedText(const Recording& recording, const RecordInputs& inputs, const std::vector<std::string>& argument_names);
 
   // Records the call again. An error says how that differs from the recording that this is the text of. `sized`: with
-  // open sizes, what was made of the recording for those of the call; else null.
+  // open sizes, what was made of the recording for those of the call, in which the symbols are worth `symbols`; else
+  // null.
   absl::Status CheckAgain(const std::string& name, const CallState& state, const CompileOptions& options,
                           std::shared_ptr<ResumeTable> resumes, const std::vector<std::string>& argument_names,
-                          const SizeVariant* sized) const;
+                          const SizeVariant* sized, const std::vector<PyRef>& symbols) const;
 
  private:
   struct Part {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,8 @@
 #include "frame_eval/compile.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/written_inputs.h"
+#include "graph/fake/open_number.h"
+#include "graph/symbolic/open_graph.h"
 #include "graph/symbolic/replay.h"
 #include "graph/symbolic/values.h"
 
@@ -26,6 +29,15 @@ int64_t NumberKey(PyObject* number) {
 }
 
 }  // namespace
+
+bool SizeVariant::Takes(const std::vector<PyRef>& symbol_values) const {
+  return std::all_of(numbers.begin(), numbers.end(), [&](const NumberInput& input) {
+    PyObject* object = symbol_values[static_cast<size_t>(input.symbol)].get();
+    const double number =
+        PyFloat_CheckExact(object) ? PyFloat_AS_DOUBLE(object) : static_cast<double>(PyLong_AsLongLong(object));
+    return !std::isfinite(number) || std::abs(number) <= input.largest;
+  });
+}
 
 absl::Status SizeVariants::TakeNumbers(absl::Span<PyObject* const> fetched, std::vector<PyRef>& symbols) const {
   if (origin_.program.numbers.empty()) return absl::OkStatus();
@@ -133,10 +145,13 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> fetched, const To
   if (!replayed.ok()) return replayed.status();
   variant.recorded = std::move(replayed->graph);
   variant.symbols = std::move(replayed->symbols);
+  variant.numbers = std::move(replayed->numbers);
   if (replayed->joint != nullptr && ReplayCheckEnabled()) variant.joint = replayed->joint->graph;
   const bool in_order = origin_.calls_in_order || variant.is_provisional;
   std::vector<at::Tensor> examples;
   for (PyObject* input : inputs) examples.push_back(THPVariable_Unpack(input));
+  for (const at::Scalar& number : NumberValues(variant.numbers, variant.symbols))
+    examples.push_back(WrapNumber(number));
   absl::StatusOr<std::unique_ptr<CompiledGraph>> compiled =
       CompileSized({.recorded = &variant.recorded,
                     .backend = variant.is_provisional ? "interp" : origin_.backend,

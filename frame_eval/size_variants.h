@@ -20,6 +20,7 @@
 #include "backends/backend.h"
 #include "frame_eval/cpython/py_ref.h"
 #include "graph/symbolic/program.h"
+#include "graph/symbolic/replay.h"
 
 namespace framejit {
 
@@ -31,8 +32,12 @@ struct SizeVariant {
   std::string why_not;                   // where there is none
   std::vector<PyRef> symbols;
   std::vector<size_t> written_inputs;  // as in Trace
+  std::vector<NumberInput> numbers;    // that the graph is given behind its tensors
   bool is_provisional = false;         // runs operator by operator, until these sizes come again
   int64_t last_use = 0;
+
+  // Whether the graph is one for the numbers that the symbols are worth.
+  bool Takes(const std::vector<PyRef>& symbol_values) const;
 };
 
 class SizeVariants {

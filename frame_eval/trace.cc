@@ -15,6 +15,8 @@
 #include "frame_eval/generator_state.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/error_text.h"
+#include "graph/fake/open_number.h"
+#include "graph/symbolic/open_graph.h"
 
 namespace framejit {
 namespace {
@@ -128,23 +130,30 @@ void CountWrites(const at::Tensor& result, uint32_t version, c10::ArrayRef<at::T
 
 }  // namespace
 
-bool Trace::CoversSizes(const CallState& state) {
+bool Trace::CoversSizes(const CallState& state, Choice& choice) {
   if (variants == nullptr) return true;
   variants->CountCall();
-  std::vector<PyRef> symbols;
-  if (!variants->TakeNumbers(guards->Fetched(), symbols).ok()) return guards->Release(), false;
+  choice.symbols.assign(variants->program().symbols.size(), {});
+  if (!variants->TakeNumbers(guards->Fetched(), choice.symbols).ok()) return guards->Release(), false;
   std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched());
-  if (variant != nullptr && !variant->is_provisional) return variant->graph != nullptr || (guards->Release(), false);
-  if (variants->HasTooManyNumbers()) return guards->Release(), false;
-  std::vector<PyRef> owned;
-  std::vector<PyObject*> fetched(guards->Fetched().begin(), guards->Fetched().end());
-  for (PyObject* object : fetched) owned.push_back(PyRef::Borrow(object));
-  guards->Release();
-  variant = variants->Make(fetched, report.torch_graph, report.recorded);
-  if (PyErr_Occurred() != nullptr) PyErr_Clear();
-  const bool holds = variant->graph != nullptr && guards->Check(state) == GuardResult::kPass;
-  if (PyErr_Occurred() != nullptr) PyErr_Clear();
-  return holds;
+  if (variant == nullptr || variant->is_provisional) {
+    if (variants->HasTooManyNumbers()) return guards->Release(), false;
+    std::vector<PyRef> owned;
+    std::vector<PyObject*> fetched(guards->Fetched().begin(), guards->Fetched().end());
+    for (PyObject* object : fetched) owned.push_back(PyRef::Borrow(object));
+    guards->Release();
+    variant = variants->Make(fetched, report.torch_graph, report.recorded);
+    if (PyErr_Occurred() != nullptr) PyErr_Clear();
+    const bool holds = variant->graph != nullptr && guards->Check(state) == GuardResult::kPass;
+    if (PyErr_Occurred() != nullptr) PyErr_Clear();
+    if (!holds) return false;
+  }
+  if (variant->graph == nullptr || !variant->Takes(choice.symbols)) return guards->Release(), false;
+  for (size_t i = 0; i < choice.symbols.size(); ++i) {
+    if (!choice.symbols[i]) choice.symbols[i] = variant->symbols[i];
+  }
+  choice.variant = std::move(variant);
+  return true;
 }
 
 std::string Trace::ExplainMiss(const CallState& state) const {
@@ -161,20 +170,18 @@ std::string Trace::ExplainMiss(const CallState& state) const {
   return guards->ExplainFailure(state);
 }
 
-Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
+Trace::Outcome Trace::Run(const CallState& state, const Choice& choice, PyObject** result) {
   absl::Span<PyObject* const> fetched = guards->Fetched();
-  std::shared_ptr<const SizeVariant> variant;
-  std::vector<PyRef> symbols;
-  if (variants != nullptr) {
-    variant = variants->Find(fetched);
-    if (variant == nullptr || variant->graph == nullptr) return guards->Release(), Outcome::kDiscarded;
-    symbols = variant->symbols;
-    if (!variants->TakeNumbers(fetched, symbols).ok()) return guards->Release(), Outcome::kDiscarded;
-  }
+  const SizeVariant* variant = choice.variant.get();
+  if (variants != nullptr && variant == nullptr) return guards->Release(), Outcome::kDiscarded;
   CompiledGraph& compiled = variant != nullptr ? *variant->graph : *graph;
   c10::SmallVector<at::Tensor, 8> inputs;
   inputs.reserve(input_count);
   for (size_t i = 0; i < input_count; ++i) inputs.push_back(THPVariable_Unpack(fetched[i]));
+  if (variant != nullptr) {
+    for (const at::Scalar& number : NumberValues(variant->numbers, choice.symbols))
+      inputs.push_back(WrapNumber(number));
+  }
   // The graph may release the GIL and the exit program may run Python code: what they still need is owned from here on.
   absl::InlinedVector<PyRef, 4> owned_sources;
   absl::InlinedVector<PyObject*, 4> sources(fetched.begin() + static_cast<std::ptrdiff_t>(input_count), fetched.end());
@@ -207,7 +214,7 @@ Trace::Outcome Trace::Run(const CallState& state, PyObject** result) {
   for (size_t i = 0; i < versions.size(); ++i) SetVersion(inputs[versions[i].first], before[i] + versions[i].second);
   for (const auto& [position, version] : output_versions) CountWrites(outputs.get()[position], version, inputs);
   lent.GiveBack();
-  *result = exit->Run(sources, outputs.get(), symbols);
+  *result = exit->Run(sources, outputs.get(), choice.symbols);
   return Outcome::kDone;
 }
 

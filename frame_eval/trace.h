@@ -77,13 +77,18 @@ class Trace {
   std::shared_ptr<CheckpointReads> checkpoint_reads;  // null where nothing is checkpointed
   TraceReport report;
 
+  // What a call of a trace with variants runs, and what the symbols are worth in it.
+  struct Choice {
+    std::shared_ptr<const SizeVariant> variant;
+    std::vector<PyRef> symbols;
+  };
   // After guards->Check() passed: whether the recording holds for the sizes and numbers of this call, too. May have run
   // Python code; the guards are checked again then. Requires the GIL.
-  bool CoversSizes(const CallState& state);
+  bool CoversSizes(const CallState& state, Choice& choice);
   // Why the trace does not cover a call: one line.
   std::string ExplainMiss(const CallState& state) const;
-  // After guards->Check() passed and CoversSizes(), before any Python code ran. Requires the GIL.
-  Outcome Run(const CallState& state, PyObject** result);
+  // After guards->Check() passed and CoversSizes() made the choice, before any Python code ran. Requires the GIL.
+  Outcome Run(const CallState& state, const Choice& choice, PyObject** result);
   int Traverse(visitproc visit, void* arg) const;
 };
 

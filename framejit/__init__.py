@@ -67,6 +67,7 @@ _C.set_path_rules(_armed.path_rules())
 _C.set_optimizer_methods(_optimizers.methods(), _optimizers.hooks())
 _C.set_cuda_toolchain(_cuda.nvrtc_libraries(), _cuda.cache_folder())
 _logging.install(_C, _config.read("FRAMEJIT_LOG"))
+_logging.trace_symbols(_C, _config.read("FRAMEJIT_TRACE_SYMBOL"))
 _checks.set_checks(_C, _config.read("FRAMEJIT_CHECK"))
 
 
@@ -86,12 +87,14 @@ def _check_common(caller: str, backend: Any, options: Any) -> dict[str, Any]:
     return {**chosen, "backend": _config.read("FRAMEJIT_BACKEND") if backend is None else backend}
 
 
-def _check_options(backend: Any, fullgraph: Any, dynamic: Any, options: Any) -> dict[str, Any]:
+def _check_options(backend: Any, fullgraph: Any, dynamic: Any, data_dependent: Any, options: Any) -> dict[str, Any]:
     chosen = _check_common("framejit.compile", backend, options)
     if not isinstance(fullgraph, bool):
         raise TypeError(f"framejit.compile: fullgraph: expected a bool, got {type(fullgraph).__name__}")
     if dynamic is not None and not isinstance(dynamic, bool):
         raise TypeError(f"framejit.compile: dynamic: expected a bool or None, got {type(dynamic).__name__}")
+    if not isinstance(data_dependent, bool):
+        raise TypeError(f"framejit.compile: data_dependent: expected a bool, got {type(data_dependent).__name__}")
     return chosen
 
 
@@ -105,6 +108,7 @@ def compile(
     backend: str | Callable[..., Any] | None = None,
     fullgraph: bool = False,
     dynamic: bool | None = None,
+    data_dependent: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Compiles a function, method, nn.Module or other callable; also a decorator, with or without arguments.
@@ -116,10 +120,20 @@ def compile(
     dynamic: None: the first recording holds for the sizes, ints and floats it meets; tensors whose sizes then differ,
         and numbers that do, are recorded with open sizes and values, which one recording serves. True: all tensors but
         parameters have open sizes from the first recording on. False: each set of sizes and numbers is recorded.
+    data_dependent: numbers and sizes that come of data (`item`, `nonzero`, boolean masks, `unique`) are expected to be
+        others in each call: what follows the instruction that makes them, which runs in the interpreter, is recorded
+        with all sizes, ints and floats that it takes over open, so that one recording serves them. With dynamic=False
+        without effect.
     options: {"recompile_limit": n}: how often a function is recorded before further misses run in the interpreter.
     """
-    chosen = _check_options(backend, fullgraph, dynamic, options)
-    arguments = {"backend": backend, "fullgraph": fullgraph, "dynamic": dynamic, "options": options}
+    chosen = _check_options(backend, fullgraph, dynamic, data_dependent, options)
+    arguments = {
+        "backend": backend,
+        "fullgraph": fullgraph,
+        "dynamic": dynamic,
+        "data_dependent": data_dependent,
+        "options": options,
+    }
     if target is None:
         return lambda function: compile(function, **arguments)
     return _wrap(target, arguments, chosen)
@@ -156,7 +170,12 @@ def _call_of(module: torch.nn.Module) -> types.FunctionType:
 
 def _entry(function: types.FunctionType, arguments: dict[str, Any], options: dict[str, Any]) -> Any:
     entry = _C.make_entry(
-        function, options["backend"], arguments["fullgraph"], options["recompile_limit"], arguments["dynamic"]
+        function,
+        options["backend"],
+        arguments["fullgraph"],
+        options["recompile_limit"],
+        arguments["dynamic"],
+        arguments["data_dependent"],
     )
     functools.update_wrapper(entry, function)
     entry._framejit_options = arguments

@@ -14,6 +14,7 @@ class Variable(NamedTuple):
 
 VARIABLES = (
     Variable("FRAMEJIT_LOG", "", "comma-separated names of what to log; see framejit.log_artifacts()"),
+    Variable("FRAMEJIT_TRACE_SYMBOL", "", "comma-separated symbols (s0) to print all stacks of where they are made"),
     Variable("FRAMEJIT_BACKEND", "auto", "the backend of framejit.compile where the call names none"),
     Variable("FRAMEJIT_CHECK", "", "comma-separated checks of framejit itself; see framejit.set_checks()"),
     Variable(

@@ -24,8 +24,18 @@ def install(extension: ModuleType, names: str) -> None:
 def set_logs(extension: ModuleType, names: str) -> None:
     """Turns on the named artifacts and no others."""
     extension.set_log(names)
-    if not names.strip(", "):
-        return
+    if names.strip(", "):
+        _show()
+
+
+def trace_symbols(extension: ModuleType, names: str) -> None:
+    """Prints the program's and the C++ stack where a symbol of one of these names is made, to `framejit.symbols`."""
+    extension.set_traced_symbols(names)
+    if names.strip(", "):
+        _show()
+
+
+def _show() -> None:
     logger.setLevel(logging.INFO)
     # Who asks for a log wants to see it; where the program configured logging itself, its handlers get it.
     if not logger.handlers and not logging.getLogger().handlers:

@@ -29,6 +29,8 @@ struct TensorMeta {
   bool requires_grad = false;
   bool is_conj = false;
   bool is_neg = false;
+  // An input without dimensions that a Python number comes in by: a number to type promotion.
+  bool is_number = false;
   // Values with the same id share memory (views, in-place results). Ids are local to the graph.
   int32_t storage = -1;
 

@@ -113,6 +113,7 @@ class Parser {
     if (cursor_.TakeIf("offset=")) meta.storage_offset = cursor_.TakeInt("an offset");
     if (cursor_.TakeIf("device=")) meta.device = ParseDevice();
     meta.requires_grad = cursor_.TakeWord("requires_grad");
+    meta.is_number = cursor_.TakeWord("number");
     meta.is_conj = cursor_.TakeWord("conj");
     meta.is_neg = cursor_.TakeWord("neg");
     if (cursor_.TakeIf("@")) meta.storage = static_cast<int32_t>(cursor_.TakeInt("a storage number"));

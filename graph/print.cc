@@ -126,6 +126,7 @@ std::string PrintValueType(const TensorMeta& meta) {
   if (meta.storage_offset != 0) absl::StrAppend(&text, " offset=", meta.storage_offset);
   if (meta.device != c10::Device(c10::kCPU)) absl::StrAppend(&text, " device=", PrintString(meta.device.str()));
   if (meta.requires_grad) text += " requires_grad";
+  if (meta.is_number) text += " number";
   if (meta.is_conj) text += " conj";
   if (meta.is_neg) text += " neg";
   if (meta.storage != -1) absl::StrAppend(&text, " @", meta.storage);

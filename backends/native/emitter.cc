@@ -124,6 +124,7 @@ void Emitter::AddTo(Promotion& promotion, size_t operand) const {
     return promotion.AddWrappedNumber(constant->second->scalar_type());
   }
   const TensorMeta& meta = facts_.graph.meta(o.value);
+  if (meta.is_number) return promotion.AddWrappedNumber(meta.dtype);
   promotion.AddTensor(meta.dtype, static_cast<int64_t>(meta.sizes.size()));
 }
 

@@ -9,6 +9,7 @@
 #include "backends/dispatch.h"
 #include "graph/error_text.h"
 #include "graph/fake/fake_session.h"
+#include "graph/fake/open_number.h"
 
 namespace framejit {
 namespace {
@@ -44,7 +45,9 @@ class Relayout {
   absl::Status AddInput(ValueId id, const std::vector<int64_t>& strides) {
     const TensorMeta& meta = graph_.meta(id);
     at::Tensor example;
-    {
+    if (meta.is_number) {
+      example = WrapNumber(meta.dtype == at::kDouble ? at::Scalar(0.5) : at::Scalar(int64_t{2}));
+    } else {
       FakeSession::Pause pause;
       example =
           at::empty_strided(meta.sizes, strides.empty() ? at::IntArrayRef(meta.strides) : at::IntArrayRef(strides),
@@ -52,6 +55,10 @@ class Relayout {
     }
     absl::StatusOr<at::Tensor> fake = session_.MakeInput(example);
     if (!fake.ok()) return fake.status();
+    if (meta.is_number) {
+      fake->unsafeGetTensorImpl()->set_wrapped_number(true);
+      session_.graph().values[static_cast<size_t>(session_.graph().inputs.back())].is_number = true;
+    }
     tensors_[static_cast<size_t>(id)] = *std::move(fake);
     examples_.push_back(std::move(example));
     return absl::OkStatus();

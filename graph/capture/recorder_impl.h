@@ -443,6 +443,14 @@ struct RecorderState::Impl {
   PyObject* AnswerPart(PyObject* result, bool has_symbols, const std::string& text, TorchArgument* pattern);
   PyObject* NewSymbol(PyObject* value, std::string text);
   void NameSizes(const TorchCall& ask);
+  // A symbol that is computed of no other gets a name, once for what it is called, and is told with its range.
+  // `is_unbacked`: nothing but a break left it behind.
+  void TellSymbol(SymbolId symbol, std::string_view range, bool is_unbacked = false);
+  int64_t unbacked_symbols = 0;  // that were told
+  std::string ReadPlaceText();
+  void TellSizes(const TorchArgument& result);
+  absl::flat_hash_set<std::string> told_symbols;
+  std::string size_range;  // of the size that is asked for next, where the program says one
   bool NumberArgument(PyObject* object, TorchArgument* argument, int depth = 0);
   // `invoke` computes function(*args), of numbers alone.
   PyObject* Compute(PyObject* function, absl::Span<PyObject* const> args, const Invoke& invoke);

@@ -460,7 +460,8 @@ int RecorderState::Impl::Read(PyObject** place) {
     AddGuard(GuardKind::kFunctionCode, source, PyFunction_GET_CODE(value));
     Remember(value, value, source, false);
     lifted = Py_NewRef(value);
-  } else if (request.varying != nullptr && Varies(*request.varying, value, PathInState(source))) {
+  } else if (request.varying != nullptr && !(request.sizes != nullptr && request.sizes->OpensItem(value)) &&
+             Varies(*request.varying, value, PathInState(source))) {
     Break(BreakCode::kVaryingValue, Py_TYPE(value)->tp_name);
   } else {
     lifted = Lift(Py_NewRef(value), source);

@@ -5,6 +5,7 @@
 // about needs no care. What computes is either a step of the symbolic program, or fixes the symbols that it is given:
 // that is the rule for all C code that is not known here. Python code that C code calls back gives fixed numbers as
 // well.
+#include <c10/util/Backtrace.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
@@ -150,21 +151,25 @@ PyObject* RecorderState::Impl::LiftVaryingNumber(PyObject* value, SourceId sourc
   if (request.sizes == nullptr || !numbers_may_vary || (!PyLong_CheckExact(value) && !PyFloat_CheckExact(value)))
     return nullptr;
   if (auto row = varying_numbers.find(source); row != varying_numbers.end()) return Py_NewRef(row->second.get());
+  bool is_item = false;  // of the state of a segment
   for (SourceId at = source; at != kNoSource; at = recording->sources[at].parent) {
     const SourceKind kind = recording->sources[at].kind;
-    // The states of segments count their recordings (VaryingItems).
-    if ((kind == SourceKind::kArgument && IsSegment()) || kind == SourceKind::kIteratorParts ||
-        kind == SourceKind::kNativeValue || kind == SourceKind::kDefault || kind == SourceKind::kKwDefault ||
-        kind == SourceKind::kPartialField)
+    if (kind == SourceKind::kArgument && IsSegment()) {
+      // States count their recordings otherwise (VaryingItems).
+      is_item = request.sizes->OpensItem(value);
+      if (!is_item) return nullptr;
+    }
+    if (kind == SourceKind::kIteratorParts || kind == SourceKind::kNativeValue || kind == SourceKind::kDefault ||
+        kind == SourceKind::kKwDefault || kind == SourceKind::kPartialField)
       return nullptr;
   }
-  if (!request.sizes->NumberVaries(recording->sources, source, value)) return nullptr;
+  if (!is_item && !request.sizes->NumberVaries(recording->sources, source, value)) return nullptr;
   ValueNames();
   std::string name = recording->sources.ToString(source, argument_names);
-  if (LogEnabled(LogArtifact::k_symbols))
-    Log(LogArtifact::k_symbols, absl::StrCat(name, " varies, ", ObjectText(value), " here", PlaceText()));
   PyObject* symbol = NewSymbol(value, std::move(name));
   if (symbol == nullptr) return nullptr;
+  if (SymbolOf(symbol) != kNoSymbol)
+    TellSymbol(SymbolOf(symbol), PyFloat_CheckExact(value) ? "any float" : "any int", is_item);
   AddGuard(GuardKind::kTypeIs, source, reinterpret_cast<PyObject*>(Py_TYPE(value)));
   SymbolStep step{.kind = SymbolStep::Kind::kNumber, .index = static_cast<int32_t>(recording->symbolic.numbers.size())};
   step.symbol = SymbolOf(symbol);
@@ -215,6 +220,36 @@ PyObject* RecorderState::Impl::AnswerPart(PyObject* result, bool has_symbols, co
   return alone ? PyTuple_Type.tp_new(Py_TYPE(result), alone.get(), nullptr) : nullptr;
 }
 
+// Arguments are read before the function's first line is.
+std::string RecorderState::Impl::ReadPlaceText() {
+  if (!frames.empty()) return PlaceText();
+  auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(request.function));
+  const char* file = PyUnicode_AsUTF8(code->co_filename);
+  PyErr_Clear();
+  return absl::StrCat(" (", file == nullptr ? "?" : file, ":", code->co_firstlineno, ")");
+}
+
+void RecorderState::Impl::TellSymbol(SymbolId id, std::string_view range, bool is_unbacked) {
+  Symbol& symbol = recording->symbolic.symbols[static_cast<size_t>(id)];
+  if (!told_symbols.insert(symbol.text).second) return;
+  symbol.name = is_unbacked ? absl::StrCat("u", unbacked_symbols++)
+                            : absl::StrCat("s", static_cast<int64_t>(told_symbols.size()) - 1 - unbacked_symbols);
+  const bool is_traced = IsTracedSymbol(symbol.name);
+  if (!is_traced && !LogEnabled(LogArtifact::k_symbols)) return;
+  std::string text = absl::StrCat(symbol.name, " = ", symbol.text, ", ", ObjectText(symbol.hint.get()), " here, ",
+                                  absl::string_view(range.data(), range.size()), ReadPlaceText());
+  if (!is_traced) return Log(LogArtifact::k_symbols, text);
+  for (const SourceLocation& frame : Stack())
+    absl::StrAppend(&text, "\n  ", frame.file, ":", frame.line, " in ", frame.function);
+  absl::StrAppend(&text, "\n", c10::get_backtrace());
+  LogTracedSymbol(text);
+}
+
+void RecorderState::Impl::TellSizes(const TorchArgument& result) {
+  for (const TorchArgument& item : result.items) TellSizes(item);
+  if (result.symbol != kNoSymbol) TellSymbol(result.symbol, size_range.empty() ? "0 or more" : size_range);
+}
+
 // A size of a tensor is called by the first tensor that has it for sure.
 void RecorderState::Impl::NameSizes(const TorchCall& ask) {
   auto& symbols = recording->symbolic.symbols;
@@ -247,6 +282,8 @@ PyObject* RecorderState::Impl::Answer(TorchCall ask, PyObject* result, bool has_
   ask.result = {};
   PyObject* answer = AnswerPart(owned.get(), has_symbols, text, &ask.result);
   NameSizes(ask);
+  const auto is_tensor = [](const TorchArgument& argument) { return argument.kind == Kind::kValue; };
+  if (std::any_of(ask.args.begin(), ask.args.end(), is_tensor)) TellSizes(ask.result);
   SymbolStep step{.kind = SymbolStep::Kind::kAsk};
   step.ask = std::move(ask);
   NoteMarked(step.ask);
@@ -319,8 +356,8 @@ void RecorderState::Impl::Fix(SymbolId symbol) {
   FixMarked(symbol);
   if (LogEnabled(LogArtifact::k_symbols))
     Log(LogArtifact::k_symbols,
-        absl::StrCat("specialised: demands ", DemandText(recording->symbolic.steps.back(), recording->symbolic, {}),
-                     PlaceText()));
+        absl::StrCat("specialised", fixing.empty() ? "" : " by ", fixing, ": demands ",
+                     DemandText(recording->symbolic.steps.back(), recording->symbolic, {}), PlaceText()));
 }
 
 // Everything that C code could reach through the object; what existed before the recording holds no symbols.
@@ -384,7 +421,7 @@ void RecorderState::Impl::SpecialiseOperands(std::initializer_list<PyObject*> ob
 
 void RecorderState::Impl::SpecialiseArguments(const NativeCall& call) {
   if (symbol_of.empty()) return;
-  if (!marked.empty()) fixing = QualifiedName(call.callable);
+  if (!marked.empty() || LogEnabled(LogArtifact::k_symbols)) fixing = QualifiedName(call.callable);
   if (!PyType_Check(call.callable)) Specialise(call.callable);
   for (Py_ssize_t i = 0; i < call.total(); ++i) Specialise(call.args[i]);
   fixing.clear();
@@ -535,9 +572,8 @@ void RecorderState::Impl::FinishSymbols() {
   for (const TorchCall& call : recording->torch_graph.calls) {
     if (IsOfAutograd(call)) StayStatic("gradients are computed inside");
   }
-  for (const PyRef& output : graph_outputs) {
-    if (ViewForm(TensorOf(output.get()))) StayStatic("a result is a view of a special kind");
-  }
+  for (const PyRef& output : graph_outputs)
+    recording->symbolic.output_forms.push_back(ViewForm(TensorOf(output.get())));
 }
 
 PyObject* RecorderState::Impl::MarksOf(PyObject* tensor) {
@@ -558,6 +594,15 @@ bool RecorderState::Impl::IsMarkedDynamic(PyObject* tensor) const {
   return false;
 }
 
+// (least, greatest), either of which may be None.
+static std::string RangeText(PyObject* limits) {
+  const auto limit = [&](Py_ssize_t i, const char* none) {
+    PyObject* object = PyTuple_GET_ITEM(limits, i);
+    return object == Py_None ? std::string(none) : ObjectText(object);
+  };
+  return absl::StrCat(limit(0, "0"), " to ", limit(1, "any size"));
+}
+
 int RecorderState::Impl::DemandMarks(PyObject* lifted, SourceId source, PyObject* marks) {
   PyRef size = PyRef::Steal(PyUnicode_InternFromString("size"));
   ValueNames();
@@ -569,9 +614,11 @@ int RecorderState::Impl::DemandMarks(PyObject* lifted, SourceId source, PyObject
         {.kind = Kind::kValue, .constant = {}, .value = recording->torch_graph.inputs.back(), .items = {}, .keys = {}});
     if (!NumberArgument(dimension, &ask.args.emplace_back())) return PyErr_BadInternalCall(), -1;
     PyObject* operands[] = {lifted, dimension};
+    if (PyTuple_Check(limits)) size_range = RangeText(limits);
     FakeSession::Pause pause;
     PyRef symbol = PyRef::Steal(PyObject_VectorcallMethod(size.get(), operands, 2, nullptr));
     if (symbol) symbol = PyRef::Steal(Answer(std::move(ask), symbol.release(), true));
+    size_range.clear();
     if (!symbol) return -1;
     if (!PyTuple_Check(limits)) {
       Specialise(symbol.get());

@@ -127,6 +127,8 @@ absl::StatusOr<at::Tensor> FakeSession::MakeConstant(const at::Tensor& real) {
   }
 }
 
+std::shared_ptr<OpenNumber> FakeSession::NewNumber(const at::Scalar& hint) { return state_->recording.NewNumber(hint); }
+
 // Autograd sets requires_grad on a result after the node is recorded, so the graph learns it here.
 ValueId FakeSession::ValueOf(const at::Tensor& fake) const {
   const FakeTensorImpl* impl = fake.defined() ? AsFake(fake) : nullptr;

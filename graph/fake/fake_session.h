@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "graph/capture/break.h"
+#include "graph/fake/open_number.h"
 #include "graph/graph.h"
 
 namespace framejit {
@@ -39,6 +40,9 @@ class FakeSession {
   absl::StatusOr<at::Tensor> MakeInput(const at::Tensor& real);
   // A fake for a real tensor that the program made itself (torch.tensor): a graph constant and a clone of it.
   absl::StatusOr<at::Tensor> MakeConstant(const at::Tensor& real);
+
+  // A number whose value the graph leaves open (open_number.h), no input of it yet.
+  std::shared_ptr<OpenNumber> NewNumber(const at::Scalar& hint);
 
   // The value that a fake stands for now (in-place operators give it a new one).
   ValueId ValueOf(const at::Tensor& fake) const;

@@ -178,6 +178,7 @@ class RecordedCall {
     CheckOutSizes();
     for (size_t i = base_; i < stack_.size(); ++i) WrapResult(stack_[i], node);
     CheckNumbers(node);
+    CheckOpenNumbers(node);
     if (info_.recorded) recording_.graph.nodes.push_back(std::move(node));
   }
 
@@ -240,16 +241,32 @@ class RecordedCall {
   // Real tensors: what the session was told of, and numbers, which are copied unless torch itself wrapped them.
   at::Tensor ShadowOfReal(const at::Tensor& real, bool written, ValueId& id) {
     if (written) FailAndThrow(recording_, BreakCode::kUnknownTensor, NameOf(info_) + " writes a real tensor");
+    if (std::shared_ptr<OpenNumber> open = recording_.FindNumber(real)) {
+      id = open->value;
+      numbers_.push_back(std::move(open));
+      return ShadowOfNumber(real);
+    }
     const bool number = real.dim() == 0 && real.is_cpu();
     id = recording_.FindConstant(real);
     if (id == kNoValue) {
       if (!number) FailAndThrow(recording_, BreakCode::kUnknownTensor, "an argument of " + NameOf(info_));
       id = recording_.AddConstant(real, real.unsafeGetTensorImpl()->is_wrapped_number() ? real : CopyNumber(real));
     }
-    if (number) return real;
+    if (number) return ShadowOfNumber(real);
     MetadataScope scope(/*intercept=*/false);
     return at::Tensor(at::detail::empty_strided_meta(real.sizes(), real.strides(), real.scalar_type()));
   }
+
+  // Metadata takes numbers as they are, but for bounds, which are to be on one device with what they bound.
+  at::Tensor ShadowOfNumber(const at::Tensor& real) const {
+    if (!IsClamp() || !real.unsafeGetTensorImpl()->is_wrapped_number()) return real;
+    MetadataScope scope(/*intercept=*/false);
+    at::Tensor shadow = at::detail::empty_strided_meta({}, {}, real.scalar_type());
+    shadow.unsafeGetTensorImpl()->set_wrapped_number(true);
+    return shadow;
+  }
+
+  bool IsClamp() const { return info_.name.name.starts_with("aten::clamp"); }
 
   static at::Tensor CopyNumber(const at::Tensor& real) {
     FakeSession::Pause pause;
@@ -281,9 +298,7 @@ class RecordedCall {
     if (info_.number_arguments == 0 || node.outputs.empty() || node.outputs[0] == kNoValue) return;
     const at::ScalarType dtype = recording_.graph.meta(node.outputs[0]).dtype;
     if (!at::isFloatingType(dtype) || dtype == at::kDouble) return;
-    double largest = std::numeric_limits<float>::max();
-    if (dtype == at::kHalf) largest = std::numeric_limits<c10::Half>::max();
-    if (dtype == at::kBFloat16) largest = std::numeric_limits<c10::BFloat16>::max();
+    const double largest = LargestOf(dtype);
     for (size_t i = 0; i < node.operands.size() && i < 64; ++i) {
       const IValue& constant = node.operands[i].constant;
       if ((info_.number_arguments >> i & 1) == 0 || (!constant.isDouble() && !constant.isInt())) continue;
@@ -291,6 +306,38 @@ class RecordedCall {
       if (std::isfinite(number) && std::abs(number) > largest)
         FailAndThrow(recording_, BreakCode::kUnsupportedCallable, NameOf(info_) + " with a number out of range");
     }
+  }
+
+  // Kernels of the CPU that are given the number when they run convert it as eager's do in these dtypes.
+  void CheckOpenNumbers(const Node& node) {
+    if (numbers_.empty()) return;
+    bool fits = true;
+    double largest = std::numeric_limits<double>::infinity();
+    const auto look = [&](ValueId id, bool is_result) {
+      const TensorMeta& meta = recording_.graph.meta(id);
+      if (meta.is_number) return;
+      fits = fits && meta.device.is_cpu();
+      const bool is_float = at::isFloatingType(meta.dtype);
+      fits = fits && (is_float || meta.dtype == at::kLong || meta.dtype == at::kBool);
+      if (is_float && meta.dtype != at::kDouble) largest = std::min(largest, LargestOf(meta.dtype));
+      for (const auto& number : numbers_)
+        fits = fits && (!is_result || meta.dtype != at::kLong || !number->hint.isFloatingPoint());
+    };
+    ForEachOperandValue(node, [&](ValueId id) { look(id, false); });
+    for (ValueId id : node.outputs) {
+      if (id != kNoValue) look(id, true);
+    }
+    const bool raises = IsClamp() || info_.name.name.starts_with("aten::masked_fill");
+    for (const auto& number : numbers_) {
+      number->looked |= !fits;
+      if (raises) number->largest = std::min(number->largest, largest);
+    }
+  }
+
+  static double LargestOf(at::ScalarType dtype) {
+    if (dtype == at::kHalf) return std::numeric_limits<c10::Half>::max();
+    if (dtype == at::kBFloat16) return std::numeric_limits<c10::BFloat16>::max();
+    return std::numeric_limits<float>::max();
   }
 
   void TakeDevice(bool device_known) {
@@ -350,6 +397,7 @@ class RecordedCall {
   size_t base_;
   c10::Device device_{c10::kCPU};
   absl::InlinedVector<std::pair<const c10::TensorImpl*, at::Tensor>, 4> fakes_;  // shadow -> fake
+  absl::InlinedVector<std::shared_ptr<OpenNumber>, 1> numbers_;
 };
 
 bool HasMask(const Stack& stack, size_t base) {
@@ -489,8 +537,19 @@ void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, St
   }
 }
 
+bool HoldsSymbolic(const Stack& stack, size_t base) {
+  return std::any_of(stack.begin() + static_cast<std::ptrdiff_t>(base), stack.end(), [](const IValue& value) {
+    return value.isSymFloat() || value.isSymInt() || (value.isSymIntList() && !value.isIntList());
+  });
+}
+
 void FakeFallback(const c10::OperatorHandle& op, DispatchKeySet keys, Stack* stack) {
   OpInfo& info = OpInfoOf(op);
+  if (const size_t base = stack->size() - info.arguments.size(); HoldsSymbolic(*stack, base)) {
+    std::optional<c10::OperatorHandle> form = op;
+    TakeNumbers(form, *stack, base);
+    return FakeFallback(*form, keys, stack);
+  }
   if (metadata_depth > 0) return RunNested(op, info, keys, stack);
   Record(op, info, keys, stack);
 }

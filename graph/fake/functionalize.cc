@@ -158,6 +158,7 @@ class Functionalizer {
 
   void AddInput(ValueId id) {
     const TensorMeta& meta = source_.meta(id);
+    if (meta.is_number) return AddNumber(id);
     Input input{id, kNoValue, FakeOf(meta, MemoryOf(meta))};
     input.target = target_.NewValue(*AsFake(input.fake));
     target_.graph.values[static_cast<size_t>(input.target)].requires_grad = meta.requires_grad;
@@ -165,6 +166,13 @@ class Functionalizer {
     input.wrapper = functional::to_functional_tensor(input.fake);
     tensors_[static_cast<size_t>(id)] = input.wrapper;
     inputs_.push_back(std::move(input));
+  }
+
+  void AddNumber(ValueId id) {
+    const bool is_float = source_.meta(id).dtype == at::kDouble;
+    const std::shared_ptr<OpenNumber> number = target_.NewNumber(is_float ? at::Scalar(0.5) : at::Scalar(int64_t{2}));
+    target_.graph.inputs.push_back(number->value);
+    tensors_[static_cast<size_t>(id)] = target_.TensorOfNumber(number);
   }
 
   // Numbers stay real tensors, so that kernels that look at them may (see OperandOf).
@@ -201,6 +209,12 @@ class Functionalizer {
     return found && only;
   }
 
+  bool ReadsOpenNumber(const Node& node) const {
+    bool found = false;
+    ForEachOperandValue(node, [&](ValueId id) { found |= source_.meta(id).is_number; });
+    return found;
+  }
+
   // The tensor that stands for `id`; as a fake also where it is a number.
   const at::Tensor& OperandOf(ValueId id, bool as_fake) {
     const at::Tensor& tensor = tensors_[static_cast<size_t>(id)];
@@ -227,6 +241,7 @@ class Functionalizer {
       } else {
         torch::jit::Stack stack;
         const bool as_fakes = HasOnlyNumbers(node);
+        if (as_fakes && ReadsOpenNumber(node)) return absl::UnimplementedError("a tensor of an open number alone");
         PushOperands(node, [&](ValueId id) -> const at::Tensor& { return OperandOf(id, as_fakes); }, stack);
         node.op.callBoxed(&stack);
         TakeResults(node, stack,

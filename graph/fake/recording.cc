@@ -80,6 +80,35 @@ ValueId FakeRecording::AddConstant(const at::Tensor& key, at::Tensor held) {
   return id;
 }
 
+std::shared_ptr<OpenNumber> FakeRecording::NewNumber(const at::Scalar& hint) {
+  TensorMeta meta;
+  meta.dtype = hint.isFloatingPoint() ? at::kDouble : at::kLong;
+  meta.storage = next_storage_++;
+  meta.is_number = true;
+  has_numbers_ = true;
+  return std::make_shared<OpenNumber>(
+      OpenNumber{.hint = hint, .value = graph.AddValue(std::move(meta)), .recording_serial = serial_});
+}
+
+// What the tensor holds is what no number is likely to be, so that reading it shows.
+at::Tensor FakeRecording::TensorOfNumber(const std::shared_ptr<OpenNumber>& number) {
+  const bool is_float = number->hint.isFloatingPoint();
+  at::Tensor tensor = WrapNumber(is_float ? at::Scalar(std::numeric_limits<double>::quiet_NaN())
+                                          : at::Scalar(std::numeric_limits<int64_t>::min() + 7777));
+  number_tensors_[tensor.unsafeGetTensorImpl()] = {tensor, number};
+  return tensor;
+}
+
+std::shared_ptr<OpenNumber> FakeRecording::FindNumber(const at::Tensor& real) {
+  if (!has_numbers_ || !real.unsafeGetTensorImpl()->is_wrapped_number()) return nullptr;
+  const auto row = number_tensors_.find(real.unsafeGetTensorImpl());
+  if (row != number_tensors_.end()) return row->second.number;
+  std::shared_ptr<OpenNumber> number = NumberOfWrapped(real);
+  if (number == nullptr || number->recording_serial != serial_) return nullptr;
+  number_tensors_[real.unsafeGetTensorImpl()] = {real, number};
+  return number;
+}
+
 void FakeRecording::Fail(BreakCode code, std::string detail) {
   if (!failure) failure = FakeSession::Failure{code, std::move(detail)};
 }

@@ -11,6 +11,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "graph/fake/fake_session.h"
 #include "graph/fake/fake_tensor_impl.h"
+#include "graph/fake/open_number.h"
 #include "graph/graph.h"
 
 namespace framejit {
@@ -46,6 +47,13 @@ class FakeRecording {
   ValueId FindConstant(const at::Tensor& real) const;
   // Registers `held`, which is kept and never written, as the constant for tensor `key`.
   ValueId AddConstant(const at::Tensor& key, at::Tensor held);
+  // A value for a number that the graph leaves open, no input yet.
+  std::shared_ptr<OpenNumber> NewNumber(const at::Scalar& hint);
+  // The tensor that stands for such a number.
+  at::Tensor TensorOfNumber(const std::shared_ptr<OpenNumber>& number);
+  // The number that the tensor stands for, or null. Torch's parser makes such tensors of Python's symbolic numbers,
+  // too.
+  std::shared_ptr<OpenNumber> FindNumber(const at::Tensor& real);
 
   void Fail(BreakCode code, std::string detail);
 
@@ -71,6 +79,12 @@ class FakeRecording {
   absl::flat_hash_map<const c10::StorageImpl*, Memory> memory_;             // by shadow storage
   absl::flat_hash_map<const c10::StorageImpl*, c10::Storage> real_memory_;  // real storage -> shadow storage
   absl::flat_hash_map<const c10::TensorImpl*, Constant> constants_;
+  bool has_numbers_ = false;
+  struct NumberTensor {
+    at::Tensor key;  // held, so that its address is not reused
+    std::shared_ptr<OpenNumber> number;
+  };
+  absl::flat_hash_map<const c10::TensorImpl*, NumberTensor> number_tensors_;
 };
 
 // Memory for shadows, `bytes` large and without data.

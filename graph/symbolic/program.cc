@@ -118,7 +118,14 @@ class NumberSorter {
     return true;
   }
 
-  void GiveTo(const TorchCall& call) { Keep(UsesOf(call)); }
+  void GiveTo(const TorchCall& call) {
+    is_call_ = true;
+    Keep(UsesOf(call));
+    is_call_ = false;
+  }
+
+  // Those that came up in calls, in that order.
+  std::vector<SymbolId> given;
 
  private:
   struct Uses {
@@ -131,16 +138,20 @@ class NumberSorter {
            target == reinterpret_cast<PyObject*>(&PyFloat_Type) || target == reinterpret_cast<PyObject*>(&PyBool_Type);
   }
 
-  void Look(const TorchArgument& argument, Uses& uses) const {
+  void Look(const TorchArgument& argument, Uses& uses) {
     uses.others |= argument.kind == TorchArgument::Kind::kValue;
     for (const TorchArgument& item : argument.items) Look(item, uses);
     if (argument.symbol == kNoSymbol) return;
     const std::vector<int32_t>& origins = origins_[static_cast<size_t>(argument.symbol)];
     uses.others |= origins.empty();
+    if (is_call_ && !origins.empty()) {
+      if (std::find(given.begin(), given.end(), argument.symbol) == given.end()) given.push_back(argument.symbol);
+      if (std::find(program_.open.begin(), program_.open.end(), argument.symbol) != program_.open.end()) return;
+    }
     uses.origins.insert(uses.origins.end(), origins.begin(), origins.end());
   }
 
-  Uses UsesOf(const TorchCall& call) const {
+  Uses UsesOf(const TorchCall& call) {
     Uses uses;
     for (const TorchArgument& argument : call.args) Look(argument, uses);
     for (const auto& [key, argument] : call.kwargs) Look(argument, uses);
@@ -157,18 +168,23 @@ class NumberSorter {
   }
 
   SymbolicProgram& program_;
+  bool is_call_ = false;
   std::vector<std::vector<int32_t>> origins_;  // by symbol; empty: it comes of sizes
 };
 
 }  // namespace
 
-void SymbolicProgram::SortNumbers(const TorchGraph& graph) {
+void SymbolicProgram::SortNumbers(const TorchGraph& graph) { GivenNumbers(graph); }
+
+std::vector<SymbolId> SymbolicProgram::GivenNumbers(const TorchGraph& graph) {
   number_steps.clear();
+  for (SymbolicNumber& number : numbers) number.in_graph = false;
   NumberSorter sorter(*this);
   for (size_t i = 0; i < steps.size(); ++i) {
     if (sorter.Take(steps[i])) number_steps.push_back(static_cast<int32_t>(i));
   }
   for (const TorchCall& call : graph.calls) sorter.GiveTo(call);
+  return std::move(sorter.given);
 }
 
 namespace {

@@ -22,6 +22,7 @@ namespace framejit {
 struct Symbol {
   PyRef hint;        // what it was while recording: an exact int or float, an object that is this symbol alone
   std::string text;  // "x.shape[0]", "(x.shape[0] * 2)"
+  std::string name;  // "s0"; empty where it is computed of others, or has been told before
 };
 
 struct SymbolStep {
@@ -43,7 +44,7 @@ struct SymbolStep {
 struct SymbolicNumber {
   SourceId source = kNoSource;
   SymbolId symbol = kNoSymbol;
-  // Calls of tensors are given it, or what comes of it: each value has a graph of its own.
+  // Calls of tensors are given it, or what comes of it, and that is not open: each value has a graph of its own.
   bool in_graph = false;
 };
 
@@ -52,14 +53,20 @@ struct SymbolicProgram {
   std::vector<SymbolicNumber> numbers;
   std::vector<Symbol> symbols;
   std::vector<SymbolStep> steps;
+  std::vector<PyRef> output_forms;  // by graph output: its ViewForm()
 
   // The steps that each call takes by itself: those about numbers, and what comes of them alone.
   std::vector<int32_t> number_steps;
+  // Symbols that come of numbers alone and are inputs of the graph, behind its tensors: one graph for all that they are
+  // worth.
+  std::vector<SymbolId> open;
 
   // Whether any input's sizes or any number is open. The rest means nothing otherwise.
   bool any() const;
-  // Once all steps are there: finds number_steps, and which numbers are in the graph.
+  // Once all steps are there: finds number_steps, and which numbers are in the graph, for what is open.
   void SortNumbers(const TorchGraph& graph);
+  // Symbols that come of numbers alone and that calls of tensors are given.
+  std::vector<SymbolId> GivenNumbers(const TorchGraph& graph);
 };
 
 // Whether the argument is a symbol, or any of its items holds one.

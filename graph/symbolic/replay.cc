@@ -6,7 +6,9 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
+#include <array>
 #include <exception>
+#include <string_view>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
@@ -75,13 +77,30 @@ class StateScope {
   bool tracing_;
 };
 
+// Whether the call computes with the numbers among its arguments, and does nothing else with them.
+bool IsArithmetic(const TorchCall& call) {
+  static constexpr std::array<std::string_view, 24> kNames = {
+      "add",      "sub",      "mul",          "truediv", "div",     "true_divide", "rsub",        "iadd",
+      "isub",     "imul",     "itruediv",     "__add__", "__sub__", "__mul__",     "__truediv__", "__radd__",
+      "__rsub__", "__rmul__", "__rtruediv__", "lt",      "le",      "gt",          "ge",          "masked_fill"};
+  PyRef name = call.kind == TorchCall::Kind::kFunction
+                   ? PyRef::Steal(PyObject_GetAttrString(call.target.get(), "__name__"))
+                   : call.target;
+  const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
+  PyErr_Clear();
+  return text != nullptr && std::find(kNames.begin(), kNames.end(), text) != kNames.end();
+}
+
 class Replayer {
  public:
   explicit Replayer(const ReplayRequest& request)
       : request_(request),
         torch_(*request.torch_graph),
         program_(*request.program),
-        values_(torch_.values.size(), program_.symbols.size()) {}
+        values_(torch_.values.size(), program_.symbols.size()),
+        numbers_(program_.open.size()) {
+    values_.open.resize(program_.symbols.size());
+  }
 
   absl::StatusOr<SizedRecording> Run() {
     session_.graph().locations = request_.recorded->locations;
@@ -94,15 +113,18 @@ class Replayer {
       if (call < torch_.calls.size() && !made_ && !MakeCall(call)) return Failed();
     }
     SizedRecording sized;
-    if (!FindOutputs() || !MakeBackward(sized)) return Failed();
-    sized.torch_graph = SizedTorchGraph();
+    if (!FindOutputs()) return Failed();
+    AddNumberInputs(sized);
+    if (!MakeBackward(sized) || LooksAtNumbers()) return Failed();
     sized.graph = std::move(session_.graph());
+    sized.torch_graph = SizedTorchGraph(sized);
     sized.symbols = std::move(values_.symbols);
     return sized;
   }
 
  private:
   absl::Status Failed() {
+    LooksAtNumbers();
     if (why_.empty()) why_ = values_.why;
     if (why_.empty()) why_ = PyErr_Occurred() != nullptr ? TakeErrorText() : "it cannot be replayed";
     PyErr_Clear();
@@ -173,15 +195,63 @@ class Replayer {
     return true;
   }
 
+  // What calls are given in place of the open symbols among their arguments.
+  bool OpenNumbers(const TorchCall& call, const TorchArgument& argument, bool is_item) {
+    for (const TorchArgument& item : argument.items) {
+      if (!OpenNumbers(call, item, true)) return false;
+    }
+    const auto found = std::find(program_.open.begin(), program_.open.end(), argument.symbol);
+    if (argument.symbol == kNoSymbol || found == program_.open.end()) return true;
+    const auto index = static_cast<size_t>(found - program_.open.begin());
+    PyObject* number = values_.symbols[static_cast<size_t>(argument.symbol)].get();
+    const bool is_float = PyFloat_CheckExact(number);
+    if (numbers_[index] == nullptr) {
+      numbers_[index] = session_.NewNumber(is_float ? at::Scalar(PyFloat_AS_DOUBLE(number))
+                                                    : at::Scalar(int64_t{PyLong_AsLongLong(number)}));
+      values_.open[static_cast<size_t>(argument.symbol)] = PyRef::Steal(ObjectOfNumber(numbers_[index]));
+    }
+    // Ints are sizes, positions and much else.
+    if (is_float || (!is_item && IsArithmetic(call))) return true;
+    numbers_[index]->looked = true;
+    return false;
+  }
+
+  bool OpenNumbers(const TorchCall& call) {
+    bool opened = true;
+    for (const TorchArgument& argument : call.args) opened = OpenNumbers(call, argument, false) && opened;
+    for (const auto& [key, argument] : call.kwargs) opened = OpenNumbers(call, argument, false) && opened;
+    return opened || Fail("a number that is no operand");
+  }
+
+  bool LooksAtNumbers() {
+    bool any = false;
+    for (size_t i = 0; i < numbers_.size(); ++i) {
+      if (numbers_[i] == nullptr || !numbers_[i]->looked) continue;
+      any = true;
+      if (request_.looked != nullptr) request_.looked->push_back(program_.open[i]);
+    }
+    numbers_.clear();
+    return any;
+  }
+
+  void AddNumberInputs(SizedRecording& sized) {
+    for (size_t i = 0; i < numbers_.size(); ++i) {
+      if (numbers_[i] == nullptr) continue;
+      session_.graph().inputs.push_back(numbers_[i]->value);
+      sized.numbers.push_back({program_.open[i], numbers_[i]->largest});
+    }
+  }
+
   bool MakeCall(size_t index) {
     SetPosition(index);
     const TorchCall& call = torch_.calls[index];
-    PyRef result = Call(call);
+    if (!program_.open.empty() && !OpenNumbers(call)) return false;
+    PyRef result = Call(call, true);
     return result && (values_.Match(call.result, result.get()) || Fail("a call returns something else than it did"));
   }
 
-  PyRef Call(const TorchCall& call) {
-    PyRef result = values_.Call(call);
+  PyRef Call(const TorchCall& call, bool with_open = false) {
+    PyRef result = values_.Call(call, with_open);
     if (!session_.failure().has_value()) return result;
     PyErr_Clear();
     Fail(session_.failure()->detail);
@@ -196,7 +266,10 @@ class Replayer {
       PyObject* object = values_.objects[static_cast<size_t>(torch_.outputs[i])].get();
       if (object == nullptr) return Fail("a result that no replayed call made");
       const at::Tensor& tensor = THPVariable_Unpack(object);
-      if (ViewForm(tensor)) return Fail("a result is another kind of view");
+      const PyRef form = ViewForm(tensor), &before_form = program_.output_forms[i];
+      if (static_cast<bool>(form) != static_cast<bool>(before_form) ||
+          (form && PyLong_AsLong(form.get()) != PyLong_AsLong(before_form.get())))
+        return Fail("a result is another kind of view");
       graph.outputs.push_back(session_.ValueOf(tensor));
       const TensorMeta &meta = graph.meta(graph.outputs.back()), &before = recorded.meta(recorded.outputs[i]);
       if (meta.dtype != before.dtype || meta.device != before.device || meta.sizes.size() != before.sizes.size() ||
@@ -231,19 +304,34 @@ class Replayer {
     return true;
   }
 
-  void SetSymbols(TorchArgument& argument) const {
-    if (argument.symbol != kNoSymbol) argument.constant = values_.symbols[static_cast<size_t>(argument.symbol)];
-    for (TorchArgument& item : argument.items) SetSymbols(item);
+  // Numbers that are open are tensors to the graph: torch takes those for numbers where it is to.
+  void SetSymbols(TorchArgument& argument, const std::vector<TorchValueId>& numbers) const {
+    for (TorchArgument& item : argument.items) SetSymbols(item, numbers);
+    if (argument.symbol == kNoSymbol) return;
+    const auto symbol = static_cast<size_t>(argument.symbol);
+    if (numbers[symbol] >= 0) {
+      argument = {
+          .kind = TorchArgument::Kind::kValue, .constant = {}, .value = numbers[symbol], .items = {}, .keys = {}};
+    } else {
+      argument.constant = values_.symbols[symbol];
+    }
   }
 
-  TorchGraph SizedTorchGraph() const {
+  TorchGraph SizedTorchGraph(const SizedRecording& recording) const {
     TorchGraph sized = torch_;
+    std::vector<TorchValueId> numbers(program_.symbols.size(), -1);
+    const std::vector<ValueId>& inputs = recording.graph.inputs;
+    for (size_t i = 0; i < recording.numbers.size(); ++i) {
+      numbers[static_cast<size_t>(recording.numbers[i].symbol)] = static_cast<TorchValueId>(sized.values.size());
+      sized.inputs.push_back(static_cast<TorchValueId>(sized.values.size()));
+      sized.values.push_back(recording.graph.meta(inputs[inputs.size() - recording.numbers.size() + i]));
+    }
     for (size_t i = 0; i < values_.objects.size(); ++i) {
       if (values_.objects[i]) sized.values[i] = FakeSession::MetaOf(TensorAt(static_cast<TorchValueId>(i)));
     }
     for (TorchCall& call : sized.calls) {
-      for (TorchArgument& argument : call.args) SetSymbols(argument);
-      for (auto& [key, argument] : call.kwargs) SetSymbols(argument);
+      for (TorchArgument& argument : call.args) SetSymbols(argument, numbers);
+      for (auto& [key, argument] : call.kwargs) SetSymbols(argument, numbers);
     }
     return sized;
   }
@@ -255,6 +343,7 @@ class Replayer {
   ReplayedValues values_;
   bool made_ = false;  // the next call, together with its constant
   std::string why_;
+  std::vector<std::shared_ptr<OpenNumber>> numbers_;  // by position in SymbolicProgram::open; null: not used yet
 };
 
 }  // namespace

@@ -27,16 +27,26 @@ struct ReplayRequest {
   absl::Span<PyObject* const> numbers;                     // of the program, in order
   absl::Span<const std::pair<size_t, uint32_t>> versions;  // Recording::versions
   bool backward = false;                                   // the recording has one
+  // Gets the open symbols (SymbolicProgram::open) that something asked the value of: a recording with these open is
+  // none.
+  std::vector<SymbolId>* looked = nullptr;
   // Of the torch-level values, for what is said where the recording does not hold.
   const std::vector<std::string>* names = nullptr;
 };
 
-// The recording at the sizes of some inputs.
+// A number that is an input of a graph.
+struct NumberInput {
+  SymbolId symbol = kNoSymbol;
+  double largest = 0;  // the graph is none for finite numbers beyond that
+};
+
+// The recording at the sizes of some inputs. Of its graph's inputs, those for open numbers come last.
 struct SizedRecording {
   Graph graph;
   TorchGraph torch_graph;
   std::unique_ptr<JointGraph> joint;  // with a backward
   std::vector<PyRef> symbols;         // by SymbolId: what each is worth
+  std::vector<NumberInput> numbers;   // one per input for a number
 };
 
 // FailedPrecondition says why the recording does not hold at these sizes. Requires the GIL; leaves no Python exception

@@ -22,6 +22,13 @@ bool SizeHistory::Varies(const SourceTable& sources, SourceId source, const at::
   return true;
 }
 
+bool SizeHistory::OpensItem(PyObject* value) const {
+  if (!of_state_ || mode_ == DynamicMode::kNever || !numbers_are_open_) return false;
+  int overflow = 0;
+  if (PyLong_CheckExact(value)) PyLong_AsLongLongAndOverflow(value, &overflow);
+  return overflow == 0 && (PyLong_CheckExact(value) || PyFloat_CheckExact(value));
+}
+
 bool SizeHistory::NumberVaries(const SourceTable& sources, SourceId source, PyObject* value) {
   if (mode_ == DynamicMode::kNever || !numbers_are_open_) return false;
   int overflow = 0;

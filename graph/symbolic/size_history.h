@@ -26,6 +26,13 @@ enum class DynamicMode : uint8_t {
 class SizeHistory {
  public:
   explicit SizeHistory(DynamicMode mode = DynamicMode::kAuto) : mode_(mode) {}
+  // Of a part of a function that a break left (CompileOptions::data_dependent): what the state brings along may depend
+  // on data. All its sizes and numbers are open from the first recording on, unless `mode` is kNever.
+  static SizeHistory OfState(DynamicMode mode) {
+    SizeHistory history(mode == DynamicMode::kAuto ? DynamicMode::kAlways : mode);
+    history.of_state_ = mode != DynamicMode::kNever;
+    return history;
+  }
 
   // `tensor` is read from `source` by a recording. Asked again for the same call, it answers the same.
   bool Varies(const SourceTable& sources, SourceId source, const at::Tensor& tensor, bool is_parameter);
@@ -35,6 +42,8 @@ class SizeHistory {
   }
   // `value`, an exact int or float, is read from `source`. The same rule.
   bool NumberVaries(const SourceTable& sources, SourceId source, PyObject* value);
+  // Whether `value`, an item of the state, is open.
+  bool OpensItem(PyObject* value) const;
   // Too many values came once: numbers are given ones from now on.
   void RefuseNumbers() { numbers_are_open_ = false; }
   // A recording had to be made for given sizes after all. What does that again and again is not asked any more.
@@ -52,6 +61,7 @@ class SizeHistory {
   absl::flat_hash_map<std::string, c10::DimVector> last_;
   absl::flat_hash_set<std::string> varying_;
   bool numbers_are_open_ = true;
+  bool of_state_ = false;
   absl::flat_hash_map<std::string, PyRef> last_numbers_;
   absl::flat_hash_set<std::string> varying_numbers_;
 };

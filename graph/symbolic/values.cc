@@ -50,7 +50,8 @@ bool SameConstant(PyObject* expected, PyObject* actual) {
   return same == 1;
 }
 
-PyRef ReplayedValues::Call(const TorchCall& call) {
+PyRef ReplayedValues::Call(const TorchCall& call, bool with_open) {
+  with_open_ = with_open;
   PyRef args = PyRef::Steal(PyTuple_New(static_cast<Py_ssize_t>(call.args.size())));
   PyRef kwargs = PyRef::Steal(call.kwargs.empty() ? nullptr : PyDict_New());
   for (size_t i = 0; args && i < call.args.size(); ++i) {
@@ -81,7 +82,10 @@ PyRef ReplayedValues::Call(const TorchCall& call) {
 PyRef ReplayedValues::Build(const TorchArgument& argument) {
   switch (argument.kind) {
     case Kind::kConstant:
-      if (argument.symbol != kNoSymbol) return symbols[static_cast<size_t>(argument.symbol)];
+      if (const auto symbol = static_cast<size_t>(argument.symbol); argument.symbol != kNoSymbol) {
+        if (with_open_ && symbol < open.size() && open[symbol]) return open[symbol];
+        return symbols[symbol];
+      }
       return argument.constant ? argument.constant : PyRef::Borrow(Py_None);
     case Kind::kValue:
       if (!objects[static_cast<size_t>(argument.value)]) why = "a value that no replayed call made";

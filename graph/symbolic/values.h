@@ -23,16 +23,19 @@ class ReplayedValues {
   ReplayedValues(size_t values, size_t symbol_count) : objects(values), symbols(symbol_count) {}
 
   // What the call returns; null: a Python exception is set, or `why` says what is wrong.
-  PyRef Call(const TorchCall& call);
+  PyRef Call(const TorchCall& call, bool with_open = false);
   // Whether the result is what the pattern says; takes over the tensors and the symbols in it.
   bool Match(const TorchArgument& pattern, PyObject* result);
 
   std::vector<PyRef> objects;  // by TorchValueId
   std::vector<PyRef> symbols;  // by SymbolId
+  std::vector<PyRef> open;     // by SymbolId: what calls are given in its place; may be shorter
   std::string why;
 
  private:
   PyRef Build(const TorchArgument& argument);
+
+  bool with_open_ = false;
 };
 
 // What a call with these numbers (SymbolicProgram::numbers, in order) makes of the symbols that come of numbers alone;

@@ -196,7 +196,10 @@ CASES = {
     "writes_slice": Case(rows(4, 2, (0, 2), (2, 4)), writes_slice),
     "writes_view": Case(rows(1, 2), writes_view),
     # Views that torch's autograd knows as special ones are recorded for given sizes.
-    "returns_parts": Case(rows(2, 2), lambda x: x.split([1, x.shape[0] - 1]), DRAWS),
+    "returns_parts": Case(rows(2, 2), lambda x: x.split([1, x.shape[0] - 1])),
+    "returns_chunks": Case(rows(2, 2), lambda x: (x + 1).chunk(2)),
+    "returns_columns": Case(lambda d: (d.tensor(d.size(), 3, d.size()),), lambda x: x.unbind(1)),
+    "returns_one_part": Case(rows(2, 2), lambda x: (x.split([1, x.shape[0] - 1])[1], x * 2)),
     "writes_where_it_is_contiguous": Case(rows(1, 2), lambda x: x.reshape(-1).add_(1), 5),
 }
 
