@@ -37,6 +37,8 @@ struct KnownEntry {
   PyRef entry;  // a weak reference
 };
 
+uint32_t resets = 0;  // guarded by the GIL
+
 // What is known of a code object, kept with it.
 struct CodeRecord {
   bool capturable = false;
@@ -44,9 +46,13 @@ struct CodeRecord {
   // Of many functions, which capture something or not: a closure of the libraries', a decorator's wrapper mostly.
   bool is_shared = false;
   uint32_t barren = 0;  // times in a row that nothing was captured in its extent
+  uint32_t since = 0;   // the reset from which on it counts
   std::vector<KnownEntry> entries;
 
-  bool runs_unarmed() { return barren >= kBarren && ++barren % kTryAgain != 0; }
+  bool runs_unarmed() {
+    if (std::exchange(since, resets) != resets) barren = 0;
+    return barren >= kBarren && ++barren % kTryAgain != 0;
+  }
   void Note(bool captured) {
     if (!is_shared) barren = captured ? 0 : barren + 1;
   }
@@ -253,6 +259,8 @@ InnerEntries::InnerEntries(CompileOptions inner_options) : options(std::move(inn
 void InnerEntries::Clear() {
   for (PyObject* entry : std::exchange(entries, {})) Py_DECREF(entry);
 }
+
+void ForgetBarren() { ++resets; }
 
 Unarmed::Unarmed() : handler_(SetFrameHandler(nullptr)), inner_(armed.inner), region_(armed.region) {}
 

@@ -45,6 +45,9 @@ class Unarmed {
   InnerEntries* region_;
 };
 
+// Forgets in whose extent nothing was captured.
+void ForgetBarren();
+
 // Arms this thread for the time that the object lives, from Begin on. Code in whose extent nothing was captured the
 // last times is run without.
 class Armed {

@@ -288,7 +288,10 @@ PYBIND11_MODULE(_C, module) {
   module.def("graph_module", &GraphModule, py::arg("entry"), py::arg("index"), py::arg("aten"));
   module.def("trace_program", &TraceProgram, py::arg("function"), py::arg("args"), py::arg("kwargs"), py::arg("leaves"),
              py::arg("make_builder"), py::arg("break_error"));
-  module.def("reset", &ResetAllEntries);
+  module.def("reset", [] {
+    ResetAllEntries();
+    ForgetBarren();
+  });
   module.def("make_region", &MakeRegion, py::arg("backend"), py::arg("recompile_limit"));
   module.def("set_region", &EnterRegion, py::arg("region"));
   module.def("set_path_rules", &SetRules, py::arg("rules"));

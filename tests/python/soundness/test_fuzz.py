@@ -15,13 +15,12 @@ from tests.fuzz.observe import Values, compare
 from tests.fuzz.program import Program, Statistics, difference
 from tests.fuzz.shrink import Shrinker
 
-PROGRAMS, CHUNK = 120, 60
+CHUNK = 60
 X = vector(3, seed=1)
 
 
-@pytest.mark.parametrize("kind", generate.KINDS)
-@pytest.mark.parametrize("first", range(0, PROGRAMS, CHUNK))
-def test_random_programs(first, kind):
+@pytest.mark.parametrize(("kind", "first"), [("general", 0), ("general", CHUNK), ("trained", 0)])
+def test_random_programs(kind, first):
     statistics = Statistics()
     for seed in range(first, first + CHUNK):
         program = generate.make(seed, kind)
