@@ -29,7 +29,8 @@ struct EngineNodes {
   std::vector<EngineNode> nodes;
   std::vector<int32_t> roots;  // by differentiable output
 
-  // The nodes that a backward of the outputs in `given` runs for the inputs in `wanted`, in the engine's order.
+  // The nodes that a backward of the outputs in `given` runs for the inputs in `wanted`, in the engine's order. Outputs
+  // are given where the engine runs their nodes: for what they lead to, or to end there.
   std::vector<int32_t> Order(OutputMask given, const std::vector<bool>& wanted) const;
   // By node: which of `input_count` inputs it hands gradients to, perhaps through others. Input i is bit i % 64 of word
   // i / 64.

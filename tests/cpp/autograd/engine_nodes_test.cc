@@ -38,10 +38,12 @@ TEST(EngineNodesTest, ANodeWaitsForAllThatLeadsToIt) {
   EXPECT_EQ(Example().Order(3, {true, true}), (Nodes{0, 2, 4, 1, 3}));
 }
 
-TEST(EngineNodesTest, OnlyWhatLeadsToTheWantedInputsRuns) {
-  EXPECT_EQ(Example().Order(3, {true, false}), (Nodes{0, 1, 3}));
+TEST(EngineNodesTest, OnlyRootsAndWhatLeadsToTheWantedInputsRun) {
+  EXPECT_EQ(Example().Order(1, {true, false}), (Nodes{0, 1, 3}));
+  EXPECT_EQ(Example().Order(3, {true, false}), (Nodes{0, 2, 1, 3}));
   EXPECT_EQ(Example().Order(3, {false, true}), (Nodes{0, 2, 4}));
-  EXPECT_EQ(Example().Order(3, {false, false}), Nodes{});
+  EXPECT_EQ(Example().Order(1, {false, false}), Nodes{0});
+  EXPECT_EQ(Example().Order(0, {true, true}), Nodes{});
 }
 
 TEST(EngineNodesTest, AnOutputMayLeadToAnother) {
