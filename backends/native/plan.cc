@@ -28,9 +28,6 @@ namespace framejit::native {
 namespace {
 
 constexpr int32_t kForever = std::numeric_limits<int32_t>::max();
-// What lives over more units than that and is not small has memory of its own.
-constexpr int32_t kLongUnits = 32;
-constexpr int64_t kLongBytes = 64 << 10;
 
 int64_t ByteCount(const TensorMeta& meta) { return meta.numel() * static_cast<int64_t>(c10::elementSize(meta.dtype)); }
 
@@ -285,11 +282,9 @@ class Planner {
     }
   }
 
-  // Memory for a value that a kernel or an out-variant makes: the caller's if it is returned; its own if it lives long,
-  // since an arena stays as large as it ever has to be, and what a forward saves dies while its backward makes
-  // gradients; else the arena's.
+  // Memory for a value that a kernel or an out-variant makes: the caller's if it is returned, else the arena's.
   void PlaceNewValue(ValueId id, bool zeroed = false) {
-    if (IsReturned(id) || LivesLong(id)) {
+    if (IsReturned(id)) {
       AllocateStep allocate{ShapeOf(meta(id)), NewLocal(), NewBase(), zeroed};
       home(id) = {Home::Kind::kLocal, allocate.local};
       bases_[static_cast<size_t>(id)] = allocate.base;
@@ -311,11 +306,6 @@ class Planner {
     absl::StrAppend(&memory_text_, "%", id, " ", PrintValueType(meta(id)), ": arena [", place.offset, ", ",
                     place.offset + place.bytes, "), steps ", plan_.steps.size(), " to that of unit ",
                     last_unit_[static_cast<size_t>(root(id))], remark, "\n");
-  }
-
-  bool LivesLong(ValueId id) const {
-    const int32_t last = last_unit_[static_cast<size_t>(root(id))];
-    return last != kForever && last - unit_ > kLongUnits && Bytes(meta(id)) >= kLongBytes;
   }
 
   bool IsReturned(ValueId id) const { return returned_[static_cast<size_t>(root(id))]; }
