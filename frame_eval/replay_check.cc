@@ -195,17 +195,16 @@ absl::Status RecordedText::CheckAgain(const std::string& name, const CallState& 
   for (size_t i = 0; where.empty() && i < parts_.size(); ++i) {
     if (parts_[i].text == now[i].text) continue;
     if (sized != nullptr && parts_[i].name == kTorchLevel) continue;  // has the sizes of the first recording
-    const bool is_graph = parts_[i].name == kGraph || parts_[i].name == kBackward;
-    if (sized != nullptr && is_graph) {
-      const Graph& graph = parts_[i].name == kGraph ? sized->recorded : sized->joint;
-      const bool is_graph_part = parts_[i].name == kGraph;
-      if (!sized->numbers.empty() && !graph.values.empty() && (is_graph_part || recording->joint != nullptr)) {
-        const Graph now_graph = FromInputs(is_graph_part ? recording->graph : recording->joint->graph, false);
+    const bool is_forward = parts_[i].name == kGraph, is_backward = parts_[i].name == kBackward;
+    if (sized != nullptr && (is_forward || is_backward)) {
+      const Graph& graph = is_forward ? sized->recorded : sized->joint;
+      if (!sized->numbers.empty() && !graph.values.empty() && (is_forward || recording->joint != nullptr)) {
+        const Graph now_graph = FromInputs(is_forward ? recording->graph : recording->joint->graph, false);
         if (IsOpenFormOf(FromInputs(graph, false), NumberValues(sized->numbers, symbols), now_graph)) continue;
       }
       if (graph.values.empty() || GraphText(FromInputs(graph, false)) == now[i].text) continue;
     }
-    if (parts_[i].name == kBackward && (parts_[i].text.empty() || now[i].text.empty())) continue;
+    if (is_backward && (parts_[i].text.empty() || now[i].text.empty())) continue;
     where = absl::StrCat("\n  First difference, in the ", parts_[i].name, ":",
                          FirstDifference(parts_[i].text, now[i].text));
   }
