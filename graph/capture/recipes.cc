@@ -1,5 +1,8 @@
 // Recipes: how each object that leaves the recording is built afresh on a call. One rule by type; identity and cycles
 // are kept because an object has one recipe.
+#include <algorithm>
+#include <cmath>
+
 #include "frame_eval/guards/iterators.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/capture/unread.h"
@@ -53,6 +56,13 @@ bool IsSharedAlias(PyObject* object) {
 
 PyRef ClassOrNull(PyObject* object, PyTypeObject* plain) {
   return Py_TYPE(object) == plain ? PyRef() : PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(object)));
+}
+
+// A NaN is hashed by its address, which decides where a set has it: two recordings of one call would differ.
+void PutNansLast(PyObject* list) {
+  PyObject** items = PySequence_Fast_ITEMS(list);
+  std::stable_partition(items, items + PyList_GET_SIZE(list),
+                        [](PyObject* item) { return !(PyFloat_Check(item) && std::isnan(PyFloat_AS_DOUBLE(item))); });
 }
 
 }  // namespace
@@ -261,6 +271,7 @@ RecipeId RecorderState::Impl::InstanceRecipe(PyObject* object) {
   if (base == &PySet_Type || base == &PyFrozenSet_Type || base == Names().deque) {
     PyRef items = PyRef::Steal(PySequence_List(object));
     if (!items) return Unsupported(object);
+    if (base != Names().deque) PutNansLast(items.get());
     const RecipeId id = NewRecipe(object, base == Names().deque ? RecipeKind::kDeque : RecipeKind::kSet);
     if (base == Names().deque) {
       PyRef maxlen = PyRef::Steal(PyObject_GetAttrString(object, "maxlen"));

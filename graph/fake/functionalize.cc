@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/container/node_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "base/switches.h"
@@ -39,6 +40,31 @@ namespace functional = at::functionalization::impl;
 bool ReordersRandomNumbers(const Graph& graph, const Node& node) {
   if (node.op.schema().name() != "aten::bernoulli_") return false;
   return !graph.meta(node.operands[0].value).is_contiguous();
+}
+
+// The views through which torch's functionalization writes exactly. The inverse of others adds and subtracts (`expand`,
+// `unfold`), asks for the strides of the written tensor (`as_strided`, `_reshape_alias`), or does not exist.
+bool IsWrittenExactly(const Node& node) {
+  static const auto* names = new absl::flat_hash_set<std::string>{"aten::alias",
+                                                                  "aten::detach",
+                                                                  "aten::diagonal",
+                                                                  "aten::lift_fresh",
+                                                                  "aten::permute",
+                                                                  "aten::select.int",
+                                                                  "aten::slice.Tensor",
+                                                                  "aten::split.Tensor",
+                                                                  "aten::split_with_sizes",
+                                                                  "aten::squeeze",
+                                                                  "aten::squeeze.dim",
+                                                                  "aten::squeeze.dims",
+                                                                  "aten::t",
+                                                                  "aten::transpose.int",
+                                                                  "aten::unbind.int",
+                                                                  "aten::unsqueeze",
+                                                                  "aten::view",
+                                                                  "aten::view_as_complex",
+                                                                  "aten::view_as_real"};
+  return names->contains(OperatorName(node.op));
 }
 
 bool Mutates(const Graph& graph) {
@@ -109,6 +135,7 @@ class Functionalizer {
     target_.functionalizing = true;
     target_.graph.locations = source.locations;
     tensors_.resize(source.values.size());
+    is_readable_only_.resize(source.values.size());
   }
 
   absl::Status Run() {
@@ -243,7 +270,12 @@ class Functionalizer {
         const bool as_fakes = HasOnlyNumbers(node);
         if (as_fakes && ReadsOpenNumber(node)) return absl::UnimplementedError("a tensor of an open number alone");
         PushOperands(node, [&](ValueId id) -> const at::Tensor& { return OperandOf(id, as_fakes); }, stack);
-        node.op.callBoxed(&stack);
+        if (IsPlainView(node)) {
+          const at::Tensor view = stack[0].toTensor().view(source_.meta(node.outputs[0]).sizes);
+          stack.assign(1, view);
+        } else {
+          node.op.callBoxed(&stack);
+        }
         TakeResults(node, stack,
                     [&](ValueId id, at::Tensor tensor) { tensors_[static_cast<size_t>(id)] = std::move(tensor); });
       }
@@ -251,7 +283,31 @@ class Functionalizer {
       return absl::UnimplementedError(
           absl::StrCat(OperatorName(node.op), " has no functional form: ", ErrorText(error)));
     }
+    NoteViews(node);
     return CheckResults(node);
+  }
+
+  // Turn this: _reshape_alias(x, [2, 3], [6, 1]); expand(x, [1, 4]) of an x of four elements
+  // Into this: view(x, [2, 3]);                   view(x, [1, 4])
+  bool IsPlainView(const Node& node) const {
+    if (node.op.schema().name() == "aten::_reshape_alias") return true;
+    return node.op.schema().name() == "aten::expand" &&
+           source_.meta(node.outputs[0]).numel() == source_.meta(node.operands[0].value).numel();
+  }
+
+  // What lies in the memory of what it was made of, by a view that cannot be written through.
+  void NoteViews(const Node& node) {
+    const bool is_exact = IsPlainView(node) || MutatesArguments(node.op) || IsWrittenExactly(node);
+    for (const Operand& operand : node.operands) {
+      VisitTensors(operand, [&](ValueId id) {
+        for (ValueId output : node.outputs) {
+          if (output == kNoValue || source_.meta(output).storage != source_.meta(id).storage) continue;
+          if (!is_exact || is_readable_only_[static_cast<size_t>(id)]) {
+            is_readable_only_[static_cast<size_t>(output)] = true;
+          }
+        }
+      });
+    }
   }
 
   template <typename Visit>
@@ -274,6 +330,9 @@ class Functionalizer {
       if (alias == nullptr || !alias->isWrite()) continue;
       VisitTensors(node.operands[i], [&](ValueId written) {
         const TensorMeta& target = source_.meta(written);
+        if (is_readable_only_[static_cast<size_t>(written)]) {
+          status = absl::UnimplementedError("a view that torch's functionalization does not write through exactly");
+        }
         for (size_t d = 0; d < target.sizes.size(); ++d) {
           if (target.sizes[d] > 1 && target.strides[d] == 0) {
             status = absl::UnimplementedError("a tensor whose elements share memory is written");
@@ -414,7 +473,7 @@ class Functionalizer {
     ValueId target;
     if (const Input* base = MutatedBase(id)) {
       target = tensor.is_same(base->wrapper) ? base->target : ViewOf(*base, source_.meta(id));
-      if (target == kNoValue) return absl::UnimplementedError("a result lies outside of a written input");
+      if (target == kNoValue) return absl::UnimplementedError("a result is no part of a written input");
     } else if (const at::Tensor fake = Synced(tensor); IsFake(fake)) {
       target = AsFake(fake)->value();
     } else {
@@ -429,6 +488,8 @@ class Functionalizer {
   // From where the input begins: no guard says where that is in its memory.
   ValueId ViewOf(const Input& base, const TensorMeta& meta) {
     at::Tensor view = base.fake;
+    const TensorMeta& whole = source_.meta(base.source);
+    if (meta.dtype != whole.dtype || meta.is_conj != whole.is_conj || meta.is_neg != whole.is_neg) return kNoValue;
     int64_t distance = meta.storage_offset - view.storage_offset();
     std::vector<std::pair<int64_t, int64_t>> dims;  // stride, dimension
     for (int64_t d = 0; d < view.dim(); ++d) dims.emplace_back(view.stride(d), d);
@@ -459,7 +520,8 @@ class Functionalizer {
 
   const Graph& source_;
   FakeRecording& target_;
-  std::vector<at::Tensor> tensors_;  // by ValueId of the source graph
+  std::vector<at::Tensor> tensors_;     // by ValueId of the source graph
+  std::vector<bool> is_readable_only_;  // likewise
   absl::node_hash_map<ValueId, at::Tensor> fake_numbers_;
   std::vector<Input> inputs_;
   absl::flat_hash_map<int32_t, c10::Storage> memory_;
