@@ -19,6 +19,7 @@
 #include "backends/native/kernel_lowering.h"
 #include "backends/native/library_calls.h"
 #include "backends/native/norm_gradients.h"
+#include "backends/native/own_memory.h"
 #include "backends/native/split_losses.h"
 #include "backends/native/target.h"
 #include "base/log.h"
@@ -177,6 +178,7 @@ class Planner {
   void Run() {
     FindLifetimes();
     FindValuesReadInPlace();
+    FindValuesOfOwnMemory();
     PlaceInputsAndConstants();
     for (size_t u = 0; u < units().size(); ++u) {
       unit_ = static_cast<int32_t>(u);
@@ -250,6 +252,25 @@ class Planner {
     }
   }
 
+  void FindValuesOfOwnMemory() {
+    has_own_memory_.assign(graph().values.size(), false);
+    std::vector<Lifetime> lifetimes;
+    std::vector<ValueId> values;
+    for (size_t u = 0; u < units().size(); ++u) {
+      for (int32_t n : units()[u].nodes) {
+        for (ValueId id : graph().nodes[static_cast<size_t>(n)].outputs) {
+          if (id == kNoValue || source(id) != id || meta(id).device != facts_.device) continue;
+          if (units()[u].is_kernel && !fused_.stored[static_cast<size_t>(id)]) continue;
+          const int32_t made = static_cast<int32_t>(u), last = last_unit_[static_cast<size_t>(root(id))];
+          lifetimes.push_back({made, std::max(made, last), Bytes(meta(id)), IsReturned(id)});
+          values.push_back(id);
+        }
+      }
+    }
+    const std::vector<bool> own = FindOwnMemory(lifetimes, static_cast<int32_t>(units().size()));
+    for (size_t i = 0; i < values.size(); ++i) has_own_memory_[static_cast<size_t>(values[i])] = own[i];
+  }
+
   void FreeDeadRanges() {
     for (auto it = live_.begin(); it != live_.end();) {
       if (last_unit_[static_cast<size_t>(root(*it))] > unit_) {
@@ -282,9 +303,10 @@ class Planner {
     }
   }
 
-  // Memory for a value that a kernel or an out-variant makes: the caller's if it is returned, else the arena's.
+  // Memory for a value that a kernel or an out-variant makes: the caller's if it is returned; its own; else the
+  // arena's.
   void PlaceNewValue(ValueId id, bool zeroed = false) {
-    if (IsReturned(id)) {
+    if (IsReturned(id) || has_own_memory_[static_cast<size_t>(id)]) {
       AllocateStep allocate{ShapeOf(meta(id)), NewLocal(), NewBase(), zeroed};
       home(id) = {Home::Kind::kLocal, allocate.local};
       bases_[static_cast<size_t>(id)] = allocate.base;
@@ -584,6 +606,7 @@ class Planner {
   std::vector<int32_t> last_unit_;      // by ValueId, for roots: the last unit that reads it or an alias
   std::vector<bool> returned_;          // by ValueId, for roots: memory the caller receives, or of its own
   std::vector<bool> read_in_place_;     // by ValueId, for sources
+  std::vector<bool> has_own_memory_;    // by ValueId, for sources
   std::vector<int32_t> last_step_;      // by local
   std::vector<ValueId> live_;           // values with a range of the arena
   ArenaPlanner arena_;

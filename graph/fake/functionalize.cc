@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/container/node_hash_map.h"
@@ -43,8 +44,8 @@ bool ReordersRandomNumbers(const Graph& graph, const Node& node) {
 }
 
 // The views through which torch's functionalization writes exactly. The inverse of others adds and subtracts (`expand`,
-// `unfold`), asks for the strides of the written tensor (`as_strided`, `_reshape_alias`), or does not exist.
-bool IsWrittenExactly(const Node& node) {
+// `unfold`), asks for the strides of the written tensor (`_reshape_alias`), or does not exist. See also as_strided.
+bool IsWrittenExactly(const std::string& view) {
   static const auto* names = new absl::flat_hash_set<std::string>{"aten::alias",
                                                                   "aten::detach",
                                                                   "aten::diagonal",
@@ -64,7 +65,22 @@ bool IsWrittenExactly(const Node& node) {
                                                                   "aten::view",
                                                                   "aten::view_as_complex",
                                                                   "aten::view_as_real"};
-  return names->contains(OperatorName(node.op));
+  return names->contains(view);
+}
+
+// Conservative: what interleaves does not count.
+bool HasDistinctElements(const TensorMeta& meta) {
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
+  for (size_t d = 0; d < meta.sizes.size(); ++d) {
+    if (meta.sizes[d] > 1) dims.emplace_back(meta.strides[d], meta.sizes[d]);
+  }
+  std::sort(dims.begin(), dims.end());
+  int64_t reach = 0;
+  for (const auto& [stride, size] : dims) {
+    if (stride <= reach) return false;
+    reach += stride * (size - 1);
+  }
+  return true;
 }
 
 bool Mutates(const Graph& graph) {
@@ -135,7 +151,8 @@ class Functionalizer {
     target_.functionalizing = true;
     target_.graph.locations = source.locations;
     tensors_.resize(source.values.size());
-    is_readable_only_.resize(source.values.size());
+    read_only_.resize(source.values.size());
+    FindLastUses();
   }
 
   absl::Status Run() {
@@ -157,6 +174,17 @@ class Functionalizer {
   }
 
  private:
+  void FindLastUses() {
+    last_use_.resize(source_.values.size());
+    const auto end = source_.nodes.data() + source_.nodes.size();
+    for (const Node& node : source_.nodes) {
+      ForEachOperandValue(node, [&](ValueId id) { last_use_[static_cast<size_t>(id)] = &node; });
+    }
+    for (ValueId id : source_.outputs) last_use_[static_cast<size_t>(id)] = end;
+    for (ValueId id : source_.inputs) last_use_[static_cast<size_t>(id)] = end;
+    for (const GraphConstant& constant : source_.constants) last_use_[static_cast<size_t>(constant.id)] = end;
+  }
+
   struct Input {
     ValueId source;
     ValueId target;
@@ -295,16 +323,39 @@ class Functionalizer {
            source_.meta(node.outputs[0]).numel() == source_.meta(node.operands[0].value).numel();
   }
 
+  // as_strided, which counts from the start of the storage, of a tensor that is all of its own, as autograd does it.
+  bool IsPartOfAWhole(const Node& node) const {
+    if (node.op.schema().name() != "aten::as_strided") return false;
+    const TensorMeta &whole = source_.meta(node.operands[0].value), &part = source_.meta(node.outputs[0]);
+    const auto size = static_cast<int64_t>(c10::elementSize(whole.dtype));
+    return whole.storage_offset == 0 && tensors_[static_cast<size_t>(node.operands[0].value)].defined() &&
+           tensors_[static_cast<size_t>(node.operands[0].value)].is_non_overlapping_and_dense() &&
+           BytesSpanned(part) <= whole.numel() * size && HasDistinctElements(part);
+  }
+
+  // `_unsafe_view`, `unsafe_split`: views that functionalization takes for new tensors, as they are where nothing else
+  // is read of that memory from now on.
+  bool TakesMemoryOver(const Node& node) const {
+    const std::string& name = node.op.schema().name();
+    if (!name.starts_with("aten::unsafe_") && name != "aten::_unsafe_view") return false;
+    const int32_t storage = source_.meta(node.operands[0].value).storage;
+    for (size_t id = 0; id < last_use_.size(); ++id) {
+      const bool is_older = tensors_[id].defined() && !absl::c_linear_search(node.outputs, static_cast<ValueId>(id));
+      if (is_older && source_.values[id].storage == storage && last_use_[id] > &node) return false;
+    }
+    return true;
+  }
+
   // What lies in the memory of what it was made of, by a view that cannot be written through.
   void NoteViews(const Node& node) {
-    const bool is_exact = IsPlainView(node) || MutatesArguments(node.op) || IsWrittenExactly(node);
+    const bool is_exact = IsPlainView(node) || MutatesArguments(node.op) || IsWrittenExactly(OperatorName(node.op)) ||
+                          IsPartOfAWhole(node) || TakesMemoryOver(node);
     for (const Operand& operand : node.operands) {
       VisitTensors(operand, [&](ValueId id) {
         for (ValueId output : node.outputs) {
           if (output == kNoValue || source_.meta(output).storage != source_.meta(id).storage) continue;
-          if (!is_exact || is_readable_only_[static_cast<size_t>(id)]) {
-            is_readable_only_[static_cast<size_t>(output)] = true;
-          }
+          const Node* view = is_exact ? read_only_[static_cast<size_t>(id)] : &node;
+          if (view != nullptr) read_only_[static_cast<size_t>(output)] = view;
         }
       });
     }
@@ -330,8 +381,9 @@ class Functionalizer {
       if (alias == nullptr || !alias->isWrite()) continue;
       VisitTensors(node.operands[i], [&](ValueId written) {
         const TensorMeta& target = source_.meta(written);
-        if (is_readable_only_[static_cast<size_t>(written)]) {
-          status = absl::UnimplementedError("a view that torch's functionalization does not write through exactly");
+        if (const Node* view = read_only_[static_cast<size_t>(written)]) {
+          status = absl::UnimplementedError(
+              absl::StrCat("no exact functional form of a write through ", OperatorName(view->op)));
         }
         for (size_t d = 0; d < target.sizes.size(); ++d) {
           if (target.sizes[d] > 1 && target.strides[d] == 0) {
@@ -521,7 +573,8 @@ class Functionalizer {
   const Graph& source_;
   FakeRecording& target_;
   std::vector<at::Tensor> tensors_;     // by ValueId of the source graph
-  std::vector<bool> is_readable_only_;  // likewise
+  std::vector<const Node*> read_only_;  // likewise: the view because of which it cannot be written through
+  std::vector<const Node*> last_use_;   // likewise: the last node that reads it; behind the last for what outlives them
   absl::node_hash_map<ValueId, at::Tensor> fake_numbers_;
   std::vector<Input> inputs_;
   absl::flat_hash_map<int32_t, c10::Storage> memory_;

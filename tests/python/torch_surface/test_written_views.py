@@ -30,6 +30,8 @@ VIEWS = {
     "split": lambda t: t.split(1)[1],
     "chunk": lambda t: t.chunk(2)[0],
     "tensor_split": lambda t: t.tensor_split(2, -1)[1],
+    "unsafe_chunk": lambda t: t.unsafe_chunk(2)[0],
+    "unsafe_split": lambda t: (t * 1).unsafe_split(1)[1],
     "unbind": lambda t: t.unbind()[0],
     "detach": lambda t: t.detach(),
     "real": lambda t: t.real,
