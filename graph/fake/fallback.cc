@@ -1,6 +1,7 @@
 // The dispatcher's fallback for DispatchKey::Fake: records an operator that runs on fakes. It converts the arguments to
 // shadows, computes the results' metadata on them (RunMetadata), wraps the results as fakes and appends a node.
 // Operators on purely real tensors run for real.
+#include <ATen/native/TypeProperties.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/csrc/Exceptions.h>
@@ -174,7 +175,11 @@ class RecordedCall {
     node.operands.resize(info_.arguments.size());
     for (size_t i = 0; i < info_.arguments.size(); ++i) TakeArgument(i, node.operands[i]);
     TakeDevice(device_known);
-    RunMetadata(op_, info_, &stack_);
+    if (IsOfGaps()) {
+      RunOnCopies();
+    } else {
+      RunMetadata(op_, info_, &stack_);
+    }
     CheckOutSizes();
     for (size_t i = base_; i < stack_.size(); ++i) WrapResult(stack_[i], node);
     CheckNumbers(node);
@@ -183,6 +188,44 @@ class RecordedCall {
   }
 
  private:
+  // A pointwise operator of several tensors, one of which repeats its elements or leaves some out.
+  bool IsOfGaps() const {
+    if (!info_.is_pointwise || info_.written_arguments != 0 || !device_.is_cpu()) return false;
+    int count = 0;
+    bool found = false;
+    ForEachTensor(info_, stack_, base_, [&](const at::Tensor& tensor) {
+      count += tensor.dim() > 0 ? 1 : 0;
+      found |= !tensor.is_non_overlapping_and_dense();
+    });
+    return found && count > 1;
+  }
+
+  // The CPU converts operands of other dtypes first (TensorIteratorBase::compute_types), and the strides of the result
+  // are those of what is converted, which has no gaps; metadata are computed without that.
+  void RunOnCopies() {
+    Stack arguments(stack_.begin() + static_cast<std::ptrdiff_t>(base_), stack_.end());
+    RunMetadata(op_, info_, &stack_);
+    if (stack_.size() != base_ + 1 || !stack_[base_].isTensor()) return;
+    at::native::ResultTypeState types = {};
+    ForEachTensor(info_, arguments, 0,
+                  [&](const at::Tensor& tensor) { types = at::native::update_result_type_state(tensor, types); });
+    at::ScalarType common = at::native::result_type(types);
+    const at::ScalarType result = stack_[base_].toTensor().scalar_type();
+    if (at::isIntegralType(common, /*includeBool=*/true) && result != at::kBool) common = result;
+    bool converted = false;
+    for (size_t i = info_.name.name == "aten::where" ? 1 : 0; i < arguments.size(); ++i) {
+      if (!arguments[i].isTensor() || !arguments[i].toTensor().defined()) continue;
+      const at::Tensor& tensor = arguments[i].toTensor();
+      if (tensor.scalar_type() == common || tensor.is_non_overlapping_and_dense()) continue;
+      arguments[i] = NewLike(tensor);
+      converted = true;
+    }
+    if (!converted) return;
+    stack_.resize(base_);
+    stack_.insert(stack_.end(), arguments.begin(), arguments.end());
+    RunMetadata(op_, info_, &stack_);
+  }
+
   // Replaces the argument by its shadow and describes it in `operand`.
   void TakeArgument(size_t i, Operand& operand) {
     IValue& value = stack_[base_ + i];

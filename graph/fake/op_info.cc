@@ -172,6 +172,7 @@ OpInfo& OpInfoOf(const c10::OperatorHandle& op) {
   entry->name = schema.operator_name();
   DescribeSchema(schema, *entry);
   entry->data_dependence = DataDependenceOf(op);
+  entry->is_pointwise = op.hasTag(at::Tag::pointwise);
   ResolveMetadata(op, *entry);
   return *entry;
 }

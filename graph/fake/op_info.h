@@ -50,7 +50,8 @@ struct OpInfo {
   bool replaces_memory = false;  // set_, resize_: the tensor's storage or extent changes under other fakes
   bool one_dtype = false;  // its kernels raise where tensors of several dtypes come together; its metadata does not
   bool returns_tensors = false;
-  bool recorded = true;  // false: only non-tensor results and no effect
+  bool is_pointwise = false;  // as torch tags it
+  bool recorded = true;       // false: only non-tensor results and no effect
   bool logged = false;
 };
 

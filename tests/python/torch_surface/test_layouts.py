@@ -212,3 +212,22 @@ def test_out(function, args, expectations):
 @pytest.mark.parametrize("size", [(2, 3), (6,), (5, 5)])
 def test_other_sizes_break(size):
     check(lambda x: x.clone().resize_(*size).shape, X, graphs=0, breaks=1)
+
+
+CONVERTING = {
+    "add": lambda a, b: torch.add(a, b),
+    "div": lambda a, b: torch.div(a, b),
+    "atan2": lambda a, b: torch.atan2(a, b),
+    "less": lambda a, b: torch.lt(a, b),
+    "where": lambda a, b: torch.where(a > 0, a, b),
+    "addcmul": lambda a, b: torch.addcmul(a, b, b),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
+@pytest.mark.parametrize("name", CONVERTING)
+def test_strides_behind_a_conversion(name, dtype):
+    """The CPU converts a repeated operand to a tensor of its own, whose strides the result follows."""
+    column, transposed = vector(4, 1, seed=1), vector(5, 4, seed=2).t().to(dtype)
+    check(CONVERTING[name], column.to(torch.int64).expand(4, 5), transposed)
+    check(CONVERTING[name], transposed, (column > 0).expand(4, 5))
