@@ -17,6 +17,7 @@
 #include "graph/fake/fake_tensor_impl.h"
 #include "graph/fake/known_value.h"
 #include "graph/fake/op_info.h"
+#include "graph/fake/probed_layouts.h"
 #include "graph/fake/random_state_operators.h"
 #include "graph/fake/recording.h"
 
@@ -177,6 +178,8 @@ class RecordedCall {
     TakeDevice(device_known);
     if (IsOfGaps()) {
       RunOnCopies();
+    } else if (IsProbed()) {
+      RunWithProbe();
     } else {
       RunMetadata(op_, info_, &stack_);
     }
@@ -224,6 +227,24 @@ class RecordedCall {
     stack_.resize(base_);
     stack_.insert(stack_.end(), arguments.begin(), arguments.end());
     RunMetadata(op_, info_, &stack_);
+  }
+
+  bool IsProbed() const {
+    if (info_.probe == Probe::kNever || !device_.is_cpu()) return false;
+    bool found = info_.probe == Probe::kAlways;
+    ForEachTensor(info_, stack_, base_, [&](const at::Tensor& tensor) {
+      if (info_.probe == Probe::kVolumes && tensor.dim() != 5) return;
+      found |= !tensor.is_contiguous() || tensor.suggest_memory_format() != at::MemoryFormat::Contiguous;
+    });
+    return found;
+  }
+
+  void RunWithProbe() {
+    Stack arguments(stack_.begin() + static_cast<std::ptrdiff_t>(base_), stack_.end());
+    RunMetadata(op_, info_, &stack_);
+    std::vector<IValue*> results;
+    for (size_t i = base_; i < stack_.size(); ++i) results.push_back(&stack_[i]);
+    ProbeLayouts(op_, std::move(arguments), results);
   }
 
   // Replaces the argument by its shadow and describes it in `operand`.

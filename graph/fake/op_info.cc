@@ -160,6 +160,35 @@ void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
   if (info.kernel != nullptr) info.source = MetadataSource::kCppKernel;
 }
 
+// Of torch's own operators alone: others may have effects.
+Probe ProbeOf(const c10::OperatorHandle& op, const OpInfo& info) {
+  static const auto* by_name = new absl::flat_hash_map<std::string_view, Probe>{
+      {"aten::replication_pad1d", Probe::kOtherFormats},
+      {"aten::replication_pad2d", Probe::kOtherFormats},
+      {"aten::replication_pad3d", Probe::kOtherFormats},
+      {"aten::reflection_pad1d", Probe::kOtherFormats},
+      {"aten::reflection_pad3d", Probe::kOtherFormats},
+      // Which kernel takes one depends on its sizes and on the number of threads.
+      {"aten::convolution", Probe::kVolumes},
+      {"aten::convolution_backward", Probe::kVolumes},
+      // Depends on the library that torch was built with.
+      {"aten::_fft_c2c", Probe::kAlways},
+      {"aten::_fft_c2r", Probe::kAlways},
+      {"aten::_fft_r2c", Probe::kAlways}};
+  const std::string& name = op.schema().name();
+  const bool is_own = name.starts_with("aten::");
+  if (!is_own || info.written_arguments != 0 || op.hasTag(at::Tag::nondeterministic_seeded) ||
+      info.data_dependence != DataDependence::kNone) {
+    return Probe::kNever;
+  }
+  if (auto row = by_name->find(name); row != by_name->end()) return row->second;
+  for (const c10::Argument& result : op.schema().returns()) {
+    if (result.alias_info() != nullptr) return Probe::kNever;
+  }
+  const bool runs = info.source == MetadataSource::kDispatcher && op.hasKernelForDispatchKey(DispatchKey::CPU);
+  return runs ? Probe::kOtherFormats : Probe::kNever;
+}
+
 }  // namespace
 
 OpInfo& OpInfoOf(const c10::OperatorHandle& op) {
@@ -174,6 +203,7 @@ OpInfo& OpInfoOf(const c10::OperatorHandle& op) {
   entry->data_dependence = DataDependenceOf(op);
   entry->is_pointwise = op.hasTag(at::Tag::pointwise);
   ResolveMetadata(op, *entry);
+  entry->probe = ProbeOf(op, *entry);
   return *entry;
 }
 

@@ -35,6 +35,10 @@ enum class DataDependence : uint8_t {
   kMaskIndex,  // index: only with a boolean mask
 };
 
+// Where its kernel says how results are laid out (ProbeLayouts): nowhere, where an operand is not plainly contiguous,
+// where that has five dimensions, or everywhere.
+enum class Probe : uint8_t { kNever, kOtherFormats, kVolumes, kAlways };
+
 struct OpInfo {
   c10::OperatorName name{"", ""};
   MetadataSource source = MetadataSource::kDispatcher;
@@ -51,7 +55,8 @@ struct OpInfo {
   bool one_dtype = false;  // its kernels raise where tensors of several dtypes come together; its metadata does not
   bool returns_tensors = false;
   bool is_pointwise = false;  // as torch tags it
-  bool recorded = true;       // false: only non-tensor results and no effect
+  Probe probe = Probe::kNever;
+  bool recorded = true;  // false: only non-tensor results and no effect
   bool logged = false;
 };
 

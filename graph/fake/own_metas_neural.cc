@@ -58,8 +58,8 @@ void LayerNormBackward(MetaCall& call) {
   const auto mask = call[7].toBoolList();
   at::Tensor grad_input, grad_weight, grad_bias;
   if (mask[0]) grad_input = NewContiguous(input.sizes(), input.scalar_type());
-  if (mask[1] && call.has(5)) grad_weight = NewLike(call.tensor(5));
-  if (mask[2] && call.has(6)) grad_bias = NewLike(call.tensor(6));
+  if (mask[1] && call.has(5)) grad_weight = NewContiguous(call.tensor(5).sizes(), call.tensor(5).scalar_type());
+  if (mask[2] && call.has(6)) grad_bias = NewContiguous(call.tensor(6).sizes(), call.tensor(6).scalar_type());
   call.Return(std::move(grad_input), std::move(grad_weight), std::move(grad_bias));
 }
 
@@ -143,6 +143,20 @@ at::MemoryFormat ConvolutionFormat(const at::Tensor& input, const at::Tensor& we
   return format;
 }
 
+// In one dimension, kernels see the input made contiguous, and both with another dimension of one element.
+bool IsLengthLast(const at::Tensor& weight) {
+  if (weight.dim() != 3) return true;
+  const at::IntArrayRef sizes = weight.sizes(), strides = weight.strides();
+  const int64_t sizes4[] = {sizes[0], sizes[1], 1, sizes[2]};
+  const int64_t strides4[] = {strides[0], strides[1], sizes[2] * strides[2], strides[2]};
+  return !c10::is_channels_last_strides_2d(at::IntArrayRef(sizes4), at::IntArrayRef(strides4));
+}
+
+at::Tensor NewConvolved(at::IntArrayRef sizes, const at::Tensor& input, const at::Tensor& weight) {
+  if (IsLengthLast(weight)) return NewIn(sizes, input.scalar_type(), ConvolutionFormat(input, weight));
+  return NewStrided(sizes, {sizes[1] * sizes[2], 1, sizes[1]}, input.scalar_type());
+}
+
 // One number per spatial dimension, none below `least`.
 void CheckConvolution(size_t rank, std::initializer_list<c10::DimVector> parameters, int64_t least) {
   for (const c10::DimVector& values : parameters) {
@@ -173,7 +187,7 @@ void Convolution(MetaCall& call) {
       transposed ? at::native::conv_input_size(input.sizes(), weight.sizes(), padding, extra, stride, dilation, groups)
                  : at::native::conv_output_size(input.sizes(), weight.sizes(), padding, stride, dilation);
   for (int64_t size : sizes) TORCH_CHECK(size >= 0, "Calculated output size is too small for input ", input.sizes());
-  call.Return(NewIn(sizes, input.scalar_type(), ConvolutionFormat(input, weight)));
+  call.Return(NewConvolved(sizes, input, weight));
 }
 
 // convolution_backward(grad_output, input, weight, bias_sizes, stride, padding, dilation, transposed, output_padding,
@@ -182,8 +196,8 @@ void ConvolutionBackward(MetaCall& call) {
   const at::Tensor &input = call.tensor(1), &weight = call.tensor(2);
   const auto mask = call[10].toBoolList();
   at::Tensor grad_input, grad_weight, grad_bias;
-  if (mask[0]) grad_input = NewIn(input.sizes(), input.scalar_type(), ConvolutionFormat(input, weight));
-  if (mask[1]) grad_weight = NewIn(weight.sizes(), weight.scalar_type(), ConvolutionFormat(input, weight));
+  if (mask[0]) grad_input = NewConvolved(input.sizes(), input, weight);
+  if (mask[1]) grad_weight = NewConvolved(weight.sizes(), input, weight);
   if (mask[2]) grad_bias = NewContiguous(call.integers(3), weight.scalar_type());
   call.Return(std::move(grad_input), std::move(grad_weight), std::move(grad_bias));
 }

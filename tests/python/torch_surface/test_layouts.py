@@ -231,3 +231,48 @@ def test_strides_behind_a_conversion(name, dtype):
     column, transposed = vector(4, 1, seed=1), vector(5, 4, seed=2).t().to(dtype)
     check(CONVERTING[name], column.to(torch.int64).expand(4, 5), transposed)
     check(CONVERTING[name], transposed, (column > 0).expand(4, 5))
+
+
+def channels_last(*shape: int) -> torch.Tensor:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return vector(*shape, seed=3).contiguous(memory_format=formats[len(shape)])
+
+
+def transposed(*shape: int) -> torch.Tensor:
+    """The last two dimensions lie the other way around."""
+    return vector(*shape, seed=4).mT.contiguous().mT
+
+
+IMAGE, CUBES = channels_last(2, 4, 4, 6), channels_last(1, 2, 3, 3, 3)
+SPECTRUM = torch.complex(vector(4, 5, 6, seed=5), vector(4, 5, 6, seed=6))
+
+FOLLOWING = {
+    "pixel_shuffle": (lambda x: F.pixel_shuffle(x, 2), IMAGE),
+    "channel_shuffle": (lambda x: F.channel_shuffle(x, 2), IMAGE),
+    "reflection_pad": (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), IMAGE),
+    "replication_pad": (lambda x: F.pad(x, (1, 1, 1, 1), mode="replicate"), IMAGE),
+    "max_unpool": (lambda x: torch._C._nn.max_unpool2d(x, (x > 0).long(), [8, 9]), IMAGE),
+    "floor_divide": (lambda x: torch.floor_divide(x.t(), x[:, 0]), vector(4, 4, seed=7)),
+    "dropout_backward": (lambda x: torch.ops.aten.native_dropout_backward(x, x > 0, 2.0), transposed(4, 5)),
+    "irfft": (lambda x: torch.fft.irfft2(x.transpose(0, 2)), SPECTRUM),
+    "hfft": (lambda x: torch.fft.hfft(x.transpose(0, 2), dim=0), SPECTRUM),
+    "conv1d": (lambda x: F.conv1d(x, transposed(5, 4, 3), padding=1), vector(2, 4, 7, seed=8)),
+    "conv_transpose1d": (lambda x: F.conv_transpose1d(x, transposed(4, 5, 3)), vector(2, 4, 7, seed=8)),
+    "conv3d": (lambda x: F.conv3d(x, vector(3, 2, 2, 2, 2)), CUBES),
+    "conv_transpose3d": (lambda x: F.conv_transpose3d(x, vector(2, 3, 2, 2, 2)), CUBES),
+}
+
+
+@pytest.mark.parametrize("name", FOLLOWING)
+def test_layouts_that_follow_the_operands(name):
+    """What comes behind such a result is laid out as it is, and views of it are possible where eager's are."""
+    function, x = FOLLOWING[name]
+    check(lambda x: (function(x) * 2, function(x).stride()), x)
+
+
+def test_gradients_of_a_norms_weight():
+    def gradient(x, w):
+        (grad,) = torch.autograd.grad(F.layer_norm(x, w.shape, w).square().sum(), [w])
+        return grad * 2, grad.stride()
+
+    check(gradient, vector(3, 4, 5, seed=1), transposed(4, 5).requires_grad_(), grad=True)
