@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "backends/plugin/python_error.h"
 #include "base/log.h"
+#include "frame_eval/cpython/class_versions.h"
 #include "frame_eval/guards/program_torch_state.h"
 #include "graph/fx_export.h"
 
@@ -145,6 +146,14 @@ PyRef CallModuleFunction(const char* module_name, const char* function, PyObject
   return PyRef::Steal(PyObject_Call(callable.get(), args, kwargs));
 }
 
+// Whose subclasses tracers of torch.fx patch while they run. A borrowed reference.
+PyTypeObject* ModuleClass() {
+  PyRef module = PyRef::Steal(PyImport_ImportModule("torch.nn"));
+  PyRef type = module ? PyRef::Steal(PyObject_GetAttrString(module.get(), "Module")) : PyRef();
+  PyErr_Clear();
+  return type && PyType_Check(type.get()) ? reinterpret_cast<PyTypeObject*>(type.get()) : &PyBaseObject_Type;
+}
+
 class PythonBackend : public Backend {
  public:
   PythonBackend(std::string name, PyRef callable) : name_(std::move(name)), callable_(std::move(callable)) {}
@@ -183,6 +192,7 @@ class PythonBackend : public Backend {
     OpenModule open;
     absl::StatusOr<PyRef> compiled;
     if (callable_) {
+      const KeptClassVersions versions(ModuleClass());
       PyRef made =
           PyRef::Steal(PyObject_CallMethod(options.builder.get(), "compile", "OO", module->get(), callable_.get()));
       if (!made) return TakePythonError(absl::StrCat("backend '", name_, "'"));
@@ -229,6 +239,7 @@ class PythonBackend : public Backend {
   absl::StatusOr<PyRef> CallBackend(PyObject* module, c10::ArrayRef<at::Tensor> inputs) const {
     auto examples = ExampleInputs(inputs);
     if (!examples.ok()) return examples.status();
+    const KeptClassVersions versions(ModuleClass());
     PyRef compiled = PyRef::Steal(PyObject_CallFunctionObjArgs(callable_.get(), module, examples->get(), nullptr));
     if (!compiled) return TakePythonError(absl::StrCat("backend '", name_, "'"));
     if (!PyCallable_Check(compiled.get())) {

@@ -114,7 +114,7 @@ def test_training_over_batches_of_any_size():
 
 
 def encode(ids, w):
-    """An encoder's layer of the tensors `w`: TorchDynamo's backends that trace modify the classes of modules."""
+    """An encoder's layer of the tensors `w`."""
     batch, length = ids.shape
     x = F.layer_norm(F.embedding(ids, w["table"]) + w["positions"][:length], (16,))
     q, k, v = F.linear(x, w["projection"]).view(batch, length, 3, 2, -1).permute(2, 0, 3, 1, 4).unbind(0)
@@ -146,10 +146,11 @@ def test_module_of_encoder(name, trains):
     assert (len(backend.modules), len(backend.symbolic)) == (2, 1)
 
 
-def test_module_of_a_model():
+@pytest.mark.parametrize("name", [None, "aot_eager"])
+def test_module_of_a_model(name):
     torch.manual_seed(0)
     model = Encoder().eval()
-    backend = PythonBackend()
+    backend = PythonBackend(name)
     compiled = framejit.compile(model, backend=backend)
     generator = random.Random(0)
     with torch.no_grad():
@@ -160,11 +161,12 @@ def test_module_of_a_model():
     assert (len(backend.modules), len(backend.symbolic)) == (2, 1)
 
 
-def test_module_of_training():
+@pytest.mark.parametrize("name", [None, "aot_eager"])
+def test_module_of_training(name):
     torch.manual_seed(0)
     model = Encoder()
     same = copy.deepcopy(model)
-    backend = PythonBackend()
+    backend = PythonBackend(name)
     compiled = framejit.compile(loss_of, backend=backend)
     generator = random.Random(1)
     for _ in range(12):
