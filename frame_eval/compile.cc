@@ -15,6 +15,7 @@
 #include "frame_eval/record_call.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/shadow_check.h"
+#include "frame_eval/size_modules.h"
 #include "frame_eval/size_variants.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/autograd/partition.h"
@@ -65,8 +66,9 @@ std::string TimingText(const std::string& name, const Timings& timings) {
 }
 
 // The Python code of the FX module.
-std::string TorchGraphText(const TorchGraph& torch_graph, const Graph& graph) {
-  absl::StatusOr<PyRef> module = ExportTorchGraph(torch_graph, graph);
+std::string TorchGraphText(const TorchGraph& torch_graph, const Graph& graph, const SymbolicProgram& program) {
+  absl::StatusOr<PyRef> module =
+      ExportTorchGraph(torch_graph, graph, FxOptions{.program = program.any() ? &program : nullptr});
   if (!module.ok()) return std::string(module.status().message());
   PyRef code = PyRef::Steal(PyObject_GetAttrString(module->get(), "code"));
   const char* text = code ? PyUnicode_AsUTF8(code.get()) : nullptr;
@@ -135,6 +137,7 @@ class Compilation {
     for (;;) {
       trace_ = std::make_shared<Trace>();
       in_order_ = false;
+      modules_ = nullptr;
       auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(state_.function));
       trace_->report.function = name_;
       trace_->report.is_inner = options_.is_inner;
@@ -302,7 +305,7 @@ class Compilation {
   absl::Status MakeVariants() {
     if (!recording_->symbolic.any()) return absl::OkStatus();
     const TraceReport& report = trace_->report;
-    if (recording_->needs_autograd && !report.has_backward)
+    if (recording_->needs_autograd && !report.has_backward && modules_ == nullptr)
       return absl::UnimplementedError("torch's own autograd differentiates it");
     std::vector<PyRef> owned;
     const std::vector<PyObject*> fetched = Fetch(owned);
@@ -334,7 +337,8 @@ class Compilation {
                                                                .random = trace_->random,
                                                                .versions = trace_->versions,
                                                                .program = recording_->symbolic,
-                                                               .value_names = value_names_});
+                                                               .value_names = value_names_,
+                                                               .modules = modules_});
   }
 
   absl::Status BuildGuards() {
@@ -379,7 +383,10 @@ class Compilation {
     absl::StatusOr<std::shared_ptr<Backend>> chosen = ResolveBackend(options_, &recording_->graph);
     if (!chosen.ok()) return chosen.status();
     trace_->report.backend = BackendName(options_, &recording_->graph);
-    if (!(*chosen)->wants_functional_graph()) return chosen;
+    if (!(*chosen)->wants_functional_graph()) {
+      if (recording_->symbolic.any()) modules_ = std::make_shared<SizeModules>(name_, *chosen);
+      return chosen;
+    }
     if (!recording_->torch_level.empty()) return TorchLevel(recording_->torch_level);
     if (!recording_->needs_autograd)
       return recording_->inputs_overlap && !IsSwitchedOff("alias", "WrittenInputs")
@@ -464,7 +471,8 @@ class Compilation {
     report.recorded = std::move(recording_->graph);
     report.torch_graph = std::move(recording_->torch_graph);
     LogLazily(LogArtifact::k_graph, [&] {
-      return absl::StrCat("torch-level graph of ", name_, ":\n", TorchGraphText(report.torch_graph, report.recorded));
+      return absl::StrCat("torch-level graph of ", name_, ":\n",
+                          TorchGraphText(report.torch_graph, report.recorded, recording_->symbolic));
     });
     LogLazily(LogArtifact::k_aten, [&] {
       return absl::StrCat("ATen graph of ", name_, ":\n", PrintGraph(report.recorded, LogPrintOptions()));
@@ -495,11 +503,28 @@ class Compilation {
       }
     }
     if (request.graph == &report.recorded) trace_->written_inputs = WrittenInputs(report.recorded);
+    if (modules_ != nullptr) return CompileModule();
     if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
     std::vector<at::Tensor> examples = ExampleInputs(*trace_->guards, trace_->input_count);
     request.example_inputs = examples;
     ScopedTiming timing(timings(), "backend");
     absl::StatusOr<std::unique_ptr<CompiledGraph>> graph = (*backend)->Compile(request);
+    if (!graph.ok()) return graph.status();
+    trace_->graph = *std::move(graph);
+    return MakeVariants();
+  }
+
+  // By a Python backend, for all sizes that the recording and the backend's own assumptions hold for.
+  absl::Status CompileModule() {
+    std::vector<PyRef> owned;
+    const std::vector<PyObject*> fetched = Fetch(owned);
+    if (fetched.empty()) return absl::AbortedError("the program's state changed");
+    ScopedTiming timing(timings(), "backend");
+    absl::StatusOr<std::shared_ptr<CompiledGraph>> graph =
+        modules_->Find({.graph = &trace_->report.recorded,
+                        .torch_graph = &trace_->report.torch_graph,
+                        .program = &recording_->symbolic,
+                        .inputs = absl::MakeConstSpan(fetched).first(trace_->input_count)});
     if (!graph.ok()) return graph.status();
     trace_->graph = *std::move(graph);
     return MakeVariants();
@@ -537,6 +562,7 @@ class Compilation {
   Graph own_joint_;                       // under the replay check
   std::vector<std::string> value_names_;  // of the torch-level values
   bool in_order_ = false;
+  std::shared_ptr<SizeModules> modules_;  // of a Python backend, where sizes are open
   std::shared_ptr<Trace> trace_;
   std::unique_ptr<Recording> recording_;
   std::optional<absl::StatusOr<Partition>> partition_;  // where it was needed before

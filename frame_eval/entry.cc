@@ -125,6 +125,7 @@ std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state,
     std::shared_ptr<Trace> found = traces[i];
     if (!found->CoversSizes(call_state, choice)) {
       if (found->variants->HasTooManyNumbers()) state.sizes.RefuseNumbers();
+      if (found->variants->HasTooManyModules()) state.sizes.Refuse();
       continue;
     }
     // That may have run Python code: the traces may be others now.

@@ -41,10 +41,12 @@ CallRecording RecordCall(const CallState& state, const CompileOptions& options, 
   request.advance_iterators = inputs.advance_iterators;
   request.varying = inputs.varying;
   request.checkpoints = inputs.checkpoints;
-  // Python backends take the torch-level graph, which torch's own autograd differentiates, and compile it for long.
+  // Python backends take the torch-level graph, which torch's own autograd differentiates. Its sizes may be symbolic;
+  // its numbers are given ones.
   absl::StatusOr<std::shared_ptr<Backend>> backend = ResolveBackend(options);
   request.backward = backend.ok() && (*backend)->wants_functional_graph();
-  request.sizes = request.backward ? inputs.sizes : nullptr;
+  request.sizes = backend.ok() ? inputs.sizes : nullptr;
+  if (request.sizes != nullptr && !request.backward) request.sizes->RefuseNumbers();
   request.stop = inputs.stop;
   CallRecording made = RecordWith(request, timings);
   const Recording& recording = *made.recording;

@@ -116,7 +116,8 @@ std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const
                                     [](const SymbolicNumber& number) { return number.in_graph; });
   if (in_key > 0) numbers_.insert(Sizes(sizes.end() - in_key, sizes.end()));
   auto variant = std::make_shared<SizeVariant>();
-  variant->is_provisional = ++made_ > kCompiledAtOnce && !origin_.has_backward && !variants_.contains(sizes);
+  variant->is_provisional =
+      ++made_ > kCompiledAtOnce && !origin_.has_backward && origin_.modules == nullptr && !variants_.contains(sizes);
   absl::Status status = Compile(fetched, torch_graph, recorded, *variant);
   if (!status.ok()) {
     variant->why_not = std::string(status.message());
@@ -147,6 +148,16 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> fetched, const To
   variant.symbols = std::move(replayed->symbols);
   variant.numbers = std::move(replayed->numbers);
   if (replayed->joint != nullptr && ReplayCheckEnabled()) variant.joint = replayed->joint->graph;
+  if (origin_.modules != nullptr) {
+    absl::StatusOr<std::shared_ptr<CompiledGraph>> graph = origin_.modules->Find({.graph = &variant.recorded,
+                                                                                  .torch_graph = &replayed->torch_graph,
+                                                                                  .program = &origin_.program,
+                                                                                  .inputs = inputs});
+    if (!graph.ok()) return graph.status();
+    variant.graph = *std::move(graph);
+    variant.written_inputs = WrittenInputs(variant.recorded);
+    return absl::OkStatus();
+  }
   const bool in_order = origin_.calls_in_order || variant.is_provisional;
   std::vector<at::Tensor> examples;
   for (PyObject* input : inputs) examples.push_back(THPVariable_Unpack(input));

@@ -19,6 +19,7 @@
 #include "absl/types/span.h"
 #include "backends/backend.h"
 #include "frame_eval/cpython/py_ref.h"
+#include "frame_eval/size_modules.h"
 #include "graph/symbolic/program.h"
 #include "graph/symbolic/replay.h"
 
@@ -58,6 +59,7 @@ class SizeVariants {
     std::vector<std::pair<size_t, uint32_t>> versions;  // as in Trace
     SymbolicProgram program;
     std::vector<std::string> value_names;
+    std::shared_ptr<SizeModules> modules;  // of a Python backend, which is called for many variants at once; else null
   };
   explicit SizeVariants(Origin origin) : origin_(std::move(origin)) {}
 
@@ -72,6 +74,8 @@ class SizeVariants {
   void CountCall() { ++calls_; }
   // Whether variants are made for ever more numbers, most of which come once. Then no more are made.
   bool HasTooManyNumbers() const;
+  // Whether a Python backend was called too often.
+  bool HasTooManyModules() const { return origin_.modules != nullptr && origin_.modules->has_too_many(); }
   // Where Find() gives none, or a provisional one. Requires the GIL; may run Python code, but none of the program's.
   // `torch_graph` and `recorded` are the recording's.
   std::shared_ptr<const SizeVariant> Make(absl::Span<PyObject* const> fetched, const TorchGraph& torch_graph,

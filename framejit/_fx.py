@@ -40,6 +40,8 @@ class Builder:
         self._constants: dict[int, torch.fx.Node] = {}
         self._overloads: dict[tuple[str, str], Any] = {}
         self._stack_traces: dict[Location, str] = {}
+        self._symbols: dict[int, Any] = {}
+        self._size_nodes: list[torch.fx.Node] = []
         self._fake_mode = None
         if values:
             from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # takes seconds to import
@@ -86,9 +88,51 @@ class Builder:
 
     def finish(self, outputs: list) -> torch.fx.GraphModule:
         self.graph.output(tuple(outputs))
+        self._erase_unused_sizes()
         module = torch.fx.GraphModule(self._root, self.graph, "FramejitGraph")
         module.graph.lint()
         return module
+
+    # --- sizes --------------------------------------------------------------------------------------------------------
+    # Of recordings that hold for many sizes (graph/symbolic/program.h). A symbol is a number that is others at others.
+
+    def symbol(self, symbol: int) -> Any:
+        """The node that gives it, or the number, where it is the same at all sizes that the module is for."""
+        return self._symbols[symbol]
+
+    def ask(self, kind: str, target: Any, args: list, kwargs: dict, pattern: Any, location: Location | None) -> None:
+        """A question to a tensor, or a computation on numbers. `pattern`: which symbols the parts of its result are."""
+        target = power if target in (operator.pow, operator.ipow) else target
+        for symbol, function, operands in _size_calls(kind, target, args, kwargs, pattern):
+            self._symbols[symbol] = self._size(function, operands, location)
+        known = (None, *self._symbols)
+        if any(symbol not in known for symbol in torch.utils._pytree.tree_leaves(pattern)):
+            self._take_parts(self._size_node(getattr(self, kind)(target, args, kwargs, location)), pattern, location)
+
+    def equal(self, symbol: int, value: Any) -> None:
+        """The recording holds where the symbol is worth `value`."""
+
+    def demand(self, target: Any, args: list, answer: bool) -> None:
+        """The recording holds where target(*args) is `answer`."""
+
+    def _erase_unused_sizes(self) -> None:
+        for node in reversed(self._size_nodes):
+            if not node.users:
+                self.graph.erase_node(node)
+
+    def _size(self, function: Any, operands: tuple, location: Location | None) -> Any:
+        return self._size_node(self.function(function, operands, {}, location))
+
+    def _size_node(self, node: torch.fx.Node) -> torch.fx.Node:
+        self._size_nodes.append(node)
+        return node
+
+    def _take_parts(self, node: Any, pattern: Any, location: Location | None) -> None:
+        if isinstance(pattern, int):
+            self._symbols[pattern] = node
+        for index, part in enumerate(pattern if isinstance(pattern, list) else ()):
+            if part is not None:
+                self._take_parts(self._size_node(self.item(node, index, location)), part, location)
 
     # --- arguments ----------------------------------------------------------------------------------------------------
     def constant(self, value: Any) -> Any:
@@ -139,6 +183,42 @@ class Builder:
                 self._stack_traces[location] = trace
             node.stack_trace = trace
         return node
+
+
+def power(base: float, exponent: float) -> float:
+    """Of numbers. FX prints operator.pow(-2, n) as `-2 ** n`."""
+    return base**exponent
+
+
+_TENSOR_SIZES = {
+    "shape": torch.ops.aten.sym_size.int,
+    "size": torch.ops.aten.sym_size.int,
+    "stride": torch.ops.aten.sym_stride.int,
+}
+
+
+def _size_calls(
+    kind: str, target: Any, args: list, kwargs: dict, pattern: Any
+) -> list[tuple[int, Any, builtins.tuple]]:
+    """What gives a question's symbols one by one, (symbol, function, arguments), in the forms that exporters of torch
+    use for sizes; empty where the question has none of them."""
+    if kwargs:
+        return []
+    if kind == "function":
+        if target is len and isinstance(args[0], torch.fx.Node):
+            return [(pattern, torch.ops.aten.sym_size.int, (args[0], 0))]
+        if target is divmod:
+            return [(symbol, function, builtins.tuple(args)) for symbol, function in
+                    zip(pattern, (operator.floordiv, operator.mod), strict=True)]  # fmt: skip
+        return []
+    if target in ("numel", "nelement"):
+        return [(pattern, torch.ops.aten.sym_numel.default, (args[0],))]
+    function = _TENSOR_SIZES.get(target)
+    if function is None or len(args) > 2:
+        return []
+    if len(args) == 2:
+        return [(pattern, function, builtins.tuple(args))] if type(args[1]) is int else []
+    return [(symbol, function, (args[0], dim)) for dim, symbol in enumerate(pattern) if symbol is not None]
 
 
 def _is_plain(value: Any) -> bool:

@@ -40,8 +40,8 @@ def mark_dynamic(
 
     min, max: the smallest and largest size that the recording is to hold for; other sizes are recorded by themselves.
 
-    Where a recording would hold for no other size, calling the compiled function raises DynamicShapeError. Python
-    backends, which have recordings for given sizes, take no notice of marks.
+    Where a recording would hold for no other size, calling the compiled function raises DynamicShapeError. A Python
+    backend may still be called several times: 0 and 1 are sizes of their own to torch's expressions.
     """
     low, high = min, max
     for name, limit in (("min", low), ("max", high)):

@@ -10,9 +10,14 @@
 #include <torch/csrc/utils/tensor_layouts.h>
 #include <torch/csrc/utils/tensor_memoryformats.h>
 
+#include <algorithm>
+#include <utility>
+
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "graph/constant.h"
 #include "graph/error_text.h"
+#include "graph/symbolic/program.h"
 
 namespace framejit {
 namespace {
@@ -65,7 +70,11 @@ absl::StatusOr<PyRef> CatchPython(const char* what, Body body) {
 class TorchExporter {
  public:
   TorchExporter(const TorchGraph& torch_graph, const Graph& graph, const FxOptions& options)
-      : torch_graph_(torch_graph), graph_(graph), builder_(MakeBuilder(options)), nodes_(torch_graph.values.size()) {
+      : torch_graph_(torch_graph),
+        graph_(graph),
+        program_(options.program),
+        builder_(MakeBuilder(options)),
+        nodes_(torch_graph.values.size()) {
     for (size_t i = 0; i < torch_graph.inputs.size(); ++i) {
       TorchValueId id = torch_graph.inputs[i];
       nodes_.at(id) = builder_.attr("placeholder")(InputName(options, i), PyMeta(torch_graph.values.at(id)));
@@ -76,7 +85,13 @@ class TorchExporter {
   }
 
   py::object Run() {
-    for (const TorchCall& call : torch_graph_.calls) Export(call);
+    if (program_ != nullptr) FindUsedSymbols();
+    size_t step = 0;
+    for (size_t i = 0; i < torch_graph_.calls.size(); ++i) {
+      for (; step < used_steps_.size() && used_steps_[step]->calls <= static_cast<int32_t>(i); ++step)
+        Export(*used_steps_[step], torch_graph_.calls[i].location);
+      Export(torch_graph_.calls[i]);
+    }
     py::list outputs;
     for (TorchValueId id : torch_graph_.outputs) outputs.append(Node(id));
     return builder_.attr("finish")(outputs);
@@ -94,6 +109,8 @@ class TorchExporter {
   py::object Argument(const TorchArgument& argument) {
     switch (argument.kind) {
       case TorchArgument::Kind::kConstant:
+        if (argument.symbol != kNoSymbol && known_symbols_.contains(argument.symbol))
+          return builder_.attr("symbol")(argument.symbol);
         return builder_.attr("constant")(Borrow(argument.constant));
       case TorchArgument::Kind::kValue:
         return Node(argument.value);
@@ -121,16 +138,95 @@ class TorchExporter {
     return items;
   }
 
-  void Export(const TorchCall& call) {
+  static const char* KindName(const TorchCall& call) {
+    return call.kind == TorchCall::Kind::kFunction ? "function"
+           : call.kind == TorchCall::Kind::kMethod ? "method"
+                                                   : "attribute";
+  }
+
+  std::pair<py::list, py::dict> Arguments(const TorchCall& call) {
     py::list args;
     for (const TorchArgument& argument : call.args) args.append(Argument(argument));
     py::dict kwargs;
     for (const auto& [name, argument] : call.kwargs) kwargs[Borrow(name)] = Argument(argument);
-    const char* method = call.kind == TorchCall::Kind::kFunction ? "function"
-                         : call.kind == TorchCall::Kind::kMethod ? "method"
-                                                                 : "attribute";
+    return {std::move(args), std::move(kwargs)};
+  }
+
+  void Export(const TorchCall& call) {
+    const auto [args, kwargs] = Arguments(call);
     py::object location = PyLocation(graph_, call.location);
-    Bind(call.result, builder_.attr(method)(Borrow(call.target), args, kwargs, location), location);
+    Bind(call.result, builder_.attr(KindName(call))(Borrow(call.target), args, kwargs, location), location);
+  }
+
+  // --- sizes ---
+
+  static void AddSymbols(const TorchArgument& argument, absl::flat_hash_set<SymbolId>& symbols) {
+    if (argument.symbol != kNoSymbol) symbols.insert(argument.symbol);
+    for (const TorchArgument& item : argument.items) AddSymbols(item, symbols);
+  }
+
+  static void AddArguments(const TorchCall& call, absl::flat_hash_set<SymbolId>& symbols) {
+    for (const TorchArgument& argument : call.args) AddSymbols(argument, symbols);
+    for (const auto& [name, argument] : call.kwargs) AddSymbols(argument, symbols);
+  }
+
+  // The steps that define what calls are given, and those that say more of it. The other demands are about what the
+  // recording holds for, which whoever runs the module has to know.
+  void FindUsedSymbols() {
+    absl::flat_hash_set<SymbolId> used;
+    for (const TorchCall& call : torch_graph_.calls) AddArguments(call, used);
+    for (auto step = program_->steps.rbegin(); step != program_->steps.rend(); ++step) {
+      if (step->kind == SymbolStep::Kind::kEqual) {
+        used.insert(step->symbol);
+        used_steps_.push_back(&*step);
+      }
+      if (step->kind != SymbolStep::Kind::kAsk) continue;
+      absl::flat_hash_set<SymbolId> defined, given;
+      AddSymbols(step->ask.result, defined);
+      AddArguments(step->ask, given);
+      const bool is_used = std::any_of(defined.begin(), defined.end(), [&](SymbolId id) { return used.contains(id); });
+      const bool is_demand = IsDemand(*step);
+      if (!is_used && !is_demand) continue;
+      used.insert(given.begin(), given.end());
+      used_steps_.push_back(&*step);
+    }
+    std::reverse(used_steps_.begin(), used_steps_.end());
+  }
+
+  static bool IsDemand(const SymbolStep& step) {
+    absl::flat_hash_set<SymbolId> given;
+    AddArguments(step.ask, given);
+    const TorchArgument& result = step.ask.result;
+    return !given.empty() && step.ask.kind == TorchCall::Kind::kFunction &&
+           result.kind == TorchArgument::Kind::kConstant && result.symbol == kNoSymbol &&
+           (result.constant.get() == Py_True || result.constant.get() == Py_False);
+  }
+
+  // Which symbols a result's parts are: an id, None, or a list.
+  py::object Pattern(const TorchArgument& result) {
+    if (result.symbol != kNoSymbol) {
+      known_symbols_.insert(result.symbol);
+      return py::int_(result.symbol);
+    }
+    if (result.kind == TorchArgument::Kind::kConstant) return py::none();
+    py::list items;
+    for (const TorchArgument& item : result.items) items.append(Pattern(item));
+    return items;
+  }
+
+  void Export(const SymbolStep& step, int32_t call_location) {
+    if (step.kind == SymbolStep::Kind::kEqual) {
+      const Symbol& symbol = program_->symbols[static_cast<size_t>(step.symbol)];
+      if (known_symbols_.contains(step.symbol)) builder_.attr("equal")(step.symbol, Borrow(symbol.hint));
+      return;
+    }
+    const auto [args, kwargs] = Arguments(step.ask);
+    if (IsDemand(step)) {
+      builder_.attr("demand")(Borrow(step.ask.target), args, Borrow(step.ask.result.constant));
+    } else {
+      builder_.attr("ask")(KindName(step.ask), Borrow(step.ask.target), args, kwargs, Pattern(step.ask.result),
+                           PyLocation(graph_, call_location));
+    }
   }
 
   // Names the tensors inside a result. A result that is an argument (x.add_(y) returns x) is the new node from here on,
@@ -155,8 +251,11 @@ class TorchExporter {
 
   const TorchGraph& torch_graph_;
   const Graph& graph_;
+  const SymbolicProgram* const program_;  // may be null
   py::object builder_;
-  std::vector<py::object> nodes_;  // by TorchValueId
+  std::vector<py::object> nodes_;              // by TorchValueId
+  std::vector<const SymbolStep*> used_steps_;  // in order
+  absl::flat_hash_set<SymbolId> known_symbols_;
 };
 
 // --- the ATen level --------------------------------------------------------------------------------------------------

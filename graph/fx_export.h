@@ -14,6 +14,8 @@
 
 namespace framejit {
 
+struct SymbolicProgram;
+
 struct FxOptions {
   // What meta["val"] and meta["example_value"] of a tensor node are: FakeTensors, which know the device but cost 20
   // microseconds a node and, in the process's first export, seconds of imports; or else tensors on the meta device.
@@ -21,6 +23,9 @@ struct FxOptions {
   bool fake_values = false;
   std::vector<std::string> input_names;  // "arg0", "arg1", ... where empty or shorter
   PyRef builder;                         // a framejit._fx.Builder; null: a new one
+  // Of a recording with open sizes, at torch level: what calls are given of sizes is asked and computed by nodes, so
+  // that the module runs for all sizes that the recording holds for. Null: sizes are what they were in the recording.
+  const SymbolicProgram* program = nullptr;
 };
 
 // Placeholders in the order of inputs; the output is a tuple in the order of outputs. `graph` gives the locations.

@@ -1,6 +1,7 @@
 #include "backends/plugin/plugin.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/SavedTensorHooks.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "backends/plugin/python_error.h"
 #include "base/log.h"
+#include "frame_eval/cpython/class_versions.h"
 #include "frame_eval/guards/program_torch_state.h"
 #include "graph/fx_export.h"
 
@@ -42,6 +44,18 @@ class TorchStateScope {
 
  private:
   const ProgramTorchState before_;
+};
+
+// Keeps the program's hooks on saved tensors away from fakes.
+class HooksAway {
+ public:
+  HooksAway() : before_(at::SavedTensorDefaultHooks::set_tracing(true)) {}
+  ~HooksAway() { at::SavedTensorDefaultHooks::set_tracing(before_); }
+  HooksAway(const HooksAway&) = delete;
+  HooksAway& operator=(const HooksAway&) = delete;
+
+ private:
+  const bool before_;
 };
 
 class PythonGraph : public CompiledGraph {
@@ -123,6 +137,23 @@ absl::StatusOr<PyRef> ExampleInputs(c10::ArrayRef<at::Tensor> inputs) {
   return list;
 }
 
+// module.attribute(...); null with a Python error set where anything fails.
+PyRef CallModuleFunction(const char* module_name, const char* function, PyObject* args, PyObject* kwargs) {
+  PyRef module = PyRef::Steal(PyImport_ImportModule(module_name));
+  if (!module) return PyRef();
+  PyRef callable = PyRef::Steal(PyObject_GetAttrString(module.get(), function));
+  if (!callable) return PyRef();
+  return PyRef::Steal(PyObject_Call(callable.get(), args, kwargs));
+}
+
+// Whose subclasses tracers of torch.fx patch while they run. A borrowed reference.
+PyTypeObject* ModuleClass() {
+  PyRef module = PyRef::Steal(PyImport_ImportModule("torch.nn"));
+  PyRef type = module ? PyRef::Steal(PyObject_GetAttrString(module.get(), "Module")) : PyRef();
+  PyErr_Clear();
+  return type && PyType_Check(type.get()) ? reinterpret_cast<PyTypeObject*>(type.get()) : &PyBaseObject_Type;
+}
+
 class PythonBackend : public Backend {
  public:
   PythonBackend(std::string name, PyRef callable) : name_(std::move(name)), callable_(std::move(callable)) {}
@@ -149,7 +180,56 @@ class PythonBackend : public Backend {
     return std::make_unique<PythonGraph>(name_, *std::move(compiled), request.torch_graph->outputs.size());
   }
 
+  absl::StatusOr<OpenModule> CompileOpen(const OpenRequest& request) {
+    FxOptions options{.program = request.program};
+    PyRef args = callable_ ? BuilderArguments(request) : PyRef();
+    if (callable_) {
+      options.builder = args ? CallModuleFunction("framejit._fx_sizes", "SizedBuilder", args.get(), nullptr) : PyRef();
+      if (!options.builder) return TakePythonError("making sizes symbolic");
+    }
+    absl::StatusOr<PyRef> module = Export(request, options);
+    if (!module.ok()) return module.status();
+    OpenModule open;
+    absl::StatusOr<PyRef> compiled;
+    if (callable_) {
+      const KeptClassVersions versions(ModuleClass());
+      PyRef made =
+          PyRef::Steal(PyObject_CallMethod(options.builder.get(), "compile", "OO", module->get(), callable_.get()));
+      if (!made) return TakePythonError(absl::StrCat("backend '", name_, "'"));
+      compiled = PyRef::Borrow(PyTuple_GET_ITEM(made.get(), 0));
+      open.holds = PyRef::Borrow(PyTuple_GET_ITEM(made.get(), 1));
+      const char* text = PyUnicode_AsUTF8(PyTuple_GET_ITEM(made.get(), 2));
+      if (text == nullptr) return TakePythonError("telling what a module assumes of sizes");
+      open.text = text;
+    } else {
+      compiled = Forward(module->get());
+    }
+    if (!compiled.ok()) return compiled.status();
+    open.graph = std::make_shared<PythonGraph>(name_, *std::move(compiled), request.torch_graph->outputs.size());
+    return open;
+  }
+
  private:
+  // Making the values calls what the program called, on fakes.
+  static absl::StatusOr<PyRef> Export(const OpenRequest& request, const FxOptions& options) {
+    const PlainTensors plain;
+    const TorchStateScope state;
+    const HooksAway hooks;
+    return ExportTorchGraph(*request.torch_graph, *request.graph, options);
+  }
+
+  // (inputs, which vary); null: a Python error is set.
+  static PyRef BuilderArguments(const OpenRequest& request) {
+    const auto count = static_cast<Py_ssize_t>(request.inputs.size());
+    PyRef inputs = PyRef::Steal(PyList_New(count)), varies = PyRef::Steal(PyList_New(count));
+    for (Py_ssize_t i = 0; inputs && varies && i < count; ++i) {
+      const auto index = static_cast<size_t>(i);
+      PyList_SET_ITEM(inputs.get(), i, Py_NewRef(request.inputs[index]));
+      PyList_SET_ITEM(varies.get(), i, PyBool_FromLong(request.program->varies[index] ? 1 : 0));
+    }
+    return inputs && varies ? PyRef::Steal(PyTuple_Pack(2, inputs.get(), varies.get())) : PyRef();
+  }
+
   absl::StatusOr<PyRef> Forward(PyObject* module) const {
     PyRef forward = PyRef::Steal(PyObject_GetAttrString(module, "forward"));
     if (!forward) return TakePythonError("reading the graph module's forward");
@@ -159,6 +239,7 @@ class PythonBackend : public Backend {
   absl::StatusOr<PyRef> CallBackend(PyObject* module, c10::ArrayRef<at::Tensor> inputs) const {
     auto examples = ExampleInputs(inputs);
     if (!examples.ok()) return examples.status();
+    const KeptClassVersions versions(ModuleClass());
     PyRef compiled = PyRef::Steal(PyObject_CallFunctionObjArgs(callable_.get(), module, examples->get(), nullptr));
     if (!compiled) return TakePythonError(absl::StrCat("backend '", name_, "'"));
     if (!PyCallable_Check(compiled.get())) {
@@ -171,15 +252,6 @@ class PythonBackend : public Backend {
   const std::string name_;
   PyRef callable_;  // null: the graph module as it is
 };
-
-// module.attribute(...); null with a Python error set where anything fails.
-PyRef CallModuleFunction(const char* module_name, const char* function, PyObject* args, PyObject* kwargs) {
-  PyRef module = PyRef::Steal(PyImport_ImportModule(module_name));
-  if (!module) return PyRef();
-  PyRef callable = PyRef::Steal(PyObject_GetAttrString(module.get(), function));
-  if (!callable) return PyRef();
-  return PyRef::Steal(PyObject_Call(callable.get(), args, kwargs));
-}
 
 PyRef EntryPoints() {
   PyRef args = PyRef::Steal(PyTuple_New(0));
@@ -258,6 +330,20 @@ std::shared_ptr<Backend> MakePythonBackend(std::string name, PyRef callable) {
 }
 
 std::shared_ptr<Backend> MakeEagerBackend() { return std::make_shared<PythonBackend>("eager", PyRef()); }
+
+absl::StatusOr<OpenModule> CompileOpen(Backend& backend, const OpenRequest& request) {
+  auto* python = dynamic_cast<PythonBackend*>(&backend);
+  if (python == nullptr) return absl::InvalidArgumentError("no Python backend");
+  return python->CompileOpen(request);
+}
+
+absl::StatusOr<bool> Holds(const OpenModule& module, absl::Span<PyObject* const> inputs) {
+  if (!module.holds) return true;
+  const PlainTensors plain;
+  PyRef holds = PyRef::Steal(PyObject_Vectorcall(module.holds.get(), inputs.data(), inputs.size(), nullptr));
+  if (!holds) return TakePythonError("checking what a module assumes of sizes");
+  return holds.get() == Py_True;
+}
 
 BackendResolver MakePythonResolver() { return {FindPythonBackend, PythonNames}; }
 

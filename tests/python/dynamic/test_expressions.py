@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from dynamic_testing import demands, recordings
+from dynamic_testing import PythonBackend, demands, recordings
 
 import framejit
 
@@ -86,3 +86,17 @@ def test_arithmetic(seed):
 def test_branches(seed):
     compiled = check(seed, branches=True)
     assert recordings(compiled) <= 1 + 2 ** min(6, len(set(demands(compiled))))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_modules(seed):
+    """What torch's expressions make of the same: each of 0 and 1 is a size of its own to them."""
+    function, text = make(seed, branches=False)
+    backend = PythonBackend()
+    compiled = framejit.compile(function, backend=backend, options={"recompile_limit": 64})
+    for sizes in SIZES:
+        x = torch.ones(sizes, dtype=torch.float64)
+        actual, expected = compiled(x), function(x)
+        assert torch.equal(actual[0], expected[0]), text
+        assert actual[1:] == expected[1:], text
+    assert len(backend.modules) - len(backend.symbolic) <= 2, text

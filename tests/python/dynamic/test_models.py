@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 import transformers
-from dynamic_testing import demands, recordings, traces
+from dynamic_testing import PythonBackend, demands, recordings, traces
 from framejit_testing import assert_same, assert_tensor_equal
 from torch import nn
 from torch.nn import functional as F
@@ -111,6 +111,75 @@ def test_training_over_batches_of_any_size():
                 ours.copy_(theirs)
     assert recordings(compiled) == 2
     assert all(trace["has_backward"] for trace in traces(compiled))
+
+
+def encode(ids, w):
+    """An encoder's layer of the tensors `w`."""
+    batch, length = ids.shape
+    x = F.layer_norm(F.embedding(ids, w["table"]) + w["positions"][:length], (16,))
+    q, k, v = F.linear(x, w["projection"]).view(batch, length, 3, 2, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, length, -1)
+    y = F.layer_norm(x + mixed, x.shape[-1:])
+    return F.gelu(y @ w["up"]) @ w["down"] + y
+
+
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("name", [None, "eager", "aot_eager"])
+def test_module_of_encoder(name, trains):
+    sizes = {"table": (100, 16), "positions": (64, 16), "projection": (48, 16), "up": (16, 64), "down": (64, 16)}
+    torch.manual_seed(0)
+    weights = {key: torch.randn(size, requires_grad=trains) for key, size in sizes.items()}
+    backend = PythonBackend(name)
+    compiled = framejit.compile(encode, backend=backend)
+    generator = random.Random(0)
+    for _ in range(20):
+        ids, _ = tokens(generator.randint(2, 9), generator.randint(2, 31))
+        actual, expected = compiled(ids, weights), encode(ids, weights)
+        assert_same(actual, expected)
+        if trains:
+            grads = [
+                torch.autograd.grad(result.square().sum(), list(weights.values())) for result in (actual, expected)
+            ]
+            for key, ours, theirs in zip(weights, *grads, strict=True):
+                assert_tensor_equal(ours, theirs, key, tolerance=1e-4)
+    assert recordings(compiled) == 2
+    assert (len(backend.modules), len(backend.symbolic)) == (2, 1)
+
+
+@pytest.mark.parametrize("name", [None, "aot_eager"])
+def test_module_of_a_model(name):
+    torch.manual_seed(0)
+    model = Encoder().eval()
+    backend = PythonBackend(name)
+    compiled = framejit.compile(model, backend=backend)
+    generator = random.Random(0)
+    with torch.no_grad():
+        for _ in range(20):
+            ids, _ = tokens(generator.randint(2, 9), generator.randint(2, 31))
+            assert_same(compiled(ids), model(ids))
+    assert recordings(compiled) == 2
+    assert (len(backend.modules), len(backend.symbolic)) == (2, 1)
+
+
+@pytest.mark.parametrize("name", [None, "aot_eager"])
+def test_module_of_training(name):
+    torch.manual_seed(0)
+    model = Encoder()
+    same = copy.deepcopy(model)
+    backend = PythonBackend(name)
+    compiled = framejit.compile(loss_of, backend=backend)
+    generator = random.Random(1)
+    for _ in range(12):
+        ids, _ = tokens(generator.randint(2, 9), generator.randint(2, 20))
+        targets = ids.roll(1, 1)
+        for own, loss in ((model, compiled(model, ids, targets)), (same, loss_of(same, ids, targets))):
+            own.zero_grad()
+            loss.backward()
+        for parameter_name, parameter in model.named_parameters():
+            expected = same.get_parameter(parameter_name).grad
+            assert_tensor_equal(parameter.grad, expected, parameter_name, tolerance=1e-4)
+    assert recordings(compiled) == 2
+    assert (len(backend.modules), len(backend.symbolic)) == (2, 1)
 
 
 def test_gradient_of_a_gradient():

@@ -5,7 +5,7 @@ import random
 
 import pytest
 import torch
-from dynamic_testing import assert_same_as_eager, recordings
+from dynamic_testing import PythonBackend, assert_same_as_eager, recordings
 from torch.nn import functional as F
 
 import framejit
@@ -110,6 +110,21 @@ def test_many_sizes(name, backend):
     for sizes in sizes_for(name, rank):
         assert_same_as_eager(compiled, function, tensor(*sizes))
     assert recordings(compiled) == RECORDINGS.get(name, 2)
+
+
+@pytest.mark.parametrize("name", [None, "aot_eager"])
+@pytest.mark.parametrize("case", CASES)
+def test_modules(case, name):
+    """0 and 1 are sizes of their own to torch's expressions, those of intermediate values, too."""
+    function, rank = CASES[case]
+    backend = PythonBackend(name)
+    compiled = framejit.compile(function, backend=backend)
+    for sizes in sizes_for(case, rank, low=2)[:20]:
+        assert_same_as_eager(compiled, function, tensor(*sizes))
+    assert recordings(compiled) == 2
+    assert len(backend.modules) <= 4
+    for sizes in sizes_for(case, rank)[:12]:
+        assert_same_as_eager(compiled, function, tensor(*sizes))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "interp"])

@@ -121,7 +121,7 @@ def test_few_values_keep_their_graphs(caplog):
 
 def test_another_shape_is_no_reason(caplog):
     """The limit is reached by shapes; the number, which never changes, stays guarded."""
-    compiled, backend = counting(scaled)
+    compiled, backend = counting(scaled, dynamic=False)
     run_both(compiled, scaled, [(torch.ones(n), 3) for n in range(1, 9)])
     assert backend.count == 8
     assert warnings_of(caplog) == []
