@@ -66,11 +66,19 @@ class ResultNode : public torch::autograd::Node {
       Watch(point.function.get());
     }
   }
+  ~ResultNode() override { core_->RemoveResultNode(this); }
+  ResultNode(const ResultNode&) = delete;
+  ResultNode& operator=(const ResultNode&) = delete;
   std::string name() const override { return "FramejitBackward"; }
 
  protected:
   variable_list apply(variable_list&& tangents) override {
     variable_list gradients(num_outputs());
+    if (core_->leads_on()) {
+      if (tangents[0].defined()) core_->PassOn(output_);
+      gradients[0] = std::move(tangents[0]);
+      return gradients;
+    }
     const bool goes_on = Runs(next_edge(0).function.get());
     const bool observed = std::any_of(watched_.begin(), watched_.end(), IsObserved);
     if (!observed || !tangents[0].defined()) {
