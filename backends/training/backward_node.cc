@@ -292,12 +292,14 @@ OutputMask BackwardNode::Hooked(OutputMask coming) const {
   return hooked;
 }
 
-bool BackwardNode::ArrivesBeforeHooks(size_t output) {
+bool BackwardNode::ArrivesBeforeHooks(const std::vector<size_t>& outputs) {
   const JointGraph& joint = program_->joint();
-  const OutputMask coming = Coming(), hooked = Hooked(coming & ~(OutputMask{1} << output));
+  OutputMask own = 0;
+  for (size_t output : outputs) own |= OutputMask{1} << output;
+  const OutputMask coming = Coming(), hooked = Hooked(coming & ~own);
   if (hooked == 0) return false;
   std::vector<bool> leaves(num_outputs(), false);
-  for (int32_t input : program_->InputsOf(output)) {
+  for (int32_t input : program_->InputsOf(outputs[0])) {
     const torch::autograd::Edge& leaf = Leaf(static_cast<size_t>(input));
     leaves[static_cast<size_t>(input)] = leaf.is_valid() && HasHooks(*leaf.function);
   }
@@ -569,40 +571,48 @@ BackwardNode::Variables BackwardNode::HandOut(size_t output) {
   return gradients;
 }
 
-BackwardNode::Variables BackwardNode::RunCut(size_t output, at::Tensor tangent, bool goes_on) {
+BackwardNode::Variables BackwardNode::RunCut(const std::vector<size_t>& outputs, Variables tangents, bool goes_on) {
   std::lock_guard<std::mutex> lock(mutex_);
   const JointGraph& joint = program_->joint();
-  const CutSection& cut = joint.cuts[output];
+  const CutSection& cut = joint.cuts[outputs[0]];
   const bool freed = std::any_of(cut.nodes.begin(), cut.nodes.end(), [&](int32_t node) { return IsFreed(node); });
   TORCH_CHECK(!freed, torch::autograd::ERR_BACKWARD_TWICE);
   if (check_) now_ = check_(inputs_);
+  Variables of_points(cut.points.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    Variables gradients(num_outputs() + of_points.size());
+    const bool given = tangents[i].defined();
+    if (given) gradients = RunCutOf(outputs[i], std::move(tangents[i]), goes_on);
+    Add(of_points, Variables(gradients.begin() + static_cast<std::ptrdiff_t>(num_outputs()), gradients.end()));
+    if (!goes_on) continue;
+    gradients.resize(num_outputs());
+    const std::shared_ptr<Task> held = CurrentTask();
+    Task& task = *held;
+    task.arrived |= OutputMask{1} << outputs[i];
+    task.cut |= OutputMask{given} << outputs[i];
+    task.gradients.resize(num_outputs());
+    Add(task.gradients, std::move(gradients));
+  }
+  if (!goes_on && !torch::autograd::get_current_graph_task_keep_graph())
+    Free(program_->Consume(cut.nodes, consumed_.get()));
+  return of_points;
+}
+
+// Of one output: gradients of the inputs, then of its cut points.
+BackwardNode::Variables BackwardNode::RunCutOf(size_t output, at::Tensor tangent, bool goes_on) {
+  const JointGraph& joint = program_->joint();
   const std::vector<bool> wanted = goes_on ? WantedGradients() : std::vector<bool>(num_outputs(), false);
-  Variables gradients;
   // Of a graph that was freed, nodes that saved nothing can run: what they compute depends on the tangent alone.
   const bool only_tangent = inputs_.empty() && num_outputs() > 0;
   TORCH_CHECK(!only_tangent || !goes_on, torch::autograd::ERR_BACKWARD_TWICE);
   if (at::GradMode::is_enabled() && !(only_tangent && !tangent.requires_grad())) {
     TORCH_CHECK(!only_tangent, torch::autograd::ERR_BACKWARD_TWICE);
-    gradients = DifferentiableCut(output, tangent, goes_on);
-  } else {
-    at::NoGradGuard no_grad;
-    Variables tangents(joint.differentiable_outputs.size());
-    tangents[output] = std::move(tangent);
-    gradients = RunSection(joint.sections.size() + output, wanted, tangents, false);
+    return DifferentiableCut(output, tangent, goes_on);
   }
-  Variables of_points(gradients.begin() + static_cast<std::ptrdiff_t>(num_outputs()), gradients.end());
-  gradients.resize(num_outputs());
-  if (goes_on) {
-    const std::shared_ptr<Task> held = CurrentTask();
-    Task& task = *held;
-    task.arrived |= OutputMask{1} << output;
-    task.cut |= OutputMask{1} << output;
-    task.gradients.resize(num_outputs());
-    Add(task.gradients, std::move(gradients));
-  } else if (!torch::autograd::get_current_graph_task_keep_graph()) {
-    Free(program_->Consume(cut.nodes, consumed_.get()));
-  }
-  return of_points;
+  at::NoGradGuard no_grad;
+  Variables tangents(joint.differentiable_outputs.size());
+  tangents[output] = std::move(tangent);
+  return RunSection(joint.sections.size() + output, wanted, tangents, false);
 }
 
 void BackwardNode::RunAlone(size_t output) {
@@ -614,9 +624,10 @@ void BackwardNode::RunAlone(size_t output) {
   if (!torch::autograd::get_current_graph_task_keep_graph()) Free(std::move(consumed));
 }
 
-void BackwardNode::AddResultNode(torch::autograd::Node* node) {
+void BackwardNode::AddResultNode(torch::autograd::Node* node, uint32_t slot) {
   std::lock_guard<std::mutex> lock(result_nodes_mutex_);
   result_nodes_.push_back(node);
+  result_slots_.push_back(slot);
 }
 
 void BackwardNode::RemoveResultNode(const torch::autograd::Node* node) {

@@ -62,13 +62,14 @@ class BackwardNode : public torch::autograd::Node {
   // What those that came in give: the gradients of the output's inputs (TrainingProgram::InputsOf), each handed out
   // once.
   torch::autograd::variable_list HandOut(size_t output);
-  // The output's gradients up to its cut points: of these. The rest is handed out where the backward `goes_on` to
-  // leaves.
-  torch::autograd::variable_list RunCut(size_t output, at::Tensor tangent, bool goes_on);
+  // The gradients of outputs that one operator gave up to their cut points, which are the same: of these. The rest is
+  // handed out where the backward `goes_on` to leaves.
+  torch::autograd::variable_list RunCut(const std::vector<size_t>& outputs, torch::autograd::variable_list tangents,
+                                        bool goes_on);
   // The backward ends at the output: of eager's nodes its own alone runs, whose gradients nobody gets.
   void RunAlone(size_t output);
   // The results' nodes are added by differentiable output, and remove themselves when they die.
-  void AddResultNode(torch::autograd::Node* node);
+  void AddResultNode(torch::autograd::Node* node, uint32_t slot);
   void RemoveResultNode(const torch::autograd::Node* node);
   // Whether the results' nodes lead to a second run of the call, each by its first edge, and to nothing else.
   bool leads_on() const { return leads_on_; }
@@ -76,9 +77,9 @@ class BackwardNode : public torch::autograd::Node {
   void PassOn(size_t output);
   // Sequence numbers for what leaves with hooks get behind the node that was made last, and in front of all made later.
   void ReserveArrivals() const;
-  // Whether in eager mode a leaf's hooks see what comes from the output before those of another result run, so that its
-  // gradients are to be handed out at once.
-  bool ArrivesBeforeHooks(size_t output);
+  // Whether in eager mode a leaf's hooks see what comes from these outputs, which one operator gave, before those of
+  // another result run, so that their gradients are to be handed out at once.
+  bool ArrivesBeforeHooks(const std::vector<size_t>& outputs);
 
   // Every backward from now on raises, as after one that did not retain the graph.
   void FreeAsAfterBackward();
@@ -110,6 +111,7 @@ class BackwardNode : public torch::autograd::Node {
   std::shared_ptr<Task> CurrentTask();
 
   Variables Apply(Variables&& tangents, OutputMask cut, OutputMask before, bool release);
+  Variables RunCutOf(size_t output, at::Tensor tangent, bool goes_on);
   OutputMask Coming() const;
   OutputMask Hooked(OutputMask coming) const;
   std::vector<size_t> TurnsOf(const std::vector<int32_t>& order) const;
@@ -139,11 +141,11 @@ class BackwardNode : public torch::autograd::Node {
   Variables DifferentiableOutputs(const std::vector<at::Tensor>& results) const;
   torch::autograd::Edge EdgeOf(size_t output);
   std::vector<ResultEdges> ResultsOfRun(const std::vector<at::Tensor>& again);
-  std::shared_ptr<SecondRun> RunAgain();
+  std::shared_ptr<SecondRun> RunAgain(OutputMask given);
   void Connect(SecondRun& run, const Variables& tangents, const Variables& gradients);
   void LeadOn(const SecondRun& run);
   absl::flat_hash_set<torch::autograd::Node*> EndsOf(const Variables& inputs, const Variables& tangents) const;
-  Variables AutogradInputs() const;
+  Variables AutogradInputs(OutputMask given) const;
 
   const std::shared_ptr<TrainingProgram> program_;
   std::vector<torch::autograd::SavedVariable> saved_;
@@ -155,6 +157,7 @@ class BackwardNode : public torch::autograd::Node {
   // By output. A backward that comes from them keeps them alive, and reads them without the lock.
   std::vector<torch::autograd::Node*> result_nodes_;
   std::mutex result_nodes_mutex_;
+  std::vector<uint32_t> result_slots_;  // by output: which input of its node it is
   std::weak_ptr<SecondRun> second_run_;
   std::atomic<bool> leads_on_ = false;
   const std::shared_ptr<TaskTable> tasks_ = std::make_shared<TaskTable>();

@@ -60,8 +60,9 @@ struct BackwardNode::SecondRun {
 };
 
 // Inputs for a second run of the forward, under autograd: looks at those that require grad, so that the gradients with
-// respect to them do not go on into what made them; copies of those that the forward writes.
-BackwardNode::Variables BackwardNode::AutogradInputs() const {
+// respect to them do not go on into what made them; copies of those that the forward writes. Those that were written
+// since may be anything where the backward of the outputs in `given` depends on none of their elements.
+BackwardNode::Variables BackwardNode::AutogradInputs(OutputMask given) const {
   Variables inputs = inputs_;
   for (size_t i = 0; i < now_.size(); ++i) {
     TORCH_CHECK(
@@ -74,9 +75,12 @@ BackwardNode::Variables BackwardNode::AutogradInputs() const {
     written[static_cast<size_t>(position)] = true;
     inputs[static_cast<size_t>(position)] = inputs[static_cast<size_t>(position)].clone();
   }
+  std::vector<bool> read;
   for (size_t i = 0; i < inputs.size(); ++i) {
     const bool changed = !written[i] && !inputs[i].is_inference() && inputs[i]._version() != versions_[i];
-    TORCH_CHECK(!changed,
+    if (!changed) continue;
+    if (read.empty()) read = program_->InputsReadBy(given);
+    TORCH_CHECK(!read[i],
                 "one of the variables needed for gradient computation has been modified by an inplace "
                 "operation: [",
                 inputs[i].toString(), " ", inputs[i].sizes(), "] is at version ", inputs[i]._version(),
@@ -98,7 +102,7 @@ torch::autograd::Edge BackwardNode::EdgeOf(size_t output) {
   if (result_nodes_.empty()) return Edge(getptr(), 0);
   std::lock_guard<std::mutex> lock(result_nodes_mutex_);
   Node* node = result_nodes_[output];
-  return node == nullptr ? Edge() : Edge(OwnerOf(node), 0);
+  return node == nullptr ? Edge() : Edge(OwnerOf(node), result_slots_[output]);
 }
 
 // What autograd records of a second run is to lead to the call's own results in place of those of the run, as in eager
@@ -121,14 +125,15 @@ std::vector<ResultEdges> BackwardNode::ResultsOfRun(const std::vector<at::Tensor
   return results;
 }
 
-std::shared_ptr<BackwardNode::SecondRun> BackwardNode::RunAgain() {
+std::shared_ptr<BackwardNode::SecondRun> BackwardNode::RunAgain(OutputMask given) {
   std::shared_ptr<SecondRun> run = second_run_.lock();
   if (run == nullptr) {
     run = std::make_shared<SecondRun>();
-    run->inputs = AutogradInputs();
+    run->inputs = AutogradInputs(given);
     run->outputs = RunUnderAutograd(run->inputs);
     run->results = ResultsOfRun(run->outputs);
     if (!LeadsToProgram(DifferentiableOutputs(run->outputs), EndsOf(run->inputs, {}))) return run;
+    AutogradInputs(AllOutputs(program_->joint().differentiable_outputs.size()));  // raises: later ones do not ask again
     run->node = this;
     second_run_ = run;
   }
@@ -144,14 +149,17 @@ void BackwardNode::LeadOn(const SecondRun& run) {
   Variables roots = DifferentiableOutputs(run.outputs);
   roots.insert(roots.end(), run.gradients.begin(), run.gradients.end());
   Reconnect(run.results, roots, EndsOf(run.inputs, run.tangents));
+  absl::flat_hash_set<Node*> own(result_nodes_.begin(), result_nodes_.end());
+  own.insert(this);
+  const auto leads = [&](const ResultEdges& result) { return own.contains(result.own.function.get()); };  // not views
   for (const ResultEdges& result : run.results) {
-    const bool is_own =
-        result.own.function.get() == this ||
-        std::find(result_nodes_.begin(), result_nodes_.end(), result.own.function.get()) != result_nodes_.end();
-    if (!is_own) continue;  // a view, which leads to what it is of
+    if (leads(result)) result.own.function->next_edges().assign(result.own.function->num_outputs(), Edge());
+  }
+  for (const ResultEdges& result : run.results) {
+    if (!leads(result)) continue;
     torch::autograd::edge_list& edges = result.own.function->next_edges();
-    std::fill(edges.begin(), edges.end(), Edge());
-    edges[0] = result.again;
+    edges.resize(std::max<size_t>(edges.size(), result.own.input_nr + 1));
+    edges[result.own.input_nr] = result.again;
   }
   leads_on_ = true;
   FreeAllButOutputs();
@@ -219,7 +227,7 @@ BackwardNode::Variables BackwardNode::Differentiable(const Variables& tangents, 
   for (size_t i = 0; i < saved_.size(); ++i) {
     if (program_->partition().saved[i].used_by & given) saved_[i].unpack(getptr());
   }
-  const std::shared_ptr<SecondRun> run = RunAgain();
+  const std::shared_ptr<SecondRun> run = RunAgain(given);
   Variables results, gradients;
   for (size_t i = 0; i < tangents.size(); ++i) {
     if ((given >> i & 1) == 0) continue;
@@ -238,7 +246,7 @@ BackwardNode::Variables BackwardNode::DifferentiableCut(size_t output, const at:
   const std::vector<bool> wanted(num_outputs(), goes_on);
   for (int32_t index : program_->Backward(joint.sections.size() + output, wanted, true, {}).plan.saved)
     saved_[static_cast<size_t>(index)].unpack(getptr());
-  const std::shared_ptr<SecondRun> run = RunAgain();
+  const std::shared_ptr<SecondRun> run = RunAgain(OutputMask{1} << output);
   Variables targets, points;
   for (int32_t index : joint.cuts[output].points) {
     const CutPoint& point = joint.cut_points[static_cast<size_t>(index)];
