@@ -304,3 +304,41 @@ def test_inputs_that_are_written_before_a_backward_is_differentiated(function, p
         assert_same(run(compiled), run(function))
     (report,) = reports(compiled)
     assert report.has_backward
+
+
+def quotient(a, b):
+    return a / b.abs()
+
+
+def activated(a, b):
+    return (a * 2).relu() * (b + 1).sigmoid()
+
+
+def several(a, b):
+    c = b.abs()
+    return a / c, (a * c).tanh()
+
+
+@pytest.mark.parametrize("function", [quotient, activated, several], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("wanted", [[0], [1], [0, 1]], ids=str)
+@pytest.mark.parametrize("position", [0, 1])
+def test_writes_that_the_gradients_asked_for_do_not_notice(function, wanted, position):
+    """What is computed again for one gradient alone must not need what only the nodes of another one saved."""
+
+    def run(call):
+        leaves = leaf(X), leaf(W)
+        results = call(*leaves)
+        with torch.no_grad():
+            leaves[position].mul_(2)
+        total = sum(r.sum() for r in (results if isinstance(results, tuple) else (results,)))
+        try:
+            total.backward(inputs=[leaves[i] for i in wanted])
+        except RuntimeError as error:
+            return str(error).partition(" [")[0]
+        return [t.grad for t in leaves]
+
+    compiled = framejit.compile(function)
+    for _ in range(2):
+        assert_same(run(compiled), run(function))
+    (report,) = reports(compiled)
+    assert report.has_backward
