@@ -488,11 +488,17 @@ bool BackwardNode::Task::any() const {
 
 void BackwardNode::TaskTable::Erase(int id) {
   std::shared_ptr<Task> erased;  // its tensors die behind the lock
-  std::lock_guard<std::mutex> lock(mutex);
-  auto row = tasks.find(id);
-  if (row == tasks.end()) return;
-  erased = std::move(row->second);
-  tasks.erase(row);
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    auto row = tasks.find(id);
+    if (row == tasks.end()) return;
+    erased = std::move(row->second);
+    tasks.erase(row);
+  }
+  // One inside of another: that counts on the edges as they are as well.
+  const int outer = torch::autograd::get_current_graph_task_id();
+  if (erased->second_run != nullptr && outer != -1 && outer != id)
+    torch::autograd::Engine::get_default_engine().queue_callback([run = erased->second_run] {});
 }
 
 // What the engine holds for as long as a backward runs.

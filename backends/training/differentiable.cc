@@ -47,7 +47,10 @@ class ReplayedGenerator {
 // A run of the function under torch's own autograd, which can differentiate what it records.
 struct BackwardNode::SecondRun {
   ~SecondRun() {
-    if (node != nullptr) node->LeadOn(*this);
+    try {
+      if (node != nullptr) node->LeadOn(*this);
+    } catch (const c10::Error&) {  // autograd forbids to go on with what a hook has written: nobody differentiates it
+    }
   }
 
   Variables inputs;
@@ -145,6 +148,7 @@ std::shared_ptr<BackwardNode::SecondRun> BackwardNode::RunAgain(OutputMask given
 // that are differentiated, has to come there at once: so all of it goes through the second run from now on. Not before
 // the backwards end that count on the edges as they are.
 void BackwardNode::LeadOn(const SecondRun& run) {
+  std::vector<torch::autograd::edge_list> dropped;  // dies behind the lock
   std::lock_guard<std::mutex> lock(mutex_);
   Variables roots = DifferentiableOutputs(run.outputs);
   roots.insert(roots.end(), run.gradients.begin(), run.gradients.end());
@@ -153,7 +157,9 @@ void BackwardNode::LeadOn(const SecondRun& run) {
   own.insert(this);
   const auto leads = [&](const ResultEdges& result) { return own.contains(result.own.function.get()); };  // not views
   for (const ResultEdges& result : run.results) {
-    if (leads(result)) result.own.function->next_edges().assign(result.own.function->num_outputs(), Edge());
+    if (!leads(result)) continue;
+    torch::autograd::edge_list& edges = result.own.function->next_edges();
+    dropped.emplace_back(edges.size()).swap(edges);
   }
   for (const ResultEdges& result : run.results) {
     if (!leads(result)) continue;

@@ -211,6 +211,32 @@ def test_a_result_that_is_written_behind_the_gradients(written):
         assert_same(run(compiled), run(two))
 
 
+@pytest.mark.parametrize("function", [one, two, chain], ids=lambda f: f.__name__)
+def test_a_backward_that_is_differentiated_inside_of_another(function):
+    """From a hook on a result: the outer one goes on as it began."""
+
+    def run(call):
+        a, b = leaf(X), leaf(W)
+        results = call(a, b)
+        inner = []
+
+        def hook(g):
+            if not inner:
+                inner.append(None)
+                with torch.enable_grad():
+                    inner[0] = torch.autograd.grad(squares(results), [a, b], create_graph=True)
+
+        results[-1].register_hook(hook)
+        squares(results).backward(retain_graph=True)
+        outer = a.grad.clone(), b.grad.clone()
+        (sum(g.sin().sum() for g in inner[0]) + squares(results)).backward()
+        return outer, inner, a.grad, b.grad
+
+    compiled = framejit.compile(function)
+    for _ in range(2):
+        assert_same(run(compiled), run(function))
+
+
 def test_nothing_is_kept():
     compiled = framejit.compile(chain)
     a, b = leaf(X), leaf(W)
