@@ -143,8 +143,9 @@ class _Comparison:
 
     def tensors(self, path: str, e: torch.Tensor, a: torch.Tensor) -> str | None:
         for name in ("dtype", "device", "shape", "layout", "requires_grad", "is_leaf"):
-            if getattr(e, name) != getattr(a, name):
-                return f"{path}.{name} is {getattr(a, name)}, in eager mode {getattr(e, name)}"
+            here, eager = _said(a, name), _said(e, name)
+            if eager != here:
+                return f"{path}.{name} is {here}, in eager mode {eager}"
         if e.layout == torch.strided:
             for name in ("stride", "storage_offset"):
                 if getattr(e, name)() != getattr(a, name)():
@@ -156,6 +157,13 @@ class _Comparison:
                 return f"{path} {text[1]}, in eager mode {text[0]}"
         found = _values(self.kept.get(id(e), e.detach()), a.detach(), self.rounded)
         return None if found is None else f"{path} differs: {found}"
+
+
+def _said(tensor: torch.Tensor, name: str) -> Any:
+    try:
+        return getattr(tensor, name)
+    except RuntimeError as error:  # of a view that autograd forbids since what it is of was written
+        return str(error)
 
 
 def _name(value: Any) -> str:

@@ -1,23 +1,18 @@
 #include "backends/training/backward_node.h"
 
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/SequenceNumber.h>
 #include <ATen/core/grad_mode.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/accumulate_grad.h>
 #include <torch/csrc/autograd/graph_task.h>
 #include <torch/csrc/autograd/variable.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
 #include <optional>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
-#include "backends/training/reconnect.h"
 #include "graph/autograd/record_backward.h"
 
 namespace framejit {
@@ -105,28 +100,6 @@ void Add(variable_list& sum, variable_list&& more) {
   }
 }
 
-// The default generator as it was before the forward, and as it is now afterwards.
-class ReplayedGenerator {
- public:
-  explicit ReplayedGenerator(const at::Tensor& state) : generator_(at::detail::getDefaultCPUGenerator()) {
-    if (!state.defined()) return;
-    std::lock_guard<std::mutex> lock(generator_.mutex());
-    now_ = generator_.get_state();
-    generator_.set_state(state);
-  }
-  ~ReplayedGenerator() {
-    if (!now_.defined()) return;
-    std::lock_guard<std::mutex> lock(generator_.mutex());
-    generator_.set_state(now_);
-  }
-  ReplayedGenerator(const ReplayedGenerator&) = delete;
-  ReplayedGenerator& operator=(const ReplayedGenerator&) = delete;
-
- private:
-  at::Generator generator_;
-  at::Tensor now_;
-};
-
 }  // namespace
 
 BackwardNode::BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayRef<at::Tensor> inputs,
@@ -211,6 +184,17 @@ void BackwardNode::FreeAll() {
   check_ = nullptr;
 }
 
+// What the checks of a node that leads on do not need.
+void BackwardNode::FreeAllButOutputs() {
+  for (size_t i = 0; i < saved_.size(); ++i) {
+    if (program_->partition().saved[i].kind != SavedValue::Kind::kOutput) saved_[i].reset_data();
+  }
+  inputs_.clear();
+  now_.clear();
+  generator_state_.reset();
+  check_ = nullptr;
+}
+
 void BackwardNode::FreeAsAfterBackward() {
   std::lock_guard<std::mutex> lock(mutex_);
   Free(program_->Consume(AllOutputs(program_->joint().differentiable_outputs.size()),
@@ -220,6 +204,7 @@ void BackwardNode::FreeAsAfterBackward() {
 // Called behind apply by a backward that does not retain the graph, and when the node dies.
 void BackwardNode::release_variables() {
   std::lock_guard<std::mutex> lock(mutex_);
+  if (leads_on_) return;  // what was recorded there is freed
   if (last_given_ == 0) return FreeAll();
   FreeRun(std::exchange(last_given_, 0), last_wanted_);
 }
@@ -307,12 +292,14 @@ OutputMask BackwardNode::Hooked(OutputMask coming) const {
   return hooked;
 }
 
-bool BackwardNode::ArrivesBeforeHooks(size_t output) {
+bool BackwardNode::ArrivesBeforeHooks(const std::vector<size_t>& outputs) {
   const JointGraph& joint = program_->joint();
-  const OutputMask coming = Coming(), hooked = Hooked(coming & ~(OutputMask{1} << output));
+  OutputMask own = 0;
+  for (size_t output : outputs) own |= OutputMask{1} << output;
+  const OutputMask coming = Coming(), hooked = Hooked(coming & ~own);
   if (hooked == 0) return false;
   std::vector<bool> leaves(num_outputs(), false);
-  for (int32_t input : program_->InputsOf(output)) {
+  for (int32_t input : program_->InputsOf(outputs[0])) {
     const torch::autograd::Edge& leaf = Leaf(static_cast<size_t>(input));
     leaves[static_cast<size_t>(input)] = leaf.is_valid() && HasHooks(*leaf.function);
   }
@@ -444,6 +431,12 @@ BackwardNode::Variables BackwardNode::RunSection(size_t section, const std::vect
 }
 
 BackwardNode::Variables BackwardNode::apply(Variables&& tangents) {
+  if (leads_on_) {
+    Variables passed(num_outputs());
+    if (tangents[0].defined()) PassOn(0);
+    passed[0] = std::move(tangents[0]);
+    return passed;
+  }
   std::lock_guard<std::mutex> lock(mutex_);
   return Apply(std::move(tangents), 0, 0, !torch::autograd::get_current_graph_task_keep_graph());
 }
@@ -495,11 +488,17 @@ bool BackwardNode::Task::any() const {
 
 void BackwardNode::TaskTable::Erase(int id) {
   std::shared_ptr<Task> erased;  // its tensors die behind the lock
-  std::lock_guard<std::mutex> lock(mutex);
-  auto row = tasks.find(id);
-  if (row == tasks.end()) return;
-  erased = std::move(row->second);
-  tasks.erase(row);
+  {
+    std::lock_guard<std::mutex> lock(mutex);
+    auto row = tasks.find(id);
+    if (row == tasks.end()) return;
+    erased = std::move(row->second);
+    tasks.erase(row);
+  }
+  // One inside of another: that counts on the edges as they are as well.
+  const int outer = torch::autograd::get_current_graph_task_id();
+  if (erased->second_run != nullptr && outer != -1 && outer != id)
+    torch::autograd::Engine::get_default_engine().queue_callback([run = erased->second_run] {});
 }
 
 // What the engine holds for as long as a backward runs.
@@ -578,40 +577,48 @@ BackwardNode::Variables BackwardNode::HandOut(size_t output) {
   return gradients;
 }
 
-BackwardNode::Variables BackwardNode::RunCut(size_t output, at::Tensor tangent, bool goes_on) {
+BackwardNode::Variables BackwardNode::RunCut(const std::vector<size_t>& outputs, Variables tangents, bool goes_on) {
   std::lock_guard<std::mutex> lock(mutex_);
   const JointGraph& joint = program_->joint();
-  const CutSection& cut = joint.cuts[output];
+  const CutSection& cut = joint.cuts[outputs[0]];
   const bool freed = std::any_of(cut.nodes.begin(), cut.nodes.end(), [&](int32_t node) { return IsFreed(node); });
   TORCH_CHECK(!freed, torch::autograd::ERR_BACKWARD_TWICE);
   if (check_) now_ = check_(inputs_);
+  Variables of_points(cut.points.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    Variables gradients(num_outputs() + of_points.size());
+    const bool given = tangents[i].defined();
+    if (given) gradients = RunCutOf(outputs[i], std::move(tangents[i]), goes_on);
+    Add(of_points, Variables(gradients.begin() + static_cast<std::ptrdiff_t>(num_outputs()), gradients.end()));
+    if (!goes_on) continue;
+    gradients.resize(num_outputs());
+    const std::shared_ptr<Task> held = CurrentTask();
+    Task& task = *held;
+    task.arrived |= OutputMask{1} << outputs[i];
+    task.cut |= OutputMask{given} << outputs[i];
+    task.gradients.resize(num_outputs());
+    Add(task.gradients, std::move(gradients));
+  }
+  if (!goes_on && !torch::autograd::get_current_graph_task_keep_graph())
+    Free(program_->Consume(cut.nodes, consumed_.get()));
+  return of_points;
+}
+
+// Of one output: gradients of the inputs, then of its cut points.
+BackwardNode::Variables BackwardNode::RunCutOf(size_t output, at::Tensor tangent, bool goes_on) {
+  const JointGraph& joint = program_->joint();
   const std::vector<bool> wanted = goes_on ? WantedGradients() : std::vector<bool>(num_outputs(), false);
-  Variables gradients;
   // Of a graph that was freed, nodes that saved nothing can run: what they compute depends on the tangent alone.
   const bool only_tangent = inputs_.empty() && num_outputs() > 0;
   TORCH_CHECK(!only_tangent || !goes_on, torch::autograd::ERR_BACKWARD_TWICE);
   if (at::GradMode::is_enabled() && !(only_tangent && !tangent.requires_grad())) {
     TORCH_CHECK(!only_tangent, torch::autograd::ERR_BACKWARD_TWICE);
-    gradients = DifferentiableCut(output, tangent, goes_on);
-  } else {
-    at::NoGradGuard no_grad;
-    Variables tangents(joint.differentiable_outputs.size());
-    tangents[output] = std::move(tangent);
-    gradients = RunSection(joint.sections.size() + output, wanted, tangents, false);
+    return DifferentiableCut(output, tangent, goes_on);
   }
-  Variables of_points(gradients.begin() + static_cast<std::ptrdiff_t>(num_outputs()), gradients.end());
-  gradients.resize(num_outputs());
-  if (goes_on) {
-    const std::shared_ptr<Task> held = CurrentTask();
-    Task& task = *held;
-    task.arrived |= OutputMask{1} << output;
-    task.cut |= OutputMask{1} << output;
-    task.gradients.resize(num_outputs());
-    Add(task.gradients, std::move(gradients));
-  } else if (!torch::autograd::get_current_graph_task_keep_graph()) {
-    Free(program_->Consume(cut.nodes, consumed_.get()));
-  }
-  return of_points;
+  at::NoGradGuard no_grad;
+  Variables tangents(joint.differentiable_outputs.size());
+  tangents[output] = std::move(tangent);
+  return RunSection(joint.sections.size() + output, wanted, tangents, false);
 }
 
 void BackwardNode::RunAlone(size_t output) {
@@ -621,6 +628,18 @@ void BackwardNode::RunAlone(size_t output) {
   std::shared_ptr<const Consumption> consumed = program_->Consume({root}, consumed_.get());
   for (int32_t index : consumed->checked) CheckVersion(index);
   if (!torch::autograd::get_current_graph_task_keep_graph()) Free(std::move(consumed));
+}
+
+void BackwardNode::AddResultNode(torch::autograd::Node* node, uint32_t slot) {
+  std::lock_guard<std::mutex> lock(result_nodes_mutex_);
+  result_nodes_.push_back(node);
+  result_slots_.push_back(slot);
+}
+
+void BackwardNode::RemoveResultNode(const torch::autograd::Node* node) {
+  std::lock_guard<std::mutex> lock(result_nodes_mutex_);
+  std::replace(result_nodes_.begin(), result_nodes_.end(), const_cast<torch::autograd::Node*>(node),
+               static_cast<torch::autograd::Node*>(nullptr));
 }
 
 void BackwardNode::ReserveArrivals() const {
@@ -638,147 +657,6 @@ BackwardNode::Variables BackwardNode::Run(OutputMask given, const std::vector<bo
     if (joint.sections[i].tangents & given) Add(sum, RunSection(i, wanted, tangents, false));
   }
   return sum;
-}
-
-// Inputs for a second run of the forward, under autograd: looks at those that require grad, so that the gradients with
-// respect to them do not go on into what made them; copies of those that the forward writes.
-BackwardNode::Variables BackwardNode::AutogradInputs() const {
-  Variables inputs = inputs_;
-  for (size_t i = 0; i < now_.size(); ++i) {
-    TORCH_CHECK(
-        now_[i].is_same(inputs_[i]),
-        "framejit: a tensor that a checkpointed function reads was replaced, and the backward is differentiated");
-  }
-  const Partition& partition = program_->partition();
-  std::vector<bool> written(inputs.size(), false);
-  for (int32_t position : partition.written_inputs) {
-    written[static_cast<size_t>(position)] = true;
-    inputs[static_cast<size_t>(position)] = inputs[static_cast<size_t>(position)].clone();
-  }
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    const bool changed = !written[i] && !inputs[i].is_inference() && inputs[i]._version() != versions_[i];
-    TORCH_CHECK(!changed,
-                "one of the variables needed for gradient computation has been modified by an inplace "
-                "operation: [",
-                inputs[i].toString(), " ", inputs[i].sizes(), "] is at version ", inputs[i]._version(),
-                "; expected version ", versions_[i],
-                " instead. A backward that is itself differentiated computes the "
-                "compiled function again and needs all of its inputs.");
-  }
-  // Once more where arrivals stand behind the results' nodes: the engine expects numbers that fall along each edge, and
-  // Connect has edges lead from this run to those nodes.
-  for (int32_t position : partition.joint.differentiable_inputs) {
-    at::Tensor& input = inputs[static_cast<size_t>(position)];
-    for (int times = arrivals_ ? 2 : 1; times > 0; --times) input = input.view_as(input);
-  }
-  return inputs;
-}
-
-// create_graph: the function runs again under torch's own autograd, which can differentiate what it records.
-BackwardNode::Variables BackwardNode::Differentiable(const Variables& tangents, OutputMask given) {
-  for (size_t i = 0; i < saved_.size(); ++i) {
-    if (program_->partition().saved[i].used_by & given) saved_[i].unpack(getptr());
-  }
-  const Variables inputs = AutogradInputs();
-  const std::vector<at::Tensor> outputs = RunUnderAutograd(inputs);
-  Variables results, gradients;
-  for (size_t i = 0; i < tangents.size(); ++i) {
-    if ((given >> i & 1) == 0) continue;
-    results.push_back(OutputAmong(outputs, i));
-    gradients.push_back(tangents[i]);
-  }
-  Variables found = torch::autograd::grad(results, DifferentiableInputs(inputs), gradients, /*retain_graph=*/true,
-                                          /*create_graph=*/true, /*allow_unused=*/true);
-  Connect(outputs, inputs, given, tangents, found);
-  return found;
-}
-
-// `again`: the results of a run under autograd, for a backward of the outputs in `given`. What that has recorded is to
-// lead to the call's own results in their place, as in eager mode: to their hooks, and to what a backward frees.
-void BackwardNode::Connect(const std::vector<at::Tensor>& again, const Variables& inputs, OutputMask given,
-                           const Variables& tangents, const Variables& gradients) {
-  using torch::autograd::Edge;
-  const JointGraph& joint = program_->joint();
-  std::vector<ResultEdges> results;
-  const auto add = [&](const at::Tensor& tensor, Edge own) {
-    results.push_back({torch::autograd::impl::gradient_edge(tensor), std::move(own)});
-  };
-  std::vector<bool> seen(joint.differentiable_outputs.size(), false);
-  std::vector<std::pair<size_t, Node*>> open;
-  for (size_t i = 0; i < seen.size(); ++i) {
-    if ((given >> i & 1) != 0) open.emplace_back(i, result_nodes_.empty() ? this : result_nodes_[i]);
-  }
-  while (!open.empty()) {
-    const auto [output, node] = open.back();
-    open.pop_back();
-    if (seen[output]) continue;
-    seen[output] = true;
-    add(OutputAmong(again, output), Edge(node->getptr(), 0));
-    for (size_t k = 0; !joint.cuts.empty() && k < joint.cuts[output].points.size(); ++k) {
-      const CutPoint& point = joint.cut_points[static_cast<size_t>(joint.cuts[output].points[k])];
-      const Edge& own = node->next_edge(k + 1);  // behind that to the leaves
-      if (point.output >= 0) {
-        open.emplace_back(static_cast<size_t>(point.output), own.function.get());
-      } else {
-        add(again[static_cast<size_t>(point.result)], own);
-      }
-    }
-  }
-  absl::flat_hash_set<Node*> ends;
-  for (int32_t position : joint.differentiable_inputs)
-    ends.insert(inputs[static_cast<size_t>(position)].grad_fn().get());
-  for (const at::Tensor& tangent : tangents) {
-    if (tangent.defined()) ends.insert(tangent.grad_fn().get());
-  }
-  Reconnect(results, gradients, std::move(ends));
-}
-
-// Differentiable output number `output` among the results of a call under torch's own autograd.
-at::Tensor BackwardNode::OutputAmong(const std::vector<at::Tensor>& results, size_t output) const {
-  const JointGraph& joint = program_->joint();
-  const OutputViews::Place& place = joint.views.places[static_cast<size_t>(joint.differentiable_outputs[output])];
-  return place.is_base ? at::Tensor(results[place.result]._base()) : results[place.result];
-}
-
-std::vector<at::Tensor> BackwardNode::RunUnderAutograd(const Variables& inputs) {
-  std::vector<at::Tensor> outputs;
-  pybind11::gil_scoped_acquire gil;
-  ReplayedGenerator generator(generator_state_);
-  program_->AutogradGraph().Run(inputs, outputs);
-  return outputs;
-}
-
-BackwardNode::Variables BackwardNode::DifferentiableInputs(const Variables& inputs) const {
-  Variables targets;
-  for (int32_t position : program_->joint().differentiable_inputs)
-    targets.push_back(inputs[static_cast<size_t>(position)]);
-  return targets;
-}
-
-// As Differentiable, for RunCut: of the inputs, then of the points.
-BackwardNode::Variables BackwardNode::DifferentiableCut(size_t output, const at::Tensor& tangent, bool goes_on) {
-  const JointGraph& joint = program_->joint();
-  const std::vector<bool> wanted(num_outputs(), goes_on);
-  for (int32_t index : program_->Backward(joint.sections.size() + output, wanted, true, {}).plan.saved)
-    saved_[static_cast<size_t>(index)].unpack(getptr());
-  const Variables inputs = AutogradInputs();
-  const std::vector<at::Tensor> outputs = RunUnderAutograd(inputs);
-  Variables targets, points;
-  for (int32_t index : joint.cuts[output].points) {
-    const CutPoint& point = joint.cut_points[static_cast<size_t>(index)];
-    points.push_back(point.output >= 0 ? OutputAmong(outputs, static_cast<size_t>(point.output))
-                                       : outputs[static_cast<size_t>(point.result)]);
-  }
-  targets = DifferentiableInputs(inputs);
-  targets.insert(targets.end(), points.begin(), points.end());
-  Variables found;
-  {
-    const StoppedGradients stopped(points);
-    found = torch::autograd::grad({OutputAmong(outputs, output)}, targets, {tangent}, /*retain_graph=*/true,
-                                  /*create_graph=*/true, /*allow_unused=*/true);
-  }
-  Connect(outputs, inputs, OutputMask{1} << output, {tangent}, found);
-  return found;
 }
 
 }  // namespace framejit

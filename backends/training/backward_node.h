@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/saved_variable.h>
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -13,7 +14,9 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "backends/training/program.h"
+#include "backends/training/reconnect.h"
 
 namespace framejit {
 
@@ -25,6 +28,16 @@ auto MakeNode(Arguments&&... arguments) {
     return c10::make_intrusive<N>(std::forward<Arguments>(arguments)...);
   } else {
     return std::shared_ptr<N>(new N(std::forward<Arguments>(arguments)...), [](N* node) { deleteNode(node); });
+  }
+}
+
+// Holds a node that may be about to die, but whose destructor has not ended: null where it does.
+template <typename N>
+auto OwnerOf(N* node) {
+  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
+    return c10::intrusive_ptr<N>::reclaim(static_cast<N*>(c10::raw::weak_intrusive_ptr::lock(node)));
+  } else {
+    return node->weak_from_this().lock();
   }
 }
 
@@ -49,17 +62,24 @@ class BackwardNode : public torch::autograd::Node {
   // What those that came in give: the gradients of the output's inputs (TrainingProgram::InputsOf), each handed out
   // once.
   torch::autograd::variable_list HandOut(size_t output);
-  // The output's gradients up to its cut points: of these. The rest is handed out where the backward `goes_on` to
-  // leaves.
-  torch::autograd::variable_list RunCut(size_t output, at::Tensor tangent, bool goes_on);
+  // The gradients of outputs that one operator gave up to their cut points, which are the same: of these. The rest is
+  // handed out where the backward `goes_on` to leaves.
+  torch::autograd::variable_list RunCut(const std::vector<size_t>& outputs, torch::autograd::variable_list tangents,
+                                        bool goes_on);
   // The backward ends at the output: of eager's nodes its own alone runs, whose gradients nobody gets.
   void RunAlone(size_t output);
-  void AddResultNode(torch::autograd::Node* node) { result_nodes_.push_back(node); }
+  // The results' nodes are added by differentiable output, and remove themselves when they die.
+  void AddResultNode(torch::autograd::Node* node, uint32_t slot);
+  void RemoveResultNode(const torch::autograd::Node* node);
+  // Whether the results' nodes lead to a second run of the call, each by its first edge, and to nothing else.
+  bool leads_on() const { return leads_on_; }
+  // Raises where the output was written since eager's nodes saved it, or a backward has freed these.
+  void PassOn(size_t output);
   // Sequence numbers for what leaves with hooks get behind the node that was made last, and in front of all made later.
   void ReserveArrivals() const;
-  // Whether in eager mode a leaf's hooks see what comes from the output before those of another result run, so that its
-  // gradients are to be handed out at once.
-  bool ArrivesBeforeHooks(size_t output);
+  // Whether in eager mode a leaf's hooks see what comes from these outputs, which one operator gave, before those of
+  // another result run, so that their gradients are to be handed out at once.
+  bool ArrivesBeforeHooks(const std::vector<size_t>& outputs);
 
   // Every backward from now on raises, as after one that did not retain the graph.
   void FreeAsAfterBackward();
@@ -70,13 +90,15 @@ class BackwardNode : public torch::autograd::Node {
  private:
   using Variables = torch::autograd::variable_list;
 
+  struct SecondRun;
   // One backward.
   struct Task {
-    Variables tangents;      // that came in, and were not computed with
-    OutputMask arrived = 0;  // came in, with a tangent or without
-    OutputMask cut = 0;      // whose gradients up to cut points are among `gradients`
-    OutputMask ran = 0;      // was computed with
-    Variables gradients;     // that were not handed out
+    Variables tangents;                     // that came in, and were not computed with
+    OutputMask arrived = 0;                 // came in, with a tangent or without
+    OutputMask cut = 0;                     // whose gradients up to cut points are among `gradients`
+    OutputMask ran = 0;                     // was computed with
+    Variables gradients;                    // that were not handed out
+    std::shared_ptr<SecondRun> second_run;  // where the nodes are to lead on to it
     bool any() const;
   };
   // Those that run, by the engine's number. A backward that raises ends as any other does.
@@ -89,6 +111,7 @@ class BackwardNode : public torch::autograd::Node {
   std::shared_ptr<Task> CurrentTask();
 
   Variables Apply(Variables&& tangents, OutputMask cut, OutputMask before, bool release);
+  Variables RunCutOf(size_t output, at::Tensor tangent, bool goes_on);
   OutputMask Coming() const;
   OutputMask Hooked(OutputMask coming) const;
   std::vector<size_t> TurnsOf(const std::vector<int32_t>& order) const;
@@ -100,6 +123,7 @@ class BackwardNode : public torch::autograd::Node {
   void Free(std::shared_ptr<const Consumption> consumed);
   void FreeRun(OutputMask given, const std::vector<bool>& wanted);
   void FreeAll();
+  void FreeAllButOutputs();
   bool Raises(int32_t index);
   void CheckVersion(int32_t saved);
   const torch::autograd::Edge& Leaf(size_t input) const;
@@ -114,9 +138,14 @@ class BackwardNode : public torch::autograd::Node {
   at::Tensor OutputAmong(const std::vector<at::Tensor>& results, size_t output) const;
   std::vector<at::Tensor> RunUnderAutograd(const Variables& inputs);
   Variables DifferentiableInputs(const Variables& inputs) const;
-  void Connect(const std::vector<at::Tensor>& again, const Variables& inputs, OutputMask given,
-               const Variables& tangents, const Variables& gradients);
-  Variables AutogradInputs() const;
+  Variables DifferentiableOutputs(const std::vector<at::Tensor>& results) const;
+  torch::autograd::Edge EdgeOf(size_t output);
+  std::vector<ResultEdges> ResultsOfRun(const std::vector<at::Tensor>& again);
+  std::shared_ptr<SecondRun> RunAgain(OutputMask given);
+  void Connect(SecondRun& run, const Variables& tangents, const Variables& gradients);
+  void LeadOn(const SecondRun& run);
+  absl::flat_hash_set<torch::autograd::Node*> EndsOf(const Variables& inputs, const Variables& tangents) const;
+  Variables AutogradInputs(OutputMask given) const;
 
   const std::shared_ptr<TrainingProgram> program_;
   std::vector<torch::autograd::SavedVariable> saved_;
@@ -125,7 +154,12 @@ class BackwardNode : public torch::autograd::Node {
   at::Tensor generator_state_;
   StateCheck check_;
   Variables now_;  // the inputs as they are in the backward that runs; empty where nothing reads them anew
-  std::vector<torch::autograd::Node*> result_nodes_;  // by output; alive while a backward comes from them
+  // By output. A backward that comes from them keeps them alive, and reads them without the lock.
+  std::vector<torch::autograd::Node*> result_nodes_;
+  std::mutex result_nodes_mutex_;
+  std::vector<uint32_t> result_slots_;  // by output: which input of its node it is
+  std::weak_ptr<SecondRun> second_run_;
+  std::atomic<bool> leads_on_ = false;
   const std::shared_ptr<TaskTable> tasks_ = std::make_shared<TaskTable>();
   bool arrivals_ = false;  // leaves have hooks: nodes in between see to their order
   // Of the backward that runs, until it releases.

@@ -169,6 +169,23 @@ std::shared_ptr<const Consumption> TrainingProgram::Consume(const std::vector<in
   return made;
 }
 
+std::vector<bool> TrainingProgram::InputsReadBy(OutputMask given) const {
+  const Graph& graph = joint().graph;
+  std::vector<bool> read(graph.values.size(), false);
+  for (const SavedValue& saved : request_.partition.saved) {
+    if (saved.value != kNoValue && ((saved.used_by | saved.cut_by) & given) != 0)
+      read[static_cast<size_t>(saved.value)] = true;
+  }
+  for (auto node = graph.nodes.rbegin(); node != graph.nodes.rend(); ++node) {
+    const bool behind = std::any_of(node->outputs.begin(), node->outputs.end(),
+                                    [&](ValueId id) { return id != kNoValue && read[static_cast<size_t>(id)]; });
+    if (behind) ForEachOperandValue(*node, [&](ValueId id) { read[static_cast<size_t>(id)] = true; });
+  }
+  std::vector<bool> inputs;
+  for (size_t i = 0; i < joint().input_count; ++i) inputs.push_back(read[static_cast<size_t>(graph.inputs[i])]);
+  return inputs;
+}
+
 CompiledGraph& TrainingProgram::AutogradGraph() {
   if (autograd_graph_ == nullptr) {
     absl::StatusOr<std::unique_ptr<CompiledGraph>> made = request_.make_autograd_graph();

@@ -58,6 +58,8 @@ class TrainingProgram {
   std::shared_ptr<const Consumption> Consume(OutputMask given, const std::vector<bool>& wanted);
   // Of one that ran `nodes` where `before` was left behind, which may be null.
   std::shared_ptr<const Consumption> Consume(const std::vector<int32_t>& nodes, const Consumption* before) const;
+  // By input of the call: whether anything that a backward of the outputs in `given` reads depends on it.
+  std::vector<bool> InputsReadBy(OutputMask given) const;
   // What runs under torch's own autograd. Requires the GIL. Raises c10::Error where it cannot be made.
   CompiledGraph& AutogradGraph();
   // The backward graphs compiled so far, for explain().

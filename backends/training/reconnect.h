@@ -22,6 +22,9 @@ struct ResultEdges {
 void Reconnect(const std::vector<ResultEdges>& results, const torch::autograd::variable_list& gradients,
                absl::flat_hash_set<torch::autograd::Node*> ends);
 
+// Whether code of the program lies behind tensors, up to `ends`.
+bool LeadsToProgram(const torch::autograd::variable_list& results, absl::flat_hash_set<torch::autograd::Node*> ends);
+
 }  // namespace framejit
 
 #endif  // FRAMEJIT_BACKENDS_TRAINING_RECONNECT_H_

@@ -101,7 +101,8 @@ class TrainingGraph : public CompiledGraph {
   void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override {
     TORCH_CHECK(!NeedsEager(), "anomaly detection or default hooks on saved tensors are active");
     const OutputViews& views = program_->joint().views;
-    TORCH_CHECK(views.inputs != OutputViews::Order::kMixed || !BackwardNode::LeavesHaveHooks(*program_, inputs),
+    const bool mixed = views.inputs == OutputViews::Order::kMixed || views.inputs == OutputViews::Order::kMixedBehind;
+    TORCH_CHECK(!mixed || !BackwardNode::LeavesHaveHooks(*program_, inputs),
                 "leaves have hooks, and views of inputs are made between what the backward computes");
     at::Tensor generator_state;
     if (program_->random()) generator_state = GeneratorState();

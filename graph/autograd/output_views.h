@@ -47,8 +47,9 @@ struct OutputViews {
     size_t result;
     bool is_base;
   };
-  // When the program looked at inputs, as against what autograd recorded for the forward graph's outputs.
-  enum class Order : uint8_t { kBefore, kBehind, kMixed };
+  // When the program looked at inputs, as against what autograd recorded for the forward graph's outputs. Of what is
+  // mixed, kMixedBehind is behind all that saved tensors and may raise in a backward.
+  enum class Order : uint8_t { kBefore, kBehind, kMixed, kMixedBehind };
 
   std::vector<Root> roots;
   std::vector<Call> calls;      // in the program's order; empty where the results are the forward graph's outputs

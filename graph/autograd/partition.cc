@@ -1,8 +1,10 @@
 #include "graph/autograd/partition.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
 #include <memory>
+#include <set>
 #include <string_view>
 #include <utility>
 
@@ -11,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "graph/autograd/min_cut.h"
 #include "graph/autograd/record_backward.h"
+#include "graph/autograd/write_notices.h"
 #include "graph/passes/analysis.h"
 #include "graph/passes/operator_table.h"
 
@@ -274,17 +277,28 @@ class Partitioner {
       problem.sinks.push_back(vertex(id));
     }
     const absl::flat_hash_set<int32_t> visible = StoragesOutside();
-    for (size_t v = 0; v < values.size(); ++v) {  // grows
-      const ValueId id = values[v];
-      problem.weights.push_back(WeightOf(id, visible));
+    WriteNotices notices(joint());
+    std::vector<GradientSet> readers =
+        notices.Readers([&](size_t node) { return in_backward_[node]; }, [&](ValueId id) { return IsMadeAgain(id); });
+    // Behind all that may be computed of it, so that its readers are known.
+    std::set<std::pair<int32_t, int>, std::greater<>> open;
+    for (size_t v = 0; v < values.size(); ++v) open.emplace(producer_[values[v]], static_cast<int>(v));
+    while (!open.empty()) {
+      const int v = open.extract(open.begin()).value().second;
+      const ValueId id = values[static_cast<size_t>(v)];
       if (!CanRecompute(id)) {
-        problem.sources.push_back(static_cast<int>(v));
+        problem.sources.push_back(v);
         continue;
       }
       ForEachOperandValue(ProducerOf(id), [&](ValueId& operand) {
-        if (!IsFree(operand)) problem.edges.emplace_back(vertex(operand), static_cast<int>(v));
+        // What a checkpoint reads it reads anew.
+        if (IsFree(operand) && (IsInCheckpoint(ProducerOf(id)) || IsNoticed(operand, readers[id], notices))) return;
+        WriteNotices::Add(readers[operand], readers[id]);
+        if (vertex_of[operand] < 0) open.emplace(producer_[operand], vertex(operand));
+        problem.edges.emplace_back(vertex(operand), v);
       });
     }
+    for (ValueId id : values) problem.weights.push_back(WeightOf(id, visible));
     std::vector<bool> chosen(graph_.values.size(), false);
     for (int v : MinimumVertexCut(problem)) chosen[values[static_cast<size_t>(v)]] = true;
     return chosen;
@@ -328,6 +342,13 @@ class Partitioner {
       if (std::find(held.begin(), held.end(), index) != held.end()) holders |= sources_[n];
     }
     return holders == AllOutputs(count);
+  }
+
+  // Whether eager's backward for these gradients would notice as well where the input or the output was written.
+  bool IsNoticed(ValueId id, const GradientSet& gradients, WriteNotices& notices) {
+    if (joint().engine.nodes.empty() || origin_[id] == Origin::kConstant) return true;
+    if (origin_[id] == Origin::kInput) return notices.AllNotice(gradients, true, position_[id]);
+    return output_[id] < 0 || notices.AllNotice(gradients, false, output_[id]);
   }
 
   bool CanRecompute(ValueId id) {

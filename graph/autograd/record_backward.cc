@@ -320,15 +320,18 @@ class BackwardRecorder {
   }
 
   OutputViews::Order OrderOfLooks() const {
-    bool before = true, behind = true;
+    bool before = true, behind = true, behind_saved = true;
     for (const EngineNode& node : joint_->engine.nodes) {
       for (uint64_t look : looks_at_inputs_) {
         // A leaf runs as soon as it can.
         if (node.next.empty() || node.sequence == look) continue;
         (look < node.sequence ? behind : before) = false;
+        if (node.frees && look < node.sequence) behind_saved = false;
       }
     }
-    return behind ? OutputViews::Order::kBehind : before ? OutputViews::Order::kBefore : OutputViews::Order::kMixed;
+    if (behind) return OutputViews::Order::kBehind;
+    if (before) return OutputViews::Order::kBefore;
+    return behind_saved ? OutputViews::Order::kMixedBehind : OutputViews::Order::kMixed;
   }
 
   // A custom Function notices only where it asks for what it saved.

@@ -359,6 +359,12 @@ bool WritesInferenceTensors(const absl::node_hash_map<PyObject*, Provenance>& kn
   return false;
 }
 
+bool TakesData(const TorchGraph& graph) {
+  return std::any_of(graph.calls.begin(), graph.calls.end(), [](const TorchCall& call) {
+    return call.kind == TorchCall::Kind::kAttribute && PyUnicode_Compare(call.target.get(), Names().data) == 0;
+  });
+}
+
 // So that each call fetches the generators from outside, of which the graph holds others (random_state.cc).
 void LendGenerators(const absl::node_hash_map<PyObject*, Provenance>& known, const absl::flat_hash_set<PyObject*>& used,
                     ExitPlan& plan) {
@@ -440,7 +446,10 @@ void RecorderState::Impl::CollectOutputs() {
     if (!recording->inputs_overlap) AddGuard(GuardKind::kNoOverlap, kNoSource);
   }
   if (mutates && !recording->inputs_overlap) NoteVersions();
-  if (mutates) NoteOutputVersions();
+  const bool counts_apart = recording->inputs_overlap && TakesData(recording->torch_graph);
+  if (counts_apart)
+    recording->torch_level = "inputs that share memory are written, and `.data` counts writes of its own";
+  if (mutates && !counts_apart) NoteOutputVersions();
   CheckDefaultDtype();
   recording->needs_autograd |= writes_under_autograd;
   if (changes_inference) recording->no_joint = "inference mode is entered or left inside";

@@ -188,3 +188,20 @@ def test_a_rate_samples_by_number():
 def test_a_bad_rate_is_an_error(text):
     with pytest.raises(ValueError, match="the rate of shadow is a number above 0 and at most 1"):
         framejit.set_checks(text)
+
+
+def test_views_that_autograd_forbids():
+    """Since what they are of was written they raise where they are asked for their history."""
+
+    def function(x):
+        a = x.exp()
+        rows = a.unbind()
+        a.add_(1)
+        return rows
+
+    compiled = framejit.compile(function)
+    for _ in range(3):
+        rows = compiled(torch.ones(3, requires_grad=True))
+        assert [row.detach().item() for row in rows] == [row.detach().item() for row in function(torch.ones(3))]
+        with pytest.raises(RuntimeError, match="multiple views"):
+            rows[0].is_leaf  # noqa: B018

@@ -270,3 +270,36 @@ def test_many_results(count):
         assert_same(use(compiled, used), use(function, used))
     (report,) = reports(compiled)
     assert report.has_backward and report.graph_break is None, report.fallback
+
+
+def look_behind_what_saves(a, b):
+    c = a.clamp(1)
+    d = b[...]
+    c.zero_()
+    return d, c
+
+
+def look_before_what_saves(a, b):
+    d = b[...]
+    c = a.clamp(0)
+    return d, c * 2
+
+
+@pytest.mark.parametrize("function", [look_behind_what_saves, look_before_what_saves])
+def test_looks_at_leaves_run_in_front_of_what_raises(function):
+    def run(call):
+        a, b = vector(3, 4, seed=1).requires_grad_(), vector(3, 4, seed=2).requires_grad_()
+        results = call(a, b)
+        said = []
+        for _ in range(3):
+            try:
+                sum(r.sum() for r in results).backward()
+            except RuntimeError as error:
+                said.append(str(error)[:60])
+        return said, a.grad, b.grad
+
+    compiled = framejit.compile(function)
+    for _ in range(2):
+        assert_same(run(compiled), run(function))
+    (report,) = reports(compiled)
+    assert report.has_backward

@@ -4,6 +4,7 @@ its gradient as soon as nothing is left that could add to it."""
 import copy
 
 import pytest
+import torch
 from framejit_testing import Cases, assert_same, vector
 from gradients_testing import Cube, leaf
 from torch import nn
@@ -174,3 +175,61 @@ def test_a_hook_on_a_result_sees_what_has_arrived():
     compiled = framejit.compile(function)
     for _ in range(2):
         assert_same(use(compiled), use(function))
+
+
+def deviation(a):
+    return torch.std_mean(a * 2, 1)
+
+
+def extremes(a):
+    return torch.aminmax(a, dim=0)
+
+
+def factors(a):
+    return torch.linalg.svd(a, full_matrices=False)
+
+
+def and_their_product(a):
+    first, second = torch.std_mean(a, 1)
+    return first, second, first * second
+
+
+def one_of_two(a):
+    return torch.std_mean(a.exp(), 1)[1], a.sin()
+
+
+@pytest.mark.parametrize("function", [deviation, extremes, factors, and_their_product, one_of_two])
+@pytest.mark.parametrize("used", [[0], [1], [0, 1], [-1], [0, -1]], ids=str)
+@pytest.mark.parametrize("kind", ["backward", "differentiated", "retained", "up to", "twice"])
+def test_results_of_one_operator(function, used, kind):
+    """Hooks on all of them run where any gets a gradient: with None on the others."""
+
+    def run(call, hooked):
+        log = []
+        a = vector(5, 4, seed=1).double().requires_grad_()
+        results = call(a)
+        a.register_hook(lambda g: log.append(("a", g.detach().clone())))
+        for i in hooked:
+            results[i].register_hook(lambda g, i=i: log.append((i, None if g is None else g.detach().clone())))
+            if kind == "retained":
+                results[i].retain_grad()
+        loss = sum(results[i].square().sum() for i in used)
+        if kind == "differentiated":
+            (first,) = torch.autograd.grad(loss, a, create_graph=True)
+            torch.autograd.backward(first.square().sum())
+        elif kind == "up to":
+            targets = [results[i] for i in hooked]
+            found = torch.autograd.grad(loss, [a, *targets], allow_unused=True, retain_graph=True)
+            log.append(found)
+        else:
+            loss.backward(retain_graph=kind == "twice")
+            if kind == "twice":
+                loss.backward()
+        return log, a.grad, [r.grad.clone() for r in results if r.retains_grad and r.grad is not None]
+
+    compiled = framejit.compile(function)
+    for hooked in ([], [0], [1], [0, 1]):
+        for _ in range(2):
+            assert_same(run(compiled, hooked), run(function, hooked))
+    (report,) = reports(compiled)
+    assert report.graph_break is None and report.has_backward, report.backend

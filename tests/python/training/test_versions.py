@@ -232,3 +232,113 @@ def test_writes_that_a_backward_notices(function, args, expectations):
             assert_same(actual, expected, f"result {index}, write to {which}")
     (report,) = reports(compiled)
     assert report.graph_break is None and report.captured
+
+
+def written_through_data(a, b):
+    c = a * 2
+    b.data.add_(1)
+    return b, c
+
+
+def written_through_data_and_itself(a, b):
+    b.add_(1)
+    a.data.mul_(2)
+    return b, a * 2
+
+
+def written_through_data_of_data(a, b):
+    c = b.data
+    c.add_(1)
+    return c, b, a + 1
+
+
+@pytest.mark.parametrize(
+    "function", [written_through_data, written_through_data_and_itself, written_through_data_of_data]
+)
+def test_data_of_inputs_that_share_memory(function):
+    """What is written through `.data` is in none of the inputs' versions."""
+
+    def run(call, looked):
+        a = vector(3, 4, seed=1)
+        b = looked(a)
+        results = call(a, b)
+        return results, a, b, [t._version for t in (*results, a, b)]
+
+    for looked in (lambda a: a[...], lambda a: a[1:], lambda a: a.data):
+        compiled = framejit.compile(function)
+        for _ in range(3):
+            assert_same(run(compiled, looked), run(function, looked))
+        (report,) = reports(compiled)
+        assert report.graph_break is None
+
+
+def linear(a, b):
+    return a * 2 + b.exp()
+
+
+def product(a, b):
+    return a * b
+
+
+def squared(a, b):
+    return (a * 2).square() + b
+
+
+@pytest.mark.parametrize("function,position", [(linear, 0), (product, 0), (product, 1), (squared, 1)])
+def test_inputs_that_are_written_before_a_backward_is_differentiated(function, position):
+    """What no operator saved may have changed."""
+
+    def run(call):
+        leaves = leaf(X), leaf(W)
+        inputs = [t * 1 for t in leaves]
+        result = call(*inputs)
+        inputs[position].mul_(2)
+        try:
+            first = torch.autograd.grad(result.square().sum(), leaves, create_graph=True)
+            return first, torch.autograd.grad(sum(g.sum() for g in first), leaves)
+        except RuntimeError as error:
+            return str(error).partition(" [")[0]
+
+    compiled = framejit.compile(function)
+    for _ in range(2):
+        assert_same(run(compiled), run(function))
+    (report,) = reports(compiled)
+    assert report.has_backward
+
+
+def quotient(a, b):
+    return a / b.abs()
+
+
+def activated(a, b):
+    return (a * 2).relu() * (b + 1).sigmoid()
+
+
+def several(a, b):
+    c = b.abs()
+    return a / c, (a * c).tanh()
+
+
+@pytest.mark.parametrize("function", [quotient, activated, several], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("wanted", [[0], [1], [0, 1]], ids=str)
+@pytest.mark.parametrize("position", [0, 1])
+def test_writes_that_the_gradients_asked_for_do_not_notice(function, wanted, position):
+    """What is computed again for one gradient alone must not need what only the nodes of another one saved."""
+
+    def run(call):
+        leaves = leaf(X), leaf(W)
+        results = call(*leaves)
+        with torch.no_grad():
+            leaves[position].mul_(2)
+        total = sum(r.sum() for r in (results if isinstance(results, tuple) else (results,)))
+        try:
+            total.backward(inputs=[leaves[i] for i in wanted])
+        except RuntimeError as error:
+            return str(error).partition(" [")[0]
+        return [t.grad for t in leaves]
+
+    compiled = framejit.compile(function)
+    for _ in range(2):
+        assert_same(run(compiled), run(function))
+    (report,) = reports(compiled)
+    assert report.has_backward
