@@ -365,6 +365,9 @@ class Partitioner {
   void MakeForward() {
     Graph& forward = partition_.forward;
     forward.values = graph_.values;
+    // A `detach` of one is no look at it that does nothing: what it leads to is no view of a tensor that requires grad.
+    for (int32_t position : joint().differentiable_inputs)
+      forward.values[graph_.inputs[static_cast<size_t>(position)]].requires_grad = true;
     forward.inputs.assign(graph_.inputs.begin(),
                           graph_.inputs.begin() + static_cast<std::ptrdiff_t>(joint().input_count));
     forward.constants = graph_.constants;

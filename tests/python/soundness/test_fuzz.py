@@ -279,6 +279,10 @@ FOUND = {
         "    y.add_(1)\n    return z\n",
         ["z = call(T(3, grad=True))\ntry: z.sum().backward()\nexcept RuntimeError as e: LOG.append(str(e)[:60])"] * 2,
     ),
+    "a look at a detached input beside a result that requires grad (18019763)": (
+        "W = T(3, 3)\n\ndef f(x, y):\n    O.look = x.detach().expand(3)\n    return y @ W\n",
+        ["a = T(3, grad=True)\nr = call(a, a)"] * 2,
+    ),
     "rows that lie apart, written through a view (16015569)": (
         "def f(x):\n    x.reshape(x.shape[0], -1).expand(x.shape).add_(0)\n",
         ["a = T(4, 3)[::2]\ncall(a)"] * 2,

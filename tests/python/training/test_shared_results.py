@@ -179,6 +179,16 @@ def a_view_and_what_it_is_of(a):
     return b.view(24)[3:], b
 
 
+@case(leaf(X), leaf(W))
+def looks_behind_a_detach(a, b):
+    return a.detach()[1:], b.detach().expand(1, 4, 6), a * b
+
+
+@case(leaf(X))
+def a_flat_look_behind_a_detach(a):
+    return a * 2, a.detach().view(-1)
+
+
 @case(leaf(X))
 def views_of_views(a):
     b = a.exp().view(2, 12)
