@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch.utils._device  # noqa: F401  (torch imports it where a device is first entered, and an import is a break)
+
 from framejit._C import exchange_autograd_modes
 
 

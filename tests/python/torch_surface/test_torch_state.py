@@ -1,6 +1,8 @@
 """torch's state set inside of a function: inference mode, the default dtype, the default device."""
 
 import contextlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -219,6 +221,19 @@ def on_the_cpu(x):
         y = torch.zeros(6) + torch.arange(6.0) + torch.tensor(1.0)
         where = torch.get_default_device()
     return x + y, device, where, torch.get_default_device()
+
+
+def test_the_first_device_of_a_process():
+    """Torch imports what it needs for that late."""
+    code = """
+import framejit, torch
+def function(x):
+    with torch.device("cpu"):
+        return torch.zeros(3) + x
+report = framejit.explain(function)(torch.ones(3))
+assert (len(report.graphs), report.break_count) == (1, 0), report
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @case(X)
