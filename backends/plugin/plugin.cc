@@ -1,7 +1,6 @@
 #include "backends/plugin/plugin.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
-#include <ATen/SavedTensorHooks.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -14,6 +13,7 @@
 #include "frame_eval/cpython/class_versions.h"
 #include "frame_eval/guards/program_torch_state.h"
 #include "graph/fx_export.h"
+#include "graph/saved_tensor_hooks.h"
 
 namespace framejit {
 namespace {
@@ -44,18 +44,6 @@ class TorchStateScope {
 
  private:
   const ProgramTorchState before_;
-};
-
-// Keeps the program's hooks on saved tensors away from fakes.
-class HooksAway {
- public:
-  HooksAway() : before_(at::SavedTensorDefaultHooks::set_tracing(true)) {}
-  ~HooksAway() { at::SavedTensorDefaultHooks::set_tracing(before_); }
-  HooksAway(const HooksAway&) = delete;
-  HooksAway& operator=(const HooksAway&) = delete;
-
- private:
-  const bool before_;
 };
 
 class PythonGraph : public CompiledGraph {
@@ -214,7 +202,7 @@ class PythonBackend : public Backend {
   static absl::StatusOr<PyRef> Export(const OpenRequest& request, const FxOptions& options) {
     const PlainTensors plain;
     const TorchStateScope state;
-    const HooksAway hooks;
+    const PausedSavedTensorHooks hooks;
     return ExportTorchGraph(*request.torch_graph, *request.graph, options);
   }
 

@@ -1,13 +1,12 @@
 // Record(): one recording from the entry frame's arguments to its graph, guards and exit plan.
 #include "graph/capture/recorder.h"
 
-#include <ATen/SavedTensorHooks.h>
-
 #include <exception>
 
 #include "graph/capture/evaluator.h"
 #include "graph/capture/recorder_state.h"
 #include "graph/error_text.h"
+#include "graph/saved_tensor_hooks.h"
 
 namespace framejit {
 namespace {
@@ -26,18 +25,6 @@ class PausedCollector {
 
  private:
   int was_enabled_;
-};
-
-// The user's hooks on saved tensors are not for fakes.
-class PausedSavedTensorHooks {
- public:
-  PausedSavedTensorHooks() : were_paused_(at::SavedTensorDefaultHooks::set_tracing(true)) {}
-  ~PausedSavedTensorHooks() { at::SavedTensorDefaultHooks::set_tracing(were_paused_); }
-  PausedSavedTensorHooks(const PausedSavedTensorHooks&) = delete;
-  PausedSavedTensorHooks& operator=(const PausedSavedTensorHooks&) = delete;
-
- private:
-  bool were_paused_;
 };
 
 struct EntryCall {
