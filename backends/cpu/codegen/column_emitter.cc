@@ -176,7 +176,7 @@ void KernelEmitter::EmitColumnRowNodes(const Pass& pass, int part, const Tail* t
     } else if (node.op == Op::kStore) {
       StoreColumn(node, pointers_[node.attr], part, tail);
     } else {
-      values_[id] = Compute(node);
+      values_[id] = Compute(id);
     }
   }
 }
@@ -194,7 +194,7 @@ void KernelEmitter::EmitColumnElement(ValueId id, int part, const Tail* tail) {
   } else if (node.op == Op::kStore) {
     StoreColumn(node, moving_[node.attr], part, tail);
   } else {
-    values_[id] = Compute(node);
+    values_[id] = Compute(id);
   }
 }
 

@@ -11,13 +11,17 @@
 
 namespace framejit::cpu {
 
-enum class Isa : uint8_t { kAvx2, kAvx512 };
+enum class Isa : uint8_t {
+  kAvx2,
+  kAvx512,      // F, DQ, BW, VL
+  kAvx512Vnni,  // and VNNI
+};
 
 // The best instruction set that this CPU and operating system run; Unimplemented without AVX2 and FMA.
 absl::StatusOr<Isa> DetectIsa();
 
 struct CodegenOptions {
-  enum class IsaChoice : uint8_t { kDetect, kAvx2, kAvx512 };
+  enum class IsaChoice : uint8_t { kDetect, kAvx2, kAvx512, kAvx512Vnni };
   IsaChoice isa = IsaChoice::kDetect;  // a forced choice the CPU lacks compiles, but must not be run
   bool keep_text = false;              // fill CompiledKernel::assembly
 };

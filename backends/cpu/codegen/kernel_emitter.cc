@@ -46,6 +46,7 @@ void KernelEmitter::Emit() {
   accumulators_.resize(kernel_.nodes.size());
   totals_.resize(kernel_.nodes.size());
   row_buffers_.resize(kernel_.nodes.size());
+  roundings_ = FindRoundings(kernel_);
   FindNarrowIndices();
   for (size_t id = 0; id < kernel_.nodes.size(); ++id) {
     if (kernel_.nodes[id].op == Op::kConst) values_[id] = operators_.Constant(kernel_.nodes[id]);
@@ -202,10 +203,13 @@ void KernelEmitter::Annotate(ValueId id) {
   if (cc_.code()->logger() != nullptr) cc_.comment(("; " + loop::PrintNode(kernel_, id)).c_str());
 }
 
-Value KernelEmitter::Compute(const Node& node) {
+Value KernelEmitter::Compute(ValueId id) {
+  const Node& node = kernel_.nodes[id];
   Value operands[3];
   for (int i = 0; i < loop::OperandCount(node.op); ++i) operands[i] = values_[node.operands[i]];
-  if (node.op == Op::kCast) return operators_.Cast(kernel_.nodes[node.operands[0]].dtype, node.dtype, operands[0]);
+  if (node.op == Op::kCast) {
+    return operators_.Cast(kernel_.nodes[node.operands[0]].dtype, node.dtype, operands[0], roundings_[id]);
+  }
   const int typed = node.op == Op::kSelect ? 1 : 0;
   return operators_.Apply(node.op, kernel_.nodes[node.operands[typed]].dtype, operands);
 }
@@ -222,7 +226,7 @@ void KernelEmitter::EmitRowNodes(const Pass& pass) {
     else if (node.op == Op::kStore)
       memory_.StoreScalar(node.dtype, pointers_[node.attr], values_[node.operands[0]]);
     else
-      values_[id] = Compute(node);
+      values_[id] = Compute(id);
   }
 }
 
@@ -431,7 +435,7 @@ void KernelEmitter::EmitElement(ValueId id, int part, const Tail* tail) {
     else
       memory_.StoreVector(node.dtype, lanes, values_[node.operands[0]], tail);
   } else {
-    values_[id] = Compute(node);
+    values_[id] = Compute(id);
   }
 }
 

@@ -68,7 +68,7 @@ class KernelEmitter {
   Value Broadcast(const Gp& value);
   Mem RowBuffer(loop::ValueId id, int64_t displacement, int register_index);
   int ChooseUnroll(const loop::Pass& pass, const Range& range) const;
-  Value Compute(const loop::Node& node);
+  Value Compute(loop::ValueId id);
   // Names the node whose instructions follow, where somebody reads them.
   void Annotate(loop::ValueId id);
 
@@ -94,6 +94,7 @@ class KernelEmitter {
   std::vector<Gp> pointers_;                      // by access: element 0 of the current row
   std::vector<Gp> position_;                      // of the current row in each row dimension
   std::vector<Value> values_;                     // by ValueId
+  std::vector<Rounding> roundings_;               // by ValueId: of casts to narrow floats
   std::vector<bool> narrow_index_;                // by ValueId: inner positions that are only read as i32
   std::vector<std::vector<Value>> accumulators_;  // by ValueId of a reduction, by part
   std::vector<std::vector<Value>> totals_;        // by ValueId, by part: sums of finished blocks

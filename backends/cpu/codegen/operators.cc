@@ -2,6 +2,7 @@
 #include "backends/cpu/codegen/operators.h"
 
 #include <bit>
+#include <cmath>
 #include <limits>
 
 #include "backends/cpu/codegen/math.h"
@@ -45,9 +46,11 @@ Value Operators::Constant(const loop::Node& node) {
       break;
     case DType::kFloat64:
       value.constant = s.F64(node.float_value);
+      value.is_number = !std::isnan(node.float_value);
       break;
     case DType::kFloat32:
       value.constant = s.F32(static_cast<float>(node.float_value));
+      value.is_number = !std::isnan(node.float_value);
       break;
     case DType::kUInt8:
     case DType::kInt8:
@@ -104,10 +107,19 @@ Value Operators::CallLanes(LaneFunction function, DType from, DType to, const Va
 }
 
 // minps and maxps return their second operand when one is NaN: right unless only the first is.
-Reg Operators::MinMaxFloat(InstId inst, bool is_double, const Reg& a, const Operand& b) {
-  const Reg best = s.Op2(inst, a, b);
-  if (is_double) return s.Blend64(s.CompareF64(a, a, kUnordered), a, best);
-  return s.SelectF32(a, a, kUnordered, a, best);
+Value Operators::MinMaxFloat(InstId inst, DType dtype, const Value* v) {
+  Value out;
+  for (int i = 0; i < RegisterCount(dtype); ++i) {
+    const Reg a = First(v[0], i);
+    const Reg best = s.Op2(inst, a, v[1].Source(i));
+    if (v[0].is_number)
+      out.r[i] = best;
+    else if (dtype == DType::kFloat64)
+      out.r[i] = s.Blend64(s.CompareF64(a, a, kUnordered), a, best);
+    else
+      out.r[i] = s.SelectF32(a, a, kUnordered, a, best);
+  }
+  return out;
 }
 
 // The exact vector sequence where all lanes are small enough, the C library otherwise (huge angles and infinities).
@@ -131,6 +143,8 @@ Value Operators::SinCos(Op op, const Value& value) {
 }
 
 Value Operators::Float32(Op op, const Value* v) {
+  if (op == Op::kMin) return MinMaxFloat(Inst::kIdVminps, DType::kFloat32, v);
+  if (op == Op::kMax) return MinMaxFloat(Inst::kIdVmaxps, DType::kFloat32, v);
   const Reg a = First(v[0], 0);
   const Operand b = v[1].Source(0);
   switch (op) {
@@ -142,10 +156,6 @@ Value Operators::Float32(Op op, const Value* v) {
       return One(s.Mul(a, b));
     case Op::kDiv:
       return One(s.Div(a, b));
-    case Op::kMin:
-      return One(MinMaxFloat(Inst::kIdVminps, false, a, b));
-    case Op::kMax:
-      return One(MinMaxFloat(Inst::kIdVmaxps, false, a, b));
     case Op::kNeg:
       return One(s.Xor(a, s.Splat32(0x80000000u)));
     case Op::kAbs:
@@ -198,6 +208,8 @@ Value Operators::Float64(Op op, const Value* v) {
   if (function != nullptr) {
     return CallLanes(function, DType::kFloat64, DType::kFloat64, v[0], loop::OperandCount(op) == 2 ? &v[1] : nullptr);
   }
+  if (op == Op::kMin) return MinMaxFloat(Inst::kIdVminpd, DType::kFloat64, v);
+  if (op == Op::kMax) return MinMaxFloat(Inst::kIdVmaxpd, DType::kFloat64, v);
   Value out;
   for (int i = 0; i < 2; ++i) {
     const Reg a = First(v[0], i);
@@ -214,12 +226,6 @@ Value Operators::Float64(Op op, const Value* v) {
         break;
       case Op::kDiv:
         out.r[i] = s.Op2(Inst::kIdVdivpd, a, b);
-        break;
-      case Op::kMin:
-        out.r[i] = MinMaxFloat(Inst::kIdVminpd, true, a, b);
-        break;
-      case Op::kMax:
-        out.r[i] = MinMaxFloat(Inst::kIdVmaxpd, true, a, b);
         break;
       case Op::kNeg:
         out.r[i] = s.Xor(a, s.Splat64(0x8000000000000000u));
