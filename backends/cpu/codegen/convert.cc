@@ -35,7 +35,9 @@ Value Operators::ToBool(DType from, const Value& value) {
 
 Value Operators::ConvertRegisters(DType from, DType to, const Value& value) {
   if (from == to) return Materialize(from, value);
-  if (const LaneFunction function = FindLaneConversion(from, to)) return CallLanes(function, from, to, value, nullptr);
+  if (const LaneFunction function = s.wide ? nullptr : FindLaneConversion(from, to)) {
+    return CallLanes(function, from, to, value, nullptr);
+  }
   switch (from) {
     case DType::kBool: {
       const Value number = One(s.And(First(value, 0), s.Splat32(1)));
@@ -74,19 +76,25 @@ Value Operators::FromInt32(DType to, const Value& value) {
 
 Value Operators::FromInt64(DType to, const Value& value) {
   const Reg both[2] = {First(value, 0), First(value, 1)};
-  return One(s.Narrow(both));  // to i32; floats go through the lane conversions
+  if (to == DType::kInt32) return One(s.Narrow(both));
+  // AVX-512 from here; AVX2 has lane conversions.
+  if (to == DType::kFloat64) return Value{{s.Op1(Inst::kIdVcvtqq2pd, both[0]), s.Op1(Inst::kIdVcvtqq2pd, both[1])}};
+  Reg half[2] = {s.New(), s.New()};
+  for (int i = 0; i < 2; ++i) s.cc.emit(Inst::kIdVcvtqq2ps, s.Half(half[i]), both[i]);
+  return One(s.Join(s.Half(half[0]), s.Half(half[1])));
 }
 
 Value Operators::FromFloat32(DType to, const Value& value) {
   const Reg a = First(value, 0);
   if (to == DType::kInt32) return One(s.Op1(Inst::kIdVcvttps2dq, a));
-  Value out;
-  out.r[0] = s.Op1(Inst::kIdVcvtps2pd, s.Half(a));
-  out.r[1] = s.Op1(Inst::kIdVcvtps2pd, s.HighHalf(a));
-  return out;
+  const InstId inst = to == DType::kFloat64 ? Inst::kIdVcvtps2pd : Inst::kIdVcvttps2qq;
+  return Value{{s.Op1(inst, s.Half(a)), s.Op1(inst, s.HighHalf(a))}};
 }
 
 Value Operators::FromFloat64(DType to, const Value& value) {
+  if (to == DType::kInt64) {
+    return Value{{s.Op1(Inst::kIdVcvttpd2qq, First(value, 0)), s.Op1(Inst::kIdVcvttpd2qq, First(value, 1))}};
+  }
   const InstId inst = to == DType::kFloat32 ? Inst::kIdVcvtpd2ps : Inst::kIdVcvttpd2dq;
   Reg half[2] = {s.New(), s.New()};
   for (int i = 0; i < 2; ++i) s.cc.emit(inst, s.Half(half[i]), First(value, i));

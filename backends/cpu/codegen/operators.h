@@ -38,6 +38,8 @@ class Operators {
   Reg MinMaxInt64(bool max, const Reg& a, const Reg& b);
   Reg MultiplyInt64(const Reg& a, const Reg& b);
   Value SinCos(Op op, const Value& x);
+  Value Call(Op op, DType dtype, const Value* operands);
+  Value Composed64(Op op, const Value* operands);
   Value CallLanes(LaneFunction function, DType from, DType to, const Value& x, const Value* y);
   void Spill(DType dtype, const Value& value, const Mem& slot);
   Mem Slot(int index);
