@@ -54,13 +54,17 @@ class JitKernel : public CompiledKernel {
 
  private:
   void SetUnits(const loop::Kernel& kernel, Isa isa) {
-    switch (WalkOf(kernel)) {
+    switch (WalkOf(kernel, isa)) {
       case Walk::kElements:
         units_ = kernel.inner_size();
         return;
       case Walk::kRows:
         units_ = kernel.row_count();
         elements_per_unit_ = kernel.inner_size();
+        return;
+      case Walk::kTiles:
+        units_ = kernel.row_count() / RowsOfTile();
+        elements_per_unit_ = kernel.inner_size() * RowsOfTile();
         return;
       case Walk::kColumns:
         const int lanes = LanesOf(isa);
@@ -77,7 +81,8 @@ class JitKernel : public CompiledKernel {
 absl::StatusOr<std::shared_ptr<const CompiledKernel>> Assemble(std::shared_ptr<asmjit::JitRuntime> runtime, Isa isa,
                                                                bool keep_text, const loop::Kernel& kernel,
                                                                const std::string& text) {
-  const loop::Schedule schedule = loop::MakeSchedule(kernel, WalkOf(kernel) == Walk::kColumns ? 0 : kRowBufferBytes);
+  const loop::Schedule schedule =
+      loop::MakeSchedule(kernel, WalkOf(kernel, isa) == Walk::kColumns ? 0 : kRowBufferBytes);
   asmjit::CodeHolder code;
   code.init(runtime->environment());
   FirstError error;

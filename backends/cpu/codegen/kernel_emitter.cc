@@ -28,7 +28,7 @@ KernelEmitter::KernelEmitter(x86::Compiler& cc, Isa isa, const loop::Kernel& ker
       memory_(simd_),
       kernel_(kernel),
       schedule_(schedule),
-      walk_(WalkOf(kernel)) {}
+      walk_(WalkOf(kernel, isa)) {}
 
 void KernelEmitter::Emit() {
   using asmjit::FuncSignatureT;
@@ -68,6 +68,9 @@ void KernelEmitter::Emit() {
       break;
     case Walk::kColumns:
       EmitColumnLoop(begin, end);
+      break;
+    case Walk::kTiles:
+      EmitTileLoop(begin, end);
       break;
   }
   cc_.bind(done);
@@ -352,6 +355,7 @@ Mem KernelEmitter::RowBuffer(ValueId id, int64_t displacement, int register_inde
 
 bool KernelEmitter::IsGather(ValueId id) const {
   const Node& node = kernel_.nodes[id];
+  if (walk_ == Walk::kTiles && IsTransposed(kernel_, node)) return false;
   return node.op == Op::kLoad && schedule_.is_element[id] && kernel_.accesses[node.attr].strides.back() != 1;
 }
 
@@ -429,6 +433,10 @@ void KernelEmitter::EmitElement(ValueId id, int part, const Tail* tail) {
   } else if (node.op == Op::kIndex) {
     values_[id] = LaneIndex(index_, displacement);
   } else if (node.op == Op::kLoad || node.op == Op::kStore) {
+    if (walk_ == Walk::kTiles && IsTransposed(kernel_, node)) {
+      values_[id] = LoadFromTile(node);
+      return;
+    }
     const Lanes lanes{pointers_[node.attr], index_, displacement, kernel_.accesses[node.attr].strides.back()};
     if (node.op == Op::kLoad)
       values_[id] = memory_.LoadVector(node.dtype, lanes, tail);
