@@ -20,6 +20,12 @@ EmitResults FloatUnary(Emitter& e) {
   return One(e.b().Unary(op, e.As(0, e.out())));
 }
 
+// On reduced types ATen's kernel rounds in between on some machines.
+EmitResults Rsqrt(Emitter& e) {
+  if (e.strict() && IsReduced(e.out())) return One(e.Fail());
+  return FloatUnary<Op::kRsqrt>(e);
+}
+
 // floor and its like return integers as they are.
 template <Op op>
 EmitResults Rounding(Emitter& e) {
@@ -105,7 +111,9 @@ EmitResults PowScalarExponent(Emitter& e) {
   if (type == at::ScalarType::Half && (exponent == 0.5 || exponent == -0.5)) return One(e.Fail());
   if (exponent == 0) return One(e.Number(1, type));
   const ValueId power = e.b().Binary(Op::kPow, x, e.Number(exponent, type));
-  if (e.strict() && e.b().op_of(power) == Op::kPow) return One(e.Fail());  // no products and roots
+  // Eager's square roots are MKL's, which are not always the nearest number, and those of reduced types its own.
+  const bool roots = e.b().op_of(power) == Op::kPow || e.b().op_of(power) == Op::kSqrt || IsReduced(type);
+  if (e.strict() && roots) return One(e.Fail());
   return One(power);
 }
 
@@ -233,7 +241,7 @@ const NamedRule kRules[] = {
     {"aten::log10", P(FloatUnary<Op::kLog10>)},
     {"aten::log1p", P(FloatUnary<Op::kLog1p>)},
     {"aten::sqrt", P(FloatUnary<Op::kSqrt>)},
-    {"aten::rsqrt", E(FloatUnary<Op::kRsqrt>)},
+    {"aten::rsqrt", E(Rsqrt)},
     {"aten::reciprocal", E(FloatUnary<Op::kReciprocal>)},
     {"aten::sin", P(FloatUnary<Op::kSin>)},
     {"aten::cos", P(FloatUnary<Op::kCos>)},
