@@ -16,4 +16,6 @@ absl::StatusOr<Isa> DetectIsa() {
   return wide ? Isa::kAvx512 : Isa::kAvx2;
 }
 
+bool IsIntelCpu() { return asmjit::CpuInfo::host().isVendor("GenuineIntel"); }
+
 }  // namespace framejit::cpu
