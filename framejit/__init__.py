@@ -87,7 +87,9 @@ def _check_common(caller: str, backend: Any, options: Any) -> dict[str, Any]:
     return {**chosen, "backend": _config.read("FRAMEJIT_BACKEND") if backend is None else backend}
 
 
-def _check_options(backend: Any, fullgraph: Any, dynamic: Any, data_dependent: Any, options: Any) -> dict[str, Any]:
+def _check_options(
+    backend: Any, fullgraph: Any, dynamic: Any, data_dependent: Any, freeze: Any, options: Any
+) -> dict[str, Any]:
     chosen = _check_common("framejit.compile", backend, options)
     if not isinstance(fullgraph, bool):
         raise TypeError(f"framejit.compile: fullgraph: expected a bool, got {type(fullgraph).__name__}")
@@ -95,6 +97,8 @@ def _check_options(backend: Any, fullgraph: Any, dynamic: Any, data_dependent: A
         raise TypeError(f"framejit.compile: dynamic: expected a bool or None, got {type(dynamic).__name__}")
     if not isinstance(data_dependent, bool):
         raise TypeError(f"framejit.compile: data_dependent: expected a bool, got {type(data_dependent).__name__}")
+    if not isinstance(freeze, bool):
+        raise TypeError(f"framejit.compile: freeze: expected a bool, got {type(freeze).__name__}")
     return chosen
 
 
@@ -109,6 +113,7 @@ def compile(
     fullgraph: bool = False,
     dynamic: bool | None = None,
     data_dependent: bool = False,
+    freeze: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Compiles a function, method, nn.Module or other callable; also a decorator, with or without arguments.
@@ -124,14 +129,21 @@ def compile(
         others in each call: what follows the instruction that makes them, which runs in the interpreter, is recorded
         with all sizes, ints and floats that it takes over open, so that one recording serves them. With dynamic=False
         without effect.
+    freeze: parameters and buffers of modules are constants of graphs that need no gradients (under torch.no_grad or
+        inference_mode): what is computed of them alone is computed once, batch norms are folded into the convolution or
+        linear layer in front of them, weights are packed. Weights are not supposed to change; where a tensor was
+        replaced or its version moved (optimizers, load_state_dict, in-place operators), the graph is compiled for what
+        it is now. Writes through `.data` or through NumPy's view of the memory are not seen. Results may differ from
+        eager's in rounding. Graphs that need gradients, and Python backends, are compiled as without it.
     options: {"recompile_limit": n}: how often a function is recorded before further misses run in the interpreter.
     """
-    chosen = _check_options(backend, fullgraph, dynamic, data_dependent, options)
+    chosen = _check_options(backend, fullgraph, dynamic, data_dependent, freeze, options)
     arguments = {
         "backend": backend,
         "fullgraph": fullgraph,
         "dynamic": dynamic,
         "data_dependent": data_dependent,
+        "freeze": freeze,
         "options": options,
     }
     if target is None:
@@ -176,6 +188,7 @@ def _entry(function: types.FunctionType, arguments: dict[str, Any], options: dic
         options["recompile_limit"],
         arguments["dynamic"],
         arguments["data_dependent"],
+        arguments["freeze"],
     )
     functools.update_wrapper(entry, function)
     entry._framejit_options = arguments
