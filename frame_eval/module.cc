@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "backends/backend.h"
 #include "backends/cuda/codegen/toolchain.h"
+#include "backends/native/emitter_rules.h"
 #include "backends/plugin/plugin.h"
 #include "base/log.h"
 #include "base/switches.h"
@@ -383,6 +384,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("_switch_off", &SwitchOff);
   module.def("set_graph_break_error", [](const py::object& type) { SetGraphBreakError(type.ptr()); });
 
+  module.def("inexact_operators", &native::InexactOperators);
   module.def("list_backends", &ListBackends);
   module.def("register_backend", &RegisterPythonBackend);
   module.def("set_traced_symbols", [](const std::string& names) { SetTracedSymbols(names); });

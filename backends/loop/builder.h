@@ -4,6 +4,7 @@
 #define FRAMEJIT_BACKENDS_LOOP_BUILDER_H_
 
 #include <string>
+#include <optional>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -39,7 +40,8 @@ class KernelBuilder {
 
   // Combinations used by several lowerings.
   ValueId Mean(ValueId x);                                       // sum / inner size
-  ValueId Variance(ValueId x, ValueId mean, double correction);  // two-pass: sum((x - mean)^2) / (n - correction)
+  // Two-pass: sum((x - mean)^2) / (n - correction), the sum added up in `wide`; none: in the type of x.
+  ValueId Variance(ValueId x, ValueId mean, double correction, std::optional<DType> wide = std::nullopt);
   // What `x` is at the one inner position where `here` holds, as a row value: what x is computed from is picked, and
   // the operators are applied once per row. Where `here` holds nowhere, some value.
   ValueId PickElement(ValueId x, ValueId here);

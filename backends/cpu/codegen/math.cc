@@ -100,9 +100,11 @@ Reg LogOfNormal(Simd& s, const Reg& x, const Reg& exponent_bias) {
 
 }  // namespace
 
-Reg EmitExp(Simd& s, const Reg& x) {
-  const Reg inside = ClampFromBelow(s, ClampFromAbove(s, x, 89.0f), -104.0f);
-  const Reduced parts = ReduceByLn2(s, inside);
+namespace {
+
+// exp for x in [-104, 89]: with denormal results and infinity.
+Reg ScaledExp(Simd& s, const Reg& x) {
+  const Reduced parts = ReduceByLn2(s, x);
   const Reg p = ExpOfReduced(s, parts.r);
   if (s.wide) return s.Op2(Inst::kIdVscalefps, p, parts.n);
   // Two factors, so that both are normal numbers and the result rounds once when it is denormal or overflows.
@@ -112,11 +114,18 @@ Reg EmitExp(Simd& s, const Reg& x) {
   return s.Mul(s.Mul(p, PowerOfTwo(s, half)), PowerOfTwo(s, rest));
 }
 
-// Denormal results would take a hundred cycles each, and where a mask has filled in -inf they are most of a row.
+}  // namespace
+
+Reg EmitExp(Simd& s, const Reg& x) {
+  return ScaledExp(s, ClampFromBelow(s, ClampFromAbove(s, x, 89.0f), -104.0f));
+}
+
+// What underflows takes a hundred cycles on some machines, and where a mask has filled in -inf it is most of a row: such
+// lanes compute exp(0) instead.
 Reg EmitExpNonPositive(Simd& s, const Reg& x) {
-  constexpr float kLowest = -87.3365f;  // above the logarithm of the smallest normal number
-  const Reg inside = ClampFromBelow(s, ClampFromAbove(s, x, 0.0f), kLowest);
-  return s.KeepF32(x, s.F32(kLowest), kNotLess, ExpInside(s, inside));
+  constexpr float kLowest = -103.9721f;  // below, zero is nearest
+  const Reg inside = s.KeepF32(x, s.F32(kLowest), kNotLess, ClampFromAbove(s, x, 0.0f));
+  return s.KeepF32(x, s.F32(kLowest), kNotLess, ScaledExp(s, inside));
 }
 
 Reg EmitExpm1(Simd& s, const Reg& x) {
@@ -128,7 +137,8 @@ Reg EmitExpm1(Simd& s, const Reg& x) {
   const Reg t = PowerOfTwo(s, s.Op2(Inst::kIdVpsubd, n, s.Splat32(1)));
   s.FmaInto(p, t, s.Sub(t, s.F32(0.5f)));
   const Reg result = s.Add(p, p);
-  return s.SelectF32(x, s.Zero(), kEqual, x, result);  // keeps -0
+  // The smallest numbers, which half of p would lose, are their own results, and so is -0.
+  return s.SelectF32(s.And(x, s.Splat32(~kSignBit)), s.F32(1e-30f), kLess, x, result);
 }
 
 Reg EmitLog(Simd& s, const Reg& x) {
