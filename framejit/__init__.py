@@ -93,7 +93,9 @@ def _check_common(caller: str, backend: Any, options: Any, strict: Any) -> dict[
         raise TypeError(f"{caller}: strict: expected a bool, got {type(strict).__name__}")
     if strict and chosen["backend"] not in _STRICT_BACKENDS:
         known = ", ".join(_STRICT_BACKENDS)
-        raise ValueError(f"{caller}: strict: backend {chosen['backend']!r} cannot promise eager's bits; those can: {known}")
+        raise ValueError(
+            f"{caller}: strict: backend {chosen['backend']!r} cannot promise eager's bits; those can: {known}"
+        )
     return {**chosen, "strict": strict}
 
 

@@ -1,10 +1,10 @@
 """Measures the errors of the functions that kernels approximate and writes docs/numerics.md.
 
 Each function runs compiled and in eager mode: on float32, half on bit patterns from the whole range and half on values
-where it is not constant (`--all`: on all 2**32 bit patterns, some minutes each); on bfloat16 and float16, on all values;
-on float64, on values where it is not constant. What is farthest from its value in double precision is measured again
-against mpmath at 160 bits, in units of the last place of the exact result (2**-149 where that is denormal in float32);
-of float64, everything is. Special values have to be eager's, or exact.
+where it is not constant (`--all`: on all 2**32 bit patterns, some minutes each); on bfloat16 and float16, on all
+values; on float64, on values where it is not constant. What is farthest from its value in double precision is measured
+again against mpmath at 160 bits, in units of the last place of the exact result (2**-149 where that is denormal in
+float32); of float64, everything is. Special values have to be eager's, or exact.
 
 The list of functions is checked against the table of operators: none that computes other bits than eager's kernel is
 left out.
@@ -112,9 +112,7 @@ FUNCTIONS = (
     Function("mish", "mish", F.mish, lambda x: x * mpmath.tanh(softplus(x)), -80, 10),
     Function("softplus", "softplus", F.softplus, softplus, -80, 25),
     Function("elu", "elu", F.elu, elu, -20, 10),
-    Function(
-        "selu", "elu", F.selu, lambda x: SELU_SCALE * (x if x > 0 else SELU_ALPHA * mpmath.expm1(x)), -20, 10
-    ),
+    Function("selu", "elu", F.selu, lambda x: SELU_SCALE * (x if x > 0 else SELU_ALPHA * mpmath.expm1(x)), -20, 10),
 )
 
 # Rules of the table that are no functions of one number. Their errors are in tests/python/numerics.
@@ -288,45 +286,60 @@ HEAD = """# Numerics
 
 Written by `python tools/measure_numerics.py --write`; tests/python/numerics holds kernels to the same limits.
 
-Of every element that a kernel computes the error is at most eager's and one unit in the last place. The exceptions are
-none of rounding: what follows says where special values differ.
+Of every element that a kernel computes the error is at most eager's and one unit in the last place. The exceptions
+are none of rounding: what follows says where special values differ.
 
 ## Functions
 
 The largest error of each function that kernels approximate, framejit's and eager's, in units of the last place of the
-exact result (which is rounded to the dtype; the unit of denormal float32 results is 2^-149), and where in float32 it was
-found. float32: so many values, half evenly over all bit patterns and half between the bounds given here; all 2^32 with
-`--all`. bfloat16 and float16: all values. float64: {doubles:,} values between the bounds. The worst of them, as double
-precision sees it (of float64 all), are measured against mpmath at 160 bits. Infinities, NaN, zeros of both signs, the
-smallest denormals and the largest numbers give what eager gives, with the exceptions below the table. Large errors are
-those of formulas that eager uses as well, where results are denormal or cancel.
+exact result (which is rounded to the dtype; the unit of denormal float32 results is 2^-149), and where in float32 it
+was found. float32: so many values, half evenly over all bit patterns and half between the bounds given here; all 2^32
+with `--all`. bfloat16 and float16: all values. float64: {doubles:,} values between the bounds. The worst of them, as
+double precision sees it (of float64 all), are measured against mpmath at 160 bits. Infinities, NaN, zeros of both
+signs, the smallest denormals and the largest numbers give what eager gives, with the exceptions below the table.
+Large errors are those of formulas that eager uses as well, where results are denormal or cancel.
 
-| function | between | values | float32 | at | eager's | at | float64 | eager's | bfloat16 | eager's | float16 | eager's |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|
+{columns}
+{rule}
 """
 
+COLUMNS = (
+    "function",
+    "between",
+    "values",
+    "float32",
+    "at",
+    "eager's",
+    "at",
+    "float64",
+    "eager's",
+    "bfloat16",
+    "eager's",
+)
+COLUMNS += ("float16", "eager's")
+
 TAIL = """
-Special values of float32 that are not eager's:
+ Special values of float32 that are not eager's:
 
 {exceptions}
 ## Sums
 
 Sums, means and the norms add in another order than eager does: in blocks of 4096 elements over several vectors of
 accumulators, whose sums are added to totals; along strided dimensions in runs of about the square root of all. So the
-error stays near that of a pairwise sum. What `var` and `std` add up of float32 they add up in double precision, as eager
-does. float16 and bfloat16 are computed in float32 and rounded where eager rounds. Products and sums of the program are
-not contracted.
+error stays near that of a pairwise sum. What `var` and `std` add up of float32 they add up in double precision, as
+eager does. float16 and bfloat16 are computed in float32 and rounded where eager rounds. Products and sums of the
+program are not contracted.
 
 ## strict
 
-`framejit.compile(f, strict=True)` gives eager's very bits on the CPU: nothing is added up in another order, contracted
-or approximated otherwise. Each rule of the tables of operators (`backends/native/emitter_*.cc`) says whether what it
-emits is exact: `kAlways` for arithmetic, comparisons, roundings, casts, clamps, `where`, `relu` and its kin, and moves;
-`kIntegers` for sums and extrema, of integers; `kNever` for the rest, which ATen's own kernels then compute: every function
-in the table above but `reciprocal` and, of float32 and float64, `rsqrt`; sums with a factor (`alpha`), `addcmul` and
-`lerp`, which eager contracts; reductions, norms, softmax and losses. Square roots are among them, since eager's are not
-always the nearest number. Rewrites of the graph that change roundings are not made. Backends that compute by other means
-are refused. On a GPU all of floating point is left to ATen.
+`framejit.compile(f, strict=True)` gives eager's very bits on the CPU: nothing is added up in another order,
+contracted or approximated otherwise. Each rule of the tables of operators (`backends/native/emitter_*.cc`) says
+whether what it emits is exact: `kAlways` for arithmetic, comparisons, roundings, casts, clamps, `where`, `relu` and
+its kin, and moves; `kIntegers` for sums and extrema, of integers; `kNever` for the rest, which ATen's own kernels
+then compute: every function in the table above but `reciprocal` and, of float32 and float64, `rsqrt`; sums with a
+factor (`alpha`), `addcmul` and `lerp`, which eager contracts; reductions, norms, softmax and losses. Square roots are
+among them, since eager's are not always the nearest number. Rewrites of the graph that change roundings are not made.
+Backends that compute by other means are refused. On a GPU all of floating point is left to ATen.
 """
 
 
@@ -346,7 +359,12 @@ def table(measured: list[Measured]) -> str:
             cells += [cell(other.compiled[0]), cell(other.eager[0])]
         lines.append("| " + " | ".join(cells) + " |\n")
     exceptions = "".join(f"- {text}\n" for row in measured for text in row.excused)
-    return HEAD.format(doubles=DOUBLES) + "".join(lines) + TAIL.format(exceptions=exceptions or "- none\n")
+    columns, rule = (f"| {' | '.join(COLUMNS)} |", "|" + "---|" * len(COLUMNS))
+    return (
+        HEAD.format(doubles=DOUBLES, columns=columns, rule=rule)
+        + "".join(lines)
+        + TAIL.format(exceptions=exceptions or "- none\n")
+    )
 
 
 def main() -> int:

@@ -3,8 +3,8 @@
 #ifndef FRAMEJIT_BACKENDS_LOOP_BUILDER_H_
 #define FRAMEJIT_BACKENDS_LOOP_BUILDER_H_
 
-#include <string>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -39,7 +39,7 @@ class KernelBuilder {
   ValueId Reduce(Op op, ValueId x);
 
   // Combinations used by several lowerings.
-  ValueId Mean(ValueId x);                                       // sum / inner size
+  ValueId Mean(ValueId x);  // sum / inner size
   // Two-pass: sum((x - mean)^2) / (n - correction), the sum added up in `wide`; none: in the type of x.
   ValueId Variance(ValueId x, ValueId mean, double correction, std::optional<DType> wide = std::nullopt);
   // What `x` is at the one inner position where `here` holds, as a row value: what x is computed from is picked, and

@@ -181,8 +181,8 @@ Reg EmitExp2(Simd& s, const Reg& x) {
   return Scale(s, PowerOfTwoOfFraction(s, s.Sub(inside, n)), n);
 }
 
-// What underflows takes a hundred cycles on some machines, and where a mask has filled in -inf it is most of a row: such
-// lanes compute exp(0) instead.
+// What underflows takes a hundred cycles on some machines, and where a mask has filled in -inf it is most of a row:
+// such lanes compute exp(0) instead.
 Reg EmitExpNonPositive(Simd& s, const Reg& x) {
   constexpr float kLowest = -103.9721f;  // below, zero is nearest
   const Reg inside = s.KeepF32(x, s.F32(kLowest), kNotLess, ClampFromAbove(s, x, 0.0f));
@@ -269,14 +269,14 @@ Reg EmitErf(Simd& s, const Reg& x) {
 
 namespace {
 
-// The normal distribution function of -t, for t >= 0: 2^p(t), where p is the polynomial of degree 8 with p(0) = -1 whose
-// error, weighted with the result's size to the power 0.8, is smallest on [0, 5.5] (fitted by Lawson's iteration);
-// beyond it p falls on.
+// The normal distribution function of -t, for t >= 0: 2^p(t), where p is the polynomial of degree 8 with p(0) = -1
+// whose error, weighted with the result's size to the power 0.8, is smallest on [0, 5.5] (fitted by Lawson's
+// iteration); beyond it p falls on.
 Reg NormalTail(Simd& s, const Reg& t) {
-  const Reg p = Polynomial(s, t,
-                           {-2.0855011371168075e-6f, 3.09349452436436e-5f, -1.48945051478222e-4f,
-                            -2.1900895808357745e-4f, 7.159043103456497e-3f, -5.2553318440914154e-2f,
-                            -4.591927230358124e-1f, -1.151106595993042f, -1.0f});
+  const Reg p =
+      Polynomial(s, t,
+                 {-2.0855011371168075e-6f, 3.09349452436436e-5f, -1.48945051478222e-4f, -2.1900895808357745e-4f,
+                  7.159043103456497e-3f, -5.2553318440914154e-2f, -4.591927230358124e-1f, -1.151106595993042f, -1.0f});
   constexpr float kLowest = -126.0f;
   const Reg inside = ClampFromBelow(s, p, s.wide ? -1000.0f : kLowest);
   const Reg n = s.Round32(inside, 0);
