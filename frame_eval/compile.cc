@@ -136,6 +136,7 @@ class Compilation {
         name_(FunctionName(state.function)) {}
 
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
+    ImportEarly();
     for (;;) {
       trace_ = std::make_shared<Trace>();
       in_order_ = false;
@@ -178,6 +179,16 @@ class Compilation {
  private:
   // Whether the recording ended with something to run: at the end of the function, or in front of what broke.
   bool HasGraph() const { return !recording_->graph_break.has_value() || recording_->resume; }
+
+  // Python backends take open sizes by modules of torch that take long to import, and register classes: a recording
+  // that guards what abstract base classes say does not hold any more where that happens behind it.
+  void ImportEarly() const {
+    const bool first = advance_iterators_, may_be_open = !first || options_.dynamic == DynamicMode::kAlways;
+    if (options_.backend == nullptr || options_.backend->wants_functional_graph() || options_.backend_name == "eager" ||
+        !may_be_open || options_.dynamic == DynamicMode::kNever)
+      return;
+    if (PyRef module = PyRef::Steal(PyImport_ImportModule("framejit._fx_sizes")); !module) PyErr_Clear();
+  }
 
   void RecordIt() {
     RecordInputs inputs{
