@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/switches.h"
 #include "frame_eval/autograd_graph.h"
+#include "frame_eval/frozen_graph.h"
 #include "frame_eval/record_call.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/shadow_check.h"
@@ -94,6 +95,21 @@ absl::StatusOr<Graph> Lower(const Graph& recorded, bool strict, Timings* timings
   return functional;
 }
 
+// Positions of the inputs that the call reaches as parameters and buffers of modules.
+std::vector<size_t> WeightsOf(const Recording& recording) {
+  std::vector<size_t> weights;
+  for (size_t i = 0; i < recording.inputs.size(); ++i) {
+    const Source& item = recording.sources[recording.inputs[i]];
+    if (item.kind != SourceKind::kDictItem || item.parent == kNoSource) continue;
+    const Source& dict = recording.sources[item.parent];
+    if (!dict.key || !PyUnicode_Check(dict.key.get())) continue;
+    if (PyUnicode_CompareWithASCIIString(dict.key.get(), "_parameters") == 0 ||
+        PyUnicode_CompareWithASCIIString(dict.key.get(), "_buffers") == 0)
+      weights.push_back(i);
+  }
+  return weights;
+}
+
 // Forward and backward apart; the forward has been through the passes.
 absl::StatusOr<Partition> Split(JointGraph joint, bool strict, Timings* timings) {
   {
@@ -140,6 +156,7 @@ class Compilation {
     for (;;) {
       trace_ = std::make_shared<Trace>();
       in_order_ = false;
+      weights_.clear();
       modules_ = nullptr;
       auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(state_.function));
       trace_->report.function = name_;
@@ -357,6 +374,7 @@ class Compilation {
                                                                .versions = trace_->versions,
                                                                .program = recording_->symbolic,
                                                                .value_names = value_names_,
+                                                               .weights = weights_,
                                                                .modules = modules_});
   }
 
@@ -488,6 +506,7 @@ class Compilation {
     absl::StatusOr<std::shared_ptr<Backend>> backend = ChooseBackend();
     if (!backend.ok()) return backend.status();
     TraceReport& report = trace_->report;
+    if (options_.freeze && recording_->joint == nullptr) weights_ = WeightsOf(*recording_);
     report.recorded = std::move(recording_->graph);
     report.torch_graph = std::move(recording_->torch_graph);
     LogLazily(LogArtifact::k_graph, [&] {
@@ -506,6 +525,11 @@ class Compilation {
     request.graph = &report.recorded;
     request.torch_graph = &report.torch_graph;
     request.timings = timings();
+    if ((*backend)->wants_functional_graph() && !in_order_ && !weights_.empty()) {
+      absl::StatusOr<bool> done = CompileFrozen(*backend);
+      if (!done.ok()) return done.status();
+      if (*done) return MakeVariants();
+    }
     if ((*backend)->wants_functional_graph() && !in_order_) {
       absl::StatusOr<Graph> lowered = Lower(report.recorded, options_.strict, timings());
       if (absl::IsUnimplemented(lowered.status())) {
@@ -532,6 +556,21 @@ class Compilation {
     if (!graph.ok()) return graph.status();
     trace_->graph = *std::move(graph);
     return MakeVariants();
+  }
+
+  // True where the trace has its graph now, with weights as constants; false where there is no functional form.
+  absl::StatusOr<bool> CompileFrozen(const std::shared_ptr<Backend>& backend) {
+    absl::StatusOr<Graph> functional = Functionalize(trace_->report.recorded);
+    if (absl::IsUnimplemented(functional.status())) return false;
+    if (!functional.ok()) return functional.status();
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
+    const std::vector<at::Tensor> examples = ExampleInputs(*trace_->guards, trace_->input_count);
+    ScopedTiming timing(timings(), "backend");
+    absl::StatusOr<std::unique_ptr<CompiledGraph>> graph =
+        FrozenGraph::Make(*std::move(functional), backend, weights_, examples, &trace_->report.lowered, timings());
+    if (!graph.ok()) return graph.status();
+    trace_->graph = *std::move(graph);
+    return true;
   }
 
   // By a Python backend, for all sizes that the recording and the backend's own assumptions hold for.
@@ -581,6 +620,7 @@ class Compilation {
   std::vector<PyRef> own_symbols_;        // what the symbols are worth in this call
   Graph own_joint_;                       // under the replay check
   std::vector<std::string> value_names_;  // of the torch-level values
+  std::vector<size_t> weights_;           // inputs that are frozen
   bool in_order_ = false;
   std::shared_ptr<SizeModules> modules_;  // of a Python backend, where sizes are open
   std::shared_ptr<Trace> trace_;
@@ -612,6 +652,12 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& re
     CompileRequest compile;
     compile.graph = request.recorded;
     compile.example_inputs = request.example_inputs;
+    if (!request.calls_in_order && !request.weights.empty()) {
+      absl::StatusOr<Graph> graph = Functionalize(*request.recorded);
+      if (!graph.ok()) return graph.status();
+      return FrozenGraph::Make(*std::move(graph), *std::move(backend), request.weights, request.example_inputs, lowered,
+                               nullptr);
+    }
     if (!request.calls_in_order) {
       absl::StatusOr<Graph> graph = Lower(*request.recorded, request.strict, nullptr);
       if (!graph.ok()) return graph.status();

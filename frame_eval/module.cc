@@ -76,10 +76,11 @@ py::object StealOrThrow(PyObject* object) {
 // --- entries --------------------------------------------------------------------------------------------------------
 
 CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recompile_limit, const py::object& dynamic,
-                           bool data_dependent, bool strict) {
+                           bool data_dependent, bool strict, bool freeze) {
   CompileOptions options;
   options.strict = strict;
   options.data_dependent = data_dependent;
+  options.freeze = freeze;
   if (!dynamic.is_none()) options.dynamic = dynamic.cast<bool>() ? DynamicMode::kAlways : DynamicMode::kNever;
   options.fullgraph = fullgraph;
   options.recompile_limit = recompile_limit;
@@ -98,9 +99,9 @@ CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recomp
 }
 
 py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit,
-                     const py::object& dynamic, bool data_dependent, bool strict) {
-  return StealOrThrow(
-      NewEntry(function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic, data_dependent, strict)));
+                     const py::object& dynamic, bool data_dependent, bool strict, bool freeze) {
+  return StealOrThrow(NewEntry(
+      function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic, data_dependent, strict, freeze)));
 }
 
 // --- regions --------------------------------------------------------------------------------------------------------
@@ -108,7 +109,7 @@ py::object MakeEntry(const py::object& function, const py::object& backend, bool
 // Handles of regions are their addresses; 0: none.
 size_t MakeRegion(const py::object& backend, int recompile_limit, bool strict) {
   return reinterpret_cast<size_t>(
-      new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none(), false, strict)));
+      new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none(), false, strict, false)));
 }
 
 size_t EnterRegion(size_t region) {
@@ -336,7 +337,8 @@ PYBIND11_MODULE(_C, module) {
   ThrowIfError(RegisterBuiltinBackends());
 
   module.def("make_entry", &MakeEntry, py::arg("function"), py::arg("backend"), py::arg("fullgraph"),
-             py::arg("recompile_limit"), py::arg("dynamic"), py::arg("data_dependent"), py::arg("strict"));
+             py::arg("recompile_limit"), py::arg("dynamic"), py::arg("data_dependent"), py::arg("strict"),
+             py::arg("freeze"));
   module.def("entry_function",
              [](const py::object& entry) { return py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr())); });
   module.def("traces", &Traces, py::arg("entry"));

@@ -67,7 +67,7 @@ def test_loops_parse_as_what_fusion_made(folder):
 
 def test_plan_says_where_memory_lies(folder):
     plan = (folder / "plan.txt").read_text()
-    assert "call into place aten::mm" in plan and "arena: " in plan
+    assert "call own aten::mm" in plan and "arena: " in plan
     assert "%2 float32[16, 16] @2: arena [0, 1024), steps 0 to that of unit 1" in plan
     assert "in the place of %" in plan, "relu and addition overwrite the product"
 
