@@ -112,7 +112,9 @@ def _check_options(
     if not isinstance(freeze, bool):
         raise TypeError(f"framejit.compile: freeze: expected a bool, got {type(freeze).__name__}")
     if freeze and strict:
-        raise ValueError("framejit.compile: freeze: folded weights round differently from eager mode, which strict excludes")
+        raise ValueError(
+            "framejit.compile: freeze: folded weights round differently from eager mode, which strict excludes"
+        )
     return chosen
 
 
