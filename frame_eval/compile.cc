@@ -152,6 +152,7 @@ class Compilation {
         name_(FunctionName(state.function)) {}
 
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
+    ImportEarly();
     for (;;) {
       trace_ = std::make_shared<Trace>();
       in_order_ = false;
@@ -196,6 +197,16 @@ class Compilation {
   // Whether the recording ended with something to run: at the end of the function, or in front of what broke.
   bool HasGraph() const { return !recording_->graph_break.has_value() || recording_->resume; }
 
+  // Python backends take open sizes by modules of torch that take long to import, and register classes: a recording
+  // that guards what abstract base classes say does not hold any more where that happens behind it.
+  void ImportEarly() const {
+    const bool first = advance_iterators_, may_be_open = !first || options_.dynamic == DynamicMode::kAlways;
+    if (options_.backend == nullptr || options_.backend->wants_functional_graph() || options_.backend_name == "eager" ||
+        !may_be_open || options_.dynamic == DynamicMode::kNever)
+      return;
+    if (PyRef module = PyRef::Steal(PyImport_ImportModule("framejit._fx_sizes")); !module) PyErr_Clear();
+  }
+
   void RecordIt() {
     RecordInputs inputs{
         .resumes = resumes_, .advance_iterators = advance_iterators_, .varying = varying_, .sizes = sizes_, .stop = {}};
@@ -239,6 +250,11 @@ class Compilation {
   // Where some numbers are no inputs of the graph, the others may be.
   static constexpr int kOpenRounds = 4;
 
+  // Since the recording: a guard does not hold any more.
+  absl::Status StateChanged() const {
+    return absl::AbortedError(absl::StrCat("the program's state changed: ", trace_->guards->ExplainFailure(state_)));
+  }
+
   // What the guards fetch in this call; `owned` keeps it. Empty where they do not hold any more.
   std::vector<PyObject*> Fetch(std::vector<PyRef>& owned) const {
     if (trace_->guards->Check(state_) != GuardResult::kPass) return {};
@@ -253,7 +269,7 @@ class Compilation {
     ScopedTiming timing(timings(), "replay");
     std::vector<PyRef> owned;
     const std::vector<PyObject*> fetched = Fetch(owned);
-    if (fetched.empty()) return absl::AbortedError("the program's state changed");
+    if (fetched.empty()) return StateChanged();
     const auto inputs = absl::MakeConstSpan(fetched).first(trace_->input_count);
     value_names_ = ValueNames();
     recording_->symbolic.SortNumbers(recording_->torch_graph);
@@ -328,7 +344,7 @@ class Compilation {
       return absl::UnimplementedError("torch's own autograd differentiates it");
     std::vector<PyRef> owned;
     const std::vector<PyObject*> fetched = Fetch(owned);
-    if (fetched.empty()) return absl::AbortedError("the program's state changed");
+    if (fetched.empty()) return StateChanged();
     if (!recording_->symbolic.open.empty()) {
       trace_->variants = NewVariants();
       if (trace_->variants->Make(fetched, report.torch_graph, report.recorded)->graph != nullptr)
@@ -431,8 +447,9 @@ class Compilation {
 
   // True where the trace has its graph now; false where torch's autograd has to differentiate the call.
   absl::StatusOr<bool> CompileWithBackward(std::shared_ptr<Backend>& backend) {
-    absl::StatusOr<Partition> partition =
-        partition_.has_value() ? *std::move(partition_) : Split(std::move(*recording_->joint), options_.strict, timings());
+    absl::StatusOr<Partition> partition = partition_.has_value()
+                                              ? *std::move(partition_)
+                                              : Split(std::move(*recording_->joint), options_.strict, timings());
     if (absl::IsUnimplemented(partition.status())) {
       absl::StatusOr<std::shared_ptr<Backend>> eager = TorchAutograd(std::string(partition.status().message()));
       if (!eager.ok()) return eager.status();
@@ -446,7 +463,7 @@ class Compilation {
       return absl::StrCat("ATen graph of the forward of ", name_, " after the passes:\n",
                           PrintGraph(report.lowered, LogPrintOptions()));
     });
-    if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return StateChanged();
     std::function<StateCheck()> check_of_this_call;
     if (recording_->checkpoints) {
       std::vector<size_t> saved;
@@ -531,7 +548,7 @@ class Compilation {
     }
     if (request.graph == &report.recorded) trace_->written_inputs = WrittenInputs(report.recorded);
     if (modules_ != nullptr) return CompileModule();
-    if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return StateChanged();
     std::vector<at::Tensor> examples = ExampleInputs(*trace_->guards, trace_->input_count);
     request.example_inputs = examples;
     ScopedTiming timing(timings(), "backend");
@@ -560,7 +577,7 @@ class Compilation {
   absl::Status CompileModule() {
     std::vector<PyRef> owned;
     const std::vector<PyObject*> fetched = Fetch(owned);
-    if (fetched.empty()) return absl::AbortedError("the program's state changed");
+    if (fetched.empty()) return StateChanged();
     ScopedTiming timing(timings(), "backend");
     absl::StatusOr<std::shared_ptr<CompiledGraph>> graph =
         modules_->Find({.graph = &trace_->report.recorded,

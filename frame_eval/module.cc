@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "backends/backend.h"
 #include "backends/cuda/codegen/toolchain.h"
+#include "backends/native/emitter_rules.h"
 #include "backends/plugin/plugin.h"
 #include "base/log.h"
 #include "base/switches.h"
@@ -278,10 +279,9 @@ py::object TraceProgram(const py::object& function, const py::tuple& args, const
   if (!PyFunction_Check(function.ptr())) throw py::type_error("trace: function: expected a Python function");
   LeafCallables callables;
   for (auto [callable, name] : leaves) callables.emplace(callable.ptr(), name.is_none() ? nullptr : name.ptr());
-  absl::StatusOr<PyRef> module =
-      WithBoundCall("trace", function, args, kwargs, [&](const CallState& state) {
-        return ExportProgram(state, callables, make_builder.ptr());
-      });
+  absl::StatusOr<PyRef> module = WithBoundCall("trace", function, args, kwargs, [&](const CallState& state) {
+    return ExportProgram(state, callables, make_builder.ptr());
+  });
   if (module.ok()) return py::reinterpret_steal<py::object>(module->release());
   const std::string text(module.status().message());
   PyErr_SetString(absl::IsFailedPrecondition(module.status()) ? break_error.ptr() : PyExc_RuntimeError, text.c_str());
@@ -385,6 +385,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("_switch_off", &SwitchOff);
   module.def("set_graph_break_error", [](const py::object& type) { SetGraphBreakError(type.ptr()); });
 
+  module.def("inexact_operators", &native::InexactOperators);
   module.def("list_backends", &ListBackends);
   module.def("register_backend", &RegisterPythonBackend);
   module.def("set_traced_symbols", [](const std::string& names) { SetTracedSymbols(names); });

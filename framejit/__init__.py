@@ -93,7 +93,9 @@ def _check_common(caller: str, backend: Any, options: Any, strict: Any) -> dict[
         raise TypeError(f"{caller}: strict: expected a bool, got {type(strict).__name__}")
     if strict and chosen["backend"] not in _STRICT_BACKENDS:
         known = ", ".join(_STRICT_BACKENDS)
-        raise ValueError(f"{caller}: strict: backend {chosen['backend']!r} cannot promise eager's bits; those can: {known}")
+        raise ValueError(
+            f"{caller}: strict: backend {chosen['backend']!r} cannot promise eager's bits; those can: {known}"
+        )
     return {**chosen, "strict": strict}
 
 
@@ -110,7 +112,9 @@ def _check_options(
     if not isinstance(freeze, bool):
         raise TypeError(f"framejit.compile: freeze: expected a bool, got {type(freeze).__name__}")
     if freeze and strict:
-        raise ValueError("framejit.compile: freeze: folded weights round differently from eager mode, which strict excludes")
+        raise ValueError(
+            "framejit.compile: freeze: folded weights round differently from eager mode, which strict excludes"
+        )
     return chosen
 
 

@@ -1,5 +1,6 @@
 // Arithmetic, comparisons, logic, casts, copies and factories; and the lookup over all parts of the table.
 #include <algorithm>
+#include <array>
 
 #include "absl/container/flat_hash_map.h"
 #include "backends/native/emitter_rules.h"
@@ -367,12 +368,16 @@ const NamedRule kRules[] = {
     {"aten::arange.start_step", E(ArangeStep)},
 };
 
+std::array<c10::ArrayRef<NamedRule>, 4> Parts() {
+  return {PointwiseRules(), ActivationRules(), RowRules(), GradientRules()};
+}
+
 using RuleMap = absl::flat_hash_map<std::string, const EmitRule*>;
 
 const RuleMap& Rules() {
   static const RuleMap* rules = [] {
     auto* map = new RuleMap;
-    for (auto part : {PointwiseRules(), ActivationRules(), RowRules(), GradientRules()}) {
+    for (auto part : Parts()) {
       for (const NamedRule& named : part) map->emplace(named.name, &named.rule);
     }
     return map;
@@ -387,6 +392,16 @@ c10::ArrayRef<NamedRule> PointwiseRules() { return kRules; }
 const EmitRule* FindEmitRule(const std::string& operator_name) {
   auto it = Rules().find(operator_name);
   return it == Rules().end() ? nullptr : it->second;
+}
+
+std::vector<std::string> InexactOperators() {
+  std::vector<std::string> names;
+  for (auto part : Parts()) {
+    for (const NamedRule& named : part) {
+      if (named.rule.exact != Exact::kAlways) names.emplace_back(named.name);
+    }
+  }
+  return names;
 }
 
 }  // namespace framejit::native

@@ -155,10 +155,12 @@ EmitResults Gather(Emitter& e) {
   return {e.b().PickElement(e.As(0, type), here)};
 }
 
-// Divisor as torch has it: an empty or zero divisor gives NaN or infinity, like 0 / 0.
+// Divisor as torch has it: an empty or zero divisor gives NaN or infinity, like 0 / 0. ATen's kernel for the CPU adds
+// up float32 in double precision.
 ValueId Variance(Emitter& e, ValueId x, ValueId mean, size_t correction) {
   double amount = e.IsNone(correction) ? 1.0 : e.constant(correction).toScalar().toDouble();
-  return e.b().Variance(x, mean, amount);
+  const bool wide = e.out() == at::kFloat && e.out_meta().device.is_cpu();
+  return e.b().Variance(x, mean, amount, wide ? std::optional(loop::DType::kFloat64) : std::nullopt);
 }
 
 EmitResults Var(Emitter& e) {

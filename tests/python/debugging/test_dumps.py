@@ -22,10 +22,10 @@ print(os.getpid())
 """
 
 
-def run_program(**environment: str) -> tuple[str, str]:
-    """(process id, what was written to stderr)"""
+def run_program(program: str = PROGRAM, *arguments: str, **environment: str) -> tuple[str, str]:
+    """(what was written to stdout, which is the process id for PROGRAM; to stderr)"""
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
@@ -86,6 +86,31 @@ def test_profilers_find_the_kernels():
     names = [name for _, _, name in entries]
     assert len(entries) == 2 and all(int(start, 16) and int(size, 16) for start, size, _ in entries)
     assert names[0].startswith("framejit_max_add_") and names[1].startswith("framejit_reduce_max_sub_exp_")
+
+
+LAYERS = """
+import os, sys, torch, transformers, framejit
+
+sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100}
+config = transformers.BertConfig(num_hidden_layers=int(sys.argv[1]), **sizes)
+model = transformers.BertModel(config).eval()
+with torch.no_grad():
+    text = framejit.explain(model)(input_ids=torch.ones(2, 16, dtype=torch.int64)).traces[0].description
+print(os.getpid(), sum(line.startswith("kernel ") for line in text.splitlines()))
+"""
+
+
+def test_repeated_layers_emit_each_kernel_once():
+    kernels, emitted = [], []
+    for layers in (2, 5):
+        process, steps = run_program(LAYERS, str(layers), FRAMEJIT_PERF_MAP="1")[0].split()
+        path = Path(f"/tmp/perf-{process}.map")
+        names = [line.split()[2] for line in path.read_text().splitlines()]
+        path.unlink()
+        assert len(set(names)) == len(names), "nothing is emitted twice"
+        kernels.append(int(steps))
+        emitted.append(sorted(names))
+    assert kernels[1] > kernels[0] and emitted[1] == emitted[0]
 
 
 def test_nothing_is_written_unasked(tmp_path):
