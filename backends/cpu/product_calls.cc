@@ -68,12 +68,15 @@ std::optional<Product::Strides> AddendStrides(const TensorMeta& meta, const Tens
 
 double NumberOf(const Operand& operand) { return operand.constant.toScalar().toDouble(); }
 
-// MKL has code for AVX-512 that it runs on Intel's CPUs alone; there large products are left to it. On others ours is
-// about twice as fast from 4 rows on and no slower below (benchmarks/products.py, AMD EPYC of family 26).
+// MKL has code for AVX-512 that it runs on Intel's CPUs alone. On others ours is about twice as fast from 2 rows on, and
+// no slower below (benchmarks/products.py, on an AMD EPYC of family 26). Elsewhere it was not measured; there it is used
+// for products so small that the library's own calls and decisions cost more than the work.
 bool IsWorthwhile(const Product& product, Isa isa) {
-  constexpr int64_t kFewRows = 8, kFewElements = 64 * 64;
+  constexpr double kSmall = 32 * 32 * 32;
   if (isa != Isa::kAvx2 && !IsIntelCpu()) return true;
-  return product.rows <= kFewRows || product.rows * product.columns <= kFewElements;
+  return static_cast<double>(product.batch) * static_cast<double>(product.rows) * static_cast<double>(product.columns) *
+             static_cast<double>(product.depth) <=
+         kSmall;
 }
 
 }  // namespace

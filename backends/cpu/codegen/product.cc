@@ -10,9 +10,10 @@
 namespace framejit::cpu {
 namespace {
 
-// Products of neighbouring steps of the depth are added up in one register; sums of so many steps are then added to
-// what the steps before gave, which keeps the error near that of the libraries, who cut at similar lengths.
-constexpr int64_t kDepthBlock = 256;
+// Products of neighbouring steps of the depth are added up in one register; sums of at most so many steps are then added
+// to what the steps before gave. MKL cuts where its error says that it does so, too: with 256 it is half as large again
+// for depths of 200 and 256, with 192 the same (tests/python/kernels/test_products.py).
+constexpr int64_t kDepthBlock = 192;
 // A strip of B, packed: widest strip times longest block, with the transposition's surplus.
 constexpr int64_t kPackedElements = 64 * (kDepthBlock + 16);
 // With as many rows as this, packing a strip of B pays (measured with benchmarks/products.py).
@@ -68,8 +69,10 @@ absl::StatusOr<std::shared_ptr<const CompiledProduct>> CompiledProduct::Compile(
   std::shared_ptr<CompiledProduct> compiled(new CompiledProduct(product, isa));
   compiled->Choose();
   const int narrow = static_cast<int>(product.columns - (compiled->strips_ - 1) * compiled->strip_columns_);
-  if (absl::Status status = compiled->CompileStrip(compiled->strip_columns_, compiled->whole_); !status.ok())
-    return status;
+  if (compiled->strips_ > 1) {
+    absl::Status status = compiled->CompileStrip(compiled->strip_columns_, compiled->whole_);
+    if (!status.ok()) return status;
+  }
   if (absl::Status status = compiled->CompileStrip(narrow, compiled->last_); !status.ok()) return status;
   return std::shared_ptr<const CompiledProduct>(std::move(compiled));
 }
@@ -166,7 +169,8 @@ absl::Status CompiledProduct::CompileStrip(int columns, Strip& strip) const {
   auto most = CompileTiles(tile_rows_, columns);
   if (!most.ok()) return most.status();
   strip.most = *std::move(most);
-  auto rest = CompileTiles(tile_rows_ - 1, columns);
+  const bool even = row_groups_ == 1 && product_.rows % tile_rows_ == 0;
+  auto rest = CompileTiles(even ? 0 : tile_rows_ - 1, columns);
   if (!rest.ok()) return rest.status();
   strip.rest = *std::move(rest);
   if (mode_ != Mode::kPacked) return absl::OkStatus();
