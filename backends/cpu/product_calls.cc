@@ -13,7 +13,7 @@ namespace framejit::cpu {
 namespace {
 
 // Less work than this is not worth waking a thread for.
-constexpr double kThreadNanoseconds = 6000;
+constexpr double kThreadNanoseconds = 8000;
 
 class ProductCode : public native::KernelCode {
  public:

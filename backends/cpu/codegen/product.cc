@@ -24,8 +24,8 @@ constexpr int64_t kPackRowsOfColumns = 40;
 constexpr int64_t kFewStrips = 8;
 constexpr int64_t kGroupRows = 144;
 // Rough rates of one core, for deciding how many threads work.
-constexpr double kFlopsPerNanosecond = 120;
-constexpr double kBytesPerNanosecond = 30;
+constexpr double kFlopsPerNanosecond = 160;
+constexpr double kBytesPerNanosecond = 60;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -97,7 +97,9 @@ void CompiledProduct::Choose() {
   } else if (mode_ == Mode::kDirect) {
     const int most = wide ? 8 : 4;
     tile_rows_ = static_cast<int>(CeilDiv(rows, CeilDiv(rows, most)));
-    strip_columns_ = WidestStrip(isa_, tile_rows_, 8, wide ? 24 : 12);
+    // Strips read memory in pieces as long as they are wide; threads want several of them.
+    const int vectors = columns >= kFewStrips * 16 * lanes ? 16 : 8;
+    strip_columns_ = WidestStrip(isa_, tile_rows_, vectors, wide ? 24 : 12);
   } else {
     // Of the shapes that fill the registers, the one that wastes the fewest lanes of the last strip; on equality the
     // one with the fewest loads for each product.
