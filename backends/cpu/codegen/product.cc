@@ -10,9 +10,9 @@
 namespace framejit::cpu {
 namespace {
 
-// Products of neighbouring steps of the depth are added up in one register; sums of at most so many steps are then added
-// to what the steps before gave. MKL cuts where its error says that it does so, too: with 256 it is half as large again
-// for depths of 200 and 256, with 192 the same (tests/python/kernels/test_products.py).
+// Products of neighbouring steps of the depth are added up in one register; sums of at most so many steps are then
+// added to what the steps before gave. MKL cuts where its error says that it does so, too: with 256 it is half as large
+// again for depths of 200 and 256, with 192 the same (tests/python/kernels/test_products.py).
 constexpr int64_t kDepthBlock = 192;
 // A strip of B, packed: widest strip times longest block, with the transposition's surplus.
 constexpr int64_t kPackedElements = 64 * (kDepthBlock + 16);
