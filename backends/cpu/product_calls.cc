@@ -13,7 +13,7 @@ namespace framejit::cpu {
 namespace {
 
 // Less work than this is not worth waking a thread for.
-constexpr double kThreadNanoseconds = 6000;
+constexpr double kThreadNanoseconds = 8000;
 
 class ProductCode : public native::KernelCode {
  public:
@@ -21,7 +21,8 @@ class ProductCode : public native::KernelCode {
       : product_(std::move(product)),
         grain_(std::max<int64_t>(1, static_cast<int64_t>(kThreadNanoseconds / product_->nanoseconds() *
                                                          static_cast<double>(product_->units())))),
-        name_(product_->product().ToString()) {}
+        name_(absl::StrCat("framejit_product_", product_->product().rows, "x", product_->product().depth, "x",
+                           product_->product().columns)) {}
 
   // buffers: A, B, D where there is one, C.
   void Run(void* const* buffers, void* /*queue*/) const override {
@@ -68,12 +69,15 @@ std::optional<Product::Strides> AddendStrides(const TensorMeta& meta, const Tens
 
 double NumberOf(const Operand& operand) { return operand.constant.toScalar().toDouble(); }
 
-// MKL has code for AVX-512 that it runs on Intel's CPUs alone; there large products are left to it. On others ours is
-// about twice as fast from 4 rows on and no slower below (benchmarks/products.py, AMD EPYC of family 26).
+// MKL has code for AVX-512 that it runs on Intel's CPUs alone. On others ours is about twice as fast from 2 rows on,
+// and no slower below (benchmarks/products.py, on an AMD EPYC of family 26). Elsewhere it was not measured; there it is
+// used for products so small that the library's own calls and decisions cost more than the work.
 bool IsWorthwhile(const Product& product, Isa isa) {
-  constexpr int64_t kFewRows = 8, kFewElements = 64 * 64;
+  constexpr double kSmall = 32 * 32 * 32;
   if (isa != Isa::kAvx2 && !IsIntelCpu()) return true;
-  return product.rows <= kFewRows || product.rows * product.columns <= kFewElements;
+  return static_cast<double>(product.batch) * static_cast<double>(product.rows) * static_cast<double>(product.columns) *
+             static_cast<double>(product.depth) <=
+         kSmall;
 }
 
 }  // namespace

@@ -212,6 +212,7 @@ class Planner {
 
   void FindDirectCalls() {
     direct_.resize(graph().nodes.size());
+    if (graph().strict) return;  // ATen's libraries add in an order of their own
     for (const Unit& unit : units()) {
       if (unit.is_kernel) continue;
       const size_t n = static_cast<size_t>(unit.nodes[0]);

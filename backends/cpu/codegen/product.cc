@@ -10,9 +10,10 @@
 namespace framejit::cpu {
 namespace {
 
-// Products of neighbouring steps of the depth are added up in one register; sums of so many steps are then added to
-// what the steps before gave, which keeps the error near that of the libraries, who cut at similar lengths.
-constexpr int64_t kDepthBlock = 256;
+// Products of neighbouring steps of the depth are added up in one register; sums of at most so many steps are then
+// added to what the steps before gave. MKL cuts where its error says that it does so, too: with 256 it is half as large
+// again for depths of 200 and 256, with 192 the same (tests/python/kernels/test_products.py).
+constexpr int64_t kDepthBlock = 192;
 // A strip of B, packed: widest strip times longest block, with the transposition's surplus.
 constexpr int64_t kPackedElements = 64 * (kDepthBlock + 16);
 // With as many rows as this, packing a strip of B pays (measured with benchmarks/products.py).
@@ -23,8 +24,8 @@ constexpr int64_t kPackRowsOfColumns = 40;
 constexpr int64_t kFewStrips = 8;
 constexpr int64_t kGroupRows = 144;
 // Rough rates of one core, for deciding how many threads work.
-constexpr double kFlopsPerNanosecond = 120;
-constexpr double kBytesPerNanosecond = 30;
+constexpr double kFlopsPerNanosecond = 160;
+constexpr double kBytesPerNanosecond = 60;
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -68,8 +69,10 @@ absl::StatusOr<std::shared_ptr<const CompiledProduct>> CompiledProduct::Compile(
   std::shared_ptr<CompiledProduct> compiled(new CompiledProduct(product, isa));
   compiled->Choose();
   const int narrow = static_cast<int>(product.columns - (compiled->strips_ - 1) * compiled->strip_columns_);
-  if (absl::Status status = compiled->CompileStrip(compiled->strip_columns_, compiled->whole_); !status.ok())
-    return status;
+  if (compiled->strips_ > 1) {
+    absl::Status status = compiled->CompileStrip(compiled->strip_columns_, compiled->whole_);
+    if (!status.ok()) return status;
+  }
   if (absl::Status status = compiled->CompileStrip(narrow, compiled->last_); !status.ok()) return status;
   return std::shared_ptr<const CompiledProduct>(std::move(compiled));
 }
@@ -94,7 +97,9 @@ void CompiledProduct::Choose() {
   } else if (mode_ == Mode::kDirect) {
     const int most = wide ? 8 : 4;
     tile_rows_ = static_cast<int>(CeilDiv(rows, CeilDiv(rows, most)));
-    strip_columns_ = WidestStrip(isa_, tile_rows_, 8, wide ? 24 : 12);
+    // Strips read memory in pieces as long as they are wide; threads want several of them.
+    const int vectors = columns >= kFewStrips * 16 * lanes ? 16 : 8;
+    strip_columns_ = WidestStrip(isa_, tile_rows_, vectors, wide ? 24 : 12);
   } else {
     // Of the shapes that fill the registers, the one that wastes the fewest lanes of the last strip; on equality the
     // one with the fewest loads for each product.
@@ -166,7 +171,8 @@ absl::Status CompiledProduct::CompileStrip(int columns, Strip& strip) const {
   auto most = CompileTiles(tile_rows_, columns);
   if (!most.ok()) return most.status();
   strip.most = *std::move(most);
-  auto rest = CompileTiles(tile_rows_ - 1, columns);
+  const bool even = row_groups_ == 1 && product_.rows % tile_rows_ == 0;
+  auto rest = CompileTiles(even ? 0 : tile_rows_ - 1, columns);
   if (!rest.ok()) return rest.status();
   strip.rest = *std::move(rest);
   if (mode_ != Mode::kPacked) return absl::OkStatus();

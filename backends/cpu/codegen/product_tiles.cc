@@ -32,9 +32,9 @@ int ColumnRegisters(Isa isa, int rows, int vectors) {
   return rows * vectors + std::min(rows, vectors) + 1 + mask;
 }
 
-class TileEmitter {
+class ProductEmitter {
  public:
-  TileEmitter(x86::Assembler& a, const TileSpec& spec)
+  ProductEmitter(x86::Assembler& a, const TileSpec& spec)
       : a_(a), spec_(spec), wide_(spec.isa != Isa::kAvx2), lanes_(LanesOf(spec.isa)), registers_(wide_ ? 32 : 16) {}
 
   void Emit() {
@@ -404,7 +404,7 @@ class JitTile : public TileCode {
     FirstError error;
     code.setErrorHandler(&error);
     x86::Assembler assembler(&code);
-    TileEmitter(assembler, spec).Emit();
+    ProductEmitter(assembler, spec).Emit();
     if (!error.text.empty()) return absl::InternalError(error.text);
     if (const asmjit::Error added = runtime_->add(&function_, &code)) {
       return absl::ResourceExhaustedError(

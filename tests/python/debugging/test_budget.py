@@ -6,8 +6,9 @@ from framejit_testing import vector
 
 import framejit
 
-X = vector(4, 6, seed=1)
-W = vector(6, 6, seed=2)
+# Products of this type are the library's.
+X = vector(4, 6, seed=1).double()
+W = vector(6, 6, seed=2).double()
 
 
 def two_products(x, w):
@@ -44,9 +45,16 @@ def test_explain_prints_it():
     assert sum(line.endswith(" ns library call aten::mm") for line in text) == 2
 
 
+def test_products_of_our_own_are_kernels():
+    with torch.no_grad():
+        steps = budget_of(two_products, X.float(), W.float()).steps
+    assert [step.name for step in steps if "product" in step.name] == ["framejit_product_4x6x6"] * 2
+    assert all(step.kind == "kernel" for step in steps if "product" in step.name)
+
+
 @pytest.mark.parametrize("make", [lambda model: model, lambda model: model.forward], ids=["module", "method"])
 def test_callables_with_a_receiver(make):
-    model = torch.nn.Linear(6, 3)
+    model = torch.nn.Linear(6, 3).double()
     budget = budget_of(make(model), input=X)
     assert [step.name for step in budget.steps if step.kind == "library call"] == ["aten::addmm"]
 
@@ -130,7 +138,7 @@ def test_several_sizes():
     compiled = framejit.explain(two_products, dynamic=True)
     with torch.no_grad():
         compiled(X, W)
-        assert compiled(vector(5, 6, seed=3), W).traces[0].budget.graph > 0
+        assert compiled(vector(5, 6, seed=3).double(), W).traces[0].budget.graph > 0
 
 
 def test_a_graph_that_raises():

@@ -84,8 +84,9 @@ def test_profilers_find_the_kernels():
     entries = [line.split() for line in path.read_text().splitlines()]
     path.unlink()
     names = [name for _, _, name in entries]
-    assert len(entries) == 2 and all(int(start, 16) and int(size, 16) for start, size, _ in entries)
+    assert len(entries) == 3 and all(int(start, 16) and int(size, 16) for start, size, _ in entries)
     assert names[0].startswith("framejit_max_add_") and names[1].startswith("framejit_reduce_max_sub_exp_")
+    assert names[2] == "framejit_product_columns_8x16"
 
 
 LAYERS = """

@@ -271,6 +271,19 @@ def test_inference_tensors_have_no_version():
         close(compiled(x), net(x))
 
 
+def test_not_together_with_strict():
+    with pytest.raises(ValueError, match="which strict excludes"):
+        framejit.compile(conv_net(), freeze=True, strict=True)
+
+
+def test_strict_graphs_have_the_products_of_aten():
+    net, x = nn.Linear(40, 50), torch.randn(6, 40)
+    with torch.no_grad():
+        [graph] = framejit.explain(net, strict=True)(x).graphs
+        assert "call own" not in graph.description
+        assert torch.equal(framejit.compile(net, strict=True)(x), net(x))
+
+
 @pytest.mark.parametrize("value", [None, 1, "yes"])
 def test_bad_values(value):
     with pytest.raises(TypeError, match="freeze: expected a bool"):
