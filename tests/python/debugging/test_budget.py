@@ -6,8 +6,8 @@ from framejit_testing import vector
 
 import framejit
 
-X = vector(4, 6, seed=1)
-W = vector(6, 6, seed=2)
+X = vector(4, 6, seed=1).double()  # whose products are the library's
+W = vector(6, 6, seed=2).double()
 
 
 def two_products(x, w):
@@ -46,7 +46,7 @@ def test_explain_prints_it():
 
 @pytest.mark.parametrize("make", [lambda model: model, lambda model: model.forward], ids=["module", "method"])
 def test_callables_with_a_receiver(make):
-    model = torch.nn.Linear(6, 3)
+    model = torch.nn.Linear(6, 3).double()
     budget = budget_of(make(model), input=X)
     assert [step.name for step in budget.steps if step.kind == "library call"] == ["aten::addmm"]
 
@@ -130,7 +130,7 @@ def test_several_sizes():
     compiled = framejit.explain(two_products, dynamic=True)
     with torch.no_grad():
         compiled(X, W)
-        assert compiled(vector(5, 6, seed=3), W).traces[0].budget.graph > 0
+        assert compiled(vector(5, 6, seed=3).double(), W).traces[0].budget.graph > 0
 
 
 def test_a_graph_that_raises():
