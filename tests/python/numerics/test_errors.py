@@ -126,7 +126,8 @@ ROW = {
     "largest and summed norm": Case(
         lambda x: torch.linalg.vector_norm(x, 1, dim=-1) + torch.linalg.vector_norm(x, float("inf"), dim=-1)
     ),
-    "product": Case(lambda x: (x / 30 + 1).prod(-1)),
+    # Of four factors: each multiplication rounds, in whatever order, so that of many the errors are a matter of chance.
+    "product": Case(lambda x: x[:, :200].reshape(-1, 4).prod(-1)),
     "cross entropy of logits": Case(
         lambda x, y: F.binary_cross_entropy_with_logits(x, y),
         2,
