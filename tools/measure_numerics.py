@@ -118,11 +118,12 @@ FUNCTIONS = (
 # Rules of the table that are no functions of one number. Their errors are in tests/python/numerics.
 OTHER_OPERATORS = {
     "of several numbers": "addcmul addcdiv lerp.Scalar lerp.Tensor atan2 fmod.Tensor fmod.Scalar pow.Tensor_Tensor "
-    "pow.Scalar _native_batch_norm_legit_no_training native_batch_norm",
+    "pow.Scalar xlogy.Tensor _native_batch_norm_legit_no_training native_batch_norm",
     "derivatives": "tanh_backward sigmoid_backward gelu_backward silu_backward mse_loss_backward nll_loss_backward "
     "_softmax_backward_data _log_softmax_backward_data native_layer_norm_backward",
-    "of rows": "sum sum.dim_IntList mean mean.dim mse_loss max min amax amin any any.dim any.dims all all.dim all.dims "
-    "gather var.correction std.correction var_mean.correction _softmax _log_softmax native_layer_norm",
+    "of rows": "sum sum.dim_IntList mean mean.dim mse_loss max min amax amin any any.dim any.dims all all.dim "
+    "all.dims prod prod.dim_int logsumexp linalg_vector_norm binary_cross_entropy_with_logits gather "
+    "var.correction std.correction var_mean.correction _softmax _log_softmax native_layer_norm",
 }
 
 SPECIAL_VALUES = (0.0, -0.0, 1.0, -1.0, float("inf"), -float("inf"), float("nan"), 1e-45, -1e-45, 1.1754942e-38)

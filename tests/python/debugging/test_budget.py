@@ -6,8 +6,7 @@ from framejit_testing import vector
 
 import framejit
 
-# Products of this type are the library's.
-X = vector(4, 6, seed=1).double()
+X = vector(4, 6, seed=1).double()  # whose products are the library's
 W = vector(6, 6, seed=2).double()
 
 

@@ -122,6 +122,17 @@ ROW = {
         term=lambda x: largest(x)[..., 0] + F.log_softmax(x, -1).abs().amax(-1),
     ),
     "mean square": Case(lambda x, y: F.mse_loss(x, y), 2),
+    "euclidean norm": Case(lambda x: torch.linalg.vector_norm(x, dim=-1)),
+    "largest and summed norm": Case(
+        lambda x: torch.linalg.vector_norm(x, 1, dim=-1) + torch.linalg.vector_norm(x, float("inf"), dim=-1)
+    ),
+    # Of four factors: each multiplication rounds, in whatever order, so that of many the errors are a matter of chance.
+    "product": Case(lambda x: x[:, :200].reshape(-1, 4).prod(-1)),
+    "cross entropy of logits": Case(
+        lambda x, y: F.binary_cross_entropy_with_logits(x, y),
+        2,
+        term=lambda x, y: x.abs().mean() + (x * y).abs().mean(),
+    ),
 }
 
 
