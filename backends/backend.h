@@ -24,6 +24,14 @@ struct CompileRequest {
   Timings* timings = nullptr;
 };
 
+// One step of a compiled graph, for explain().
+struct StepTime {
+  enum class Kind : uint8_t { kKernel, kLibraryCall, kMemory };
+  Kind kind = Kind::kKernel;
+  std::string name;  // of the kernel or the operator; of what is done to memory
+  double nanoseconds = 0;  // the least of several runs
+};
+
 // What a backend made of a graph. Thread-safe: Run may be called from several threads at once.
 class CompiledGraph {
  public:
@@ -36,6 +44,10 @@ class CompiledGraph {
   virtual void RunReleasing(std::vector<at::Tensor> inputs, std::vector<at::Tensor>& outputs) { Run(inputs, outputs); }
   // What explain() shows: kernels, library calls, arena size, one line each.
   virtual std::string Describe() const = 0;
+  // Runs the steps several times over, for about as many nanoseconds as `patience`, and says how long each takes.
+  // Nothing that the caller can see is written, but random numbers are drawn. Raises as Run. Empty where the backend
+  // knows no steps.
+  virtual std::vector<StepTime> TimeSteps(c10::ArrayRef<at::Tensor> inputs, double patience) { return {}; }
 };
 
 class Backend {

@@ -84,18 +84,19 @@ std::vector<at::Tensor> ExampleInputs(const GuardProgram& guards, size_t count) 
 }
 
 // The graph the native backends take: functional, then through the passes.
-absl::StatusOr<Graph> Lower(const Graph& recorded, Timings* timings) {
+absl::StatusOr<Graph> Lower(const Graph& recorded, bool strict, Timings* timings) {
   absl::StatusOr<Graph> functional = [&] {
     ScopedTiming timing(timings, "functionalize");
     return Functionalize(recorded);
   }();
   if (!functional.ok()) return functional.status();
+  functional->strict = strict;
   if (absl::Status status = RunPipeline(*functional, timings); !status.ok()) return status;
   return functional;
 }
 
 // Forward and backward apart; the forward has been through the passes.
-absl::StatusOr<Partition> Split(JointGraph joint, Timings* timings) {
+absl::StatusOr<Partition> Split(JointGraph joint, bool strict, Timings* timings) {
   {
     ScopedTiming timing(timings, "functionalize");
     absl::StatusOr<Graph> functional = Functionalize(std::move(joint.graph));
@@ -106,6 +107,7 @@ absl::StatusOr<Partition> Split(JointGraph joint, Timings* timings) {
   if (absl::Status status = Verify(joint.graph); !status.ok()) return status;
   absl::StatusOr<Partition> partition = MakePartition(std::move(joint));
   if (!partition.ok()) return partition.status();
+  partition->forward.strict = strict;
   if (absl::Status status = RunPipeline(partition->forward, timings); !status.ok()) return status;
   if (absl::Status status = Verify(partition->forward); !status.ok()) return status;
   return partition;
@@ -208,7 +210,7 @@ class Compilation {
   bool KeepsCheckpoints() {
     if (!recording_->checkpoints) return true;
     if (recording_->joint == nullptr || !recording_->torch_level.empty()) return false;
-    partition_ = Split(*recording_->joint, timings());
+    partition_ = Split(*recording_->joint, options_.strict, timings());
     return !absl::IsUnimplemented(partition_->status());
   }
 
@@ -341,6 +343,7 @@ class Compilation {
     return std::make_unique<SizeVariants>(SizeVariants::Origin{.name = name_,
                                                                .backend = report.backend,
                                                                .calls_in_order = in_order_,
+                                                               .strict = options_.strict,
                                                                .has_backward = report.has_backward,
                                                                .random = trace_->random,
                                                                .versions = trace_->versions,
@@ -418,8 +421,9 @@ class Compilation {
 
   // True where the trace has its graph now; false where torch's autograd has to differentiate the call.
   absl::StatusOr<bool> CompileWithBackward(std::shared_ptr<Backend>& backend) {
-    absl::StatusOr<Partition> partition =
-        partition_.has_value() ? *std::move(partition_) : Split(std::move(*recording_->joint), timings());
+    absl::StatusOr<Partition> partition = partition_.has_value()
+                                              ? *std::move(partition_)
+                                              : Split(std::move(*recording_->joint), options_.strict, timings());
     if (absl::IsUnimplemented(partition.status())) {
       absl::StatusOr<std::shared_ptr<Backend>> eager = TorchAutograd(std::string(partition.status().message()));
       if (!eager.ok()) return eager.status();
@@ -495,7 +499,7 @@ class Compilation {
     request.torch_graph = &report.torch_graph;
     request.timings = timings();
     if ((*backend)->wants_functional_graph() && !in_order_) {
-      absl::StatusOr<Graph> lowered = Lower(report.recorded, timings());
+      absl::StatusOr<Graph> lowered = Lower(report.recorded, options_.strict, timings());
       if (absl::IsUnimplemented(lowered.status())) {
         backend = CallsInOrder(std::string(lowered.status().message()));
         if (!backend.ok()) return backend.status();
@@ -542,8 +546,11 @@ class Compilation {
     });
     trace_->written_inputs = WrittenInputs(report.recorded);
     const bool compiles = report.backend == "cpu" || report.backend == "cuda";
-    trace_->data = std::make_shared<DataGraph>(recording_->symbolic, report.torch_graph, value_names_, name_,
-                                               compiles ? report.backend : "", report.recorded);
+    const DataSection::Options sections{.name = name_,
+                                        .backend = compiles ? report.backend : "",
+                                        .strict = options_.strict,
+                                        .recorded = &report.recorded};
+    trace_->data = std::make_shared<DataGraph>(recording_->symbolic, report.torch_graph, value_names_, sections);
     trace_->graph = trace_->data;
     return absl::OkStatus();
   }
@@ -614,7 +621,7 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& re
   if (!backend.ok()) return backend.status();
   try {
     if (request.joint != nullptr) {
-      absl::StatusOr<Partition> partition = Split(std::move(*request.joint), nullptr);
+      absl::StatusOr<Partition> partition = Split(std::move(*request.joint), request.strict, nullptr);
       if (!partition.ok()) return partition.status();
       *lowered = partition->forward;
       return CompileTraining({.name = request.name,
@@ -627,7 +634,7 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& re
     compile.graph = request.recorded;
     compile.example_inputs = request.example_inputs;
     if (!request.calls_in_order) {
-      absl::StatusOr<Graph> graph = Lower(*request.recorded, nullptr);
+      absl::StatusOr<Graph> graph = Lower(*request.recorded, request.strict, nullptr);
       if (!graph.ok()) return graph.status();
       *lowered = *std::move(graph);
       compile.graph = lowered;

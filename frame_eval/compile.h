@@ -23,6 +23,7 @@ struct CompileOptions {
   int64_t max_instructions = 20'000'000;
   int max_depth = 400;
   DynamicMode dynamic = DynamicMode::kAuto;
+  bool strict = false;          // Graph::strict
   bool data_dependent = false;  // what goes on behind a break is recorded for open sizes and numbers at once
 };
 
@@ -34,6 +35,7 @@ struct SizedGraph {
   const Graph* recorded;
   std::string backend;
   bool calls_in_order;  // the backend runs the graph as it was recorded
+  bool strict = false;  // Graph::strict
   // With a backward:
   JointGraph* joint = nullptr;  // taken apart
   const TorchGraph* torch_graph = nullptr;

@@ -34,10 +34,10 @@ class StateScope {
 }  // namespace
 
 DataGraph::DataGraph(SymbolicProgram program, TorchGraph torch_graph, std::vector<std::string> value_names,
-                     const std::string& name, const std::string& backend, const Graph& recorded)
+                     const DataSection::Options& sections)
     : program_(std::move(program)), torch_graph_(std::move(torch_graph)), value_names_(std::move(value_names)) {
   FindEntrySteps();
-  FindSections(name, backend, recorded);
+  FindSections(sections);
 }
 
 namespace {
@@ -60,15 +60,14 @@ bool HasValue(const TorchArgument& argument) {
 }  // namespace
 
 // Cut at what reads data, and at what sets torch's state.
-void DataGraph::FindSections(const std::string& name, const std::string& backend, const Graph& recorded) {
+void DataGraph::FindSections(const DataSection::Options& options) {
   Stretch open;
   const auto close = [&](size_t calls, size_t steps) {
     open.last_call = calls;
     open.last_step = steps;
     Piece piece{open, nullptr};
-    if (!backend.empty())
-      piece.section = DataSection::Make(program_, torch_graph_, value_names_, open,
-                                        {.name = name, .backend = backend, .recorded = &recorded});
+    if (!options.backend.empty())
+      piece.section = DataSection::Make(program_, torch_graph_, value_names_, open, options);
     if (open.last_call > open.first_call || open.last_step > open.first_step) pieces_.push_back(std::move(piece));
     open = {.first_call = calls, .last_call = calls, .first_step = steps, .last_step = steps};
   };

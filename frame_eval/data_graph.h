@@ -24,9 +24,9 @@ namespace framejit {
 
 class DataGraph : public CompiledGraph {
  public:
-  // `backend` compiles the sections; empty: nothing does. `recorded`: the ATen graph of the recording.
+  // `sections`: how they are compiled; without a backend, nothing is.
   DataGraph(SymbolicProgram program, TorchGraph torch_graph, std::vector<std::string> value_names,
-            const std::string& name, const std::string& backend, const Graph& recorded);
+            const DataSection::Options& sections);
 
   // One call of it; holds its tensors.
   struct Call {
@@ -51,7 +51,7 @@ class DataGraph : public CompiledGraph {
  private:
   bool Take(const SymbolStep& step, ReplayedValues& values, absl::Span<const PyRef> numbers) const;
   void FindEntrySteps();
-  void FindSections(const std::string& name, const std::string& backend, const Graph& recorded);
+  void FindSections(const DataSection::Options& options);
   void RunCalls(Call& call, const Stretch& stretch);
   [[noreturn]] void Fail(Call& call, const std::string& why, bool is_check = false);
 

@@ -29,6 +29,9 @@ class ExitProgram {
   PyObject* Run(absl::Span<PyObject* const> sources, std::vector<at::Tensor>& outputs,
                 absl::Span<const PyRef> symbols = {}) const;
 
+  // Whether running it changes more than what it returns.
+  bool has_effects() const { return !plan_.effects.empty(); }
+
   int Traverse(visitproc visit, void* arg) const;
 
  private:

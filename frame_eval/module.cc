@@ -4,6 +4,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "base/switches.h"
 #include "frame_eval/argument_binder.h"
 #include "frame_eval/armed.h"
+#include "frame_eval/budget.h"
 #include "frame_eval/entry.h"
 #include "frame_eval/export_program.h"
 #include "frame_eval/guards/program_torch_state.h"
@@ -73,8 +75,9 @@ py::object StealOrThrow(PyObject* object) {
 // --- entries --------------------------------------------------------------------------------------------------------
 
 CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recompile_limit, const py::object& dynamic,
-                           bool data_dependent) {
+                           bool data_dependent, bool strict) {
   CompileOptions options;
+  options.strict = strict;
   options.data_dependent = data_dependent;
   if (!dynamic.is_none()) options.dynamic = dynamic.cast<bool>() ? DynamicMode::kAlways : DynamicMode::kNever;
   options.fullgraph = fullgraph;
@@ -94,16 +97,17 @@ CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recomp
 }
 
 py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit,
-                     const py::object& dynamic, bool data_dependent) {
+                     const py::object& dynamic, bool data_dependent, bool strict) {
   return StealOrThrow(
-      NewEntry(function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic, data_dependent)));
+      NewEntry(function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic, data_dependent, strict)));
 }
 
 // --- regions --------------------------------------------------------------------------------------------------------
 
 // Handles of regions are their addresses; 0: none.
-size_t MakeRegion(const py::object& backend, int recompile_limit) {
-  return reinterpret_cast<size_t>(new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none(), false)));
+size_t MakeRegion(const py::object& backend, int recompile_limit, bool strict) {
+  return reinterpret_cast<size_t>(
+      new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none(), false, strict)));
 }
 
 size_t EnterRegion(size_t region) {
@@ -206,12 +210,10 @@ py::object GraphModule(const py::object& entry, size_t index, bool aten) {
   return py::reinterpret_steal<py::object>(module->release());
 }
 
-// `leaves`: callable -> name of the method of torch.Tensor that it is, or None.
-py::object TraceProgram(const py::object& function, const py::tuple& args, const py::dict& kwargs,
-                        const py::dict& leaves, const py::object& make_builder, const py::object& break_error) {
-  if (!PyFunction_Check(function.ptr())) throw py::type_error("trace: function: expected a Python function");
-  LeafCallables callables;
-  for (auto [callable, name] : leaves) callables.emplace(callable.ptr(), name.is_none() ? nullptr : name.ptr());
+// Binds a call of `function` as its interpreter would, and calls use(CallState). TypeError where it does not bind.
+template <typename Use>
+auto WithBoundCall(const char* caller, const py::object& function, const py::tuple& args, const py::dict& kwargs,
+                   Use use) {
   std::vector<PyObject*> values;
   for (py::handle argument : args) values.push_back(argument.ptr());
   py::list names;
@@ -224,8 +226,60 @@ py::object TraceProgram(const py::object& function, const py::tuple& args, const
   const ArgumentBinder binder(reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(function.ptr())));
   if (!binder.Bind(reinterpret_cast<PyFunctionObject*>(function.ptr()), values.data(),
                    static_cast<Py_ssize_t>(args.size()), kwnames.empty() ? nullptr : kwnames.ptr(), bound))
-    throw py::type_error("trace: these arguments do not fit the function's parameters");
-  absl::StatusOr<PyRef> module = ExportProgram({function.ptr(), bound.slots()}, callables, make_builder.ptr());
+    throw py::type_error(absl::StrCat(caller, ": these arguments do not fit the function's parameters"));
+  return use(CallState{function.ptr(), bound.slots()});
+}
+
+const char* KindName(StepTime::Kind kind) {
+  switch (kind) {
+    case StepTime::Kind::kKernel:
+      return "kernel";
+    case StepTime::Kind::kLibraryCall:
+      return "library call";
+    case StepTime::Kind::kMemory:
+      return "memory";
+  }
+  return "";
+}
+
+// By trace: what explain() shows of its budget in this call; None where there is none.
+py::list Budgets(const py::object& entry, const py::tuple& args, const py::dict& kwargs) {
+  if (!IsEntry(entry.ptr())) throw py::type_error("expected a framejit._C.Entry");
+  const auto function = py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr()));
+  return WithBoundCall("explain", function, args, kwargs, [&](const CallState& state) {
+    py::list rows;
+    for (const auto& trace : EntryTraces(entry.ptr())) {
+      // Segments and functions called behind a break are given other arguments.
+      const bool whole = !trace->report.is_segment && !trace->report.is_inner;
+      std::optional<Budget> budget = whole ? MeasureBudget(*trace, state) : std::nullopt;
+      if (!budget.has_value()) {
+        rows.append(py::none());
+        continue;
+      }
+      py::dict row;
+      row["guards"] = budget->guards;
+      row["graph"] = budget->graph;
+      row["results"] = budget->results;
+      row["result_count"] = budget->result_count;
+      py::list steps;
+      for (const StepTime& step : budget->steps)
+        steps.append(py::make_tuple(KindName(step.kind), step.name, step.nanoseconds));
+      row["steps"] = steps;
+      rows.append(row);
+    }
+    return rows;
+  });
+}
+
+// `leaves`: callable -> name of the method of torch.Tensor that it is, or None.
+py::object TraceProgram(const py::object& function, const py::tuple& args, const py::dict& kwargs,
+                        const py::dict& leaves, const py::object& make_builder, const py::object& break_error) {
+  if (!PyFunction_Check(function.ptr())) throw py::type_error("trace: function: expected a Python function");
+  LeafCallables callables;
+  for (auto [callable, name] : leaves) callables.emplace(callable.ptr(), name.is_none() ? nullptr : name.ptr());
+  absl::StatusOr<PyRef> module = WithBoundCall("trace", function, args, kwargs, [&](const CallState& state) {
+    return ExportProgram(state, callables, make_builder.ptr());
+  });
   if (module.ok()) return py::reinterpret_steal<py::object>(module->release());
   const std::string text(module.status().message());
   PyErr_SetString(absl::IsFailedPrecondition(module.status()) ? break_error.ptr() : PyExc_RuntimeError, text.c_str());
@@ -281,10 +335,11 @@ PYBIND11_MODULE(_C, module) {
   ThrowIfError(RegisterBuiltinBackends());
 
   module.def("make_entry", &MakeEntry, py::arg("function"), py::arg("backend"), py::arg("fullgraph"),
-             py::arg("recompile_limit"), py::arg("dynamic"), py::arg("data_dependent"));
+             py::arg("recompile_limit"), py::arg("dynamic"), py::arg("data_dependent"), py::arg("strict"));
   module.def("entry_function",
              [](const py::object& entry) { return py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr())); });
   module.def("traces", &Traces, py::arg("entry"));
+  module.def("budgets", &Budgets, py::arg("entry"), py::arg("args"), py::arg("kwargs"));
   module.def("graph_module", &GraphModule, py::arg("entry"), py::arg("index"), py::arg("aten"));
   module.def("trace_program", &TraceProgram, py::arg("function"), py::arg("args"), py::arg("kwargs"), py::arg("leaves"),
              py::arg("make_builder"), py::arg("break_error"));
@@ -292,7 +347,7 @@ PYBIND11_MODULE(_C, module) {
     ResetAllEntries();
     ForgetBarren();
   });
-  module.def("make_region", &MakeRegion, py::arg("backend"), py::arg("recompile_limit"));
+  module.def("make_region", &MakeRegion, py::arg("backend"), py::arg("recompile_limit"), py::arg("strict"));
   module.def("set_region", &EnterRegion, py::arg("region"));
   module.def("set_path_rules", &SetRules, py::arg("rules"));
   module.def("set_optimizer_methods", &SetOptimizers, py::arg("methods"), py::arg("hooks"));

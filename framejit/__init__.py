@@ -73,8 +73,12 @@ _logging.trace_symbols(_C, _config.read("FRAMEJIT_TRACE_SYMBOL"))
 _checks.set_checks(_C, _config.read("FRAMEJIT_CHECK"))
 
 
-def _check_common(caller: str, backend: Any, options: Any) -> dict[str, Any]:
-    """The options with their defaults, and the backend's name or callable."""
+# What runs ATen's operators or kernels of ours; of other backends nobody can say what they compute.
+_STRICT_BACKENDS = ("auto", "cpu", "cuda", "interp", "eager")
+
+
+def _check_common(caller: str, backend: Any, options: Any, strict: Any) -> dict[str, Any]:
+    """The options with their defaults, the backend's name or callable, and whether it is strict."""
     if backend is not None and not isinstance(backend, str) and not callable(backend):
         raise TypeError(f"{caller}: backend: expected a name or a callable, got {type(backend).__name__}")
     if options is not None and not isinstance(options, Mapping):
@@ -86,11 +90,21 @@ def _check_common(caller: str, backend: Any, options: Any) -> dict[str, Any]:
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise TypeError(f"{caller}: options[{name!r}]: expected a non-negative int, got {value!r}")
         chosen[name] = value
-    return {**chosen, "backend": _config.read("FRAMEJIT_BACKEND") if backend is None else backend}
+    chosen["backend"] = _config.read("FRAMEJIT_BACKEND") if backend is None else backend
+    if not isinstance(strict, bool):
+        raise TypeError(f"{caller}: strict: expected a bool, got {type(strict).__name__}")
+    if strict and chosen["backend"] not in _STRICT_BACKENDS:
+        known = ", ".join(_STRICT_BACKENDS)
+        raise ValueError(
+            f"{caller}: strict: backend {chosen['backend']!r} cannot promise eager's bits; those can: {known}"
+        )
+    return {**chosen, "strict": strict}
 
 
-def _check_options(backend: Any, fullgraph: Any, dynamic: Any, data_dependent: Any, options: Any) -> dict[str, Any]:
-    chosen = _check_common("framejit.compile", backend, options)
+def _check_options(
+    backend: Any, fullgraph: Any, dynamic: Any, data_dependent: Any, strict: Any, options: Any
+) -> dict[str, Any]:
+    chosen = _check_common("framejit.compile", backend, options, strict)
     if not isinstance(fullgraph, bool):
         raise TypeError(f"framejit.compile: fullgraph: expected a bool, got {type(fullgraph).__name__}")
     if dynamic is not None and not isinstance(dynamic, bool):
@@ -111,6 +125,7 @@ def compile(
     fullgraph: bool = False,
     dynamic: bool | None = None,
     data_dependent: bool = False,
+    strict: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Compiles a function, method, nn.Module or other callable; also a decorator, with or without arguments.
@@ -127,14 +142,19 @@ def compile(
         of them. The graph breaks where the program asks what one is worth, by a branch for example, and what follows
         is recorded with all sizes, ints and floats that it takes over open. Functions that call torch._check or
         torch.sym_constrain_range have such graphs in any case. With dynamic=False without effect.
+    strict: results have the very bits of eager mode (on the CPU): only operators that are exact in IEEE arithmetic, and
+        moves, fuse; ATen's kernels compute everything else (reductions, norms, softmax, exp, tanh, gelu, sqrt, ...:
+        docs/numerics.md). Without it, errors are as small as eager's, but results may differ in their last bits. For
+        the backends of framejit itself; ValueError with others.
     options: {"recompile_limit": n}: how often a function is recorded before further misses run in the interpreter.
     """
-    chosen = _check_options(backend, fullgraph, dynamic, data_dependent, options)
+    chosen = _check_options(backend, fullgraph, dynamic, data_dependent, strict, options)
     arguments = {
         "backend": backend,
         "fullgraph": fullgraph,
         "dynamic": dynamic,
         "data_dependent": data_dependent,
+        "strict": strict,
         "options": options,
     }
     if target is None:
@@ -179,6 +199,7 @@ def _entry(function: types.FunctionType, arguments: dict[str, Any], options: dic
         options["recompile_limit"],
         arguments["dynamic"],
         arguments["data_dependent"],
+        options["strict"],
     )
     functools.update_wrapper(entry, function)
     entry._framejit_options = arguments
@@ -233,14 +254,18 @@ graph_break._framejit_graph_break = True  # type: ignore[attr-defined]
 
 
 def explain(target: Any, **compile_arguments: Any) -> Callable[..., _explain.Explanation]:
-    """explain(f)(*args) calls f, freshly compiled, and returns what became of it: print it, or read its fields."""
+    """explain(f)(*args) calls f, freshly compiled, and returns what became of it: print it, or read its fields.
+
+    To say where the time of a warm call goes, guards and the steps of the compiled graph then run some more times, for
+    a tenth of a second, or once where that takes longer; nothing of it shows in tensors, objects or random numbers.
+    """
     fresh = compile(_original(target), **compile_arguments)
     entry = _entry_of(fresh)
 
     def call(*args: Any, **kwargs: Any) -> _explain.Explanation:
         result = fresh(*args, **kwargs)
         name = type(target).__name__ if isinstance(target, torch.nn.Module) else entry.__qualname__
-        return _explain.Explanation(name, result, _explain.reports(_C, entry))
+        return _explain.Explanation(name, result, _explain.reports(_C, entry, *_arguments_of(fresh, args, kwargs)))
 
     return call
 
@@ -251,6 +276,15 @@ def _original(target: Any) -> Any:
     if isinstance(target, types.MethodType):
         return types.MethodType(_original(target.__func__), target.__self__)
     return _C.entry_function(target) if isinstance(target, _C.Entry) else target
+
+
+def _arguments_of(compiled: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict]:
+    """What the entry is called with where `compiled` is called with these."""
+    if isinstance(compiled, CompiledModule):
+        return (compiled._original, *args), kwargs
+    if isinstance(compiled, functools.partial):
+        return _arguments_of(compiled.func, (*compiled.args, *args), {**compiled.keywords, **kwargs})
+    return ((compiled.__self__, *args) if isinstance(compiled, types.MethodType) else args), kwargs
 
 
 def _entry_of(compiled: Any) -> Any:

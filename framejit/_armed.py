@@ -47,25 +47,25 @@ class Enable:
     disarms.
 
     mode: whether to arm.
-    backend, options: as in framejit.compile.
+    backend, strict, options: as in framejit.compile.
     """
 
     _extension: ModuleType
     _check: Callable[..., dict[str, Any]]
-    _regions: dict[tuple[Any, int], int] = {}
+    _regions: dict[tuple[Any, int, bool], int] = {}
 
     def __init__(
-        self, mode: bool = True, *, backend: str | Callable[..., Any] | None = None,
+        self, mode: bool = True, *, backend: str | Callable[..., Any] | None = None, strict: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         if not isinstance(mode, bool):
             raise TypeError(f"framejit.enable: mode: expected a bool, got {type(mode).__name__}")
-        chosen = self._check("framejit.enable", backend, options)
+        chosen = self._check("framejit.enable", backend, options, strict)
         self._previous = self._extension.set_region(self._region(chosen) if mode else 0)
 
     def _region(self, chosen: dict[str, Any]) -> int:
         # One for all uses with the same arguments, so that a region in a loop finds what it compiled.
-        key = (chosen["backend"], chosen["recompile_limit"])
+        key = (chosen["backend"], chosen["recompile_limit"], chosen["strict"])
         if key not in self._regions:
             self._regions[key] = self._extension.make_region(*key)
         return self._regions[key]

@@ -36,6 +36,73 @@ class Break:
 
 
 @dataclass
+class Step:
+    """One step of a compiled graph, with the nanoseconds that it takes. kind: "kernel", "library call", or "memory":
+    a result's allocation, a view. name: of the kernel, as profilers show it, or of the operator."""
+
+    kind: str
+    name: str
+    nanoseconds: float
+
+
+@dataclass
+class Budget:
+    """Where the nanoseconds of a warm call go: the least of several runs, measured natively and beside the call.
+
+    checks, guards: how many checks the guards make, and what all of them take.
+    steps: of the graph, each timed alone. Empty where the backend does not tell them apart.
+    graph: the whole graph. None where running it once more would write to something, or where there are no steps.
+    results: building what the call returns of `outputs` tensors. None where `graph` is, or where the call has effects.
+    """
+
+    checks: int
+    guards: float
+    steps: list[Step]
+    graph: float | None
+    results: float | None
+    outputs: int
+
+    @property
+    def per_guard(self) -> float | None:
+        return _mean(self.guards, self.checks)
+
+    @property
+    def per_kernel(self) -> float | None:
+        return self._per_step("kernel")
+
+    @property
+    def per_library_call(self) -> float | None:
+        return self._per_step("library call")
+
+    @property
+    def per_output(self) -> float | None:
+        return None if self.results is None else _mean(self.results, self.outputs)
+
+    def _per_step(self, kind: str) -> float | None:
+        times = [step.nanoseconds for step in self.steps if step.kind == kind]
+        return _mean(sum(times), len(times))
+
+    def lines(self) -> list[str]:
+        rows = [("guards", self.guards, self.checks)]
+        for kind, plural in (("kernel", "kernels"), ("library call", "library calls"), ("memory", "memory")):
+            times = [step.nanoseconds for step in self.steps if step.kind == kind]
+            rows += [(plural, sum(times), len(times))] if times else []
+        if self.results is not None:
+            rows.append(("outputs", self.results, self.outputs))
+        lines = []
+        for name, total, count in rows:
+            each = f", {total / count:.1f} each of {count}" if count else ""
+            lines.append(f"{name}: {total:.0f} ns{each}")
+        if self.graph is not None:
+            lines.append(f"the graph as a whole: {self.graph:.0f} ns")
+        return lines + [f"  {step.kind} {step.name}: {step.nanoseconds:.0f} ns" for step in self.steps]
+
+
+def _mean(total: float, count: int) -> float | None:
+    return total / count if count else None
+
+
+@dataclass
 class GraphReport:
     """One trace: from the start of the function or, for a segment, from behind a break, to a break or the end.
 
@@ -44,6 +111,8 @@ class GraphReport:
     captured: False where nothing of it is compiled: it runs in the interpreter.
     has_backward: gradients are computed by compiled graphs, and not by torch's autograd over the torch-level graph.
     graph_break: why it ends before the end of the function; None where it does not.
+    budget: where the time of a warm call with the same arguments goes; None for segments and what was called behind a
+        break, whose arguments explain does not have, and where the call changed what is guarded.
     """
 
     function: str
@@ -61,6 +130,7 @@ class GraphReport:
     warm_checks: int
     compile_times: list[tuple[str, float]]
     statistics: dict[str, int]
+    budget: Budget | None
     _export: Callable[[bool], Any] = field(repr=False)
 
     @property
@@ -133,11 +203,22 @@ def _trace_lines(trace: GraphReport) -> list[str]:
     total = sum(microseconds for _, microseconds in trace.compile_times) / 1000
     stages = ", ".join(f"{stage} {microseconds / 1000:.2f}" for stage, microseconds in trace.compile_times)
     lines.append(f"  compiled in {total:.2f} ms ({stages})")
+    if trace.budget is not None:
+        lines.append("  a warm call:")
+        lines += [f"    {line}" for line in trace.budget.lines()]
     return lines
 
 
-def reports(extension: ModuleType, entry: Any) -> list[GraphReport]:
-    """The traces that an entry holds, most recently used first."""
+def _budget(row: dict[str, Any] | None, checks: int) -> Budget | None:
+    if row is None:
+        return None
+    steps = [Step(*step) for step in row["steps"]]
+    return Budget(checks, row["guards"], steps, row["graph"], row["results"], row["result_count"])
+
+
+def reports(extension: ModuleType, entry: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[GraphReport]:
+    """The traces that an entry holds, most recently used first, with their budgets for these arguments."""
+    budgets = extension.budgets(entry, args, kwargs)
 
     def export_at(index: int) -> Callable[[bool], Any]:
         return lambda aten: extension.graph_module(entry, index, aten)
@@ -167,6 +248,7 @@ def reports(extension: ModuleType, entry: Any) -> list[GraphReport]:
                     "bytecodes": row["instructions"],
                     "frames": row["frames"],
                 },
+                budget=_budget(budgets[index], row["warm_checks"]),
                 _export=export_at(index),
             )
         )

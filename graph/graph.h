@@ -92,6 +92,9 @@ struct Graph {
   std::vector<InputMutation> mutations;  // filled by functionalization; in program order
   std::vector<ValueId> outputs;
   std::vector<SourceLocation> locations;
+  // Whatever becomes of the graph computes eager's very bits: nothing is reassociated or contracted, no operator
+  // replaced by another formula.
+  bool strict = false;
 
   ValueId AddValue(TensorMeta meta);
   const TensorMeta& meta(ValueId id) const { return values[static_cast<size_t>(id)]; }

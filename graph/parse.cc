@@ -50,6 +50,7 @@ class Parser {
     if (cursor_.TakeWord("constant")) return ParseConstant();
     if (cursor_.TakeWord("mutate")) return ParseMutation();
     if (cursor_.TakeWord("return")) return ParseReturn();
+    if (cursor_.TakeWord("strict")) return void(graph_.strict = true);
     ParseNode();
   }
 

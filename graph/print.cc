@@ -150,7 +150,7 @@ std::string PrintNode(const Graph& graph, const Node& node, const PrintOptions& 
 }
 
 std::string PrintGraph(const Graph& graph, const PrintOptions& options) {
-  std::string text;
+  std::string text = graph.strict ? "strict\n" : "";
   for (ValueId id : graph.inputs) absl::StrAppend(&text, "input ", PrintResult(graph, id), "\n");
   for (const GraphConstant& constant : graph.constants) text += PrintGraphConstant(graph, constant, options);
   for (const Node& node : graph.nodes) absl::StrAppend(&text, PrintNode(graph, node, options), "\n");

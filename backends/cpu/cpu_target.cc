@@ -107,7 +107,7 @@ class TheCpuTarget : public native::Target {
   int64_t PiecesOf(const loop::Kernel& kernel) const override {
     const bool wide = kernel.row_count() < native::kFewRows && kernel.inner_size() >= native::kWideRow;
     if (wide) return loop::PiecesOfRow(kernel.inner_size());
-    const bool columns = WalkOf(kernel) == Walk::kColumns && kernel.inner_size() > kLongColumn;
+    const bool columns = WalksColumns(kernel) && kernel.inner_size() > kLongColumn;
     return columns && loop::PassCount(kernel) > 1 ? 1 : 0;
   }
 

@@ -45,6 +45,7 @@ class KernelBuilder {
   ValueId PickElement(ValueId x, ValueId here);
 
   DType dtype_of(ValueId value) const { return kernel_.nodes[value].dtype; }
+  Op op_of(ValueId value) const { return kernel_.nodes[value].op; }
   int64_t inner_size() const { return kernel_.inner_size(); }
 
   // Verified kernel; InvalidArgument when something the caller asked for makes no sense.

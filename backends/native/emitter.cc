@@ -62,6 +62,19 @@ bool HasKernelLayout(const GraphFacts& facts, const Node& node) {
   return readable && node.list_lengths.empty();
 }
 
+// On a GPU compilers may approximate what is exact here.
+bool IsExact(const GraphFacts& facts, const Node& node, const EmitRule& rule) {
+  switch (rule.exact) {
+    case Exact::kNever:
+      return false;
+    case Exact::kIntegers:
+      return c10::isIntegralType(facts.graph.meta(node.outputs[0]).dtype, /*includeBool=*/true);
+    case Exact::kAlways:
+      return facts.graph.meta(node.outputs[0]).device.is_cpu();
+  }
+  return false;
+}
+
 bool EmitsInTrial(const GraphFacts& facts, const Node& node) {
   loop::KernelBuilder builder({2});
   Emitter::Callbacks callbacks;
@@ -196,6 +209,7 @@ NodeKind Classify(const GraphFacts& facts, const Node& node) {
   if (IsMetadataView(facts.graph, node)) return NodeKind::kView;
   const EmitRule* rule = FindEmitRule(OperatorName(node.op));
   if (rule == nullptr || !HasKernelLayout(facts, node)) return NodeKind::kLibrary;
+  if (facts.graph.strict && !IsExact(facts, node, *rule)) return NodeKind::kLibrary;
   if (rule->kind == NodeKind::kRow && RowShapeOf(facts, node).dims.empty()) return NodeKind::kLibrary;
   return EmitsInTrial(facts, node) ? rule->kind : NodeKind::kLibrary;
 }

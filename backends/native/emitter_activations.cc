@@ -124,6 +124,7 @@ EmitResults NativeBatchNorm(Emitter& e) {
 }
 
 constexpr EmitRule P(EmitResults (*emit)(Emitter&)) { return {NodeKind::kPointwise, emit}; }
+constexpr EmitRule E(EmitResults (*emit)(Emitter&)) { return AsExact(P(emit)); }
 
 constexpr EmitRule Channelwise(EmitResults (*emit)(Emitter&)) {
   EmitRule rule = P(emit);
@@ -132,17 +133,17 @@ constexpr EmitRule Channelwise(EmitResults (*emit)(Emitter&)) {
 }
 
 const NamedRule kRules[] = {
-    {"aten::relu", P(Relu)},
+    {"aten::relu", E(Relu)},
     {"aten::gelu", P(Gelu)},
     {"aten::silu", P(Silu)},
     {"aten::mish", P(Mish)},
-    {"aten::leaky_relu", P(LeakyRelu)},
+    {"aten::leaky_relu", E(LeakyRelu)},
     {"aten::elu", P(Elu)},
     {"aten::softplus", P(Softplus)},
-    {"aten::hardtanh", P(Hardtanh)},
-    {"aten::hardsigmoid", P(Hardsigmoid)},
-    {"aten::hardswish", P(Hardswish)},
-    {"aten::threshold", P(Threshold)},
+    {"aten::hardtanh", E(Hardtanh)},
+    {"aten::hardsigmoid", E(Hardsigmoid)},
+    {"aten::hardswish", E(Hardswish)},
+    {"aten::threshold", E(Threshold)},
     {"aten::_native_batch_norm_legit_no_training", Channelwise(BatchNormNoTraining)},
     {"aten::native_batch_norm", Channelwise(NativeBatchNorm)},
 };

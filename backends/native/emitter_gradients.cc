@@ -154,16 +154,17 @@ EmitResults LayerNorm(Emitter& e) {
 }
 
 constexpr EmitRule P(EmitResults (*emit)(Emitter&)) { return {NodeKind::kPointwise, emit}; }
+constexpr EmitRule E(EmitResults (*emit)(Emitter&)) { return AsExact(P(emit)); }
 constexpr EmitRule Row(EmitResults (*emit)(Emitter&), int dims_operand) { return {NodeKind::kRow, emit, dims_operand}; }
 
 const NamedRule kRules[] = {
-    {"aten::threshold_backward", P(Threshold)},
+    {"aten::threshold_backward", E(Threshold)},
     {"aten::tanh_backward", P(Tanh)},
     {"aten::sigmoid_backward", P(Sigmoid)},
     {"aten::gelu_backward", P(Gelu)},
     {"aten::silu_backward", P(Silu)},
-    {"aten::leaky_relu_backward", P(LeakyRelu)},
-    {"aten::hardtanh_backward", P(Hardtanh)},
+    {"aten::leaky_relu_backward", E(LeakyRelu)},
+    {"aten::hardtanh_backward", E(Hardtanh)},
     {"aten::mse_loss_backward", P(MeanSquare)},
     {"aten::nll_loss_backward", {NodeKind::kPointwise, NegativeLogLikelihood, -1, false, false, /*operand_dim=*/0}},
     {"aten::_softmax_backward_data", Row(Softmax, 2)},

@@ -20,6 +20,12 @@ EmitResults FloatUnary(Emitter& e) {
   return One(e.b().Unary(op, e.As(0, e.out())));
 }
 
+// On reduced types ATen's kernel rounds in between on some machines.
+EmitResults Rsqrt(Emitter& e) {
+  if (e.strict() && IsReduced(e.out())) return One(e.Fail());
+  return FloatUnary<Op::kRsqrt>(e);
+}
+
 // floor and its like return integers as they are.
 template <Op op>
 EmitResults Rounding(Emitter& e) {
@@ -49,6 +55,7 @@ EmitResults AddSub(Emitter& e, Op op, Emitter::Arg a, Emitter::Arg b) {
   bool unit = alpha.isInt() ? alpha.toInt() == 1 : alpha.isDouble() && alpha.toDouble() == 1;
   at::ScalarType type = e.out();
   if (type == at::ScalarType::Bool || (!unit && IsReduced(type))) return One(e.Fail());
+  if (!unit && e.strict() && !IsIntegral(type)) return One(e.Fail());  // ATen contracts it
   ValueId right = e.As(b, type);
   if (!unit) right = e.b().Binary(Op::kMul, right, e.NumberOperand(2, type));
   return One(e.b().Binary(op, e.As(a, type), right));
@@ -103,7 +110,11 @@ EmitResults PowScalarExponent(Emitter& e) {
   if (!c10::isFloatingType(type) || (IsReduced(type) && (exponent == 3 || exponent == -2))) return One(e.Fail());
   if (type == at::ScalarType::Half && (exponent == 0.5 || exponent == -0.5)) return One(e.Fail());
   if (exponent == 0) return One(e.Number(1, type));
-  return One(e.b().Binary(Op::kPow, x, e.Number(exponent, type)));
+  const ValueId power = e.b().Binary(Op::kPow, x, e.Number(exponent, type));
+  // Eager's square roots are MKL's, which are not always the nearest number, and those of reduced types its own.
+  const bool roots = e.b().op_of(power) == Op::kPow || e.b().op_of(power) == Op::kSqrt || IsReduced(type);
+  if (e.strict() && roots) return One(e.Fail());
+  return One(power);
 }
 
 template <Op op>
@@ -219,6 +230,7 @@ EmitResults ArangeStep(Emitter& e) {
 }
 
 constexpr EmitRule P(EmitResults (*emit)(Emitter&)) { return {NodeKind::kPointwise, emit}; }
+constexpr EmitRule E(EmitResults (*emit)(Emitter&)) { return AsExact(P(emit)); }
 
 const NamedRule kRules[] = {
     {"aten::exp", P(FloatUnary<Op::kExp>)},
@@ -229,8 +241,8 @@ const NamedRule kRules[] = {
     {"aten::log10", P(FloatUnary<Op::kLog10>)},
     {"aten::log1p", P(FloatUnary<Op::kLog1p>)},
     {"aten::sqrt", P(FloatUnary<Op::kSqrt>)},
-    {"aten::rsqrt", P(FloatUnary<Op::kRsqrt>)},
-    {"aten::reciprocal", P(FloatUnary<Op::kReciprocal>)},
+    {"aten::rsqrt", E(Rsqrt)},
+    {"aten::reciprocal", E(FloatUnary<Op::kReciprocal>)},
     {"aten::sin", P(FloatUnary<Op::kSin>)},
     {"aten::cos", P(FloatUnary<Op::kCos>)},
     {"aten::tan", P(FloatUnary<Op::kTan>)},
@@ -243,85 +255,85 @@ const NamedRule kRules[] = {
     {"aten::erf", P(FloatUnary<Op::kErf>)},
     {"aten::erfc", P(FloatUnary<Op::kErfc>)},
     {"aten::sigmoid", P(FloatUnary<Op::kSigmoid>)},
-    {"aten::floor", P(Rounding<Op::kFloor>)},
-    {"aten::ceil", P(Rounding<Op::kCeil>)},
-    {"aten::round", P(Rounding<Op::kRound>)},
-    {"aten::trunc", P(Rounding<Op::kTrunc>)},
-    {"aten::neg", P(SignedUnary<Op::kNeg>)},
-    {"aten::abs", P(SignedUnary<Op::kAbs>)},
-    {"aten::sign", P(Sign)},
-    {"aten::add.Tensor", P(Add)},
-    {"aten::add.Scalar", P(Add)},
-    {"aten::sub.Tensor", P(Sub)},
-    {"aten::sub.Scalar", P(Sub)},
-    {"aten::rsub.Tensor", P(Rsub)},
-    {"aten::rsub.Scalar", P(Rsub)},
-    {"aten::mul.Tensor", P(Mul)},
-    {"aten::mul.Scalar", P(Mul)},
-    {"aten::div.Tensor", P(Div)},
-    {"aten::div.Scalar", P(Div)},
+    {"aten::floor", E(Rounding<Op::kFloor>)},
+    {"aten::ceil", E(Rounding<Op::kCeil>)},
+    {"aten::round", E(Rounding<Op::kRound>)},
+    {"aten::trunc", E(Rounding<Op::kTrunc>)},
+    {"aten::neg", E(SignedUnary<Op::kNeg>)},
+    {"aten::abs", E(SignedUnary<Op::kAbs>)},
+    {"aten::sign", E(Sign)},
+    {"aten::add.Tensor", E(Add)},
+    {"aten::add.Scalar", E(Add)},
+    {"aten::sub.Tensor", E(Sub)},
+    {"aten::sub.Scalar", E(Sub)},
+    {"aten::rsub.Tensor", E(Rsub)},
+    {"aten::rsub.Scalar", E(Rsub)},
+    {"aten::mul.Tensor", E(Mul)},
+    {"aten::mul.Scalar", E(Mul)},
+    {"aten::div.Tensor", E(Div)},
+    {"aten::div.Scalar", E(Div)},
     {"aten::atan2", P(FloatBinary<Op::kAtan2>)},
     {"aten::fmod.Tensor", P(FloatBinary<Op::kFmod>)},
     {"aten::fmod.Scalar", P(FloatBinary<Op::kFmod>)},
-    {"aten::maximum", P(MinMax<Op::kMax>)},
-    {"aten::minimum", P(MinMax<Op::kMin>)},
-    {"aten::pow.Tensor_Scalar", P(PowScalarExponent)},
+    {"aten::maximum", E(MinMax<Op::kMax>)},
+    {"aten::minimum", E(MinMax<Op::kMin>)},
+    {"aten::pow.Tensor_Scalar", E(PowScalarExponent)},
     {"aten::pow.Tensor_Tensor", P(FloatBinary<Op::kPow>)},
     {"aten::pow.Scalar", P(FloatBinary<Op::kPow>)},
-    {"aten::eq.Tensor", P(Compare<Op::kEq>)},
-    {"aten::eq.Scalar", P(Compare<Op::kEq>)},
-    {"aten::ne.Tensor", P(Compare<Op::kNe>)},
-    {"aten::ne.Scalar", P(Compare<Op::kNe>)},
-    {"aten::lt.Tensor", P(Compare<Op::kLt>)},
-    {"aten::lt.Scalar", P(Compare<Op::kLt>)},
-    {"aten::le.Tensor", P(Compare<Op::kLe>)},
-    {"aten::le.Scalar", P(Compare<Op::kLe>)},
-    {"aten::gt.Tensor", P(Compare<Op::kGt>)},
-    {"aten::gt.Scalar", P(Compare<Op::kGt>)},
-    {"aten::ge.Tensor", P(Compare<Op::kGe>)},
-    {"aten::ge.Scalar", P(Compare<Op::kGe>)},
-    {"aten::bitwise_and.Tensor", P(Bitwise<Op::kAnd>)},
-    {"aten::bitwise_and.Scalar", P(Bitwise<Op::kAnd>)},
-    {"aten::bitwise_or.Tensor", P(Bitwise<Op::kOr>)},
-    {"aten::bitwise_or.Scalar", P(Bitwise<Op::kOr>)},
-    {"aten::bitwise_xor.Tensor", P(Bitwise<Op::kXor>)},
-    {"aten::bitwise_xor.Scalar", P(Bitwise<Op::kXor>)},
-    {"aten::bitwise_not", P(BitwiseNot)},
-    {"aten::logical_and", P(Logical<Op::kAnd>)},
-    {"aten::logical_or", P(Logical<Op::kOr>)},
-    {"aten::logical_xor", P(Logical<Op::kXor>)},
-    {"aten::logical_not", P(LogicalNot)},
-    {"aten::isnan", P(IsNan)},
-    {"aten::where.self", P(Where)},
-    {"aten::masked_fill.Scalar", P(MaskedFill)},
-    {"aten::masked_fill.Tensor", P(MaskedFill)},
-    {"aten::clamp", P(Clamp)},
-    {"aten::clamp.Tensor", P(Clamp)},
-    {"aten::clamp_min", P(ClampOne<Op::kMax>)},
-    {"aten::clamp_min.Tensor", P(ClampOne<Op::kMax>)},
-    {"aten::clamp_max", P(ClampOne<Op::kMin>)},
-    {"aten::clamp_max.Tensor", P(ClampOne<Op::kMin>)},
+    {"aten::eq.Tensor", E(Compare<Op::kEq>)},
+    {"aten::eq.Scalar", E(Compare<Op::kEq>)},
+    {"aten::ne.Tensor", E(Compare<Op::kNe>)},
+    {"aten::ne.Scalar", E(Compare<Op::kNe>)},
+    {"aten::lt.Tensor", E(Compare<Op::kLt>)},
+    {"aten::lt.Scalar", E(Compare<Op::kLt>)},
+    {"aten::le.Tensor", E(Compare<Op::kLe>)},
+    {"aten::le.Scalar", E(Compare<Op::kLe>)},
+    {"aten::gt.Tensor", E(Compare<Op::kGt>)},
+    {"aten::gt.Scalar", E(Compare<Op::kGt>)},
+    {"aten::ge.Tensor", E(Compare<Op::kGe>)},
+    {"aten::ge.Scalar", E(Compare<Op::kGe>)},
+    {"aten::bitwise_and.Tensor", E(Bitwise<Op::kAnd>)},
+    {"aten::bitwise_and.Scalar", E(Bitwise<Op::kAnd>)},
+    {"aten::bitwise_or.Tensor", E(Bitwise<Op::kOr>)},
+    {"aten::bitwise_or.Scalar", E(Bitwise<Op::kOr>)},
+    {"aten::bitwise_xor.Tensor", E(Bitwise<Op::kXor>)},
+    {"aten::bitwise_xor.Scalar", E(Bitwise<Op::kXor>)},
+    {"aten::bitwise_not", E(BitwiseNot)},
+    {"aten::logical_and", E(Logical<Op::kAnd>)},
+    {"aten::logical_or", E(Logical<Op::kOr>)},
+    {"aten::logical_xor", E(Logical<Op::kXor>)},
+    {"aten::logical_not", E(LogicalNot)},
+    {"aten::isnan", E(IsNan)},
+    {"aten::where.self", E(Where)},
+    {"aten::masked_fill.Scalar", E(MaskedFill)},
+    {"aten::masked_fill.Tensor", E(MaskedFill)},
+    {"aten::clamp", E(Clamp)},
+    {"aten::clamp.Tensor", E(Clamp)},
+    {"aten::clamp_min", E(ClampOne<Op::kMax>)},
+    {"aten::clamp_min.Tensor", E(ClampOne<Op::kMax>)},
+    {"aten::clamp_max", E(ClampOne<Op::kMin>)},
+    {"aten::clamp_max.Tensor", E(ClampOne<Op::kMin>)},
     {"aten::addcmul", P(AddcMul)},
     {"aten::addcdiv", P(AddcDiv)},
     {"aten::lerp.Scalar", P(Lerp)},
     {"aten::lerp.Tensor", P(Lerp)},
-    {"aten::clone", P(Copy)},
-    {"aten::_to_copy", P(Copy)},
-    {"aten::copy", P(CopySource)},
-    {"aten::zeros", P(Zeros)},
-    {"aten::zeros_like", P(Zeros)},
-    {"aten::new_zeros", P(Zeros)},
-    {"aten::ones", P(Ones)},
-    {"aten::ones_like", P(Ones)},
-    {"aten::new_ones", P(Ones)},
-    {"aten::scalar_tensor", P(FillFirst)},
-    {"aten::full", P(FillSecond)},
-    {"aten::full_like", P(FillSecond)},
-    {"aten::fill.Scalar", P(FillSecond)},
-    {"aten::new_full", P(FillThird)},
-    {"aten::arange", P(Arange)},
-    {"aten::arange.start", P(ArangeStart)},
-    {"aten::arange.start_step", P(ArangeStep)},
+    {"aten::clone", E(Copy)},
+    {"aten::_to_copy", E(Copy)},
+    {"aten::copy", E(CopySource)},
+    {"aten::zeros", E(Zeros)},
+    {"aten::zeros_like", E(Zeros)},
+    {"aten::new_zeros", E(Zeros)},
+    {"aten::ones", E(Ones)},
+    {"aten::ones_like", E(Ones)},
+    {"aten::new_ones", E(Ones)},
+    {"aten::scalar_tensor", E(FillFirst)},
+    {"aten::full", E(FillSecond)},
+    {"aten::full_like", E(FillSecond)},
+    {"aten::fill.Scalar", E(FillSecond)},
+    {"aten::new_full", E(FillThird)},
+    {"aten::arange", E(Arange)},
+    {"aten::arange.start", E(ArangeStart)},
+    {"aten::arange.start_step", E(ArangeStep)},
 };
 
 using RuleMap = absl::flat_hash_map<std::string, const EmitRule*>;

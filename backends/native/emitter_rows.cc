@@ -138,27 +138,36 @@ EmitResults LayerNorm(Emitter& e) {
   return {result, mean, rstd};
 }
 
-constexpr EmitRule Row(EmitResults (*emit)(Emitter&), int dims_operand) { return {NodeKind::kRow, emit, dims_operand}; }
+constexpr EmitRule Row(EmitResults (*emit)(Emitter&), int dims_operand, Exact exact = Exact::kNever) {
+  return {.kind = NodeKind::kRow, .emit = emit, .dims_operand = dims_operand, .exact = exact};
+}
+
+// any and all over several dimensions, of which no dimensions are none.
+constexpr EmitRule Dims(EmitResults (*emit)(Emitter&)) {
+  EmitRule rule = Row(emit, 1, Exact::kIntegers);
+  rule.empty_means_none = true;
+  return rule;
+}
 
 const NamedRule kRules[] = {
-    {"aten::sum", Row(Sum, -1)},
-    {"aten::sum.dim_IntList", Row(Sum, 1)},
+    {"aten::sum", Row(Sum, -1, Exact::kIntegers)},
+    {"aten::sum.dim_IntList", Row(Sum, 1, Exact::kIntegers)},
     {"aten::mean", Row(Mean, -1)},
     {"aten::mean.dim", Row(Mean, 1)},
     {"aten::mse_loss", Row(MeanSquare, -1)},
-    {"aten::max", Row(Extremum<Op::kReduceMax>, -1)},
-    {"aten::min", Row(Extremum<Op::kReduceMin>, -1)},
-    {"aten::amax", Row(Extremum<Op::kReduceMax>, 1)},
-    {"aten::amin", Row(Extremum<Op::kReduceMin>, 1)},
-    {"aten::argmax", Row(ArgExtremum<Op::kReduceMax>, 1)},
-    {"aten::argmin", Row(ArgExtremum<Op::kReduceMin>, 1)},
+    {"aten::max", Row(Extremum<Op::kReduceMax>, -1, Exact::kIntegers)},
+    {"aten::min", Row(Extremum<Op::kReduceMin>, -1, Exact::kIntegers)},
+    {"aten::amax", Row(Extremum<Op::kReduceMax>, 1, Exact::kIntegers)},
+    {"aten::amin", Row(Extremum<Op::kReduceMin>, 1, Exact::kIntegers)},
+    {"aten::argmax", Row(ArgExtremum<Op::kReduceMax>, 1, Exact::kAlways)},
+    {"aten::argmin", Row(ArgExtremum<Op::kReduceMin>, 1, Exact::kAlways)},
     {"aten::gather", Row(Gather, 1)},
-    {"aten::any", Row(Quantifier<Op::kReduceMax>, -1)},
-    {"aten::any.dim", Row(Quantifier<Op::kReduceMax>, 1)},
-    {"aten::any.dims", {NodeKind::kRow, Quantifier<Op::kReduceMax>, 1, false, /*empty_means_none=*/true}},
-    {"aten::all", Row(Quantifier<Op::kReduceMin>, -1)},
-    {"aten::all.dim", Row(Quantifier<Op::kReduceMin>, 1)},
-    {"aten::all.dims", {NodeKind::kRow, Quantifier<Op::kReduceMin>, 1, false, /*empty_means_none=*/true}},
+    {"aten::any", Row(Quantifier<Op::kReduceMax>, -1, Exact::kIntegers)},
+    {"aten::any.dim", Row(Quantifier<Op::kReduceMax>, 1, Exact::kIntegers)},
+    {"aten::any.dims", Dims(Quantifier<Op::kReduceMax>)},
+    {"aten::all", Row(Quantifier<Op::kReduceMin>, -1, Exact::kIntegers)},
+    {"aten::all.dim", Row(Quantifier<Op::kReduceMin>, 1, Exact::kIntegers)},
+    {"aten::all.dims", Dims(Quantifier<Op::kReduceMin>)},
     {"aten::var.correction", Row(Var, 1)},
     {"aten::std.correction", Row(Std, 1)},
     {"aten::var_mean.correction", Row(VarMean, 1)},

@@ -10,6 +10,13 @@ namespace framejit::native {
 
 using EmitResults = absl::InlinedVector<loop::ValueId, 3>;
 
+// Where what is emitted computes the bits that ATen's kernel computes; elsewhere a strict graph leaves it to ATen.
+enum class Exact : uint8_t {
+  kNever,     // another order of additions, another approximation, or products and sums that ATen's kernel contracts
+  kIntegers,  // where the result is of an integer type or bool
+  kAlways,    // but for what the function itself refuses (Emitter::strict)
+};
+
 struct EmitRule {
   NodeKind kind = NodeKind::kPointwise;
   EmitResults (*emit)(Emitter&) = nullptr;
@@ -17,7 +24,13 @@ struct EmitRule {
   bool trailing_dims = false;     // kRow: that operand is a shape, whose length counts the trailing dimensions
   bool empty_means_none = false;  // kRow: no dimensions given is no reduction, instead of one over all
   int operand_dim = kAlignRight;  // where the first dimension of operands after the first lies
+  Exact exact = Exact::kNever;
 };
+
+constexpr EmitRule AsExact(EmitRule rule) {
+  rule.exact = Exact::kAlways;
+  return rule;
+}
 
 // Null where ATen runs the operator.
 const EmitRule* FindEmitRule(const std::string& operator_name);

@@ -9,6 +9,7 @@
 #include "absl/container/inlined_vector.h"
 #include "backends/dispatch.h"
 #include "backends/native/target.h"
+#include "base/least_time.h"
 
 namespace framejit::native {
 namespace {
@@ -44,6 +45,24 @@ void Do(const CloneStep& step, CallState& call) {
 }
 
 void Do(const LibraryStep& step, CallState& call) { step.function(step, call); }
+
+void RunStep(const Step& step, CallState& call) {
+  std::visit([&](const auto& action) { Do(action, call); }, step.action);
+  for (int32_t local : step.released) call.locals[local].reset();
+}
+
+StepTime StepOf(const Step& step) {
+  struct Visitor {
+    StepTime operator()(const KernelStep& kernel) const { return {StepTime::Kind::kKernel, kernel.kernel->name()}; }
+    StepTime operator()(const LibraryStep& call) const {
+      return {StepTime::Kind::kLibraryCall, OperatorName(call.node->op)};
+    }
+    StepTime operator()(const AllocateStep&) const { return {StepTime::Kind::kMemory, "allocate"}; }
+    StepTime operator()(const AliasStep&) const { return {StepTime::Kind::kMemory, "view"}; }
+    StepTime operator()(const CloneStep&) const { return {StepTime::Kind::kMemory, "copy of a constant"}; }
+  };
+  return std::visit(Visitor(), step.action);
+}
 
 // The GIL, given up while a long graph runs if this thread has it.
 class ReleasedGil {
@@ -129,8 +148,8 @@ void NativeGraph::RunReleasing(std::vector<at::Tensor> inputs, std::vector<at::T
   Run(inputs, &inputs, outputs);
 }
 
-void NativeGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>* owned,
-                      std::vector<at::Tensor>& outputs) {
+template <typename Use>
+void NativeGraph::WithCall(c10::ArrayRef<at::Tensor> inputs, Use use) {
   const Plan& plan = *plan_;
   TORCH_CHECK(inputs.size() == plan.graph.inputs.size(), "a compiled graph: ", plan.graph.inputs.size(),
               " inputs expected, ", inputs.size(), " given");
@@ -153,17 +172,41 @@ void NativeGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>*
     ReleasedGil gil(plan.nanoseconds > kReleaseGilNanoseconds);
     std::optional<RecordedLevelGuard> level;
     if (plan.calls_library || !plan.mutations.empty()) level.emplace();
-    RunSteps(call, owned);
-    Finish(call, outputs);
+    use(call);
   }
   if (frame != nullptr) ReturnFrame(std::move(frame));
 }
 
+void NativeGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>* owned,
+                      std::vector<at::Tensor>& outputs) {
+  WithCall(inputs, [&](CallState& call) {
+    RunSteps(call, owned);
+    Finish(call, outputs);
+  });
+}
+
+std::vector<StepTime> NativeGraph::TimeSteps(c10::ArrayRef<at::Tensor> inputs, double patience) {
+  std::vector<LeastTime> least(plan_->steps.size());
+  const auto start = LeastTime::Clock::now();
+  do {
+    WithCall(inputs, [&](CallState& call) {
+      for (size_t i = 0; i < plan_->steps.size(); ++i) {
+        const LeastTime::Scope scope(least[i]);
+        RunStep(plan_->steps[i], call);
+      }
+    });
+  } while (LeastTime::NanosecondsSince(start) < patience);
+  std::vector<StepTime> times;
+  for (size_t i = 0; i < plan_->steps.size(); ++i) {
+    times.push_back(StepOf(plan_->steps[i]));
+    times.back().nanoseconds = least[i].nanoseconds();
+  }
+  return times;
+}
+
 void NativeGraph::RunSteps(CallState& call, std::vector<at::Tensor>* owned) const {
   for (size_t i = 0; i < plan_->steps.size(); ++i) {
-    const Step& step = plan_->steps[i];
-    std::visit([&](const auto& action) { Do(action, call); }, step.action);
-    for (int32_t local : step.released) call.locals[local].reset();
+    RunStep(plan_->steps[i], call);
     if (owned == nullptr) continue;
     for (int32_t input : last_read_[i]) (*owned)[static_cast<size_t>(input)].reset();
   }

@@ -20,11 +20,15 @@ class NativeGraph : public CompiledGraph {
 
   void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override;
   void RunReleasing(std::vector<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override;
+  std::vector<StepTime> TimeSteps(c10::ArrayRef<at::Tensor> inputs, double patience) override;
   std::string Describe() const override { return plan_->description; }
 
  private:
   // `owned`: the inputs, to be let go of; may be null.
   void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>* owned, std::vector<at::Tensor>& outputs);
+  // Calls use(call), which is ready for the steps.
+  template <typename Use>
+  void WithCall(c10::ArrayRef<at::Tensor> inputs, Use use);
   void RunSteps(CallState& call, std::vector<at::Tensor>* owned) const;
   void Finish(CallState& call, std::vector<at::Tensor>& outputs) const;
   std::unique_ptr<Frame> TakeFrame();

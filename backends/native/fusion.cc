@@ -107,6 +107,7 @@ class Fuser {
     r_.unit_of[static_cast<size_t>(n)] = static_cast<int32_t>(r_.units.size());
     r_.units.push_back(std::move(unit));
     if (IsRandom(node(n).op)) random_nodes_.push_back(n);
+    Depend(n, r_.unit_of[static_cast<size_t>(n)]);
   }
 
   // --- dependencies between units ---
@@ -126,13 +127,55 @@ class Fuser {
     }
   }
 
+  // `n` is in `unit` now: what the unit reaches, and what reaches it.
+  void Depend(int32_t n, int32_t unit) {
+    reach_.resize(r_.units.size(), -1);
+    dependents_.resize(r_.units.size());
+    moved_to_.resize(r_.units.size(), -1);
+    int32_t reach = n;
+    ForEachDependency(n, [&](int32_t needed) {
+      if (needed == unit) return;
+      dependents_[static_cast<size_t>(needed)].push_back(unit);
+      reach = std::max(reach, reach_[static_cast<size_t>(needed)]);
+    });
+    RaiseReach(unit, reach);
+  }
+
+  void RaiseReach(int32_t unit, int32_t reach) {
+    std::vector<int32_t> stack{unit};
+    while (!stack.empty()) {
+      size_t u = static_cast<size_t>(stack.back());
+      stack.pop_back();
+      while (moved_to_[u] >= 0) u = static_cast<size_t>(moved_to_[u]);
+      if (reach_[u] >= reach) continue;
+      reach_[u] = reach;
+      stack.insert(stack.end(), dependents_[u].begin(), dependents_[u].end());
+    }
+  }
+
+  // The members of `other` are in `unit` now.
+  void Absorb(int32_t unit, int32_t other) {
+    std::vector<int32_t>& dependents = dependents_[static_cast<size_t>(other)];
+    dependents_[static_cast<size_t>(unit)].insert(dependents_[static_cast<size_t>(unit)].end(), dependents.begin(),
+                                                  dependents.end());
+    dependents.clear();
+    moved_to_[static_cast<size_t>(other)] = unit;
+    const int32_t reach = std::max(reach_[static_cast<size_t>(unit)], reach_[static_cast<size_t>(other)]);
+    reach_[static_cast<size_t>(unit)] = -1;  // so that what depends on either is raised
+    RaiseReach(unit, reach);
+  }
+
   // Whether making `merged` units and node `n` one unit would make it depend on itself through others.
   bool WouldCycle(c10::ArrayRef<int32_t> merged, int32_t n) const {
+    // What leads back to one of them reaches its last node.
+    int32_t least = n;
+    for (int32_t unit : merged) least = std::min(least, r_.units[static_cast<size_t>(unit)].nodes.back());
     auto is_merged = [&](int32_t unit) { return std::find(merged.begin(), merged.end(), unit) != merged.end(); };
     absl::flat_hash_set<int32_t> seen;
     std::vector<int32_t> stack;
     bool cycle = false;
     auto push_outside = [&](int32_t unit) {
+      if (reach_[static_cast<size_t>(unit)] < least) return;
       if (!is_merged(unit) && seen.insert(unit).second) stack.push_back(unit);
     };
     auto push = [&](int32_t unit) {
@@ -389,6 +432,7 @@ class Fuser {
     r_.unit_of[static_cast<size_t>(n)] = static_cast<int32_t>(r_.units.size());
     r_.units.push_back(std::move(unit));
     SetOutputMaps(n, map);
+    Depend(n, r_.unit_of[static_cast<size_t>(n)]);
     return true;
   }
 
@@ -457,6 +501,7 @@ class Fuser {
     }
     std::sort(group.nodes.begin(), group.nodes.end());
     absorbed.nodes.clear();
+    Absorb(unit, other);
   }
 
   // Whether what the unit makes is read inside it only, and `id` once by the concatenation.
@@ -567,6 +612,7 @@ class Fuser {
     group.nodes.push_back(n);
     r_.unit_of[static_cast<size_t>(n)] = unit;
     SetOutputMaps(n, map);
+    Depend(n, unit);
     return true;
   }
 
@@ -600,6 +646,7 @@ class Fuser {
     std::sort(group.nodes.begin(), group.nodes.end());
     if (IsConsistent(unit)) {
       absorbed.nodes.clear();
+      Absorb(unit, other);
       return;
     }
     group.nodes = std::move(alone);
@@ -677,6 +724,10 @@ class Fuser {
   FusionResult r_;
   absl::flat_hash_set<int32_t> real_views_;
   std::vector<int32_t> random_nodes_;
+  // By unit: the largest node in it and in all that it depends on; may be too large.
+  std::vector<int32_t> reach_;
+  std::vector<std::vector<int32_t>> dependents_;  // by unit: those with a member that needs one of its
+  std::vector<int32_t> moved_to_;                 // by unit: where its members are now; -1: here
 };
 
 }  // namespace

@@ -621,7 +621,7 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   auto plan = std::make_unique<Plan>();
   plan->target = &target;
   plan->graph = graph;
-  SplitNormGradients(plan->graph);
+  if (!graph.strict) SplitNormGradients(plan->graph);
   if (split_losses) SplitLosses(plan->graph);
   GraphFacts facts(plan->graph, target.device());
   FusedGraph fused = FuseAndCompile(facts, target, dump != nullptr);
@@ -645,7 +645,7 @@ absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph, const T
   }
   const std::unique_ptr<Dump> dump = Dump::Begin();
   if (dump != nullptr) dump->Write("graph.txt", PrintGraph(graph, {.max_constant_elements = 64}));
-  auto plan = PlanWithRewrites(graph, target, /*split_losses=*/true, dump.get());
+  auto plan = PlanWithRewrites(graph, target, /*split_losses=*/!graph.strict, dump.get());
   return plan != nullptr ? std::move(plan) : PlanWithRewrites(graph, target, /*split_losses=*/false, dump.get());
 }
 

@@ -55,6 +55,12 @@ const BackwardVariant& TrainingProgram::Backward(size_t section, std::vector<boo
 
 // In the layouts of its tangents; where that cannot be had, in the recorded ones, into which they are brought.
 BackwardGraph TrainingProgram::Plan(const Key& key) const {
+  BackwardGraph plan = PlanInLayouts(key);
+  plan.graph.strict = request_.partition.forward.strict;
+  return plan;
+}
+
+BackwardGraph TrainingProgram::PlanInLayouts(const Key& key) const {
   BackwardGraph plan = ExtractBackward(request_.partition, key.section, key.wanted);
   std::vector<std::vector<int64_t>> strides(plan.saved.size());
   bool others = false;

@@ -90,6 +90,7 @@ class TrainingProgram {
 
   std::unique_ptr<BackwardVariant> Compile(const Key& key) const;
   BackwardGraph Plan(const Key& key) const;
+  BackwardGraph PlanInLayouts(const Key& key) const;
 
   TrainingRequest request_;
   std::vector<bool> has_gradient_;               // by differentiable input

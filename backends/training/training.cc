@@ -117,6 +117,11 @@ class TrainingGraph : public CompiledGraph {
     if (!views.calls.empty()) maker.Finish(outputs);
   }
 
+  // Of the forward.
+  std::vector<StepTime> TimeSteps(c10::ArrayRef<at::Tensor> inputs, double patience) override {
+    return forward_->TimeSteps(inputs, patience);
+  }
+
   std::string Describe() const override { return absl::StrCat(forward_->Describe(), program_->Describe()); }
 
  private:

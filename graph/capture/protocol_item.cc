@@ -14,6 +14,15 @@ bool IsImmutableLeaf(PyObject* object) {
          PyFrozenSet_CheckExact(object) || type == &PySlice_Type || IsNativeValue(object) || IsNumPyArray(object);
 }
 
+// Made by the recording, of a type whose length and items are had without a look at the other items: preparing them
+// would take time for each.
+template <typename Recorder>
+bool IsOwnContainer(Recorder& recorder, PyObject* object) {
+  return (PyList_CheckExact(object) || PyTuple_CheckExact(object) || PyDict_CheckExact(object) ||
+          PySet_CheckExact(object)) &&
+         !IsUnlifted(object) && recorder.FindShadow(object) == nullptr && !recorder.IsOutside(object);
+}
+
 }  // namespace
 
 int RecorderState::Impl::PrepareSlot(PyObject* object, PyObject* name) {
@@ -126,7 +135,7 @@ PyObject* RecorderState::Impl::GetItem(PyObject* container, PyObject* key) {
   if (Shadow* shadow = FindShadow(container); shadow != nullptr && shadow->kind == ShadowKind::kList) {
     return ListGetItem(*shadow, key);
   }
-  if (PrepareSlot(container, Names().getitem) != 0) return nullptr;
+  if (!IsOwnContainer(*this, container) && PrepareSlot(container, Names().getitem) != 0) return nullptr;
   return Scan(PyObject_GetItem(container, key));
 }
 
@@ -275,7 +284,7 @@ Py_ssize_t RecorderState::Impl::Length(PyObject* object) {
     GuardLength(*shadow);
     return PyObject_Length(object);
   }
-  if (PrepareSlot(object, Names().len) != 0) return -1;
+  if (!IsOwnContainer(*this, object) && PrepareSlot(object, Names().len) != 0) return -1;
   return PyObject_Length(object);
 }
 

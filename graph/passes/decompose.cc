@@ -227,7 +227,8 @@ enum class Kind { kSilu, kAddcmul, kAddcdiv, kHardtanh, kHardsigmoid, kHardswish
 
 struct Decomposition {
   Kind kind;
-  int training = -1;  // batch norm: the operand that must be False, where there is one
+  bool exact = false;  // gives the bits of eager's kernel, which neither contracts nor approximates
+  int training = -1;   // batch norm: the operand that must be False, where there is one
   size_t epsilon = 0;
 };
 
@@ -236,15 +237,15 @@ const OperatorTable<Decomposition>& Decompositions() {
       {"aten::silu", {Kind::kSilu}},
       {"aten::addcmul", {Kind::kAddcmul}},
       {"aten::addcdiv", {Kind::kAddcdiv}},
-      {"aten::hardtanh", {Kind::kHardtanh}},
-      {"aten::hardsigmoid", {Kind::kHardsigmoid}},
-      {"aten::hardswish", {Kind::kHardswish}},
-      {"aten::leaky_relu", {Kind::kLeakyRelu}},
+      {"aten::hardtanh", {Kind::kHardtanh, /*exact=*/true}},
+      {"aten::hardsigmoid", {Kind::kHardsigmoid, /*exact=*/true}},
+      {"aten::hardswish", {Kind::kHardswish, /*exact=*/true}},
+      {"aten::leaky_relu", {Kind::kLeakyRelu, /*exact=*/true}},
       {"aten::pow.Tensor_Scalar", {Kind::kPower}},
-      {"aten::_native_batch_norm_legit_no_training", {Kind::kBatchNorm, -1, 6}},
-      {"aten::native_batch_norm", {Kind::kBatchNorm, 5, 7}},
-      {"aten::cudnn_batch_norm", {Kind::kBatchNorm, 5, 7}},
-      {"aten::miopen_batch_norm", {Kind::kBatchNorm, 5, 7}},
+      {"aten::_native_batch_norm_legit_no_training", {Kind::kBatchNorm, false, -1, 6}},
+      {"aten::native_batch_norm", {Kind::kBatchNorm, false, 5, 7}},
+      {"aten::cudnn_batch_norm", {Kind::kBatchNorm, false, 5, 7}},
+      {"aten::miopen_batch_norm", {Kind::kBatchNorm, false, 5, 7}},
   };
   return *table;
 }
@@ -276,6 +277,7 @@ class Decomposer {
 
  private:
   bool Applies(const Node& node, const Decomposition& row) const {
+    if (graph_.strict && !row.exact) return false;
     if (HasEffect(node) || facts_.TouchesWritten(node) || node.outputs[0] == kNoValue) return false;
     if (row.kind == Kind::kBatchNorm) return BatchNormApplies(node, row);
     at::ScalarType dtype = graph_.meta(node.outputs[0]).dtype;

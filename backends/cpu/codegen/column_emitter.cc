@@ -23,18 +23,23 @@ int64_t ColumnStride(const Access& access) { return access.strides[access.stride
 
 }  // namespace
 
-Walk WalkOf(const loop::Kernel& kernel) {
-  if (!kernel.has_reductions()) return kernel.dims.size() == 1 ? Walk::kElements : Walk::kRows;
-  if (kernel.dims.size() < 2 || kernel.inner_size() == 1) return Walk::kRows;
+bool WalksColumns(const loop::Kernel& kernel) {
+  if (!kernel.has_reductions() || kernel.dims.size() < 2 || kernel.inner_size() == 1) return false;
   bool strided = false;
   for (const Node& node : kernel.nodes) {
     if (!IsMemory(node)) continue;
     const Access& access = kernel.accesses[node.attr];
     const int64_t across = ColumnStride(access), along = access.strides.back();
-    if (across != 1 && (across != 0 || node.op == Op::kStore)) return Walk::kRows;
+    if (across != 1 && (across != 0 || node.op == Op::kStore)) return false;
     strided |= across == 1 && along != 0 && along != 1;
   }
-  return strided ? Walk::kColumns : Walk::kRows;
+  return strided;
+}
+
+Walk WalkOf(const loop::Kernel& kernel, Isa isa) {
+  if (WalksColumns(kernel)) return Walk::kColumns;
+  if (isa != Isa::kAvx2 && HasTransposedTiles(kernel)) return Walk::kTiles;
+  return kernel.has_reductions() || kernel.dims.size() > 1 ? Walk::kRows : Walk::kElements;
 }
 
 int64_t ColumnVectors(const loop::Kernel& kernel, int lanes) {
@@ -176,7 +181,7 @@ void KernelEmitter::EmitColumnRowNodes(const Pass& pass, int part, const Tail* t
     } else if (node.op == Op::kStore) {
       StoreColumn(node, pointers_[node.attr], part, tail);
     } else {
-      values_[id] = Compute(node);
+      values_[id] = Compute(id);
     }
   }
 }
@@ -194,7 +199,7 @@ void KernelEmitter::EmitColumnElement(ValueId id, int part, const Tail* tail) {
   } else if (node.op == Op::kStore) {
     StoreColumn(node, moving_[node.attr], part, tail);
   } else {
-    values_[id] = Compute(node);
+    values_[id] = Compute(id);
   }
 }
 

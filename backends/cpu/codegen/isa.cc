@@ -13,7 +13,8 @@ absl::StatusOr<Isa> DetectIsa() {
   }
   const bool wide =
       features.hasAVX512_F() && features.hasAVX512_DQ() && features.hasAVX512_BW() && features.hasAVX512_VL();
-  return wide ? Isa::kAvx512 : Isa::kAvx2;
+  if (!wide) return Isa::kAvx2;
+  return features.hasAVX512_VNNI() ? Isa::kAvx512Vnni : Isa::kAvx512;
 }
 
 }  // namespace framejit::cpu

@@ -54,13 +54,17 @@ class JitKernel : public CompiledKernel {
 
  private:
   void SetUnits(const loop::Kernel& kernel, Isa isa) {
-    switch (WalkOf(kernel)) {
+    switch (WalkOf(kernel, isa)) {
       case Walk::kElements:
         units_ = kernel.inner_size();
         return;
       case Walk::kRows:
         units_ = kernel.row_count();
         elements_per_unit_ = kernel.inner_size();
+        return;
+      case Walk::kTiles:
+        units_ = kernel.row_count() / RowsOfTile();
+        elements_per_unit_ = kernel.inner_size() * RowsOfTile();
         return;
       case Walk::kColumns:
         const int lanes = LanesOf(isa);
@@ -77,7 +81,8 @@ class JitKernel : public CompiledKernel {
 absl::StatusOr<std::shared_ptr<const CompiledKernel>> Assemble(std::shared_ptr<asmjit::JitRuntime> runtime, Isa isa,
                                                                bool keep_text, const loop::Kernel& kernel,
                                                                const std::string& text) {
-  const loop::Schedule schedule = loop::MakeSchedule(kernel, WalkOf(kernel) == Walk::kColumns ? 0 : kRowBufferBytes);
+  const loop::Schedule schedule =
+      loop::MakeSchedule(kernel, WalkOf(kernel, isa) == Walk::kColumns ? 0 : kRowBufferBytes);
   asmjit::CodeHolder code;
   code.init(runtime->environment());
   FirstError error;
@@ -93,6 +98,20 @@ absl::StatusOr<std::shared_ptr<const CompiledKernel>> Assemble(std::shared_ptr<a
   const absl::Status installed = compiled->Install(code, std::move(assembly), KernelName(kernel, text));
   if (!installed.ok()) return installed;
   return std::shared_ptr<const CompiledKernel>(std::move(compiled));
+}
+
+absl::StatusOr<Isa> IsaOf(CodegenOptions::IsaChoice choice) {
+  switch (choice) {
+    case CodegenOptions::IsaChoice::kDetect:
+      break;
+    case CodegenOptions::IsaChoice::kAvx2:
+      return Isa::kAvx2;
+    case CodegenOptions::IsaChoice::kAvx512:
+      return Isa::kAvx512;
+    case CodegenOptions::IsaChoice::kAvx512Vnni:
+      return Isa::kAvx512Vnni;
+  }
+  return DetectIsa();
 }
 
 }  // namespace
@@ -111,12 +130,8 @@ KernelCompiler::~KernelCompiler() = default;
 
 absl::StatusOr<std::shared_ptr<const CompiledKernel>> KernelCompiler::Compile(const loop::Kernel& source) {
   if (absl::Status status = loop::Verify(source); !status.ok()) return status;
-  Isa isa = state_->options.isa == CodegenOptions::IsaChoice::kAvx512 ? Isa::kAvx512 : Isa::kAvx2;
-  if (state_->options.isa == CodegenOptions::IsaChoice::kDetect) {
-    const absl::StatusOr<Isa> detected = DetectIsa();
-    if (!detected.ok()) return detected.status();
-    isa = *detected;
-  }
+  const absl::StatusOr<Isa> isa = IsaOf(state_->options.isa);
+  if (!isa.ok()) return isa.status();
   loop::Kernel kernel = source;
   loop::Canonicalize(kernel);
   const std::string key = loop::Print(kernel);
@@ -126,7 +141,7 @@ absl::StatusOr<std::shared_ptr<const CompiledKernel>> KernelCompiler::Compile(co
       if (auto compiled = known->second.lock()) return compiled;
     }
   }
-  auto compiled = Assemble(state_->runtime, isa, state_->options.keep_text, kernel, key);
+  auto compiled = Assemble(state_->runtime, *isa, state_->options.keep_text, kernel, key);
   if (!compiled.ok()) return compiled.status();
   absl::MutexLock lock(&state_->mutex);
   std::weak_ptr<const CompiledKernel>& slot = state_->known[key];

@@ -11,13 +11,17 @@
 
 namespace framejit::cpu {
 
-enum class Isa : uint8_t { kAvx2, kAvx512 };
+enum class Isa : uint8_t {
+  kAvx2,
+  kAvx512,      // F, DQ, BW, VL
+  kAvx512Vnni,  // and VNNI
+};
 
 // The best instruction set that this CPU and operating system run; Unimplemented without AVX2 and FMA.
 absl::StatusOr<Isa> DetectIsa();
 
 struct CodegenOptions {
-  enum class IsaChoice : uint8_t { kDetect, kAvx2, kAvx512 };
+  enum class IsaChoice : uint8_t { kDetect, kAvx2, kAvx512, kAvx512Vnni };
   IsaChoice isa = IsaChoice::kDetect;  // a forced choice the CPU lacks compiles, but must not be run
   bool keep_text = false;              // fill CompiledKernel::assembly
 };
@@ -28,16 +32,18 @@ enum class Walk : uint8_t {
   kRows,      // the inner dimension; a unit is a row
   kColumns,   // the last row dimension, where that one is contiguous and the inner one is not; a unit is a vector of
               // rows
+  kTiles,     // as kRows, where transposed data is read in tiles and AVX-512 is there; a unit is the rows of a tile
 };
-Walk WalkOf(const loop::Kernel& kernel);  // of a canonical kernel
+Walk WalkOf(const loop::Kernel& kernel, Isa isa);  // of a canonical kernel
+bool WalksColumns(const loop::Kernel& kernel);     // kColumns, on every instruction set
 
 // Machine code of one kernel. Immutable, safe to run from several threads at once; lives as long as someone holds it.
 class CompiledKernel {
  public:
   virtual ~CompiledKernel() = default;
   // Work is divided in units: elements of a one-dimensional kernel without reductions, vectors of neighbouring rows
-  // where reductions run along a strided dimension, otherwise rows. Run computes units [begin, end); any partition of
-  // [0, units()) gives the same result.
+  // where reductions run along a strided dimension, tiles, otherwise rows. Run computes units [begin, end); any
+  // partition of [0, units()) gives the same result.
   int64_t units() const { return units_; }
   // Elements computed by one unit, and a rough cost per element in instructions per vector, for choosing a grain.
   int64_t elements_per_unit() const { return elements_per_unit_; }

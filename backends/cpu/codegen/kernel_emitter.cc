@@ -28,7 +28,7 @@ KernelEmitter::KernelEmitter(x86::Compiler& cc, Isa isa, const loop::Kernel& ker
       memory_(simd_),
       kernel_(kernel),
       schedule_(schedule),
-      walk_(WalkOf(kernel)) {}
+      walk_(WalkOf(kernel, isa)) {}
 
 void KernelEmitter::Emit() {
   using asmjit::FuncSignatureT;
@@ -46,6 +46,7 @@ void KernelEmitter::Emit() {
   accumulators_.resize(kernel_.nodes.size());
   totals_.resize(kernel_.nodes.size());
   row_buffers_.resize(kernel_.nodes.size());
+  roundings_ = FindRoundings(kernel_);
   FindNarrowIndices();
   for (size_t id = 0; id < kernel_.nodes.size(); ++id) {
     if (kernel_.nodes[id].op == Op::kConst) values_[id] = operators_.Constant(kernel_.nodes[id]);
@@ -67,6 +68,9 @@ void KernelEmitter::Emit() {
       break;
     case Walk::kColumns:
       EmitColumnLoop(begin, end);
+      break;
+    case Walk::kTiles:
+      EmitTileLoop(begin, end);
       break;
   }
   cc_.bind(done);
@@ -202,10 +206,13 @@ void KernelEmitter::Annotate(ValueId id) {
   if (cc_.code()->logger() != nullptr) cc_.comment(("; " + loop::PrintNode(kernel_, id)).c_str());
 }
 
-Value KernelEmitter::Compute(const Node& node) {
+Value KernelEmitter::Compute(ValueId id) {
+  const Node& node = kernel_.nodes[id];
   Value operands[3];
   for (int i = 0; i < loop::OperandCount(node.op); ++i) operands[i] = values_[node.operands[i]];
-  if (node.op == Op::kCast) return operators_.Cast(kernel_.nodes[node.operands[0]].dtype, node.dtype, operands[0]);
+  if (node.op == Op::kCast) {
+    return operators_.Cast(kernel_.nodes[node.operands[0]].dtype, node.dtype, operands[0], roundings_[id]);
+  }
   const int typed = node.op == Op::kSelect ? 1 : 0;
   return operators_.Apply(node.op, kernel_.nodes[node.operands[typed]].dtype, operands);
 }
@@ -222,7 +229,7 @@ void KernelEmitter::EmitRowNodes(const Pass& pass) {
     else if (node.op == Op::kStore)
       memory_.StoreScalar(node.dtype, pointers_[node.attr], values_[node.operands[0]]);
     else
-      values_[id] = Compute(node);
+      values_[id] = Compute(id);
   }
 }
 
@@ -348,6 +355,7 @@ Mem KernelEmitter::RowBuffer(ValueId id, int64_t displacement, int register_inde
 
 bool KernelEmitter::IsGather(ValueId id) const {
   const Node& node = kernel_.nodes[id];
+  if (walk_ == Walk::kTiles && IsTransposed(kernel_, node)) return false;
   return node.op == Op::kLoad && schedule_.is_element[id] && kernel_.accesses[node.attr].strides.back() != 1;
 }
 
@@ -425,13 +433,17 @@ void KernelEmitter::EmitElement(ValueId id, int part, const Tail* tail) {
   } else if (node.op == Op::kIndex) {
     values_[id] = LaneIndex(index_, displacement);
   } else if (node.op == Op::kLoad || node.op == Op::kStore) {
+    if (walk_ == Walk::kTiles && IsTransposed(kernel_, node)) {
+      values_[id] = LoadFromTile(node);
+      return;
+    }
     const Lanes lanes{pointers_[node.attr], index_, displacement, kernel_.accesses[node.attr].strides.back()};
     if (node.op == Op::kLoad)
       values_[id] = memory_.LoadVector(node.dtype, lanes, tail);
     else
       memory_.StoreVector(node.dtype, lanes, values_[node.operands[0]], tail);
   } else {
-    values_[id] = Compute(node);
+    values_[id] = Compute(id);
   }
 }
 

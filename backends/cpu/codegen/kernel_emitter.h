@@ -1,5 +1,6 @@
 // Emits the function of one scheduled kernel: the loop over rows, the passes over each row, reductions between them.
-// Vectors run along the inner dimension (kernel_emitter.cc) or across neighbouring rows (column_emitter.cc).
+// Vectors run along the inner dimension (kernel_emitter.cc) or across neighbouring rows (column_emitter.cc); transposed data is turned around tile by tile
+// (tile_emitter.cc).
 #ifndef FRAMEJIT_BACKENDS_CPU_CODEGEN_KERNEL_EMITTER_H_
 #define FRAMEJIT_BACKENDS_CPU_CODEGEN_KERNEL_EMITTER_H_
 
@@ -13,6 +14,12 @@ namespace framejit::cpu {
 
 // Vectors of `lanes` elements that the last row dimension takes.
 int64_t ColumnVectors(const loop::Kernel& kernel, int lanes);
+
+// Whether the load's neighbours along the last row dimension lie side by side, instead of those along the inner one.
+bool IsTransposed(const loop::Kernel& kernel, const loop::Node& node);
+// Whether a kernel without reductions has such loads and walks them in tiles of the size that tile_emitter.cc takes.
+bool HasTransposedTiles(const loop::Kernel& kernel);
+int64_t RowsOfTile();
 
 class KernelEmitter {
  public:
@@ -40,6 +47,10 @@ class KernelEmitter {
   void FlushColumnSums(const loop::Pass& pass, int parts);
   void FinishColumns(const loop::Pass& pass, int parts);
   int ChooseStrip() const;
+  // tile_emitter.cc.
+  void EmitTileLoop(const Gp& begin, const Gp& end);
+  void TransposeTile(const loop::Node& node);
+  Value LoadFromTile(const loop::Node& node);
   void EmitRowLoop(const Gp& begin, const Gp& end);
   void EmitRow();
   void LoadBufferPointers();
@@ -68,7 +79,7 @@ class KernelEmitter {
   Value Broadcast(const Gp& value);
   Mem RowBuffer(loop::ValueId id, int64_t displacement, int register_index);
   int ChooseUnroll(const loop::Pass& pass, const Range& range) const;
-  Value Compute(const loop::Node& node);
+  Value Compute(loop::ValueId id);
   // Names the node whose instructions follow, where somebody reads them.
   void Annotate(loop::ValueId id);
 
@@ -94,11 +105,14 @@ class KernelEmitter {
   std::vector<Gp> pointers_;                      // by access: element 0 of the current row
   std::vector<Gp> position_;                      // of the current row in each row dimension
   std::vector<Value> values_;                     // by ValueId
+  std::vector<Rounding> roundings_;               // by ValueId: of casts to narrow floats
   std::vector<bool> narrow_index_;                // by ValueId: inner positions that are only read as i32
   std::vector<std::vector<Value>> accumulators_;  // by ValueId of a reduction, by part
   std::vector<std::vector<Value>> totals_;        // by ValueId, by part: sums of finished blocks
   std::vector<Mem> row_buffers_;                  // by ValueId
   std::vector<std::vector<Value>> strip_;         // kColumns: values_ of each vector of the strip but the current one
+  std::vector<Mem> tiles_;                        // kTiles, by access: the tile, its rows one after another
+  Gp tile_row_;                                   // kTiles: bytes from a tile's begin to the current row
   std::vector<Gp> moving_;                        // kColumns, by access: pointers_ at the inner position
 };
 

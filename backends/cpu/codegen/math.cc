@@ -77,25 +77,94 @@ Reg ExpInside(Simd& s, const Reg& x) {
   return ScaleInside(s, ExpOfReduced(s, parts.r), parts.n);
 }
 
-// log for normal positive x and the infinities and NaNs patched by the caller; `exponent_bias` is subtracted from the
-// exponent (denormals come scaled).
-Reg LogOfNormal(Simd& s, const Reg& x, const Reg& exponent_bias) {
-  // Mantissa in [sqrt(1/2), sqrt(2)): subtracting the bits of sqrt(1/2) moves the exponent's step there.
+// 2^r for |r| <= 1/2.
+Reg PowerOfTwoOfFraction(Simd& s, const Reg& r) {
+  return Polynomial(s, r,
+                    {1.534581242594868e-4f, 1.3399930903688073e-3f, 9.618489071726799e-3f, 5.550328642129898e-2f,
+                     2.4022646248340607e-1f, 6.931471824645996e-1f, 1.0f});
+}
+
+// p 2^n for integral n (as f32) in [-252, 254] and p near 1, rounded once.
+Reg Scale(Simd& s, const Reg& p, const Reg& n) {
+  if (s.wide) return s.Op2(Inst::kIdVscalefps, p, n);
+  // Two factors, so that both are normal numbers and the result rounds once when it is denormal or overflows.
+  const Reg whole = s.Op1(Inst::kIdVcvtps2dq, n);
+  const Reg half = s.Shift(Inst::kIdVpsrad, whole, 1);
+  const Reg rest = s.Op2(Inst::kIdVpsubd, whole, half);
+  return s.Mul(s.Mul(p, PowerOfTwo(s, half)), PowerOfTwo(s, rest));
+}
+
+// x = m 2^e with m in [sqrt(1/2), sqrt(2)), for positive numbers; denormal ones only with AVX-512.
+struct Parts {
+  Reg f;  // m - 1
+  Reg e;
+};
+
+Parts SplitByInstruction(Simd& s, const Reg& x) {
+  Reg e = s.Op1(Inst::kIdVgetexpps, x);
+  Reg m = s.Shift(Inst::kIdVgetmantps, x, 0);  // in [1, 2)
+  const x86::KReg large = s.CompareBits(m, s.F32(1.41421356f), kGreater);
+  s.cc.k(large).emit(Inst::kIdVmulps, m, m, s.F32(0.5f));
+  s.cc.k(large).emit(Inst::kIdVaddps, e, e, s.F32(1.0f));
+  return {s.Sub(m, s.F32(1.0f)), e};
+}
+
+// `exponent_bias` is subtracted from the exponent (denormals come scaled).
+Parts SplitByBits(Simd& s, const Reg& x, const Reg& exponent_bias) {
+  // Subtracting the bits of sqrt(1/2) moves the exponent's step there.
   const Reg shifted = s.Op2(Inst::kIdVpsubd, x, s.Splat32(0x3f3504f3u));
   const Reg n = s.Op2(Inst::kIdVpsubd, s.Shift(Inst::kIdVpsrad, shifted, 23), exponent_bias);
-  const Reg e = s.Op1(Inst::kIdVcvtdq2ps, n);
   const Reg mantissa = s.Op2(Inst::kIdVpaddd, s.And(shifted, s.Splat32(0x007fffffu)), s.Splat32(0x3f3504f3u));
-  const Reg f = s.Sub(mantissa, s.F32(1.0f));
-  const Reg z = s.Mul(f, f);
+  return {s.Sub(mantissa, s.F32(1.0f)), s.Op1(Inst::kIdVcvtdq2ps, n)};
+}
+
+Parts SplitPositive(Simd& s, const Reg& x) {
+  if (s.wide) return SplitByInstruction(s, x);
+  const Reg denormal = s.CompareF32(x, s.F32(std::numeric_limits<float>::min()), kLess);
+  const Reg scaled = s.Blend32(denormal, s.Mul(x, s.F32(8388608.0f)), x);
+  return SplitByBits(s, scaled, s.And(denormal, s.Splat32(23)));
+}
+
+// log(1 + f) - f.
+Reg LogTerms(Simd& s, const Reg& f, const Reg& z) {
   const Reg p = Polynomial(s, f,
                            {7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
                             -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f});
-  Reg y = s.Mul(s.Mul(p, f), z);
-  s.MulAddTo(y, e, s.F32(-2.12194440e-4f));
+  return s.Mul(s.Mul(p, f), z);  // but for -z / 2
+}
+
+// What logarithms of all bases are where x is no positive number.
+Reg FixLog(Simd& s, const Reg& x, const Reg& result) {
+  if (s.wide) {
+    // vfixupimm's table, by class of x from the last digit on: NaN twice, zero, one, -inf, inf, negative, positive.
+    constexpr uint32_t kFixes = 0x03530422;
+    s.cc.emit(Inst::kIdVfixupimmps, result, x, s.Splat32(kFixes), Imm(0));
+    return result;
+  }
+  // Infinity and NaN are their own logarithms; zero and negative numbers come last.
+  Reg fixed = s.SelectF32(x, s.F32(std::numeric_limits<float>::max()), 22, x, result);  // not <=, true for NaN
+  const Reg zero = s.Zero();
+  fixed = s.SelectF32(x, zero, kEqual, s.F32(-kInfinity), fixed);
+  return s.Or(fixed, s.CompareF32(x, zero, kLess));  // all ones is a NaN
+}
+
+// log(x) = e log(2) + log(1 + f), in units of another base's: log(1 + f) / log(base) + e log(2) / log(base). The
+// factors come in two parts, so that the larger terms are rounded once.
+struct Base {
+  float unit, unit_rest;  // 1 / log(base)
+  float two, two_rest;    // log(2) / log(base)
+};
+Reg LogOfBase(Simd& s, const Reg& x, const Base& base) {
+  const Parts parts = SplitPositive(s, x);
+  const Reg z = s.Mul(parts.f, parts.f);
+  const Reg y = LogTerms(s, parts.f, z);
   s.MulSubFrom(y, z, s.F32(0.5f));
-  const Reg sum = s.Add(f, y);
-  s.MulAddTo(sum, e, s.F32(0.693359375f));
-  return sum;
+  const Reg result = s.Mul(y, s.F32(base.unit));
+  s.MulAddTo(result, parts.f, s.F32(base.unit_rest));
+  if (base.two_rest != 0) s.MulAddTo(result, parts.e, s.F32(base.two_rest));
+  s.MulAddTo(result, parts.f, s.F32(base.unit));
+  s.MulAddTo(result, parts.e, s.F32(base.two));
+  return FixLog(s, x, result);
 }
 
 }  // namespace
@@ -103,13 +172,13 @@ Reg LogOfNormal(Simd& s, const Reg& x, const Reg& exponent_bias) {
 Reg EmitExp(Simd& s, const Reg& x) {
   const Reg inside = ClampFromBelow(s, ClampFromAbove(s, x, 89.0f), -104.0f);
   const Reduced parts = ReduceByLn2(s, inside);
-  const Reg p = ExpOfReduced(s, parts.r);
-  if (s.wide) return s.Op2(Inst::kIdVscalefps, p, parts.n);
-  // Two factors, so that both are normal numbers and the result rounds once when it is denormal or overflows.
-  const Reg n = s.Op1(Inst::kIdVcvtps2dq, parts.n);
-  const Reg half = s.Shift(Inst::kIdVpsrad, n, 1);
-  const Reg rest = s.Op2(Inst::kIdVpsubd, n, half);
-  return s.Mul(s.Mul(p, PowerOfTwo(s, half)), PowerOfTwo(s, rest));
+  return Scale(s, ExpOfReduced(s, parts.r), parts.n);
+}
+
+Reg EmitExp2(Simd& s, const Reg& x) {
+  const Reg inside = ClampFromBelow(s, ClampFromAbove(s, x, 129.0f), -152.0f);
+  const Reg n = s.Round32(inside, 0);
+  return Scale(s, PowerOfTwoOfFraction(s, s.Sub(inside, n)), n);
 }
 
 // Denormal results would take a hundred cycles each, and where a mask has filled in -inf they are most of a row.
@@ -132,15 +201,19 @@ Reg EmitExpm1(Simd& s, const Reg& x) {
 }
 
 Reg EmitLog(Simd& s, const Reg& x) {
-  const Reg denormal = s.CompareF32(x, s.F32(std::numeric_limits<float>::min()), kLess);
-  const Reg scaled = s.Blend32(denormal, s.Mul(x, s.F32(8388608.0f)), x);
-  const Reg bias = s.And(denormal, s.Splat32(23));
-  Reg result = LogOfNormal(s, scaled, bias);
-  // Infinity and NaN are their own logarithms; zero and negative numbers come last.
-  result = s.SelectF32(x, s.F32(std::numeric_limits<float>::max()), 22, x, result);  // not <=, true for NaN
-  const Reg zero = s.Zero();
-  result = s.SelectF32(x, zero, kEqual, s.F32(-kInfinity), result);
-  return s.Or(result, s.CompareF32(x, zero, kLess));  // all ones is a NaN
+  const Parts parts = SplitPositive(s, x);
+  const Reg z = s.Mul(parts.f, parts.f);
+  Reg y = LogTerms(s, parts.f, z);
+  s.MulAddTo(y, parts.e, s.F32(-2.12194440e-4f));  // log(2) in two parts, the larger one of few bits
+  s.MulSubFrom(y, z, s.F32(0.5f));
+  const Reg sum = s.Add(parts.f, y);
+  s.MulAddTo(sum, parts.e, s.F32(0.693359375f));
+  return FixLog(s, x, sum);
+}
+
+Reg EmitLog2(Simd& s, const Reg& x) { return LogOfBase(s, x, {0x1.715476p+0f, 0x1.4ae0c0p-26f, 1, 0}); }
+Reg EmitLog10(Simd& s, const Reg& x) {
+  return LogOfBase(s, x, {0x1.bcb7b2p-2f, -0x1.5b235ep-27f, 0x1.344136p-2f, -0x1.ec10c0p-27f});
 }
 
 // log(u) + (x - (u - 1)) / u with u = 1 + x rounded: the second term restores what rounding u lost.
@@ -204,9 +277,7 @@ Reg NormalTail(Simd& s, const Reg& t) {
   constexpr float kLowest = -126.0f;
   const Reg inside = ClampFromBelow(s, p, s.wide ? -1000.0f : kLowest);
   const Reg n = s.Round32(inside, 0);
-  const Reg power = Polynomial(s, s.Sub(inside, n),
-                               {1.534581242594868e-4f, 1.3399930903688073e-3f, 9.618489071726799e-3f,
-                                5.550328642129898e-2f, 2.4022646248340607e-1f, 6.931471824645996e-1f, 1.0f});
+  const Reg power = PowerOfTwoOfFraction(s, s.Sub(inside, n));
   const Reg tail = ScaleInside(s, power, n);  // with AVX-512 zero and denormal numbers too
   return s.wide ? tail : s.KeepF32(p, s.F32(kLowest), kNotLess, tail);
 }

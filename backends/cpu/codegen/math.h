@@ -13,7 +13,10 @@ namespace framejit::cpu {
 
 Reg EmitExp(Simd& s, const Reg& x);
 Reg EmitExpm1(Simd& s, const Reg& x);
+Reg EmitExp2(Simd& s, const Reg& x);
 Reg EmitLog(Simd& s, const Reg& x);
+Reg EmitLog2(Simd& s, const Reg& x);
+Reg EmitLog10(Simd& s, const Reg& x);
 Reg EmitLog1p(Simd& s, const Reg& x);
 Reg EmitTanh(Simd& s, const Reg& x);
 Reg EmitSigmoid(Simd& s, const Reg& x);

@@ -14,6 +14,8 @@ alignas(64) constexpr int32_t kTailMasks[32] = {-1, -1, -1, -1, -1, -1, -1, -1, 
 
 uint32_t ShiftOf(int64_t bytes) { return static_cast<uint32_t>(std::countr_zero(static_cast<uint64_t>(bytes))); }
 
+InstId NarrowMove(int64_t bytes) { return bytes == 2 ? Inst::kIdVmovdqu16 : Inst::kIdVmovdqu8; }
+
 bool FitsDisplacement(int64_t value) { return value > -(int64_t{1} << 30) && value < (int64_t{1} << 30); }
 
 }  // namespace
@@ -44,36 +46,28 @@ Tail Memory::MakeTail(const Gp& count) {
 
 // From contiguous storage at `at` to registers, all lanes.
 Value Memory::Unpack(DType dtype, const Mem& at) {
+  if (loop::DTypeBytes(dtype) < 4) return Value{{UnpackNarrow(dtype, at)}};
   Value out;
-  switch (dtype) {
-    case DType::kFloat32:
-    case DType::kInt32:
-      out.r[0] = s.Load(at);
-      break;
-    case DType::kFloat64:
-    case DType::kInt64:
-      for (int i = 0; i < 2; ++i) out.r[i] = s.Load(at.cloneAdjusted(i * s.vector_bytes()));
-      break;
-    case DType::kUInt8:
-      out.r[0] = s.Op1(Inst::kIdVpmovzxbd, at);
-      break;
-    case DType::kInt8:
-      out.r[0] = s.Op1(Inst::kIdVpmovsxbd, at);
-      break;
-    case DType::kInt16:
-      out.r[0] = s.Op1(Inst::kIdVpmovsxwd, at);
-      break;
-    case DType::kBFloat16:
-      out.r[0] = s.Shift(Inst::kIdVpslld, s.Op1(Inst::kIdVpmovzxwd, at), 16);
-      break;
-    case DType::kFloat16:
-      out.r[0] = s.Op1(Inst::kIdVcvtph2ps, at);
-      break;
-    case DType::kBool:
-      out.r[0] = s.CompareI32(s.Op1(Inst::kIdVpmovzxbd, at), s.Zero(), kGreater);
-      break;
-  }
+  for (int i = 0; i < RegisterCount(dtype); ++i) out.r[i] = s.Load(at.cloneAdjusted(i * s.vector_bytes()));
   return out;
+}
+
+// The same of elements of one or two bytes, which may also lie side by side in the low part of a register.
+Reg Memory::UnpackNarrow(DType dtype, const Operand& from) {
+  switch (dtype) {
+    case DType::kUInt8:
+      return s.Op1(Inst::kIdVpmovzxbd, from);
+    case DType::kInt8:
+      return s.Op1(Inst::kIdVpmovsxbd, from);
+    case DType::kInt16:
+      return s.Op1(Inst::kIdVpmovsxwd, from);
+    case DType::kBFloat16:
+      return s.Shift(Inst::kIdVpslld, s.Op1(Inst::kIdVpmovzxwd, from), 16);
+    case DType::kFloat16:
+      return s.Op1(Inst::kIdVcvtph2ps, from);
+    default:
+      return s.CompareI32(s.Op1(Inst::kIdVpmovzxbd, from), s.Zero(), kGreater);  // bool
+  }
 }
 
 // The low bits of each 32-bit lane as they are stored; upper bits clear (AVX2 packs with saturation).
@@ -122,31 +116,31 @@ Reg Memory::PackBytes8(const Reg& value) {
   return d;
 }
 
+// Elements of one or two bytes side by side in the low part of a register.
+Reg Memory::PackNarrow(DType dtype, const Value& value) {
+  const Reg r = value.is_constant ? s.Load(value.constant) : value.r[0];
+  if (dtype == DType::kFloat16) {
+    const Reg d = s.New();
+    s.cc.emit(Inst::kIdVcvtps2ph, s.Half(d), r, Imm(0));
+    return s.Half(d);
+  }
+  const Reg bits = StorageBits(dtype, r);
+  return loop::DTypeBytes(dtype) == 2 ? s.Half(PackBytes16(bits)) : PackBytes8(bits).xmm();
+}
+
 void Memory::Pack(DType dtype, const Mem& at, const Value& value) {
-  const auto reg = [&](int i) { return value.is_constant ? s.Load(value.constant) : value.r[i]; };
-  switch (dtype) {
-    case DType::kFloat32:
-    case DType::kInt32:
-    case DType::kFloat64:
-    case DType::kInt64:
-      for (int i = 0; i < RegisterCount(dtype); ++i) {
-        s.cc.emit(Inst::kIdVmovups, at.cloneAdjusted(i * s.vector_bytes()), reg(i));
-      }
-      break;
-    case DType::kFloat16:
-      s.cc.emit(Inst::kIdVcvtps2ph, at, reg(0), Imm(0));
-      break;
-    case DType::kInt16:
-    case DType::kBFloat16:
-      s.cc.emit(Inst::kIdVmovups, at, s.Half(PackBytes16(StorageBits(dtype, reg(0)))));
-      break;
-    case DType::kBool:
-    case DType::kUInt8:
-    case DType::kInt8: {
-      const Reg bytes = PackBytes8(StorageBits(dtype, reg(0)));
-      s.cc.emit(s.wide ? Inst::kIdVmovups : Inst::kIdVmovq, at, bytes.xmm());
-      break;
-    }
+  const int64_t bytes = loop::DTypeBytes(dtype);
+  if (bytes == 1) {
+    s.cc.emit(s.wide ? Inst::kIdVmovups : Inst::kIdVmovq, at, PackNarrow(dtype, value));
+    return;
+  }
+  if (bytes == 2) {
+    s.cc.emit(Inst::kIdVmovups, at, PackNarrow(dtype, value));
+    return;
+  }
+  for (int i = 0; i < RegisterCount(dtype); ++i) {
+    const Reg r = value.is_constant ? s.Load(value.constant) : value.r[i];
+    s.cc.emit(Inst::kIdVmovups, at.cloneAdjusted(i * s.vector_bytes()), r);
   }
 }
 
@@ -262,6 +256,13 @@ Value Memory::LoadMasked(DType dtype, const Lanes& lanes, const Tail& tail) {
     UnpackMaskedWide(dtype, Address(lanes, bytes, 0), tail, out);
     return out;
   }
+  if (s.wide) {
+    const Reg d = s.New();
+    const Reg part = bytes == 2 ? s.Half(d) : static_cast<Reg>(d.xmm());
+    s.cc.k(s.MaskBits(tail.mask32)).z().emit(NarrowMove(bytes), part, Address(lanes, bytes, 0));
+    out.r[0] = UnpackNarrow(dtype, part);
+    return out;
+  }
   CopyLanes(dtype, lanes, &tail, true);
   return Unpack(dtype, Scratch());
 }
@@ -269,6 +270,11 @@ Value Memory::LoadMasked(DType dtype, const Lanes& lanes, const Tail& tail) {
 void Memory::StoreMasked(DType dtype, const Lanes& lanes, const Value& value, const Tail& tail) {
   const int64_t bytes = loop::DTypeBytes(dtype);
   if (bytes >= 4) return PackMaskedWide(dtype, Address(lanes, bytes, 0), value, tail);
+  if (s.wide) {
+    const Reg packed = PackNarrow(dtype, value);
+    s.cc.k(s.MaskBits(tail.mask32)).emit(NarrowMove(bytes), Address(lanes, bytes, 0), packed);
+    return;
+  }
   Pack(dtype, Scratch(), value);
   CopyLanes(dtype, lanes, &tail, false);
 }

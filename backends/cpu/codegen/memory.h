@@ -32,7 +32,9 @@ class Memory {
   using DType = loop::DType;
   Mem Address(const Lanes& lanes, int64_t bytes, int register_index) const;
   Value Unpack(DType dtype, const Mem& at);
+  Reg UnpackNarrow(DType dtype, const Operand& from);
   void Pack(DType dtype, const Mem& at, const Value& value);
+  Reg PackNarrow(DType dtype, const Value& value);
   Value LoadMasked(DType dtype, const Lanes& lanes, const Tail& tail);
   void StoreMasked(DType dtype, const Lanes& lanes, const Value& value, const Tail& tail);
   void UnpackMaskedWide(DType dtype, const Mem& at, const Tail& tail, Value& out);

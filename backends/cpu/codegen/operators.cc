@@ -2,9 +2,11 @@
 #include "backends/cpu/codegen/operators.h"
 
 #include <bit>
+#include <cmath>
 #include <limits>
 
 #include "backends/cpu/codegen/math.h"
+#include "backends/cpu/codegen/vector_functions.h"
 
 namespace framejit::cpu {
 namespace {
@@ -45,9 +47,11 @@ Value Operators::Constant(const loop::Node& node) {
       break;
     case DType::kFloat64:
       value.constant = s.F64(node.float_value);
+      value.is_number = !std::isnan(node.float_value);
       break;
     case DType::kFloat32:
       value.constant = s.F32(static_cast<float>(node.float_value));
+      value.is_number = !std::isnan(node.float_value);
       break;
     case DType::kUInt8:
     case DType::kInt8:
@@ -80,6 +84,31 @@ void Operators::Spill(DType dtype, const Value& value, const Mem& slot) {
   }
 }
 
+// SLEEF's where it is in the process, else the C library's lane by lane.
+Value Operators::Call(Op op, DType dtype, const Value* v) {
+  const int operands = loop::OperandCount(op);
+  const void* function = FindVectorFunction(op, dtype, s.wide);
+  if (function == nullptr) {
+    return CallLanes(FindLaneFunction(op, dtype), dtype, dtype, v[0], operands == 2 ? &v[1] : nullptr);
+  }
+  using asmjit::TypeId;
+  const TypeId type = dtype == DType::kFloat64 ? (s.wide ? TypeId::kFloat64x8 : TypeId::kFloat64x4)
+                                               : (s.wide ? TypeId::kFloat32x16 : TypeId::kFloat32x8);
+  asmjit::FuncSignatureBuilder signature(asmjit::CallConvId::kCDecl);
+  signature.setRet(type);
+  for (int i = 0; i < operands; ++i) signature.addArg(type);
+  Value out;
+  for (int i = 0; i < RegisterCount(dtype); ++i) {
+    out.r[i] = s.New();
+    asmjit::InvokeNode* call = nullptr;
+    s.cc.invoke(&call, reinterpret_cast<uint64_t>(function), signature);
+    if (call == nullptr) continue;  // the compiler keeps the error
+    for (int operand = 0; operand < operands; ++operand) call->setArg(operand, First(v[operand], i));
+    call->setRet(0, out.r[i]);
+  }
+  return out;
+}
+
 Value Operators::CallLanes(LaneFunction function, DType from, DType to, const Value& x, const Value* y) {
   const Mem slot_x = Slot(0), slot_y = Slot(1);
   Spill(from, x, slot_x);
@@ -104,10 +133,19 @@ Value Operators::CallLanes(LaneFunction function, DType from, DType to, const Va
 }
 
 // minps and maxps return their second operand when one is NaN: right unless only the first is.
-Reg Operators::MinMaxFloat(InstId inst, bool is_double, const Reg& a, const Operand& b) {
-  const Reg best = s.Op2(inst, a, b);
-  if (is_double) return s.Blend64(s.CompareF64(a, a, kUnordered), a, best);
-  return s.SelectF32(a, a, kUnordered, a, best);
+Value Operators::MinMaxFloat(InstId inst, DType dtype, const Value* v) {
+  Value out;
+  for (int i = 0; i < RegisterCount(dtype); ++i) {
+    const Reg a = First(v[0], i);
+    const Reg best = s.Op2(inst, a, v[1].Source(i));
+    if (v[0].is_number)
+      out.r[i] = best;
+    else if (dtype == DType::kFloat64)
+      out.r[i] = s.Blend64(s.CompareF64(a, a, kUnordered), a, best);
+    else
+      out.r[i] = s.SelectF32(a, a, kUnordered, a, best);
+  }
+  return out;
 }
 
 // The exact vector sequence where all lanes are small enough, the C library otherwise (huge angles and infinities).
@@ -131,6 +169,8 @@ Value Operators::SinCos(Op op, const Value& value) {
 }
 
 Value Operators::Float32(Op op, const Value* v) {
+  if (op == Op::kMin) return MinMaxFloat(Inst::kIdVminps, DType::kFloat32, v);
+  if (op == Op::kMax) return MinMaxFloat(Inst::kIdVmaxps, DType::kFloat32, v);
   const Reg a = First(v[0], 0);
   const Operand b = v[1].Source(0);
   switch (op) {
@@ -142,10 +182,6 @@ Value Operators::Float32(Op op, const Value* v) {
       return One(s.Mul(a, b));
     case Op::kDiv:
       return One(s.Div(a, b));
-    case Op::kMin:
-      return One(MinMaxFloat(Inst::kIdVminps, false, a, b));
-    case Op::kMax:
-      return One(MinMaxFloat(Inst::kIdVmaxps, false, a, b));
     case Op::kNeg:
       return One(s.Xor(a, s.Splat32(0x80000000u)));
     case Op::kAbs:
@@ -168,8 +204,14 @@ Value Operators::Float32(Op op, const Value* v) {
       return One(EmitExp(s, a));
     case Op::kExpm1:
       return One(EmitExpm1(s, a));
+    case Op::kExp2:
+      return One(EmitExp2(s, a));
     case Op::kLog:
       return One(EmitLog(s, a));
+    case Op::kLog2:
+      return One(EmitLog2(s, a));
+    case Op::kLog10:
+      return One(EmitLog10(s, a));
     case Op::kLog1p:
       return One(EmitLog1p(s, a));
     case Op::kTanh:
@@ -188,16 +230,45 @@ Value Operators::Float32(Op op, const Value* v) {
     case Op::kCos:
       return SinCos(op, v[0]);
     default:
-      return CallLanes(FindLaneFunction(op, DType::kFloat32), DType::kFloat32, DType::kFloat32, v[0],
-                       loop::OperandCount(op) == 2 ? &v[1] : nullptr);
+      return Call(op, DType::kFloat32, v);
   }
 }
 
-Value Operators::Float64(Op op, const Value* v) {
-  const LaneFunction function = FindLaneFunction(op, DType::kFloat64);
-  if (function != nullptr) {
-    return CallLanes(function, DType::kFloat64, DType::kFloat64, v[0], loop::OperandCount(op) == 2 ? &v[1] : nullptr);
+// The functions that SLEEF has by others, as eager mode computes them; nothing where it is not in the process.
+Value Operators::Composed64(Op op, const Value* v) {
+  const bool by_erf = op == Op::kGelu || op == Op::kNormalCdf;
+  const auto binary = [&](Op arithmetic, const Value& a, const Value& b) {
+    const Value operands[2] = {a, b};
+    return Float64(arithmetic, operands);
+  };
+  const auto number = [&](double value) {
+    loop::Node node{Op::kConst, DType::kFloat64};
+    node.float_value = value;
+    return Constant(node);
+  };
+  Value x = v[0];
+  if (by_erf) {
+    const Value scaled = binary(Op::kMul, x, number(M_SQRT1_2));
+    const Value cdf = binary(Op::kAdd, Call(Op::kErf, DType::kFloat64, &scaled), number(1));
+    const Value half = op == Op::kGelu ? binary(Op::kMul, x, number(0.5)) : Materialize(DType::kFloat64, number(0.5));
+    return binary(Op::kMul, half, cdf);
   }
+  x = op == Op::kSigmoid ? Float64(Op::kNeg, &x) : binary(Op::kMin, number(0), x);
+  const Value e = Call(Op::kExp, DType::kFloat64, &x);
+  if (op == Op::kSigmoid) {
+    const Value sum = binary(Op::kAdd, e, number(1));
+    return Float64(Op::kReciprocal, &sum);
+  }
+  const Value operands[2] = {e, number(std::numeric_limits<double>::min())};
+  return Select(DType::kFloat64, Compare(Op::kLt, DType::kFloat64, operands), number(0), e);
+}
+
+Value Operators::Float64(Op op, const Value* v) {
+  const bool composed = op == Op::kGelu || op == Op::kNormalCdf || op == Op::kSigmoid || op == Op::kExpNonPositive;
+  if (composed && FindVectorFunction(Op::kExp, DType::kFloat64, s.wide) != nullptr) return Composed64(op, v);
+  if (FindLaneFunction(op, DType::kFloat64) != nullptr) return Call(op, DType::kFloat64, v);
+  if (op == Op::kMin) return MinMaxFloat(Inst::kIdVminpd, DType::kFloat64, v);
+  if (op == Op::kMax) return MinMaxFloat(Inst::kIdVmaxpd, DType::kFloat64, v);
   Value out;
   for (int i = 0; i < 2; ++i) {
     const Reg a = First(v[0], i);
@@ -214,12 +285,6 @@ Value Operators::Float64(Op op, const Value* v) {
         break;
       case Op::kDiv:
         out.r[i] = s.Op2(Inst::kIdVdivpd, a, b);
-        break;
-      case Op::kMin:
-        out.r[i] = MinMaxFloat(Inst::kIdVminpd, true, a, b);
-        break;
-      case Op::kMax:
-        out.r[i] = MinMaxFloat(Inst::kIdVmaxpd, true, a, b);
         break;
       case Op::kNeg:
         out.r[i] = s.Xor(a, s.Splat64(0x8000000000000000u));

@@ -3,6 +3,7 @@
 #define FRAMEJIT_BACKENDS_CPU_CODEGEN_OPERATORS_H_
 
 #include "backends/cpu/codegen/lane_functions.h"
+#include "backends/cpu/codegen/rounding.h"
 #include "backends/cpu/codegen/value.h"
 
 namespace framejit::cpu {
@@ -14,7 +15,7 @@ class Operators {
   Value Constant(const loop::Node& node);
   // Any operator but leaves, stores, casts and reductions. `dtype`: of the value operands.
   Value Apply(loop::Op op, loop::DType dtype, const Value* operands);
-  Value Cast(loop::DType from, loop::DType to, const Value& value);  // convert.cc
+  Value Cast(loop::DType from, loop::DType to, const Value& value, const Rounding& rounding = {});  // convert.cc
 
   // One step of a reduction, its start, and the combination of all lanes into every lane.
   Value Combine(loop::Op reduction, loop::DType dtype, const Value& element, const Value& accumulator);
@@ -33,10 +34,12 @@ class Operators {
   Value Int(Op op, DType dtype, const Value* operands);
   Value Bits(Op op, DType dtype, const Value* operands);
   Value Compare(Op op, DType dtype, const Value* operands);
-  Reg MinMaxFloat(InstId inst, bool is_double, const Reg& a, const Operand& b);
+  Value MinMaxFloat(InstId inst, DType dtype, const Value* operands);
   Reg MinMaxInt64(bool max, const Reg& a, const Reg& b);
   Reg MultiplyInt64(const Reg& a, const Reg& b);
   Value SinCos(Op op, const Value& x);
+  Value Call(Op op, DType dtype, const Value* operands);
+  Value Composed64(Op op, const Value* operands);
   Value CallLanes(LaneFunction function, DType from, DType to, const Value& x, const Value* y);
   void Spill(DType dtype, const Value& value, const Mem& slot);
   Mem Slot(int index);
@@ -48,7 +51,7 @@ class Operators {
   Value FromInt64(DType to, const Value& value);
   Value ToBool(DType from, const Value& value);
   Reg WrapNarrow(DType to, const Reg& value);
-  Reg RoundToBFloat16(const Reg& value);
+  Reg RoundToBFloat16(const Reg& value, const Rounding& rounding);
   Reg RoundToFloat16(const Reg& value);
 
   Simd& s;

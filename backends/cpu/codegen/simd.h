@@ -34,14 +34,16 @@ enum CompareCode : int {
 };
 
 // 32-bit lanes of a register.
-inline int LanesOf(Isa isa) { return isa == Isa::kAvx512 ? 16 : 8; }
+inline int LanesOf(Isa isa) { return isa == Isa::kAvx2 ? 8 : 16; }
 
 class Simd {
  public:
-  Simd(x86::Compiler& cc, Isa isa) : cc(cc), wide(isa == Isa::kAvx512), lanes(LanesOf(isa)) {}
+  Simd(x86::Compiler& cc, Isa isa)
+      : cc(cc), wide(isa != Isa::kAvx2), vnni(isa == Isa::kAvx512Vnni), lanes(LanesOf(isa)) {}
 
   x86::Compiler& cc;
   const bool wide;  // AVX-512
+  const bool vnni;  // with products of 16-bit integers
   const int lanes;  // 32-bit lanes of a register; a vector of 64-bit values takes two registers
   int vector_bytes() const { return lanes * 4; }
 

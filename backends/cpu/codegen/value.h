@@ -36,6 +36,7 @@ struct Value {
   Reg r[2];      // the second for 64-bit types only
   Mem constant;  // set for constants, which live in the pool instead
   bool is_constant = false;
+  bool is_number = false;  // of a floating constant: not NaN
 
   Operand Source(int i) const { return is_constant ? static_cast<const Operand&>(constant) : r[i]; }
 };

@@ -69,10 +69,9 @@ TEST_P(AssembleTest, ConversionsAndStoresOfEveryPair) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, AssembleTest,
-                         ::testing::Values(CodegenOptions::IsaChoice::kAvx2, CodegenOptions::IsaChoice::kAvx512),
-                         [](const auto& info) {
-                           return info.param == CodegenOptions::IsaChoice::kAvx2 ? "avx2" : "avx512";
-                         });
+                         ::testing::Values(CodegenOptions::IsaChoice::kAvx2, CodegenOptions::IsaChoice::kAvx512,
+                                           CodegenOptions::IsaChoice::kAvx512Vnni),
+                         [](const auto& info) { return std::string(NameOf(info.param)); });
 
 }  // namespace
 }  // namespace framejit::testing

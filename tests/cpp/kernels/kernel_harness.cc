@@ -143,8 +143,23 @@ void FillRandom(DType dtype, void* data, int64_t count, uint64_t seed, bool spec
 std::vector<CodegenOptions::IsaChoice> RunnableIsas() {
   std::vector<CodegenOptions::IsaChoice> out = {CodegenOptions::IsaChoice::kAvx2};
   const auto best = cpu::DetectIsa();
-  if (best.ok() && *best == cpu::Isa::kAvx512) out.push_back(CodegenOptions::IsaChoice::kAvx512);
+  if (best.ok() && *best != cpu::Isa::kAvx2) out.push_back(CodegenOptions::IsaChoice::kAvx512);
+  if (best.ok() && *best == cpu::Isa::kAvx512Vnni) out.push_back(CodegenOptions::IsaChoice::kAvx512Vnni);
   return out;
+}
+
+const char* NameOf(CodegenOptions::IsaChoice isa) {
+  switch (isa) {
+    case CodegenOptions::IsaChoice::kDetect:
+      return "detected";
+    case CodegenOptions::IsaChoice::kAvx2:
+      return "avx2";
+    case CodegenOptions::IsaChoice::kAvx512:
+      return "avx512";
+    case CodegenOptions::IsaChoice::kAvx512Vnni:
+      return "avx512_vnni";
+  }
+  return "";
 }
 
 std::vector<int64_t> BufferElements(const Kernel& kernel) {
@@ -173,8 +188,7 @@ void CheckKernel(const Kernel& kernel, const CheckOptions& options) {
       for (const int pieces : {1, 3}) {
         const Buffers got = Allocate(kernel, flush, options);
         RunInPieces(**compiled, Pointers(got).data(), pieces);
-        const bool wide = isa == CodegenOptions::IsaChoice::kAvx512;
-        Compare(kernel, got, expected, options, wide ? "AVX-512" : "AVX2");
+        Compare(kernel, got, expected, options, NameOf(isa));
       }
     }
     if (::testing::Test::HasFailure()) return;

@@ -45,6 +45,7 @@ void FillRandom(DType dtype, void* data, int64_t count, uint64_t seed, bool spec
 
 // The instruction sets to test: AVX2 and, where the CPU has it, AVX-512.
 std::vector<CodegenOptions::IsaChoice> RunnableIsas();
+const char* NameOf(CodegenOptions::IsaChoice isa);
 
 struct CheckOptions {
   double ulps = 0;      // of the result type, against the exact interpreter; 0: bit-exact with the typed interpreter

@@ -39,6 +39,21 @@ TEST(LayoutTest, TransposedAndStridedInputs) {
   }
 }
 
+// [batch, 48, 32] of what lies as [batch, 32, 48], beside an operand in order and one that is a row of the transposed.
+TEST(LayoutTest, TilesOfTransposedInputs) {
+  for (const DType dtype : {DType::kBool, DType::kUInt8, DType::kInt16, DType::kBFloat16, DType::kFloat16,
+                            DType::kFloat32, DType::kInt64, DType::kFloat64}) {
+    KernelBuilder b({3, 48, 32});
+    const ValueId x = b.LoadAs(DType::kFloat32, b.AddInput(dtype), {48 * 32, 1, 48});
+    const ValueId shared = b.LoadAs(DType::kFloat32, b.AddInput(dtype), {0, 1, 64}, 5);
+    const ValueId y = b.Load(b.AddInput(DType::kFloat32), {48 * 32, 32, 1});
+    const ValueId row = b.Load(b.AddInput(DType::kFloat32), {0, 1, 0});
+    const ValueId sum = b.Binary(Op::kAdd, b.Binary(Op::kMul, x, shared), b.Binary(Op::kSub, y, row));
+    b.Store(b.AddOutput(DType::kFloat32), {48 * 32, 32, 1}, sum);
+    CheckKernel(MustFinish(std::move(b)), {.specials = false});
+  }
+}
+
 TEST(LayoutTest, NegativeStrideReversesAndOffsetShifts) {
   KernelBuilder b({30});
   b.Store(b.AddOutput(DType::kFloat32), {1}, b.Load(b.AddInput(DType::kFloat32), {-1}, 29), 3);

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from framejit_testing import TOLERANCE, assert_same, vector
-from test_layers import DIFFERENTIATED_BY_TORCH, LAYERS, LOSSES
+from training_tables import DIFFERENTIATED_BY_TORCH, LAYERS, LOSSES
 from training_testing import reports, state_of, step
 
 import framejit
