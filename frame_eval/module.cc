@@ -277,9 +277,10 @@ py::object TraceProgram(const py::object& function, const py::tuple& args, const
   if (!PyFunction_Check(function.ptr())) throw py::type_error("trace: function: expected a Python function");
   LeafCallables callables;
   for (auto [callable, name] : leaves) callables.emplace(callable.ptr(), name.is_none() ? nullptr : name.ptr());
-  absl::StatusOr<PyRef> module = WithBoundCall("trace", function, args, kwargs, [&](const CallState& state) {
-    return ExportProgram(state, callables, make_builder.ptr());
-  });
+  absl::StatusOr<PyRef> module =
+      WithBoundCall("trace", function, args, kwargs, [&](const CallState& state) {
+        return ExportProgram(state, callables, make_builder.ptr());
+      });
   if (module.ok()) return py::reinterpret_steal<py::object>(module->release());
   const std::string text(module.status().message());
   PyErr_SetString(absl::IsFailedPrecondition(module.status()) ? break_error.ptr() : PyExc_RuntimeError, text.c_str());

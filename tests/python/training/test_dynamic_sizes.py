@@ -66,6 +66,22 @@ def test_loss(name, dynamic):
     check(loss, arguments_of, dynamic, name not in DIFFERENTIATED_BY_TORCH)
 
 
+def compare_states(actual: dict, expected: dict, where: str) -> None:
+    """Against the largest gradient of all: those of biases in front of a softmax are nothing but rounding."""
+    assert actual.keys() == expected.keys()
+    largest = max(t.abs().max().item() for name, t in expected.items() if name.startswith("gradient") and t is not None)
+    for name, theirs in expected.items():
+        ours = actual[name]
+        assert (ours is None) == (theirs is None), f"{where}: {name}"
+        if theirs is None or not theirs.is_floating_point():
+            assert theirs is None or torch.equal(ours, theirs), f"{where}: {name}"
+            continue
+        assert ours.stride() == theirs.stride(), f"{where}: {name}"
+        scale = largest if name.startswith("gradient") else theirs.abs().max().item()
+        difference = (ours - theirs).abs().max().item()
+        assert difference <= TOLERANCE * scale, f"{where}: {name} differs by {difference:.3g} of {scale:.3g}"
+
+
 @pytest.mark.parametrize("dynamic", [None, True])
 @pytest.mark.parametrize("name", NAMES)
 def test_model(name, dynamic):
@@ -84,7 +100,8 @@ def test_model(name, dynamic):
             loss = callee(**inputs)
             loss.backward()
             found.append((loss.detach(), state_of(target, ())))
-        assert_same(found[1], found[0], f"{rows} rows", 1e-4)
+        assert_same(found[1][0], found[0][0], f"loss of {rows} rows")
+        compare_states(found[1][1], found[0][1], f"{rows} rows")
     report = reports(compiled)
     assert len(report) <= (1 if dynamic else 2), [one.graph_break for one in report]
     assert all(one.has_backward for one in report)
