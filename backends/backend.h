@@ -28,7 +28,7 @@ struct CompileRequest {
 struct StepTime {
   enum class Kind : uint8_t { kKernel, kLibraryCall, kMemory };
   Kind kind = Kind::kKernel;
-  std::string name;  // of the kernel or the operator; of what is done to memory
+  std::string name;        // of the kernel or the operator; of what is done to memory
   double nanoseconds = 0;  // the least of several runs
 };
 

@@ -18,9 +18,7 @@ class LeastTime {
 
   void Add(double nanoseconds) { least_ = std::min(least_, nanoseconds); }
   // Zero where nothing was timed.
-  double nanoseconds() const {
-    return least_ == kNone ? 0 : std::max(0.0, least_ - ClockTime());
-  }
+  double nanoseconds() const { return least_ == kNone ? 0 : std::max(0.0, least_ - ClockTime()); }
 
   // Times a scope.
   class Scope {

@@ -54,7 +54,9 @@ def cache_bytes() -> dict[str, int]:
     for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         if (folder / "type").read_text().strip() != "Instruction":
             size = (folder / "size").read_text().strip()
-            found["L" + (folder / "level").read_text().strip()] = int(size.rstrip("KMG")) << {"K": 10, "M": 20}[size[-1]]
+            found["L" + (folder / "level").read_text().strip()] = (
+                int(size.rstrip("KMG")) << {"K": 10, "M": 20}[size[-1]]
+            )
     return found
 
 

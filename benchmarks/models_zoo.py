@@ -93,8 +93,8 @@ SMALL_LLAMA = {
 
 class Decode(nn.Module):
     """One step of decoding: one token for each row, with the keys and values of those before it in transformers' own
-    cache. keys, values: [batch, layers, key/value heads, tokens before, head size]. Returns the token's hidden state and
-    the cache with one token more: the keys of all layers, then the values."""
+    cache. keys, values: [batch, layers, key/value heads, tokens before, head size]. Returns the token's hidden state
+    and the cache with one token more: the keys of all layers, then the values."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-// MeasureBudget: where the time of a warm call goes, for explain(). Measured beside the calls, never in them: the guards
-// are checked, the compiled graph's steps are run and the results are built several times over, and nothing of it
-// reaches the program.
+// MeasureBudget: where the time of a warm call goes, for explain(). Measured beside the calls, never in them: the
+// guards are checked, the compiled graph's steps are run and the results are built several times over, and nothing of
+// it reaches the program.
 #ifndef FRAMEJIT_FRAME_EVAL_BUDGET_H_
 #define FRAMEJIT_FRAME_EVAL_BUDGET_H_
 
@@ -24,7 +24,8 @@ struct Budget {
   size_t result_count = 0;        // of the graph
 };
 
-// None where the trace does not hold for the call (any more) or has no graph. Requires the GIL, leaves no exception set.
+// None where the trace does not hold for the call (any more) or has no graph. Requires the GIL, leaves no exception
+// set.
 std::optional<Budget> MeasureBudget(Trace& trace, const CallState& state);
 
 }  // namespace framejit

@@ -13,6 +13,7 @@
 #include "base/switches.h"
 #include "frame_eval/autograd_graph.h"
 #include "frame_eval/data_graph.h"
+#include "frame_eval/frozen_graph.h"
 #include "frame_eval/record_call.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/shadow_check.h"
@@ -95,6 +96,21 @@ absl::StatusOr<Graph> Lower(const Graph& recorded, bool strict, Timings* timings
   return functional;
 }
 
+// Positions of the inputs that the call reaches as parameters and buffers of modules.
+std::vector<size_t> WeightsOf(const Recording& recording) {
+  std::vector<size_t> weights;
+  for (size_t i = 0; i < recording.inputs.size(); ++i) {
+    const Source& item = recording.sources[recording.inputs[i]];
+    if (item.kind != SourceKind::kDictItem || item.parent == kNoSource) continue;
+    const Source& dict = recording.sources[item.parent];
+    if (!dict.key || !PyUnicode_Check(dict.key.get())) continue;
+    if (PyUnicode_CompareWithASCIIString(dict.key.get(), "_parameters") == 0 ||
+        PyUnicode_CompareWithASCIIString(dict.key.get(), "_buffers") == 0)
+      weights.push_back(i);
+  }
+  return weights;
+}
+
 // Forward and backward apart; the forward has been through the passes.
 absl::StatusOr<Partition> Split(JointGraph joint, bool strict, Timings* timings) {
   {
@@ -137,9 +153,11 @@ class Compilation {
         name_(FunctionName(state.function)) {}
 
   absl::StatusOr<std::shared_ptr<Trace>> Run() {
+    ImportEarly();
     for (;;) {
       trace_ = std::make_shared<Trace>();
       in_order_ = false;
+      weights_.clear();
       modules_ = nullptr;
       auto* code = reinterpret_cast<PyCodeObject*>(PyFunction_GET_CODE(state_.function));
       trace_->report.function = name_;
@@ -186,6 +204,16 @@ class Compilation {
   // Whether the recording ended with something to run: at the end of the function, or in front of what broke.
   bool HasGraph() const { return !recording_->graph_break.has_value() || recording_->resume; }
 
+  // Python backends take open sizes by modules of torch that take long to import, and register classes: a recording
+  // that guards what abstract base classes say does not hold any more where that happens behind it.
+  void ImportEarly() const {
+    const bool first = advance_iterators_, may_be_open = !first || options_.dynamic == DynamicMode::kAlways;
+    if (options_.backend == nullptr || options_.backend->wants_functional_graph() || options_.backend_name == "eager" ||
+        !may_be_open || options_.dynamic == DynamicMode::kNever)
+      return;
+    if (PyRef module = PyRef::Steal(PyImport_ImportModule("framejit._fx_sizes")); !module) PyErr_Clear();
+  }
+
   void RecordIt() {
     RecordInputs inputs{
         .resumes = resumes_, .advance_iterators = advance_iterators_, .varying = varying_, .sizes = sizes_, .stop = {}};
@@ -230,6 +258,11 @@ class Compilation {
   // Where some numbers are no inputs of the graph, the others may be.
   static constexpr int kOpenRounds = 4;
 
+  // Since the recording: a guard does not hold any more.
+  absl::Status StateChanged() const {
+    return absl::AbortedError(absl::StrCat("the program's state changed: ", trace_->guards->ExplainFailure(state_)));
+  }
+
   // What the guards fetch in this call; `owned` keeps it. Empty where they do not hold any more.
   std::vector<PyObject*> Fetch(std::vector<PyRef>& owned) const {
     if (trace_->guards->Check(state_) != GuardResult::kPass) return {};
@@ -244,7 +277,7 @@ class Compilation {
     ScopedTiming timing(timings(), "replay");
     std::vector<PyRef> owned;
     const std::vector<PyObject*> fetched = Fetch(owned);
-    if (fetched.empty()) return absl::AbortedError("the program's state changed");
+    if (fetched.empty()) return StateChanged();
     const auto inputs = absl::MakeConstSpan(fetched).first(trace_->input_count);
     value_names_ = ValueNames();
     recording_->symbolic.SortNumbers(recording_->torch_graph);
@@ -319,7 +352,7 @@ class Compilation {
       return absl::UnimplementedError("torch's own autograd differentiates it");
     std::vector<PyRef> owned;
     const std::vector<PyObject*> fetched = Fetch(owned);
-    if (fetched.empty()) return absl::AbortedError("the program's state changed");
+    if (fetched.empty()) return StateChanged();
     if (!recording_->symbolic.open.empty()) {
       trace_->variants = NewVariants();
       if (trace_->variants->Make(fetched, report.torch_graph, report.recorded)->graph != nullptr)
@@ -349,6 +382,7 @@ class Compilation {
                                                                .versions = trace_->versions,
                                                                .program = recording_->symbolic,
                                                                .value_names = value_names_,
+                                                               .weights = weights_,
                                                                .modules = modules_});
   }
 
@@ -437,7 +471,7 @@ class Compilation {
       return absl::StrCat("ATen graph of the forward of ", name_, " after the passes:\n",
                           PrintGraph(report.lowered, LogPrintOptions()));
     });
-    if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return StateChanged();
     std::function<StateCheck()> check_of_this_call;
     if (recording_->checkpoints) {
       std::vector<size_t> saved;
@@ -480,6 +514,7 @@ class Compilation {
     absl::StatusOr<std::shared_ptr<Backend>> backend = ChooseBackend();
     if (!backend.ok()) return backend.status();
     TraceReport& report = trace_->report;
+    if (options_.freeze && recording_->joint == nullptr) weights_ = WeightsOf(*recording_);
     report.recorded = std::move(recording_->graph);
     report.torch_graph = std::move(recording_->torch_graph);
     LogLazily(LogArtifact::k_graph, [&] {
@@ -498,6 +533,11 @@ class Compilation {
     request.graph = &report.recorded;
     request.torch_graph = &report.torch_graph;
     request.timings = timings();
+    if ((*backend)->wants_functional_graph() && !in_order_ && !weights_.empty()) {
+      absl::StatusOr<bool> done = CompileFrozen(*backend);
+      if (!done.ok()) return done.status();
+      if (*done) return MakeVariants();
+    }
     if ((*backend)->wants_functional_graph() && !in_order_) {
       absl::StatusOr<Graph> lowered = Lower(report.recorded, options_.strict, timings());
       if (absl::IsUnimplemented(lowered.status())) {
@@ -516,7 +556,7 @@ class Compilation {
     }
     if (request.graph == &report.recorded) trace_->written_inputs = WrittenInputs(report.recorded);
     if (modules_ != nullptr) return CompileModule();
-    if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return StateChanged();
     std::vector<at::Tensor> examples = ExampleInputs(*trace_->guards, trace_->input_count);
     request.example_inputs = examples;
     ScopedTiming timing(timings(), "backend");
@@ -555,11 +595,26 @@ class Compilation {
     return absl::OkStatus();
   }
 
+  // True where the trace has its graph now, with weights as constants; false where there is no functional form.
+  absl::StatusOr<bool> CompileFrozen(const std::shared_ptr<Backend>& backend) {
+    absl::StatusOr<Graph> functional = Functionalize(trace_->report.recorded);
+    if (absl::IsUnimplemented(functional.status())) return false;
+    if (!functional.ok()) return functional.status();
+    if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
+    const std::vector<at::Tensor> examples = ExampleInputs(*trace_->guards, trace_->input_count);
+    ScopedTiming timing(timings(), "backend");
+    absl::StatusOr<std::unique_ptr<CompiledGraph>> graph =
+        FrozenGraph::Make(*std::move(functional), backend, weights_, examples, &trace_->report.lowered, timings());
+    if (!graph.ok()) return graph.status();
+    trace_->graph = *std::move(graph);
+    return true;
+  }
+
   // By a Python backend, for all sizes that the recording and the backend's own assumptions hold for.
   absl::Status CompileModule() {
     std::vector<PyRef> owned;
     const std::vector<PyObject*> fetched = Fetch(owned);
-    if (fetched.empty()) return absl::AbortedError("the program's state changed");
+    if (fetched.empty()) return StateChanged();
     ScopedTiming timing(timings(), "backend");
     absl::StatusOr<std::shared_ptr<CompiledGraph>> graph =
         modules_->Find({.graph = &trace_->report.recorded,
@@ -602,6 +657,7 @@ class Compilation {
   std::vector<PyRef> own_symbols_;        // what the symbols are worth in this call
   Graph own_joint_;                       // under the replay check
   std::vector<std::string> value_names_;  // of the torch-level values
+  std::vector<size_t> weights_;           // inputs that are frozen
   bool in_order_ = false;
   std::shared_ptr<SizeModules> modules_;  // of a Python backend, where sizes are open
   std::shared_ptr<Trace> trace_;
@@ -633,6 +689,12 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& re
     CompileRequest compile;
     compile.graph = request.recorded;
     compile.example_inputs = request.example_inputs;
+    if (!request.calls_in_order && !request.weights.empty()) {
+      absl::StatusOr<Graph> graph = Functionalize(*request.recorded);
+      if (!graph.ok()) return graph.status();
+      return FrozenGraph::Make(*std::move(graph), *std::move(backend), request.weights, request.example_inputs, lowered,
+                               nullptr);
+    }
     if (!request.calls_in_order) {
       absl::StatusOr<Graph> graph = Lower(*request.recorded, request.strict, nullptr);
       if (!graph.ok()) return graph.status();

@@ -25,6 +25,7 @@ struct CompileOptions {
   DynamicMode dynamic = DynamicMode::kAuto;
   bool strict = false;          // Graph::strict
   bool data_dependent = false;  // what goes on behind a break is recorded for open sizes and numbers at once
+  bool freeze = false;          // parameters and buffers are constants of graphs without gradients
 };
 
 // "auto" is the native backend: that of the CPU unless `graph` has values on a GPU.
@@ -42,6 +43,7 @@ struct SizedGraph {
   std::string name = {};
   bool random = false;
   c10::ArrayRef<at::Tensor> example_inputs;
+  std::vector<size_t> weights = {};  // positions of inputs that are frozen; without a backward
 };
 // `lowered` is what the backend takes where it is not the recorded graph; both outlive what is returned.
 absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& request, Graph* lowered);

@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "backends/backend.h"
 #include "backends/cuda/codegen/toolchain.h"
+#include "backends/native/emitter_rules.h"
 #include "backends/plugin/plugin.h"
 #include "base/log.h"
 #include "base/switches.h"
@@ -75,10 +76,11 @@ py::object StealOrThrow(PyObject* object) {
 // --- entries --------------------------------------------------------------------------------------------------------
 
 CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recompile_limit, const py::object& dynamic,
-                           bool data_dependent, bool strict) {
+                           bool data_dependent, bool strict, bool freeze) {
   CompileOptions options;
   options.strict = strict;
   options.data_dependent = data_dependent;
+  options.freeze = freeze;
   if (!dynamic.is_none()) options.dynamic = dynamic.cast<bool>() ? DynamicMode::kAlways : DynamicMode::kNever;
   options.fullgraph = fullgraph;
   options.recompile_limit = recompile_limit;
@@ -97,9 +99,9 @@ CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recomp
 }
 
 py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit,
-                     const py::object& dynamic, bool data_dependent, bool strict) {
-  return StealOrThrow(
-      NewEntry(function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic, data_dependent, strict)));
+                     const py::object& dynamic, bool data_dependent, bool strict, bool freeze) {
+  return StealOrThrow(NewEntry(
+      function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic, data_dependent, strict, freeze)));
 }
 
 // --- regions --------------------------------------------------------------------------------------------------------
@@ -107,7 +109,7 @@ py::object MakeEntry(const py::object& function, const py::object& backend, bool
 // Handles of regions are their addresses; 0: none.
 size_t MakeRegion(const py::object& backend, int recompile_limit, bool strict) {
   return reinterpret_cast<size_t>(
-      new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none(), false, strict)));
+      new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none(), false, strict, false)));
 }
 
 size_t EnterRegion(size_t region) {
@@ -277,10 +279,9 @@ py::object TraceProgram(const py::object& function, const py::tuple& args, const
   if (!PyFunction_Check(function.ptr())) throw py::type_error("trace: function: expected a Python function");
   LeafCallables callables;
   for (auto [callable, name] : leaves) callables.emplace(callable.ptr(), name.is_none() ? nullptr : name.ptr());
-  absl::StatusOr<PyRef> module =
-      WithBoundCall("trace", function, args, kwargs, [&](const CallState& state) {
-        return ExportProgram(state, callables, make_builder.ptr());
-      });
+  absl::StatusOr<PyRef> module = WithBoundCall("trace", function, args, kwargs, [&](const CallState& state) {
+    return ExportProgram(state, callables, make_builder.ptr());
+  });
   if (module.ok()) return py::reinterpret_steal<py::object>(module->release());
   const std::string text(module.status().message());
   PyErr_SetString(absl::IsFailedPrecondition(module.status()) ? break_error.ptr() : PyExc_RuntimeError, text.c_str());
@@ -336,7 +337,8 @@ PYBIND11_MODULE(_C, module) {
   ThrowIfError(RegisterBuiltinBackends());
 
   module.def("make_entry", &MakeEntry, py::arg("function"), py::arg("backend"), py::arg("fullgraph"),
-             py::arg("recompile_limit"), py::arg("dynamic"), py::arg("data_dependent"), py::arg("strict"));
+             py::arg("recompile_limit"), py::arg("dynamic"), py::arg("data_dependent"), py::arg("strict"),
+             py::arg("freeze"));
   module.def("entry_function",
              [](const py::object& entry) { return py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr())); });
   module.def("traces", &Traces, py::arg("entry"));
@@ -383,6 +385,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("_switch_off", &SwitchOff);
   module.def("set_graph_break_error", [](const py::object& type) { SetGraphBreakError(type.ptr()); });
 
+  module.def("inexact_operators", &native::InexactOperators);
   module.def("list_backends", &ListBackends);
   module.def("register_backend", &RegisterPythonBackend);
   module.def("set_traced_symbols", [](const std::string& names) { SetTracedSymbols(names); });

@@ -177,7 +177,8 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> fetched, const To
                     .torch_graph = &replayed->torch_graph,
                     .name = origin_.name,
                     .random = origin_.random,
-                    .example_inputs = examples},
+                    .example_inputs = examples,
+                    .weights = origin_.weights},
                    &variant.lowered);
   if (!compiled.ok()) return compiled.status();
   variant.graph = *std::move(compiled);

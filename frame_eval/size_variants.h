@@ -61,6 +61,7 @@ class SizeVariants {
     std::vector<std::pair<size_t, uint32_t>> versions;  // as in Trace
     SymbolicProgram program;
     std::vector<std::string> value_names;
+    std::vector<size_t> weights;           // inputs that are frozen
     std::shared_ptr<SizeModules> modules;  // of a Python backend, which is called for many variants at once; else null
   };
   explicit SizeVariants(Origin origin) : origin_(std::move(origin)) {}

@@ -102,7 +102,7 @@ def _check_common(caller: str, backend: Any, options: Any, strict: Any) -> dict[
 
 
 def _check_options(
-    backend: Any, fullgraph: Any, dynamic: Any, data_dependent: Any, strict: Any, options: Any
+    backend: Any, fullgraph: Any, dynamic: Any, data_dependent: Any, strict: Any, freeze: Any, options: Any
 ) -> dict[str, Any]:
     chosen = _check_common("framejit.compile", backend, options, strict)
     if not isinstance(fullgraph, bool):
@@ -111,6 +111,12 @@ def _check_options(
         raise TypeError(f"framejit.compile: dynamic: expected a bool or None, got {type(dynamic).__name__}")
     if not isinstance(data_dependent, bool):
         raise TypeError(f"framejit.compile: data_dependent: expected a bool, got {type(data_dependent).__name__}")
+    if not isinstance(freeze, bool):
+        raise TypeError(f"framejit.compile: freeze: expected a bool, got {type(freeze).__name__}")
+    if freeze and strict:
+        raise ValueError(
+            "framejit.compile: freeze: folded weights round differently from eager mode, which strict excludes"
+        )
     return chosen
 
 
@@ -126,6 +132,7 @@ def compile(
     dynamic: bool | None = None,
     data_dependent: bool = False,
     strict: bool = False,
+    freeze: bool = False,
     options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Compiles a function, method, nn.Module or other callable; also a decorator, with or without arguments.
@@ -146,15 +153,22 @@ def compile(
         moves, fuse; ATen's kernels compute everything else (reductions, norms, softmax, exp, tanh, gelu, sqrt, ...:
         docs/numerics.md). Without it, errors are as small as eager's, but results may differ in their last bits. For
         the backends of framejit itself; ValueError with others.
+    freeze: parameters and buffers of modules are constants of graphs that need no gradients (under torch.no_grad or
+        inference_mode): what is computed of them alone is computed once, batch norms are folded into the convolution or
+        linear layer in front of them, weights are packed. Weights are not supposed to change; where a tensor was
+        replaced or its version moved (optimizers, load_state_dict, in-place operators), the graph is compiled for what
+        it is now. Writes through `.data` or through NumPy's view of the memory are not seen. Results may differ from
+        eager's in rounding. Graphs that need gradients, and Python backends, are compiled as without it.
     options: {"recompile_limit": n}: how often a function is recorded before further misses run in the interpreter.
     """
-    chosen = _check_options(backend, fullgraph, dynamic, data_dependent, strict, options)
+    chosen = _check_options(backend, fullgraph, dynamic, data_dependent, strict, freeze, options)
     arguments = {
         "backend": backend,
         "fullgraph": fullgraph,
         "dynamic": dynamic,
         "data_dependent": data_dependent,
         "strict": strict,
+        "freeze": freeze,
         "options": options,
     }
     if target is None:
@@ -200,6 +214,7 @@ def _entry(function: types.FunctionType, arguments: dict[str, Any], options: dic
         arguments["dynamic"],
         arguments["data_dependent"],
         options["strict"],
+        arguments["freeze"],
     )
     functools.update_wrapper(entry, function)
     entry._framejit_options = arguments

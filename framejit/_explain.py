@@ -83,19 +83,16 @@ class Budget:
         return _mean(sum(times), len(times))
 
     def lines(self) -> list[str]:
-        rows = [("guards", self.guards, self.checks)]
-        for kind, plural in (("kernel", "kernels"), ("library call", "library calls"), ("memory", "memory")):
+        rows = [("guard", self.guards, self.checks)]
+        for kind in ("kernel", "library call", "memory"):
             times = [step.nanoseconds for step in self.steps if step.kind == kind]
-            rows += [(plural, sum(times), len(times))] if times else []
+            rows.append((kind.replace("memory", "allocation or view"), sum(times), len(times)))
         if self.results is not None:
-            rows.append(("outputs", self.results, self.outputs))
-        lines = []
-        for name, total, count in rows:
-            each = f", {total / count:.1f} each of {count}" if count else ""
-            lines.append(f"{name}: {total:.0f} ns{each}")
+            rows.append(("output", self.results, self.outputs))
+        lines = [f"{total / count:.1f} ns per {name}: {total:.0f} of {count}" for name, total, count in rows if count]
         if self.graph is not None:
-            lines.append(f"the graph as a whole: {self.graph:.0f} ns")
-        return lines + [f"  {step.kind} {step.name}: {step.nanoseconds:.0f} ns" for step in self.steps]
+            lines.append(f"{self.graph:.0f} ns for the whole graph")
+        return lines + [f"  {step.nanoseconds:.0f} ns {step.kind} {step.name}" for step in self.steps]
 
 
 def _mean(total: float, count: int) -> float | None:

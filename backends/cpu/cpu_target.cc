@@ -11,6 +11,7 @@
 #include "backends/cpu/codegen/kernel_compiler.h"
 #include "backends/cpu/out_calls.h"
 #include "backends/cpu/parallel.h"
+#include "backends/cpu/product_calls.h"
 #include "backends/loop/split.h"
 #include "backends/native/fusion.h"
 #include "backends/native/library_calls.h"
@@ -128,6 +129,11 @@ class TheCpuTarget : public native::Target {
 
   native::OutCall FindOutCall(const Graph& graph, const Node& node) const override {
     return cpu::FindOutCall(graph, node);
+  }
+
+  native::DirectCall FindDirectCall(const Graph& graph, const Node& node) const override {
+    if (graph.strict) return {};  // sums in another order than the library's
+    return FindProduct(graph, node);
   }
 
   at::Tensor Allocate(const native::TensorShape& shape, bool zeroed) const override {

@@ -191,11 +191,12 @@ ValueId KernelBuilder::Mean(ValueId x) {
   return Binary(Op::kDiv, sum, Const(dtype_of(sum), static_cast<double>(inner_size())));
 }
 
-ValueId KernelBuilder::Variance(ValueId x, ValueId mean, double correction) {
+ValueId KernelBuilder::Variance(ValueId x, ValueId mean, double correction, std::optional<DType> wide) {
   const ValueId deviation = Binary(Op::kSub, x, mean);
-  const ValueId sum = Reduce(Op::kReduceSum, Binary(Op::kMul, deviation, deviation));
+  const DType type = wide.value_or(dtype_of(x));
+  const ValueId sum = Reduce(Op::kReduceSum, Cast(type, Binary(Op::kMul, deviation, deviation)));
   const double divisor = std::max(0.0, static_cast<double>(inner_size()) - correction);
-  return Binary(Op::kDiv, sum, Const(dtype_of(sum), divisor));
+  return Cast(dtype_of(x), Binary(Op::kDiv, sum, Const(type, divisor)));
 }
 
 ValueId KernelBuilder::PickElement(ValueId x, ValueId here) {

@@ -3,6 +3,7 @@
 #ifndef FRAMEJIT_BACKENDS_LOOP_BUILDER_H_
 #define FRAMEJIT_BACKENDS_LOOP_BUILDER_H_
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,8 +39,9 @@ class KernelBuilder {
   ValueId Reduce(Op op, ValueId x);
 
   // Combinations used by several lowerings.
-  ValueId Mean(ValueId x);                                       // sum / inner size
-  ValueId Variance(ValueId x, ValueId mean, double correction);  // two-pass: sum((x - mean)^2) / (n - correction)
+  ValueId Mean(ValueId x);  // sum / inner size
+  // Two-pass: sum((x - mean)^2) / (n - correction), the sum added up in `wide`; none: in the type of x.
+  ValueId Variance(ValueId x, ValueId mean, double correction, std::optional<DType> wide = std::nullopt);
   // What `x` is at the one inner position where `here` holds, as a row value: what x is computed from is picked, and
   // the operators are applied once per row. Where `here` holds nowhere, some value.
   ValueId PickElement(ValueId x, ValueId here);

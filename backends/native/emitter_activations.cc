@@ -47,9 +47,13 @@ EmitResults Silu(Emitter& e) {
   return {a.Bin(Op::kDiv, a.x, a.Bin(Op::kAdd, a.Number(1), a.Un(Op::kExp, a.Un(Op::kNeg, a.x))))};
 }
 
+// x tanh(log(1 + e^x)) is x n / (1 + n) with n = e^x + e^2x / 2, where the quotient is 1 from e^x = 2^27 on.
 EmitResults Mish(Emitter& e) {
   Activation a(e);
-  return {a.Bin(Op::kMul, a.x, a.Un(Op::kTanh, a.Un(Op::kLog1p, a.Un(Op::kExp, a.x))))};
+  ValueId power = a.Un(Op::kExp, a.Bin(Op::kMin, a.Number(20), a.x));
+  ValueId half_square = a.Bin(Op::kMul, a.Bin(Op::kMul, power, power), a.Number(0.5));
+  ValueId n = a.Bin(Op::kAdd, power, half_square);
+  return {a.Bin(Op::kMul, a.x, a.Bin(Op::kDiv, n, a.Bin(Op::kAdd, n, a.Number(1))))};
 }
 
 EmitResults LeakyRelu(Emitter& e) {

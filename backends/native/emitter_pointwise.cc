@@ -1,4 +1,7 @@
 // Arithmetic, comparisons, logic, casts, copies and factories; and the lookup over all parts of the table.
+#include <algorithm>
+#include <array>
+
 #include "absl/container/flat_hash_map.h"
 #include "backends/native/emitter_rules.h"
 
@@ -220,6 +223,32 @@ ValueId IntegerRange(Emitter& e, int64_t start, int64_t step) {
   ValueId scaled = e.b().Binary(Op::kMul, e.Index(0), e.b().ConstInt(loop::DType::kInt64, step));
   return e.b().Binary(Op::kAdd, scaled, e.b().ConstInt(loop::DType::kInt64, start));
 }
+// tril and triu: what lies on one side of a diagonal, zero elsewhere.
+template <Op kept>
+EmitResults Triangle(Emitter& e) {
+  const c10::DimVector& sizes = e.operand_meta(0).sizes;
+  const int64_t rank = static_cast<int64_t>(sizes.size());
+  if (rank < 2 || sizes[sizes.size() - 1] >= INT32_MAX || sizes[sizes.size() - 2] >= INT32_MAX) return {e.Fail()};
+  const auto position = [&](int64_t dim) { return e.b().Cast(loop::DType::kInt32, e.Index(dim)); };
+  const int64_t diagonal = std::clamp<int64_t>(e.constant(1).toInt(), -INT32_MAX / 2, INT32_MAX / 2);
+  const ValueId distance = e.b().Binary(Op::kSub, position(rank - 1), position(rank - 2));
+  const ValueId inside = e.b().Binary(kept, distance, e.b().ConstInt(loop::DType::kInt32, diagonal));
+  const ValueId x = e.As(0, e.out());
+  const loop::DType type = e.b().dtype_of(x);
+  const ValueId zero = loop::IsFloat(type) ? e.b().Const(type, 0) : e.b().ConstInt(type, 0);
+  return One(e.b().Select(inside, x, zero));
+}
+
+// xlogy(x, y): x log(y), 0 where x is 0, NaN where y is. Eager rounds log(y) to a narrow type.
+EmitResults XLogY(Emitter& e) {
+  const at::ScalarType type = e.out();
+  if (type != at::ScalarType::Float && type != at::ScalarType::Double) return One(e.Fail());
+  const ValueId x = e.As(0, type), y = e.As(1, type), zero = e.Number(0, type);
+  const ValueId product = e.b().Binary(Op::kMul, x, e.b().Unary(Op::kLog, y));
+  const ValueId kept = e.b().Select(e.b().Binary(Op::kEq, x, zero), zero, product);
+  return One(e.b().Select(e.b().Binary(Op::kNe, y, y), y, kept));
+}
+
 EmitResults Arange(Emitter& e) { return One(IntegerRange(e, 0, 1)); }
 EmitResults ArangeStart(Emitter& e) {
   return One(e.constant(0).isInt() ? IntegerRange(e, e.constant(0).toInt(), 1) : e.Fail());
@@ -331,17 +360,24 @@ const NamedRule kRules[] = {
     {"aten::full_like", E(FillSecond)},
     {"aten::fill.Scalar", E(FillSecond)},
     {"aten::new_full", E(FillThird)},
+    {"aten::tril", E(Triangle<Op::kLe>)},
+    {"aten::triu", E(Triangle<Op::kGe>)},
+    {"aten::xlogy.Tensor", P(XLogY)},
     {"aten::arange", E(Arange)},
     {"aten::arange.start", E(ArangeStart)},
     {"aten::arange.start_step", E(ArangeStep)},
 };
+
+std::array<c10::ArrayRef<NamedRule>, 4> Parts() {
+  return {PointwiseRules(), ActivationRules(), RowRules(), GradientRules()};
+}
 
 using RuleMap = absl::flat_hash_map<std::string, const EmitRule*>;
 
 const RuleMap& Rules() {
   static const RuleMap* rules = [] {
     auto* map = new RuleMap;
-    for (auto part : {PointwiseRules(), ActivationRules(), RowRules(), GradientRules()}) {
+    for (auto part : Parts()) {
       for (const NamedRule& named : part) map->emplace(named.name, &named.rule);
     }
     return map;
@@ -356,6 +392,16 @@ c10::ArrayRef<NamedRule> PointwiseRules() { return kRules; }
 const EmitRule* FindEmitRule(const std::string& operator_name) {
   auto it = Rules().find(operator_name);
   return it == Rules().end() ? nullptr : it->second;
+}
+
+std::vector<std::string> InexactOperators() {
+  std::vector<std::string> names;
+  for (auto part : Parts()) {
+    for (const NamedRule& named : part) {
+      if (named.rule.exact != Exact::kAlways) names.emplace_back(named.name);
+    }
+  }
+  return names;
 }
 
 }  // namespace framejit::native

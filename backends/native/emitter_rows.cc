@@ -3,6 +3,9 @@
 #include <ATen/core/Reduction.h>
 #include <c10/core/WrapDimMinimal.h>
 
+#include <cmath>
+#include <limits>
+
 #include "backends/native/emitter_rules.h"
 #include "backends/native/split_losses.h"
 
@@ -28,17 +31,64 @@ EmitResults Mean(Emitter& e) {
   return {e.b().Mean(e.As(0, e.out()))};
 }
 
-// mse_loss(x, y, reduction) where it reduces; what is rounded in between stays with ATen.
+// Products of integers wrap, as eager's.
+EmitResults Product(Emitter& e) {
+  if (e.out() == at::ScalarType::Bool) return {e.Fail()};
+  return {e.b().Reduce(Op::kReduceProd, e.As(0, e.out()))};
+}
+
+bool IsWide(at::ScalarType type) { return type == at::ScalarType::Float || type == at::ScalarType::Double; }
+
+// Losses (x, y, ..., reduction) where they reduce; what is rounded in between stays with ATen.
+bool ReducesWide(Emitter& e, size_t reduction) {
+  return IsWide(e.out()) && e.constant(reduction).toInt() != at::Reduction::None &&
+         e.operand_meta(0).sizes == e.operand_meta(1).sizes;
+}
+
+EmitResults ReduceLoss(Emitter& e, ValueId loss, size_t reduction) {
+  const bool mean = e.constant(reduction).toInt() == at::Reduction::Mean;
+  return {mean ? e.b().Mean(loss) : e.b().Reduce(Op::kReduceSum, loss)};
+}
+
 EmitResults MeanSquare(Emitter& e) {
-  const at::ScalarType type = e.out();
-  const int64_t reduction = e.constant(2).toInt();
-  if ((type != at::ScalarType::Float && type != at::ScalarType::Double) || reduction == at::Reduction::None ||
-      e.operand_meta(0).sizes != e.operand_meta(1).sizes) {
-    return {e.Fail()};
-  }
-  const ValueId difference = e.b().Binary(Op::kSub, e.As(0, type), e.As(1, type));
-  const ValueId square = e.b().Binary(Op::kMul, difference, difference);
-  return {reduction == at::Reduction::Mean ? e.b().Mean(square) : e.b().Reduce(Op::kReduceSum, square)};
+  if (!ReducesWide(e, 2)) return {e.Fail()};
+  const ValueId difference = e.b().Binary(Op::kSub, e.As(0, e.out()), e.As(1, e.out()));
+  return ReduceLoss(e, e.b().Binary(Op::kMul, difference, difference), 2);
+}
+
+// binary_cross_entropy_with_logits(x, target, weight?, pos_weight?, reduction):
+// (1 - target) x - log(sigmoid(x)), where log(sigmoid(x)) = min(x, 0) - log(1 + exp(-|x|)).
+EmitResults CrossEntropyOfLogits(Emitter& e) {
+  if (!e.IsNone(2) || !e.IsNone(3) || !ReducesWide(e, 4)) return {e.Fail()};
+  const ValueId x = e.As(0, e.out()), target = e.As(1, e.out());
+  const ValueId distance = e.b().Unary(Op::kExp, e.b().Unary(Op::kNeg, e.b().Unary(Op::kAbs, x)));
+  const ValueId log_sigmoid =
+      e.b().Binary(Op::kSub, e.b().Binary(Op::kMin, e.Number(0, e.out()), x), e.b().Unary(Op::kLog1p, distance));
+  const ValueId other = e.b().Binary(Op::kMul, e.b().Binary(Op::kSub, e.Number(1, e.out()), target), x);
+  return ReduceLoss(e, e.b().Binary(Op::kSub, other, log_sigmoid), 4);
+}
+
+// linalg_vector_norm(x, ord, dim?, keepdim, dtype?) of the orders that need no powers.
+EmitResults VectorNorm(Emitter& e) {
+  if (!c10::isFloatingType(e.out()) || !c10::isFloatingType(e.operand_meta(0).dtype)) return {e.Fail()};
+  const double order = e.constant(1).toScalar().toDouble();
+  const ValueId x = e.As(0, e.out());
+  if (order == 2) return {e.b().Unary(Op::kSqrt, e.b().Reduce(Op::kReduceSum, e.b().Binary(Op::kMul, x, x)))};
+  const ValueId size = e.b().Unary(Op::kAbs, x);
+  if (order == 1) return {e.b().Reduce(Op::kReduceSum, size)};
+  if (std::isinf(order)) return {e.b().Reduce(order > 0 ? Op::kReduceMax : Op::kReduceMin, size)};
+  return {e.Fail()};
+}
+
+// Around the largest value, unless that is infinite. Eager rounds each step of it to a narrow type.
+EmitResults LogSumExp(Emitter& e) {
+  if (!IsWide(e.out())) return {e.Fail()};
+  const ValueId x = e.As(0, e.out()), most = e.b().Reduce(Op::kReduceMax, x);
+  const ValueId infinity = e.Number(std::numeric_limits<double>::infinity(), e.out());
+  const ValueId is_infinite = e.b().Binary(Op::kEq, e.b().Unary(Op::kAbs, most), infinity);
+  const ValueId around = e.b().Select(is_infinite, e.Number(0, e.out()), most);
+  const ValueId terms = e.b().Unary(Op::kExp, e.b().Binary(Op::kSub, x, around));
+  return {e.b().Binary(Op::kAdd, e.b().Unary(Op::kLog, e.b().Reduce(Op::kReduceSum, terms)), around)};
 }
 
 template <Op op>
@@ -55,22 +105,44 @@ EmitResults Quantifier(Emitter& e) {
   return {e.b().Reduce(op, e.b().Cast(loop::DType::kInt32, e.As(0, at::ScalarType::Bool)))};
 }
 
-// argmax(input, dim?, keepdim): the first of the extreme values, or the first NaN. Over all dimensions only where there
-// is one, since positions are counted along a dimension.
-template <Op op>
-EmitResults ArgExtremum(Emitter& e) {
-  const at::ScalarType type = e.operand_meta(0).dtype;
-  const int64_t rank = static_cast<int64_t>(e.operand_meta(0).sizes.size());
-  if (rank == 0 || (e.IsNone(1) && rank != 1) || type == at::ScalarType::Bool) return {e.Fail()};
-  const int64_t dim = e.IsNone(1) ? 0 : c10::maybe_wrap_dim(e.constant(1).toInt(), rank);
-  if (e.operand_meta(0).sizes[static_cast<size_t>(dim)] >= INT32_MAX) return {e.Fail()};
-  const ValueId x = e.As(0, type);
-  ValueId found = e.b().Binary(Op::kEq, x, e.b().Reduce(op, x));
-  if (c10::isFloatingType(type)) found = e.b().Binary(Op::kOr, found, e.b().Binary(Op::kNe, x, x));
+// The first position along `dim` of the extreme value of x, or of NaN.
+ValueId ExtremePosition(Emitter& e, ValueId x, ValueId extreme, int64_t dim) {
+  ValueId found = e.b().Binary(Op::kEq, x, extreme);
+  if (c10::isFloatingType(e.operand_meta(0).dtype)) {
+    found = e.b().Binary(Op::kOr, found, e.b().Binary(Op::kNe, x, x));
+  }
   const ValueId position = e.b().Cast(loop::DType::kInt32, e.Index(dim));
   const ValueId none = e.b().ConstInt(loop::DType::kInt32, INT32_MAX);
   const ValueId first = e.b().Reduce(Op::kReduceMin, e.b().Select(found, position, none));
-  return {e.b().Cast(loop::DType::kInt64, first)};
+  return e.b().Cast(loop::DType::kInt64, first);
+}
+
+bool HasPositions(Emitter& e, int64_t dim) {
+  const TensorMeta& x = e.operand_meta(0);
+  return x.dtype != at::ScalarType::Bool && x.sizes[static_cast<size_t>(dim)] < INT32_MAX;
+}
+
+// argmax(input, dim?, keepdim). Over all dimensions only where there is one, since positions are counted along a
+// dimension.
+template <Op op>
+EmitResults ArgExtremum(Emitter& e) {
+  const int64_t rank = static_cast<int64_t>(e.operand_meta(0).sizes.size());
+  if (rank == 0 || (e.IsNone(1) && rank != 1)) return {e.Fail()};
+  const int64_t dim = e.IsNone(1) ? 0 : c10::maybe_wrap_dim(e.constant(1).toInt(), rank);
+  if (!HasPositions(e, dim)) return {e.Fail()};
+  const ValueId x = e.As(0, e.operand_meta(0).dtype);
+  return {ExtremePosition(e, x, e.b().Reduce(op, x), dim)};
+}
+
+// max(input, dim, keepdim) -> (values, positions)
+template <Op op>
+EmitResults ExtremumAndPosition(Emitter& e) {
+  const int64_t rank = static_cast<int64_t>(e.operand_meta(0).sizes.size());
+  if (rank == 0) return Failed(e, 2);
+  const int64_t dim = c10::maybe_wrap_dim(e.constant(1).toInt(), rank);
+  if (!HasPositions(e, dim)) return Failed(e, 2);
+  const ValueId x = e.As(0, e.operand_meta(0).dtype), extreme = e.b().Reduce(op, x);
+  return {extreme, ExtremePosition(e, x, extreme, dim)};
 }
 
 // gather(input, dim, index) of one element per row, whose index is checked elsewhere (split_losses.h).
@@ -83,10 +155,12 @@ EmitResults Gather(Emitter& e) {
   return {e.b().PickElement(e.As(0, type), here)};
 }
 
-// Divisor as torch has it: an empty or zero divisor gives NaN or infinity, like 0 / 0.
+// Divisor as torch has it: an empty or zero divisor gives NaN or infinity, like 0 / 0. ATen's kernel for the CPU adds
+// up float32 in double precision.
 ValueId Variance(Emitter& e, ValueId x, ValueId mean, size_t correction) {
   double amount = e.IsNone(correction) ? 1.0 : e.constant(correction).toScalar().toDouble();
-  return e.b().Variance(x, mean, amount);
+  const bool wide = e.out() == at::kFloat && e.out_meta().device.is_cpu();
+  return e.b().Variance(x, mean, amount, wide ? std::optional(loop::DType::kFloat64) : std::nullopt);
 }
 
 EmitResults Var(Emitter& e) {
@@ -154,7 +228,14 @@ const NamedRule kRules[] = {
     {"aten::sum.dim_IntList", Row(Sum, 1, Exact::kIntegers)},
     {"aten::mean", Row(Mean, -1)},
     {"aten::mean.dim", Row(Mean, 1)},
+    {"aten::prod", Row(Product, -1, Exact::kIntegers)},
+    {"aten::prod.dim_int", Row(Product, 1, Exact::kIntegers)},
     {"aten::mse_loss", Row(MeanSquare, -1)},
+    {"aten::binary_cross_entropy_with_logits", Row(CrossEntropyOfLogits, -1)},
+    {"aten::linalg_vector_norm", Row(VectorNorm, 2)},
+    {"aten::logsumexp", Row(LogSumExp, 1)},
+    {"aten::max.dim", Row(ExtremumAndPosition<Op::kReduceMax>, 1, Exact::kAlways)},
+    {"aten::min.dim", Row(ExtremumAndPosition<Op::kReduceMin>, 1, Exact::kAlways)},
     {"aten::max", Row(Extremum<Op::kReduceMax>, -1, Exact::kIntegers)},
     {"aten::min", Row(Extremum<Op::kReduceMin>, -1, Exact::kIntegers)},
     {"aten::amax", Row(Extremum<Op::kReduceMax>, 1, Exact::kIntegers)},

@@ -3,6 +3,7 @@
 #define FRAMEJIT_BACKENDS_NATIVE_EMITTER_RULES_H_
 
 #include <string>
+#include <vector>
 
 #include "backends/native/emitter.h"
 
@@ -34,6 +35,9 @@ constexpr EmitRule AsExact(EmitRule rule) {
 
 // Null where ATen runs the operator.
 const EmitRule* FindEmitRule(const std::string& operator_name);
+
+// Operators whose rule does not always compute the bits that ATen's kernel computes.
+std::vector<std::string> InexactOperators();
 
 // The parts of the table.
 struct NamedRule {

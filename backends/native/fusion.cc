@@ -577,8 +577,7 @@ class Fuser {
     if (!placement) return false;
     DimMap position;
     if (kind(n) == NodeKind::kRow) {
-      bool failed = false;
-      if (!placement->full || !MapInUnit(node(n).operands[0].value, unit, failed)) return false;
+      if (!placement->full || !ReadsWholeValueOf(unit, n)) return false;
       if (group.inner_dims == 0) {
         position = ReducedLast(n, placement->map, group.domain.size());
         ReorderUnit(position, group);
@@ -588,6 +587,16 @@ class Fuser {
     if (AddTo(n, placement->map, unit)) return true;
     ReorderUnit(Inverse(position), group);
     return false;
+  }
+
+  // Whether something that the unit makes is what the row operator goes over, element by element.
+  bool ReadsWholeValueOf(int32_t unit, int32_t n) const {
+    bool reads = false;
+    ForEachOperandValue(node(n), [&](ValueId id) {
+      bool failed = false;
+      reads = reads || (meta(id).sizes == meta(node(n).operands[0].value).sizes && MapInUnit(id, unit, failed));
+    });
+    return reads;
   }
 
   // Makes the node, whose dimensions are mapped, a member of the unit; false, with nothing changed, where it is none.

@@ -176,6 +176,7 @@ class Planner {
         frame_tensors_(facts.graph.values.size(), -1) {}
 
   void Run() {
+    FindDirectCalls();
     FindLifetimes();
     FindValuesReadInPlace();
     FindValuesOfOwnMemory();
@@ -185,7 +186,8 @@ class Planner {
       if (units()[u].is_kernel) {
         AddKernel(units()[u], fused_.kernels[u]);
       } else {
-        AddLibraryCall(graph().nodes[static_cast<size_t>(units()[u].nodes[0])]);
+        const size_t n = static_cast<size_t>(units()[u].nodes[0]);
+        direct_[n].code != nullptr ? AddDirectCall(graph().nodes[n], direct_[n]) : AddLibraryCall(graph().nodes[n]);
       }
       FreeDeadRanges();
     }
@@ -206,6 +208,16 @@ class Planner {
   static int64_t Bytes(const TensorMeta& m) { return ByteCount(m); }
   static TensorShape ShapeOf(const TensorMeta& m) {
     return {m.dtype, m.sizes, m.strides, m.strides == ContiguousStrides(m.sizes)};
+  }
+
+  void FindDirectCalls() {
+    direct_.resize(graph().nodes.size());
+    if (graph().strict) return;  // ATen's libraries add in an order of their own
+    for (const Unit& unit : units()) {
+      if (unit.is_kernel) continue;
+      const size_t n = static_cast<size_t>(unit.nodes[0]);
+      if (HasPlainForm(graph().nodes[n])) direct_[n] = plan_.target->FindDirectCall(graph(), graph().nodes[n]);
+    }
   }
 
   // --- lifetimes ---
@@ -245,7 +257,8 @@ class Planner {
       ValueId id = static_cast<ValueId>(v);
       for (int32_t reader : facts_.users[v]) {
         int32_t unit = fused_.fusion.unit_of[static_cast<size_t>(reader)];
-        bool by_kernel = unit >= 0 && units()[static_cast<size_t>(unit)].is_kernel;
+        const bool direct = direct_[static_cast<size_t>(reader)].code != nullptr;
+        bool by_kernel = direct || (unit >= 0 && units()[static_cast<size_t>(unit)].is_kernel);
         if (by_kernel || source(id) != id) read_in_place_[static_cast<size_t>(source(id))] = true;
       }
       if (facts_.escapes[v] && source(id) != id) read_in_place_[static_cast<size_t>(source(id))] = true;
@@ -540,14 +553,29 @@ class Planner {
     Emit(std::move(step));
   }
 
-  OutCall OutCallFor(const Node& node) const {
-    if (node.outputs.size() != 1 || node.outputs[0] == kNoValue) return {};
-    const OutCall call = plan_.target->FindOutCall(graph(), node);
+  void AddDirectCall(const Node& node, const DirectCall& call) {
+    PlaceNewValue(node.outputs[0]);
+    KernelStep step;
+    step.kernel = call.code;
+    for (ValueId id : call.operands) step.buffers.push_back(PointerOf(id));
+    step.buffers.push_back(PointerOf(node.outputs[0]));
+    plan_.nanoseconds += call.code->nanoseconds();
+    absl::StrAppend(&plan_.description, "call own ", OperatorName(node.op), ": ", call.code->text(), "\n");
+    Emit(std::move(step));
+  }
+
+  // One contiguous result, and operands on the target's device.
+  bool HasPlainForm(const Node& node) const {
+    if (node.outputs.size() != 1 || node.outputs[0] == kNoValue) return false;
     const TensorMeta& out = meta(node.outputs[0]);
     bool plain =
         out.is_contiguous() && out.storage_offset == 0 && out.numel() > 0 && facts_.IsLoopValue(node.outputs[0]);
     ForEachOperandValue(node, [&](ValueId id) { plain = plain && facts_.IsLoopValue(id); });
-    return plain ? call : OutCall();
+    return plain;
+  }
+
+  OutCall OutCallFor(const Node& node) const {
+    return HasPlainForm(node) ? plan_.target->FindOutCall(graph(), node) : OutCall();
   }
 
   // Results are read by kernels through their source, so views made by ATen need no base of their own.
@@ -600,6 +628,7 @@ class Planner {
   const GraphFacts& facts_;
   FusedGraph fused_;
   std::vector<Home> homes_;             // by ValueId, for sources
+  std::vector<DirectCall> direct_;      // by node
   std::vector<int32_t> locals_;         // by ValueId: the local with its tensor; -1
   std::vector<int32_t> bases_;          // by ValueId
   std::vector<int32_t> frame_tensors_;  // by ValueId

@@ -56,6 +56,12 @@ class KernelCode {
   virtual const std::string& text() const = 0;
 };
 
+// Code for one node: buffers[i] is where operands[i] lies; the last buffer takes the result.
+struct DirectCall {
+  std::shared_ptr<const KernelCode> code;
+  absl::InlinedVector<ValueId, 3> operands;
+};
+
 struct KernelStep {
   std::shared_ptr<const KernelCode> kernel;
   absl::InlinedVector<PointerRef, 8> buffers;

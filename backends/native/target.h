@@ -31,6 +31,9 @@ class Target {
   virtual std::vector<CompiledCode> Compile(absl::Span<const loop::Kernel> kernels, bool keep_text) const = 0;
   // An OutCall that applies to the node, or none.
   virtual OutCall FindOutCall(const Graph& graph, const Node& node) const = 0;
+  // Code of the target's own for a node that is no part of a fused kernel, or none. Its operands and its one result
+  // have a loop form, and the result is contiguous.
+  virtual DirectCall FindDirectCall(const Graph& /*graph*/, const Node& /*node*/) const { return {}; }
 
   // --- at run time, on this device ---
 

@@ -14,8 +14,13 @@ using loop::Op;
 using loop::Pass;
 using loop::ValueId;
 
-// Longest run of elements one lane adds up before they go into a total.
-constexpr int64_t kBlockElements = 128;
+// The run of elements that one lane adds up before they go into a total: about the square root of all, so that neither
+// the runs nor the totals are long chains of additions.
+int64_t BlockElements(int64_t count) {
+  int64_t block = 8;
+  while (block * block < count) block *= 2;
+  return block;
+}
 
 bool IsMemory(const Node& node) { return node.op == Op::kLoad || node.op == Op::kStore; }
 
@@ -125,9 +130,10 @@ void KernelEmitter::EmitColumnPass(const Pass& pass, int parts, const Tail* tail
     cc_.mov(moving_[node.attr], pointers_[node.attr]);
   }
   const int64_t count = kernel_.inner_size();
-  const bool blocked = count > kBlockElements && HasBlockedSum(pass);
+  const int64_t block = BlockElements(count);
+  const bool blocked = count > block && HasBlockedSum(pass);
   Gp left = cc_.newInt64();
-  if (blocked) cc_.mov(left, kBlockElements);
+  if (blocked) cc_.mov(left, block);
   index_ = cc_.newInt64();
   cc_.xor_(index_.r32(), index_.r32());
   const Label again = cc_.newLabel();
@@ -147,7 +153,7 @@ void KernelEmitter::EmitColumnPass(const Pass& pass, int parts, const Tail* tail
     cc_.dec(left);
     cc_.jnz(inside);
     FlushColumnSums(pass, parts);
-    cc_.mov(left, kBlockElements);
+    cc_.mov(left, block);
     cc_.bind(inside);
   }
   cc_.inc(index_);

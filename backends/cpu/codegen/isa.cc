@@ -17,4 +17,6 @@ absl::StatusOr<Isa> DetectIsa() {
   return features.hasAVX512_VNNI() ? Isa::kAvx512Vnni : Isa::kAvx512;
 }
 
+bool IsIntelCpu() { return asmjit::CpuInfo::host().isVendor("GenuineIntel"); }
+
 }  // namespace framejit::cpu

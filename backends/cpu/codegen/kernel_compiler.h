@@ -19,6 +19,7 @@ enum class Isa : uint8_t {
 
 // The best instruction set that this CPU and operating system run; Unimplemented without AVX2 and FMA.
 absl::StatusOr<Isa> DetectIsa();
+bool IsIntelCpu();
 
 struct CodegenOptions {
   enum class IsaChoice : uint8_t { kDetect, kAvx2, kAvx512, kAvx512Vnni };

@@ -1,6 +1,6 @@
 // Emits the function of one scheduled kernel: the loop over rows, the passes over each row, reductions between them.
-// Vectors run along the inner dimension (kernel_emitter.cc) or across neighbouring rows (column_emitter.cc); transposed data is turned around tile by tile
-// (tile_emitter.cc).
+// Vectors run along the inner dimension (kernel_emitter.cc) or across neighbouring rows (column_emitter.cc); transposed
+// data is turned around tile by tile (tile_emitter.cc).
 #ifndef FRAMEJIT_BACKENDS_CPU_CODEGEN_KERNEL_EMITTER_H_
 #define FRAMEJIT_BACKENDS_CPU_CODEGEN_KERNEL_EMITTER_H_
 

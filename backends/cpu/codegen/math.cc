@@ -181,11 +181,13 @@ Reg EmitExp2(Simd& s, const Reg& x) {
   return Scale(s, PowerOfTwoOfFraction(s, s.Sub(inside, n)), n);
 }
 
-// Denormal results would take a hundred cycles each, and where a mask has filled in -inf they are most of a row.
+// What underflows takes a hundred cycles on some machines, and where a mask has filled in -inf it is most of a row:
+// such lanes compute exp(0) instead.
 Reg EmitExpNonPositive(Simd& s, const Reg& x) {
-  constexpr float kLowest = -87.3365f;  // above the logarithm of the smallest normal number
-  const Reg inside = ClampFromBelow(s, ClampFromAbove(s, x, 0.0f), kLowest);
-  return s.KeepF32(x, s.F32(kLowest), kNotLess, ExpInside(s, inside));
+  constexpr float kLowest = -103.9721f;  // below, zero is nearest
+  const Reg inside = s.KeepF32(x, s.F32(kLowest), kNotLess, ClampFromAbove(s, x, 0.0f));
+  const Reduced parts = ReduceByLn2(s, inside);
+  return s.KeepF32(x, s.F32(kLowest), kNotLess, Scale(s, ExpOfReduced(s, parts.r), parts.n));
 }
 
 Reg EmitExpm1(Simd& s, const Reg& x) {
@@ -197,7 +199,8 @@ Reg EmitExpm1(Simd& s, const Reg& x) {
   const Reg t = PowerOfTwo(s, s.Op2(Inst::kIdVpsubd, n, s.Splat32(1)));
   s.FmaInto(p, t, s.Sub(t, s.F32(0.5f)));
   const Reg result = s.Add(p, p);
-  return s.SelectF32(x, s.Zero(), kEqual, x, result);  // keeps -0
+  // The smallest numbers, which half of p would lose, are their own results, and so is -0.
+  return s.SelectF32(s.And(x, s.Splat32(~kSignBit)), s.F32(1e-30f), kLess, x, result);
 }
 
 Reg EmitLog(Simd& s, const Reg& x) {
@@ -266,14 +269,14 @@ Reg EmitErf(Simd& s, const Reg& x) {
 
 namespace {
 
-// The normal distribution function of -t, for t >= 0: 2^p(t), where p is the polynomial of degree 8 whose error
-// weighted with the result's size, 6.2e-8, is smallest on [0, 5.5] (fitted by Lawson's iteration); beyond it p falls
-// on.
+// The normal distribution function of -t, for t >= 0: 2^p(t), where p is the polynomial of degree 8 with p(0) = -1
+// whose error, weighted with the result's size to the power 0.8, is smallest on [0, 5.5] (fitted by Lawson's
+// iteration); beyond it p falls on.
 Reg NormalTail(Simd& s, const Reg& t) {
-  const Reg p = Polynomial(s, t,
-                           {-7.681828719796613e-7f, 1.3339327779249288e-5f, -5.7818659115582705e-5f,
-                            -4.521507944446057e-4f, 7.471939083188772e-3f, -5.2769359201192856e-2f,
-                            -4.5912304520606995e-1f, -1.151114821434021f, -9.999998211860657e-1f});
+  const Reg p =
+      Polynomial(s, t,
+                 {-2.0855011371168075e-6f, 3.09349452436436e-5f, -1.48945051478222e-4f, -2.1900895808357745e-4f,
+                  7.159043103456497e-3f, -5.2553318440914154e-2f, -4.591927230358124e-1f, -1.151106595993042f, -1.0f});
   constexpr float kLowest = -126.0f;
   const Reg inside = ClampFromBelow(s, p, s.wide ? -1000.0f : kLowest);
   const Reg n = s.Round32(inside, 0);

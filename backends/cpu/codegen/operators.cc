@@ -100,10 +100,12 @@ Value Operators::Call(Op op, DType dtype, const Value* v) {
   Value out;
   for (int i = 0; i < RegisterCount(dtype); ++i) {
     out.r[i] = s.New();
+    Reg arguments[2];  // constants are loaded in front of the call
+    for (int operand = 0; operand < operands; ++operand) arguments[operand] = First(v[operand], i);
     asmjit::InvokeNode* call = nullptr;
     s.cc.invoke(&call, reinterpret_cast<uint64_t>(function), signature);
     if (call == nullptr) continue;  // the compiler keeps the error
-    for (int operand = 0; operand < operands; ++operand) call->setArg(operand, First(v[operand], i));
+    for (int operand = 0; operand < operands; ++operand) call->setArg(operand, arguments[operand]);
     call->setRet(0, out.r[i]);
   }
   return out;
@@ -259,8 +261,7 @@ Value Operators::Composed64(Op op, const Value* v) {
     const Value sum = binary(Op::kAdd, e, number(1));
     return Float64(Op::kReciprocal, &sum);
   }
-  const Value operands[2] = {e, number(std::numeric_limits<double>::min())};
-  return Select(DType::kFloat64, Compare(Op::kLt, DType::kFloat64, operands), number(0), e);
+  return e;
 }
 
 Value Operators::Float64(Op op, const Value* v) {

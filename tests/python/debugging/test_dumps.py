@@ -22,10 +22,10 @@ print(os.getpid())
 """
 
 
-def run_program(**environment: str) -> tuple[str, str]:
-    """(process id, what was written to stderr)"""
+def run_program(program: str = PROGRAM, *arguments: str, **environment: str) -> tuple[str, str]:
+    """(what was written to stdout, which is the process id for PROGRAM; to stderr)"""
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
@@ -67,7 +67,7 @@ def test_loops_parse_as_what_fusion_made(folder):
 
 def test_plan_says_where_memory_lies(folder):
     plan = (folder / "plan.txt").read_text()
-    assert "call into place aten::mm" in plan and "arena: " in plan
+    assert "call own aten::mm" in plan and "arena: " in plan
     assert "%2 float32[16, 16] @2: arena [0, 1024), steps 0 to that of unit 1" in plan
     assert "in the place of %" in plan, "relu and addition overwrite the product"
 
@@ -84,8 +84,34 @@ def test_profilers_find_the_kernels():
     entries = [line.split() for line in path.read_text().splitlines()]
     path.unlink()
     names = [name for _, _, name in entries]
-    assert len(entries) == 2 and all(int(start, 16) and int(size, 16) for start, size, _ in entries)
+    assert len(entries) == 3 and all(int(start, 16) and int(size, 16) for start, size, _ in entries)
     assert names[0].startswith("framejit_max_add_") and names[1].startswith("framejit_reduce_max_sub_exp_")
+    assert names[2] == "framejit_product_columns_8x16"
+
+
+LAYERS = """
+import os, sys, torch, transformers, framejit
+
+sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100}
+config = transformers.BertConfig(num_hidden_layers=int(sys.argv[1]), **sizes)
+model = transformers.BertModel(config).eval()
+with torch.no_grad():
+    text = framejit.explain(model)(input_ids=torch.ones(2, 16, dtype=torch.int64)).traces[0].description
+print(os.getpid(), sum(line.startswith("kernel ") for line in text.splitlines()))
+"""
+
+
+def test_repeated_layers_emit_each_kernel_once():
+    kernels, emitted = [], []
+    for layers in (2, 5):
+        process, steps = run_program(LAYERS, str(layers), FRAMEJIT_PERF_MAP="1")[0].split()
+        path = Path(f"/tmp/perf-{process}.map")
+        names = [line.split()[2] for line in path.read_text().splitlines()]
+        path.unlink()
+        assert len(set(names)) == len(names), "nothing is emitted twice"
+        kernels.append(int(steps))
+        emitted.append(sorted(names))
+    assert kernels[1] > kernels[0] and emitted[1] == emitted[0]
 
 
 def test_nothing_is_written_unasked(tmp_path):
