@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/switches.h"
 #include "frame_eval/autograd_graph.h"
+#include "frame_eval/data_graph.h"
 #include "frame_eval/frozen_graph.h"
 #include "frame_eval/record_call.h"
 #include "frame_eval/replay_check.h"
@@ -168,6 +169,8 @@ class Compilation {
       if (absl::Status status = BuildGuards(); !status.ok()) return status;
       trace_->report.stats = recording_->stats;
       trace_->at_position = recording_->at_position;
+      trace_->report.raises_by_data =
+          recording_->symbolic.of_data && !HasGraph() && recording_->graph_break->code == BreakCode::kRaised;
       if (recording_->graph_break.has_value()) {
         trace_->report.graph_break = recording_->graph_break;
         LogLazily(LogArtifact::k_breaks, [&] { return trace_->report.graph_break->ToString(); });
@@ -176,8 +179,12 @@ class Compilation {
       if (!HasGraph()) {
         LogLazily(LogArtifact::k_breaks, [&] { return name_ + " runs in the interpreter"; });
       } else {
-        if (open) status = ReplayOwnSizes();
-        if (status.ok()) status = CompileGraph();
+        if (recording_->symbolic.of_data) {
+          status = MakeDataGraph();
+        } else {
+          if (open) status = ReplayOwnSizes();
+          if (status.ok()) status = CompileGraph();
+        }
       }
       if (open && !status.ok()) {
         // What has no graph for each set of sizes is recorded for those of this call.
@@ -218,7 +225,8 @@ class Compilation {
       recording_ = std::move(made.recording);
     }
     inputs.stop = std::move(made.stop);
-    if (ReplayCheckEnabled())
+    // Another call's data are other sizes in the graph.
+    if (ReplayCheckEnabled() && !recording_->symbolic.of_data)
       trace_->recorded_text = std::make_shared<const RecordedText>(*recording_, inputs, argument_names_);
     if (ShadowCheckEvery() != 0 && HasGraph()) {
       trace_->shadow =
@@ -556,6 +564,35 @@ class Compilation {
     if (!graph.ok()) return graph.status();
     trace_->graph = *std::move(graph);
     return MakeVariants();
+  }
+
+  // What the program does between operators whose results have sizes that come of data is known when they ran.
+  absl::Status MakeDataGraph() {
+    TraceReport& report = trace_->report;
+    report.backend = BackendName(options_, &recording_->graph);
+    value_names_ = ValueNames();
+    report.recorded = std::move(recording_->graph);
+    report.torch_graph = std::move(recording_->torch_graph);
+    LogLazily(LogArtifact::k_graph, [&] {
+      return absl::StrCat("torch-level graph of ", name_, ":\n",
+                          TorchGraphText(report.torch_graph, report.recorded, recording_->symbolic));
+    });
+    LogLazily(LogArtifact::k_aten, [&] {
+      return absl::StrCat("ATen graph of ", name_, ", for the sizes of this call:\n",
+                          PrintGraph(report.recorded, LogPrintOptions()));
+    });
+    LogLazily(LogArtifact::k_symbols, [&] {
+      return absl::StrCat(name_, " holds for other sizes, too:\n", PrintDemands(recording_->symbolic, value_names_));
+    });
+    trace_->written_inputs = WrittenInputs(report.recorded);
+    const bool compiles = report.backend == "cpu" || report.backend == "cuda";
+    const DataSection::Options sections{.name = name_,
+                                        .backend = compiles ? report.backend : "",
+                                        .strict = options_.strict,
+                                        .recorded = &report.recorded};
+    trace_->data = std::make_shared<DataGraph>(recording_->symbolic, report.torch_graph, value_names_, sections);
+    trace_->graph = trace_->data;
+    return absl::OkStatus();
   }
 
   // True where the trace has its graph now, with weights as constants; false where there is no functional form.

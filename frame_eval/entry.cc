@@ -98,7 +98,9 @@ EntryStep RunTrace(const CallState& call_state, Trace& trace, const Trace::Choic
     return step;
   }
   PyObject* result = nullptr;
-  if (trace.Run(call_state, choice, &result) != Trace::Outcome::kDone) return step;
+  const Trace::Outcome outcome = trace.Run(call_state, choice, &result);
+  step.is_uncovered = outcome == Trace::Outcome::kUncovered;
+  if (outcome != Trace::Outcome::kDone) return step;
   step.result = PyRef::Steal(result);
   step.kind = EntryStep::Kind::kReturned;
   if (!trace.resume || result == nullptr) return step;
@@ -115,15 +117,18 @@ size_t FirstOfKind(const EntryState& state, bool at_position) {
   return static_cast<size_t>(first - state.traces.begin());
 }
 
-// The first trace whose guards hold, moved to the front of its kind.
-std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state, Trace::Choice& choice) {
+// The first trace whose guards hold, of those not tried yet; moved to the front of its kind.
+std::shared_ptr<Trace> FindTrace(EntryState& state, const CallState& call_state, Trace::Choice& choice,
+                                 absl::Span<const std::shared_ptr<Trace>> tried) {
   auto& traces = state.traces;
   for (size_t i = 0; i < traces.size(); ++i) {
+    if (std::find(tried.begin(), tried.end(), traces[i]) != tried.end()) continue;
     GuardResult result = traces[i]->guards->Check(call_state);
     if (result == GuardResult::kError) PyErr_Clear();
     if (result != GuardResult::kPass) continue;
     std::shared_ptr<Trace> found = traces[i];
     if (!found->CoversSizes(call_state, choice)) {
+      if (found->variants == nullptr) continue;
       if (found->variants->HasTooManyNumbers()) state.sizes.RefuseNumbers();
       if (found->variants->HasTooManyModules()) state.sizes.Refuse();
       continue;
@@ -293,11 +298,13 @@ EntryStep RecordAndRun(EntryObject* entry, const CallState& call_state) {
     return RaiseGraphBreak(report);
   }
   std::shared_ptr<Trace> made = *std::move(trace);
+  if (made->report.raises_by_data) return {};  // other calls' data need not
   if (IsIdle(state, *made)) made->graph = nullptr;
   state.traces.insert(state.traces.begin() + static_cast<std::ptrdiff_t>(FirstOfKind(state, made->at_position)), made);
   if (BreaksFullGraph(state, *made)) return RaiseGraphBreak(made->report);
   Trace::Choice choice;
-  if (made->variants != nullptr && !made->CoversSizes(call_state, choice)) return {};
+  const bool is_open = made->variants != nullptr || made->data != nullptr;
+  if (is_open && !made->CoversSizes(call_state, choice)) return {};
   return RunChecked(entry, call_state, *made, choice);
 }
 
@@ -320,19 +327,25 @@ EntryStep Step(EntryObject* entry, const CallState& call_state) {
   std::optional<Unarmed> unarmed;
   if (CurrentFrameHandler() != nullptr) unarmed.emplace();
   EntryState& state = *entry->state;
-  Trace::Choice choice;
-  std::shared_ptr<Trace> trace = FindTrace(state, call_state, choice);
-  if (trace == nullptr) {
-    // A tool may look at functions that would be recorded: only what is compiled already is used beside one. And a call
-    // near the recursion limit is no example for others: what raises there does not elsewhere.
-    return ShimToolInUse() || !HasRoomToRecord() ? EntryStep() : RecordAndRun(entry, call_state);
+  // Those whose graphs found that they do not hold for this call, before anything came of it.
+  absl::InlinedVector<std::shared_ptr<Trace>, 2> tried;
+  for (;;) {
+    Trace::Choice choice;
+    std::shared_ptr<Trace> trace = FindTrace(state, call_state, choice, tried);
+    if (trace == nullptr) {
+      // A tool may look at functions that would be recorded: only what is compiled already is used beside one. And a
+      // call near the recursion limit is no example for others: what raises there does not elsewhere.
+      return ShimToolInUse() || !HasRoomToRecord() ? EntryStep() : RecordAndRun(entry, call_state);
+    }
+    if (BreaksFullGraph(state, *trace)) return RaiseGraphBreak(trace->report);
+    if (trace->recorded_text != nullptr && !ShimToolInUse() && HasRoomToRecord()) {
+      if (absl::Status status = CheckReplay(entry, call_state, *trace, choice); !status.ok())
+        return RaiseCheckError(status);
+    }
+    EntryStep step = RunChecked(entry, call_state, *trace, choice);
+    if (!step.is_uncovered) return step;
+    tried.push_back(std::move(trace));
   }
-  if (BreaksFullGraph(state, *trace)) return RaiseGraphBreak(trace->report);
-  if (trace->recorded_text != nullptr && !ShimToolInUse() && HasRoomToRecord()) {
-    if (absl::Status status = CheckReplay(entry, call_state, *trace, choice); !status.ok())
-      return RaiseCheckError(status);
-  }
-  return RunChecked(entry, call_state, *trace, choice);
 }
 
 PyObject* Dispatch(const Call& call) {

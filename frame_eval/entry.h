@@ -23,8 +23,9 @@ bool IsEntry(PyObject* object);
 struct EntryStep {
   enum class Kind : uint8_t { kReturned, kResume, kNative };
   Kind kind = Kind::kNative;
-  PyRef result;    // kReturned: null with an exception set. kResume: the state
-  PyRef function;  // kResume
+  PyRef result;               // kReturned: null with an exception set. kResume: the state
+  PyRef function;             // kResume
+  bool is_uncovered = false;  // kNative: another recording may cover the call
 };
 
 // Segments: what `root` compiled for going on in the middle of its frames. They are entries themselves, never called.

@@ -28,6 +28,11 @@ CallRecording RecordWith(RecordRequest request, Timings* timings) {
   return whole;
 }
 
+// Other Python backends are given modules of tensors and sizes; data breaks in front of them.
+bool RunsDataGraphs(const Backend& backend, const CompileOptions& options) {
+  return backend.wants_functional_graph() || options.backend_name == "eager";
+}
+
 }  // namespace
 
 CallRecording RecordCall(const CallState& state, const CompileOptions& options, const RecordInputs& inputs,
@@ -47,12 +52,20 @@ CallRecording RecordCall(const CallState& state, const CompileOptions& options, 
   request.backward = backend.ok() && (*backend)->wants_functional_graph();
   request.sizes = backend.ok() ? inputs.sizes : nullptr;
   if (request.sizes != nullptr && !request.backward) request.sizes->RefuseNumbers();
+  using Data = RecordRequest::Data;
+  if (backend.ok() && RunsDataGraphs(**backend, options)) {
+    request.data = options.data_dependent ? Data::kAlways : Data::kWhereChecked;
+  }
   request.stop = inputs.stop;
   CallRecording made = RecordWith(request, timings);
   const Recording& recording = *made.recording;
   const bool has_graph = !recording.graph_break.has_value() || recording.resume;
   if (!recording.symbolic.any() || (has_graph && recording.why_static.empty())) return made;
   if (has_graph && !recording.fixed_mark.empty()) return made;
+  // What it raises depends on the data.
+  if (recording.symbolic.of_data && options.fullgraph && recording.graph_break->code == BreakCode::kRaised) return made;
+  // No recording for given sizes stands for one that nothing is to depend on.
+  if (recording.broke_at_unbacked && (options.fullgraph || !recording.symbolic.of_data)) return made;
   if (has_graph) {
     inputs.sizes->Refuse();
     if (LogEnabled(LogArtifact::k_symbols))

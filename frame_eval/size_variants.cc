@@ -93,6 +93,11 @@ std::shared_ptr<const SizeVariant> SizeVariants::Find(absl::Span<PyObject* const
   return last_;
 }
 
+bool SizeVariants::CameBefore(absl::Span<PyObject* const> fetched) {
+  if (came_.size() >= kMaxRemembered) came_.clear();
+  return !came_.insert(SizesOf(fetched)).second;
+}
+
 void SizeVariants::Add(Sizes sizes, std::shared_ptr<SizeVariant> variant) {
   if (variants_.size() >= kMaxVariants && !variants_.contains(sizes)) {
     auto oldest = std::min_element(variants_.begin(), variants_.end(), [](const auto& a, const auto& b) {

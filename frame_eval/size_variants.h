@@ -43,6 +43,7 @@ struct SizeVariant {
 
 class SizeVariants {
  public:
+  static constexpr size_t kMaxRemembered = 1024;  // CameBefore
   // Beyond that many sets of sizes the one that was not used for longest is compiled anew when it comes back.
   static constexpr size_t kMaxVariants = 128;
   // Behind that many, what comes once is not worth kernels: it is compiled when it comes again.
@@ -82,6 +83,8 @@ class SizeVariants {
   // `torch_graph` and `recorded` are the recording's.
   std::shared_ptr<const SizeVariant> Make(absl::Span<PyObject* const> fetched, const TorchGraph& torch_graph,
                                           const Graph& recorded);
+  // Whether what Find() has none for came before, among what came lately.
+  bool CameBefore(absl::Span<PyObject* const> fetched);
   const SymbolicProgram& program() const { return origin_.program; }
   const std::vector<std::string>& value_names() const { return origin_.value_names; }
   size_t size() const { return variants_.size(); }
@@ -101,6 +104,7 @@ class SizeVariants {
   int64_t uses_ = 0;
   int64_t calls_ = 0;
   int64_t made_ = 0;
+  absl::flat_hash_set<Sizes> came_;     // CameBefore
   absl::flat_hash_set<Sizes> numbers_;  // that variants were made for, as they are in the keys
   absl::flat_hash_map<Sizes, std::shared_ptr<SizeVariant>> variants_;
   // The one that was found last: most calls come with its sizes.

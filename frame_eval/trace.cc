@@ -83,10 +83,11 @@ class LentGenerators {
   absl::InlinedVector<std::pair<at::Generator, at::Generator>, 2> pairs_;
 };
 
-bool RunGraph(CompiledGraph& graph, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) {
+template <typename Run>
+bool RunGraph(Run run) {
   std::string reason;
   try {
-    graph.Run(inputs, outputs);
+    run();
     if (PyErr_Occurred() == nullptr) return true;
     reason = "a Python exception was left set";
   } catch (const std::exception& error) {
@@ -98,6 +99,10 @@ bool RunGraph(CompiledGraph& graph, c10::ArrayRef<at::Tensor> inputs, std::vecto
                                             reason.substr(0, reason.find('\n'))));
   }
   return false;
+}
+
+bool RunGraph(CompiledGraph& graph, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) {
+  return RunGraph([&] { graph.Run(inputs, outputs); });
 }
 
 int64_t VersionOf(const at::Tensor& tensor) {
@@ -131,6 +136,11 @@ void CountWrites(const at::Tensor& result, uint32_t version, c10::ArrayRef<at::T
 }  // namespace
 
 bool Trace::CoversSizes(const CallState& state, Choice& choice) {
+  if (data != nullptr) {
+    const absl::Status covered = data->Covers(guards->Fetched(), input_count);
+    if (!covered.ok()) guards->Release();
+    return covered.ok();
+  }
   if (variants == nullptr) return true;
   variants->CountCall();
   choice.symbols.assign(variants->program().symbols.size(), {});
@@ -157,6 +167,11 @@ bool Trace::CoversSizes(const CallState& state, Choice& choice) {
 }
 
 std::string Trace::ExplainMiss(const CallState& state) const {
+  if (data != nullptr && guards->Check(state) == GuardResult::kPass) {
+    const absl::Status covered = data->Covers(guards->Fetched(), input_count);
+    guards->Release();
+    return covered.ok() ? data->why_uncovered() : std::string(covered.message());
+  }
   if (variants != nullptr && guards->Check(state) == GuardResult::kPass) {
     std::vector<PyRef> symbols;
     const absl::Status numbers = variants->TakeNumbers(guards->Fetched(), symbols);
@@ -186,6 +201,8 @@ Trace::Outcome Trace::Run(const CallState& state, const Choice& choice, PyObject
   absl::InlinedVector<PyRef, 4> owned_sources;
   absl::InlinedVector<PyObject*, 4> sources(fetched.begin() + static_cast<std::ptrdiff_t>(input_count), fetched.end());
   for (PyObject* source : sources) owned_sources.push_back(PyRef::Borrow(source));
+  DataGraph::Call data_call;
+  if (data != nullptr) data_call = data->NewCall(fetched, input_count);
   guards->Release();
 
   // Tangents of dual numbers go along with each operator.
@@ -206,15 +223,19 @@ Trace::Outcome Trace::Run(const CallState& state, const Choice& choice, PyObject
   if (checkpoint_reads != nullptr) checkpoint_reads->Enter(state);
   c10::SmallVector<int64_t, 4> before;
   for (const auto& [position, steps] : versions) before.push_back(VersionOf(inputs[position]));
-  if (!RunGraph(compiled, inputs, outputs.get())) {
+  const auto run = [&] {
+    if (data == nullptr) return RunGraph(compiled, inputs, outputs.get());
+    return RunGraph([&] { data->Run(data_call, outputs.get()); });
+  };
+  if (!run()) {
     if (saved.has_value()) saved->Restore();
     if (generator.has_value()) generator->Restore();
-    return Outcome::kDiscarded;
+    return data_call.is_uncovered ? Outcome::kUncovered : Outcome::kDiscarded;
   }
   for (size_t i = 0; i < versions.size(); ++i) SetVersion(inputs[versions[i].first], before[i] + versions[i].second);
   for (const auto& [position, version] : output_versions) CountWrites(outputs.get()[position], version, inputs);
   lent.GiveBack();
-  *result = exit->Run(sources, outputs.get(), choice.symbols);
+  *result = exit->Run(sources, outputs.get(), data != nullptr ? data_call.symbols() : choice.symbols);
   return Outcome::kDone;
 }
 

@@ -14,6 +14,7 @@
 #include "backends/backend.h"
 #include "base/timing.h"
 #include "frame_eval/checkpoint_reads.h"
+#include "frame_eval/data_graph.h"
 #include "frame_eval/exit_plan.h"
 #include "frame_eval/guards/guard_program.h"
 #include "frame_eval/size_variants.h"
@@ -31,6 +32,7 @@ struct TraceReport {
   bool is_inner = false;  // nobody decorated it
   std::optional<Break> graph_break;
   bool is_segment = false;      // goes on in the middle of frames that another trace left
+  bool raises_by_data = false;  // nothing was captured, since the program raises for this call's data
   std::string fallback_reason;  // why a graph that was captured is not run; empty otherwise
   std::string backend;
   bool has_backward = false;  // the graph is differentiated by a compiled backward, and not by torch's autograd
@@ -46,6 +48,7 @@ class Trace {
   enum class Outcome : uint8_t {
     kDone,       // `result` is the call's result, or null with an exception that the caller gets to see
     kDiscarded,  // the graph raised; nothing has happened, and the function must run natively
+    kUncovered,  // the recording turned out not to hold for this call; nothing has happened
   };
 
   std::unique_ptr<GuardProgram> guards;
@@ -53,6 +56,8 @@ class Trace {
   // Set: the guards leave sizes or numbers open, and each set of them has a graph of its own. `graph` is that of the
   // first.
   std::unique_ptr<SizeVariants> variants;
+  // Set: sizes or numbers come of data. It is `graph`, and needs no variants.
+  std::shared_ptr<DataGraph> data;
   std::unique_ptr<ExitProgram> exit;
   // Of GuardProgram::Fetched(): inputs first, then ExitProgram::sources(), then SymbolicProgram::numbers.
   size_t input_count = 0;

@@ -33,6 +33,7 @@ __all__ = [
     "log_artifacts",
     "mark_dynamic",
     "mark_static",
+    "mark_unbacked",
     "register_backend",
     "reset",
     "set_checks",
@@ -42,6 +43,7 @@ __all__ = [
 
 mark_dynamic = _marks.mark_dynamic
 mark_static = _marks.mark_static
+mark_unbacked = _marks.mark_unbacked
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = {"recompile_limit": 8}
@@ -52,7 +54,7 @@ class GraphBreakError(RuntimeError):
 
 
 class DynamicShapeError(RuntimeError):
-    """Raised where a size that mark_dynamic was called for had to be fixed; says where and by what."""
+    """Raised where a size that mark_dynamic or mark_unbacked was called for had to be fixed; says where and by what."""
 
 
 class CheckError(RuntimeError):
@@ -142,10 +144,11 @@ def compile(
     dynamic: None: the first recording holds for the sizes, ints and floats it meets; tensors whose sizes then differ,
         and numbers that do, are recorded with open sizes and values, which one recording serves. True: all tensors but
         parameters have open sizes from the first recording on. False: each set of sizes and numbers is recorded.
-    data_dependent: numbers and sizes that come of data (`item`, `nonzero`, boolean masks, `unique`) are expected to be
-        others in each call: what follows the instruction that makes them, which runs in the interpreter, is recorded
-        with all sizes, ints and floats that it takes over open, so that one recording serves them. With dynamic=False
-        without effect.
+    data_dependent: numbers and sizes that come of data (`item`, `tolist`, `nonzero`, boolean masks, `unique`,
+        `repeat_interleave`) are expected to be others in each call, and are part of the graph: one recording serves all
+        of them. The graph breaks where the program asks what one is worth, by a branch for example, and what follows
+        is recorded with all sizes, ints and floats that it takes over open. Functions that call torch._check or
+        torch.sym_constrain_range have such graphs in any case. With dynamic=False without effect.
     strict: results have the very bits of eager mode (on the CPU): only operators that are exact in IEEE arithmetic, and
         moves, fuse; ATen's kernels compute everything else (reductions, norms, softmax, exp, tanh, gelu, sqrt, ...:
         docs/numerics.md). Without it, errors are as small as eager's, but results may differ in their last bits. For

@@ -1,5 +1,5 @@
-"""What programs say of the sizes of single tensors: framejit.mark_dynamic and mark_static. Marks are an attribute of
-the tensor, which recordings read."""
+"""What programs say of the sizes of single tensors: framejit.mark_dynamic, mark_unbacked and mark_static.
+Marks are an attribute of the tensor, which recordings read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-# dimension -> (smallest, largest) size, None where it has no limit; or a number, to which a static one is fixed.
+# dimension -> (smallest, largest) size, None where it has no limit, with a third item where nothing may depend on the
+# size; None for a static one.
 _ATTRIBUTE = "_framejit_marks"
 
 
@@ -24,7 +25,7 @@ def _dimensions(caller: str, tensor: torch.Tensor, dim: int | Sequence[int]) -> 
     return chosen
 
 
-def _marks(tensor: torch.Tensor) -> dict[int, tuple[int | None, int | None] | None]:
+def _marks(tensor: torch.Tensor) -> dict[int, tuple | None]:
     marks = tensor.__dict__.get(_ATTRIBUTE)
     if marks is None:
         marks = {}
@@ -52,6 +53,19 @@ def mark_dynamic(
         if (low is not None and size < low) or (high is not None and size > high):
             raise ValueError(f"framejit.mark_dynamic: the size in dimension {one} is {size}, not from {low} to {high}")
         _marks(tensor)[one] = (low, high)
+
+
+def mark_unbacked(tensor: torch.Tensor, dim: int | Sequence[int]) -> None:
+    """Says that nothing which `tensor` is given to may depend on its size in `dim` (one or several): the first
+    recording that reads the tensor leaves the size open, and it is no number to branch on.
+
+    Where the program asks what the size is worth (a branch, `range`, a key of a dict), the graph breaks; with
+    fullgraph=True, GraphBreakError names the line and what is asked. Comparisons that hold for all sizes, and those
+    given to torch._check, do not ask. Where a recording would hold for no other size, calling the compiled function
+    raises DynamicShapeError.
+    """
+    for one in _dimensions("mark_unbacked", tensor, dim):
+        _marks(tensor)[one] = (None, None, True)
 
 
 def mark_static(tensor: torch.Tensor, dim: int | Sequence[int] | None = None) -> None:

@@ -226,6 +226,10 @@ PyObject* RecorderState::Impl::CallType(PyTypeObject* type, PyObject* const* arg
 PyObject* RecorderState::Impl::Construct(const NativeCall& call, const NativeCall& native) {
   PyObject* object = call.callable;
   auto* type = reinterpret_cast<PyTypeObject*>(object);
+  const bool is_number = type == &PyLong_Type || type == &PyFloat_Type;
+  if (is_number && call.total() == 1 && IsTensor(call.args[0]) && MayReadData() &&
+      (IsSymbolic() || !session.KnownValue(TensorOf(call.args[0]))))
+    return ReadNumbers(call);
   if (!symbol_of.empty()) {
     PyRef result;
     if (ConstructOnSymbols(call, &result) != 0) return result.release();

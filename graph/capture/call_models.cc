@@ -183,6 +183,8 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
       return PrepareArguments(call) != 0 ? nullptr : Scan(CallUnrecorded(call));
     case Treatment::kTensorValue:
       return ModelTensorValue(call);
+    case Treatment::kCheck:
+      return ModelCheck(call);
     case Treatment::kNewTensor:
       return ModelNewTensor(call);
     case Treatment::kCheckpoint:

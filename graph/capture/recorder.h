@@ -62,6 +62,10 @@ struct RecordRequest {
   const LeafCallables* leaves = nullptr;
   // Which inputs have sizes that the guards leave open. Null: none.
   SizeHistory* sizes = nullptr;
+  // Where `sizes` are open: whether numbers and sizes that come of data are part of the recording, in any function, or
+  // in those that say what they expect of them (torch._check).
+  enum class Data : uint8_t { kNever, kWhereChecked, kAlways };
+  Data data = Data::kNever;
 };
 
 struct RecordStats {
@@ -113,6 +117,8 @@ struct Recording {
   SymbolicProgram symbolic;
   // Set: a size that the program says varies (framejit.mark_dynamic) is fixed, where and by what.
   std::string fixed_mark;
+  // It broke where a size or number that is not to be fixed is asked for.
+  bool broke_at_unbacked = false;
   // Set: why this has to be recorded once more, for the sizes of this call alone.
   std::string why_static;
 };

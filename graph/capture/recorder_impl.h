@@ -10,6 +10,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -69,6 +70,11 @@ struct Write {
 struct ArrayCopy {
   PyRef baseline;  // what the copy was worth (NativeValue)
   PyRef copy;
+};
+
+// Of a number that comes of data: the limits that are known, both of them possible.
+struct NumberRange {
+  std::optional<int64_t> low, high;
 };
 
 struct CellValue {
@@ -458,6 +464,36 @@ struct RecorderState::Impl {
   // From here on the recording holds for what the symbols in the object are worth here.
   void Specialise(PyObject* object);
   void SpecialiseArguments(const NativeCall& call);
+  // --- sizes and numbers that come of data, and mark_unbacked (data_symbols.cc) --------------------------------------
+  // Whether what is asked for now may be a number of the recording.
+  bool MayReadData();
+  bool SaysWhatItExpects(PyCodeObject* code);
+  PyObject* ReadNumbers(const NativeCall& call);
+  PyObject* ModelCheck(const NativeCall& call);
+  // After a torch-level call: which of its results have sizes that come of data. `read`: it made them so.
+  void NoteData(const TorchCall& call, bool read);
+  enum class Judgement : uint8_t {
+    kOpen,     // a step of the program
+    kChecked,  // a step; the program raises where it does not hold
+    kDecided,  // what is known of the numbers says so, whatever they are
+    kBroke,    // nothing of the recording may depend on it
+  };
+  Judgement JudgeData(const TorchCall& ask);
+  Judgement JudgeNumbers(const TorchCall& ask);
+  void JudgeSizes(const TorchCall& ask, TorchValueId value);
+  bool IsUnbacked(SymbolId symbol) const { return unbacked.contains(symbol); }
+  bool IsUnbackedSize(const std::string& name) const;
+  void AddUnbacked(SymbolId symbol, NumberRange range);
+  void AddUnbacked(const TorchArgument& result, const NumberRange& range);
+  NumberRange RangeOf(const TorchArgument& argument) const;
+  void Narrow(const TorchArgument& argument, const NumberRange& range);
+  bool IsBeingChecked() const;
+  void BreakAtUnbacked(const std::string& text);
+  absl::flat_hash_map<SymbolId, NumberRange> unbacked;
+  absl::flat_hash_set<std::string> unbacked_texts;       // what these are called
+  absl::flat_hash_set<TorchValueId> data_values;         // tensors some of whose sizes may come of such numbers
+  absl::flat_hash_map<std::string, bool> checked_facts;  // comparisons that hold in each call
+  absl::flat_hash_map<PyCodeObject*, bool> expects;      // SaysWhatItExpects
   // --- framejit.mark_dynamic and mark_static -----------------------------------------------------------------------
   // What the program says of the tensor's sizes, borrowed: a dict; null: nothing.
   static PyObject* MarksOf(PyObject* tensor);

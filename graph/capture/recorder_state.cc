@@ -37,6 +37,8 @@ RecorderState::Impl::Impl(const RecordRequest& record_request)
   known.reserve(1024);
   SaveTorchState();
   handled_exception = HandledException();
+  if (request.sizes != nullptr && request.sizes->is_open() && request.data != RecordRequest::Data::kNever)
+    session.KeepInputs();
   AddGuard(GuardKind::kTorchState, kNoSource);
 }
 

@@ -83,6 +83,10 @@ bool RecorderState::Impl::BeginInstruction(int offset, int64_t number) {
   LiveFrame& frame = *frames.back();
   frame.offset = offset;
   frame.instruction = number;
+  if (recording->graph_break.has_value()) {  // by what raises nothing
+    PyErr_SetString(PyExc_SystemError, "framejit: the recording broke");
+    return false;
+  }
   if (request.resumes == nullptr) return true;
   if (frames.size() == 1) {
     if (root_instructions.size() >= kMaxRootInstructions)

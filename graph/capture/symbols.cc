@@ -247,7 +247,8 @@ void RecorderState::Impl::TellSymbol(SymbolId id, std::string_view range, bool i
 
 void RecorderState::Impl::TellSizes(const TorchArgument& result) {
   for (const TorchArgument& item : result.items) TellSizes(item);
-  if (result.symbol != kNoSymbol) TellSymbol(result.symbol, size_range.empty() ? "0 or more" : size_range);
+  if (result.symbol != kNoSymbol)
+    TellSymbol(result.symbol, size_range.empty() ? "0 or more" : size_range, IsUnbacked(result.symbol));
 }
 
 // A size of a tensor is called by the first tensor that has it for sure.
@@ -282,10 +283,22 @@ PyObject* RecorderState::Impl::Answer(TorchCall ask, PyObject* result, bool has_
   ask.result = {};
   PyObject* answer = AnswerPart(owned.get(), has_symbols, text, &ask.result);
   NameSizes(ask);
+  if (answer == nullptr) return nullptr;
+  const Judgement judgement = JudgeData(ask);
+  switch (judgement) {
+    case Judgement::kOpen:
+    case Judgement::kChecked:
+      break;
+    case Judgement::kDecided:
+      return answer;
+    case Judgement::kBroke:
+      return Py_DECREF(answer), nullptr;
+  }
   const auto is_tensor = [](const TorchArgument& argument) { return argument.kind == Kind::kValue; };
   if (std::any_of(ask.args.begin(), ask.args.end(), is_tensor)) TellSizes(ask.result);
   SymbolStep step{.kind = SymbolStep::Kind::kAsk};
   step.ask = std::move(ask);
+  step.is_check = judgement == Judgement::kChecked;
   NoteMarked(step.ask);
   AddStep(std::move(step));
   const auto& args = recording->symbolic.steps.back().ask.args;
@@ -350,6 +363,7 @@ std::string RecorderState::Impl::PlaceText() {
 
 void RecorderState::Impl::Fix(SymbolId symbol) {
   if (!fixed.insert(symbol).second) return;
+  if (IsUnbacked(symbol)) return BreakAtUnbacked(recording->symbolic.symbols[static_cast<size_t>(symbol)].text);
   SymbolStep step{.kind = SymbolStep::Kind::kEqual};
   step.symbol = symbol;
   AddStep(std::move(step));
@@ -463,6 +477,7 @@ int RecorderState::Impl::CallModelOnSymbols(Treatment treatment, const NativeCal
     case Treatment::kSum:
     case Treatment::kTorch:
     case Treatment::kTorchLeaf:
+    case Treatment::kCheck:
     case Treatment::kVars:
     case Treatment::kIsCompiling:
       return 0;
@@ -549,24 +564,25 @@ void RecorderState::Impl::StayStatic(std::string why) {
   recording->why_static = std::move(why);
   if (!marked_input.empty() && recording->fixed_mark.empty())
     recording->fixed_mark = absl::StrCat(
-        marked_input, " is marked dynamic, but the recording holds for no other sizes: ", recording->why_static,
-        PlaceText());
+        marked_input, ", but the recording holds for no other sizes: ", recording->why_static, PlaceText());
 }
 
 // What a replay would not do again.
 void RecorderState::Impl::FinishSymbols() {
+  // What is made for real in each call is not made again on fakes.
+  const bool replays = !recording->symbolic.of_data;
   if (recording->own_generators || !used_generators.empty() || changes_random_state)
     StayStatic("generators of random numbers");
   if (changes_inference || changes_dtype) StayStatic("inference mode or the default dtype is set inside");
-  if (!recording->torch_level.empty()) StayStatic(recording->torch_level);
-  if (recording->inputs_overlap) StayStatic("inputs that share memory are written");
-  if (recording->needs_autograd && !recording->no_joint.empty()) StayStatic(recording->no_joint);
+  if (replays && !recording->torch_level.empty()) StayStatic(recording->torch_level);
+  if (replays && recording->inputs_overlap) StayStatic("inputs that share memory are written");
+  if (replays && recording->needs_autograd && !recording->no_joint.empty()) StayStatic(recording->no_joint);
   if (program_gradients != nullptr && (program_gradients->any() || program_gradients->runs_backward))
     StayStatic("gradients are computed inside");
   if (!Gradients().checkpoints.empty()) StayStatic("a checkpoint");
   const absl::flat_hash_set<int32_t> written = WrittenStorages(session.graph());
   for (const LiftedInput& input : LiftedInputs()) {
-    if (input.fake.requires_grad() && written.contains(FakeSession::MetaOf(input.fake).storage))
+    if (replays && input.fake.requires_grad() && written.contains(FakeSession::MetaOf(input.fake).storage))
       StayStatic("a tensor that requires grad is written");
   }
   for (const TorchCall& call : recording->torch_graph.calls) {
@@ -594,7 +610,7 @@ bool RecorderState::Impl::IsMarkedDynamic(PyObject* tensor) const {
   return false;
 }
 
-// (least, greatest), either of which may be None.
+// (least, greatest), either of which may be None; a third item: nothing may depend on the size (mark_unbacked).
 static std::string RangeText(PyObject* limits) {
   const auto limit = [&](Py_ssize_t i, const char* none) {
     PyObject* object = PyTuple_GET_ITEM(limits, i);
@@ -615,6 +631,11 @@ int RecorderState::Impl::DemandMarks(PyObject* lifted, SourceId source, PyObject
     if (!NumberArgument(dimension, &ask.args.emplace_back())) return PyErr_BadInternalCall(), -1;
     PyObject* operands[] = {lifted, dimension};
     if (PyTuple_Check(limits)) size_range = RangeText(limits);
+    const bool unbacked_size = PyTuple_Check(limits) && PyTuple_GET_SIZE(limits) == 3;
+    if (unbacked_size) {
+      data_values.insert(recording->torch_graph.inputs.back());
+      unbacked_texts.insert(absl::StrCat(name, ".shape[", ObjectText(dimension), "]"));
+    }
     FakeSession::Pause pause;
     PyRef symbol = PyRef::Steal(PyObject_VectorcallMethod(size.get(), operands, 2, nullptr));
     if (symbol) symbol = PyRef::Steal(Answer(std::move(ask), symbol.release(), true));
@@ -625,8 +646,8 @@ int RecorderState::Impl::DemandMarks(PyObject* lifted, SourceId source, PyObject
       continue;
     }
     const std::string text = absl::StrCat("dimension ", ObjectText(dimension), " of ", name);
-    marked_input = text;
-    marked.emplace(SymbolOf(symbol.get()), text);
+    marked_input = absl::StrCat(text, unbacked_size ? " is marked unbacked" : " is marked dynamic");
+    if (!unbacked_size) marked.emplace(SymbolOf(symbol.get()), text);
     for (int i = 0; i < 2; ++i) {
       PyObject* limit = PyTuple_GET_ITEM(limits, i);
       const int op = i == 0 ? Py_GE : Py_LE;

@@ -197,8 +197,10 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
   {
     // Operands are tensors and constants: no user code can be called back.
     Disarmed disarmed;
+    session.ReadData(MayReadData());
     result = PyRef::Steal(invoke());
   }
+  const bool read_data = session.ReadData(false);
   if (CheckFailure() != 0) return nullptr;
   const bool breaks = !result && BreakWhereFakesFailed(call.callable);
   // It may be for the sizes.
@@ -241,6 +243,7 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
                      QualifiedName(call.callable) + " returns a " + Py_TYPE(result.get())->tp_name);
   }
   recording->torch_graph.calls.push_back(std::move(record));
+  NoteData(recording->torch_graph.calls.back(), read_data);
   return result.release();
 }
 
@@ -292,10 +295,11 @@ PyObject* RecorderState::Impl::ModelTorchLeaf(const NativeCall& call) {
   });
 }
 
-// item, tolist, bool, ...: of what was made of constants alone, they are constants too.
+// item, tolist, bool, ...: of what was made of constants alone, they are constants too; other numbers come of data.
 PyObject* RecorderState::Impl::ModelTensorValue(const NativeCall& call) {
   std::optional<at::Tensor> known;
   if (call.total() == 1 && IsTensor(call.args[0])) known = session.KnownValue(TensorOf(call.args[0]));
+  if ((!known || IsSymbolic()) && MayReadData()) return ReadNumbers(call);
   if (!known) return BreakNull(BreakCode::kTensorData, QualifiedName(call.callable));
   if (IsSymbolic()) StayStatic(QualifiedName(call.callable) + " of a tensor");
   FakeSession::Pause pause;

@@ -96,6 +96,7 @@ absl::StatusOr<at::Tensor> FakeSession::MakeInput(const at::Tensor& real) {
   if (real.requires_grad()) fake.set_requires_grad(true);
   recording.graph.values[static_cast<size_t>(id)].requires_grad = real.requires_grad();
   recording.graph.inputs.push_back(id);
+  if (recording.keeps_inputs) recording.real_inputs.push_back(real);
   return fake;
 }
 
@@ -142,6 +143,19 @@ ValueId FakeSession::ValueOf(const at::Tensor& fake) const {
 std::optional<at::Tensor> FakeSession::KnownValue(const at::Tensor& fake) const {
   const ValueId id = ValueOf(fake);
   return id == kNoValue ? std::nullopt : framejit::KnownValue(state_->recording, id);
+}
+
+void FakeSession::KeepInputs() { state_->recording.keeps_inputs = true; }
+
+bool FakeSession::ReadData(bool on) {
+  state_->recording.reads_data = on && state_->recording.keeps_inputs;
+  return std::exchange(state_->recording.has_read_data, false);
+}
+
+std::optional<at::Tensor> FakeSession::RealValue(const at::Tensor& fake) const {
+  const ValueId id = ValueOf(fake);
+  if (id == kNoValue || !state_->recording.keeps_inputs) return std::nullopt;
+  return framejit::RealValue(state_->recording, id);
 }
 
 TensorMeta FakeSession::MetaOf(const at::Tensor& fake) {

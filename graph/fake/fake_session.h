@@ -49,6 +49,14 @@ class FakeSession {
   // The data of a fake that depends on constants alone, computed now by running the operators that made it; empty
   // where it depends on an input or on random numbers, is large, or took many operators. A copy.
   std::optional<at::Tensor> KnownValue(const at::Tensor& fake) const;
+  // Keeps the tensors that inputs stand for, from the first one on, so that data may be read.
+  void KeepInputs();
+  // While on, operators whose results have sizes that depend on data are recorded, with the sizes that come of what the
+  // inputs hold in this call. Returns whether any was since it was set last.
+  bool ReadData(bool on);
+  // What a fake is worth in the call that is recorded: the operators that made it are run on the inputs, without
+  // writing to them. Empty where that cannot be known: random numbers, devices, no KeepInputs(). Not to be written.
+  std::optional<at::Tensor> RealValue(const at::Tensor& fake) const;
   // Current metadata of a fake.
   static TensorMeta MetaOf(const at::Tensor& fake);
 

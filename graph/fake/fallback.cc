@@ -168,7 +168,8 @@ class RecordedCall {
   RecordedCall(const c10::OperatorHandle& op, OpInfo& info, FakeRecording& recording, Stack* stack)
       : op_(op), info_(info), recording_(recording), stack_(*stack), base_(stack->size() - info.arguments.size()) {}
 
-  void Run(c10::Device device, bool device_known) {
+  // `results`: what the operator gives in the call that is recorded, where only that says how large its results are.
+  void Run(c10::Device device, bool device_known, Stack* results = nullptr) {
     device_ = device;
     Node node{op_};
     node.location = recording_.location;
@@ -176,7 +177,10 @@ class RecordedCall {
     node.operands.resize(info_.arguments.size());
     for (size_t i = 0; i < info_.arguments.size(); ++i) TakeArgument(i, node.operands[i]);
     TakeDevice(device_known);
-    if (IsOfGaps()) {
+    if (results != nullptr) {
+      stack_.resize(base_);
+      for (IValue& result : *results) stack_.push_back(ShadowOfResult(result.toTensor()));
+    } else if (IsOfGaps()) {
       RunOnCopies();
     } else if (IsProbed()) {
       RunWithProbe();
@@ -328,6 +332,11 @@ class RecordedCall {
     at::Tensor shadow = at::detail::empty_strided_meta({}, {}, real.scalar_type());
     shadow.unsafeGetTensorImpl()->set_wrapped_number(true);
     return shadow;
+  }
+
+  static at::Tensor ShadowOfResult(const at::Tensor& real) {
+    MetadataScope scope(/*intercept=*/false);
+    return at::Tensor(at::detail::empty_strided_meta(real.sizes(), real.strides(), real.scalar_type()));
   }
 
   bool IsClamp() const { return info_.name.name.starts_with("aten::clamp"); }
@@ -538,6 +547,50 @@ bool AnswerFromKnown(const c10::OperatorHandle& op, const OpInfo& info, FakeReco
   return true;
 }
 
+bool DependsOnData(const OpInfo& info, const Stack& stack, size_t base) {
+  if (info.data_dependence == DataDependence::kMaskIndex) return HasMask(stack, base);
+  return info.data_dependence != DataDependence::kNone;
+}
+
+// What an operator of torch gives in the call that is recorded, where it makes tensors whose sizes depend on data.
+// Empty where that is not to be known; what it raises, it raises.
+std::optional<Stack> ResultsOfData(const c10::OperatorHandle& op, const OpInfo& info, const FakeRecording& recording,
+                                   const Stack& stack, size_t base) {
+  if (!recording.reads_data || info.written_arguments != 0 || !info.name.name.starts_with("aten::") || IsRandom(op) ||
+      !DependsOnData(info, stack, base))
+    return std::nullopt;
+  for (const c10::Argument& result : op.schema().returns()) {
+    if (result.type()->kind() != c10::TypeKind::TensorType) return std::nullopt;
+  }
+  bool known = true;
+  const auto real_of = [&](const at::Tensor& tensor) {
+    const FakeTensorImpl* fake = AsFake(tensor);
+    if (!tensor.defined() || fake == nullptr) return tensor;
+    std::optional<at::Tensor> real = RealValue(recording, fake->value());
+    known &= real.has_value();
+    return real.value_or(at::Tensor());
+  };
+  Stack real(stack.begin() + static_cast<std::ptrdiff_t>(base), stack.end());
+  for (IValue& value : real) {
+    if (value.isTensor()) {
+      value = real_of(value.toTensor());
+    } else if (value.isOptionalTensorList()) {
+      c10::List<std::optional<at::Tensor>> items;
+      for (const std::optional<at::Tensor>& item : value.toOptionalTensorVector())
+        items.push_back(item.has_value() ? std::optional<at::Tensor>(real_of(*item)) : std::nullopt);
+      value = std::move(items);
+    } else if (value.isTensorList()) {
+      return std::nullopt;
+    }
+  }
+  if (!known) return std::nullopt;
+  FakeSession::Pause pause;
+  c10::InferenceMode normal(false);
+  c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+  op.callBoxed(real);
+  return real;
+}
+
 // What the tensor arguments of a call are, and the device of its result: that of the first tensor with dimensions, else
 // of the first that is not on the CPU, since numbers on the CPU go with tensors of any device.
 struct Arguments {
@@ -581,14 +634,17 @@ void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, St
       "thread)");
   if (AnswerFromKnown(op, info, *recording, stack, base)) return;
   if (info.replaces_memory && KeepsSizes(info, *stack, base)) return stack->resize(base + 1);
-  CheckRecordable(info, *recording, *stack, base);
-  if (info.source == MetadataSource::kComposite) return info.kernel->callBoxed(op, keys, stack);
-  if (info.source == MetadataSource::kOnFakes) {
+  std::optional<Stack> results = ResultsOfData(op, info, *recording, *stack, base);
+  recording->has_read_data |= results.has_value();
+  if (!results) CheckRecordable(info, *recording, *stack, base);
+  if (!results && info.source == MetadataSource::kComposite) return info.kernel->callBoxed(op, keys, stack);
+  if (!results && info.source == MetadataSource::kOnFakes) {
     const bool on_gpu = arguments.device.is_cuda() && info.cuda_kernel != nullptr;
     return (on_gpu ? info.cuda_kernel : info.kernel)->callBoxed(op, keys, stack);
   }
   try {
-    RecordedCall(op, info, *recording, stack).Run(arguments.device, arguments.any_tensor);
+    RecordedCall(op, info, *recording, stack)
+        .Run(arguments.device, arguments.any_tensor, results ? &*results : nullptr);
   } catch (const c10::NotImplementedError&) {
     recording->Fail(BreakCode::kUnsupportedCallable, NameOf(info) + " has no metadata kernel");
     throw;

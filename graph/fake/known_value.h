@@ -12,6 +12,8 @@ namespace framejit {
 
 // The data of a value that depends on constants of the graph alone; see FakeSession::KnownValue.
 std::optional<at::Tensor> KnownValue(const FakeRecording& recording, ValueId id);
+// What a value is in the call that is recorded, see FakeSession::RealValue.
+std::optional<at::Tensor> RealValue(const FakeRecording& recording, ValueId id);
 
 }  // namespace framejit
 

@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "graph/fake/fake_session.h"
@@ -61,7 +62,11 @@ class FakeRecording {
   std::optional<FakeSession::Failure> failure;
   int32_t location = -1;
   int32_t torch_call = -1;
-  bool functionalizing = false;  // the operators come from Functionalize
+  bool functionalizing = false;         // the operators come from Functionalize
+  bool keeps_inputs = false;            // FakeSession::KeepInputs
+  std::vector<at::Tensor> real_inputs;  // then: one per input of the graph
+  bool reads_data = false;              // FakeSession::ReadData
+  bool has_read_data = false;
 
  private:
   struct Memory {

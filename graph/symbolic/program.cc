@@ -91,7 +91,7 @@ bool HasSymbol(const TorchArgument& argument) {
 }
 
 bool SymbolicProgram::any() const {
-  return !numbers.empty() || std::find(varies.begin(), varies.end(), true) != varies.end();
+  return of_data || !numbers.empty() || std::find(varies.begin(), varies.end(), true) != varies.end();
 }
 
 namespace {

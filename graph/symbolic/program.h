@@ -38,6 +38,7 @@ struct SymbolStep {
   int32_t index = -1;
   SymbolId symbol = kNoSymbol;
   TorchCall ask = {};
+  bool is_check = false;  // the program raises where it does not hold (torch._check)
 };
 
 // An int or float that is read from outside and whose value the guards leave open.
@@ -53,7 +54,11 @@ struct SymbolicProgram {
   std::vector<SymbolicNumber> numbers;
   std::vector<Symbol> symbols;
   std::vector<SymbolStep> steps;
-  std::vector<PyRef> output_forms;  // by graph output: its ViewForm()
+  std::vector<PyRef> output_forms;  // by graph output: its ViewForm(); empty where that is no matter
+  // Some sizes or numbers come of the data of tensors: the torch-level calls and the steps between them are made for
+  // real in each call, and there is nothing to replay.
+  bool of_data = false;
+  std::vector<int32_t> data_calls;  // calls of the torch-level graph whose results have sizes that come of data
 
   // The steps that each call takes by itself: those about numbers, and what comes of them alone.
   std::vector<int32_t> number_steps;
@@ -61,7 +66,7 @@ struct SymbolicProgram {
   // worth.
   std::vector<SymbolId> open;
 
-  // Whether any input's sizes or any number is open. The rest means nothing otherwise.
+  // Whether any size or number is open. The rest means nothing otherwise.
   bool any() const;
   // Once all steps are there: finds number_steps, and which numbers are in the graph, for what is open.
   void SortNumbers(const TorchGraph& graph);

@@ -61,6 +61,11 @@ std::vector<size_t> InputsInWrittenMemory(const Graph& graph) {
   return positions;
 }
 
+bool SameForm(const PyRef& form, const PyRef& before) {
+  if (!form || !before) return !form && !before;
+  return PyLong_AsLong(form.get()) == PyLong_AsLong(before.get());
+}
+
 // Sets torch's state as it was, and keeps the user's hooks on saved tensors away from fakes.
 class StateScope {
  public:
@@ -266,9 +271,7 @@ class Replayer {
       PyObject* object = values_.objects[static_cast<size_t>(torch_.outputs[i])].get();
       if (object == nullptr) return Fail("a result that no replayed call made");
       const at::Tensor& tensor = THPVariable_Unpack(object);
-      const PyRef form = ViewForm(tensor), &before_form = program_.output_forms[i];
-      if (static_cast<bool>(form) != static_cast<bool>(before_form) ||
-          (form && PyLong_AsLong(form.get()) != PyLong_AsLong(before_form.get())))
+      if (!program_.output_forms.empty() && !SameForm(ViewForm(tensor), program_.output_forms[i]))
         return Fail("a result is another kind of view");
       graph.outputs.push_back(session_.ValueOf(tensor));
       const TensorMeta &meta = graph.meta(graph.outputs.back()), &before = recorded.meta(recorded.outputs[i]);

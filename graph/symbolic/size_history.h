@@ -44,6 +44,8 @@ class SizeHistory {
   bool NumberVaries(const SourceTable& sources, SourceId source, PyObject* value);
   // Whether `value`, an item of the state, is open.
   bool OpensItem(PyObject* value) const;
+  // Whether anything may ever vary.
+  bool is_open() const { return mode_ != DynamicMode::kNever; }
   // Too many values came once: numbers are given ones from now on.
   void RefuseNumbers() { numbers_are_open_ = false; }
   // A recording had to be made for given sizes after all. What does that again and again is not asked any more.

@@ -96,6 +96,27 @@ std::optional<Names> SizeNames::OfResult(const TorchCall& call, const TorchGraph
   }
   if (call.args[0].kind != Kind::kValue) return std::nullopt;
   if (IsOneOf(name, kLikeFirst)) return sizes;
+  const auto type_of = [&](const TorchArgument& argument) {
+    return graph.values[static_cast<size_t>(argument.value)].dtype;
+  };
+  if (name == "nonzero" && call.args.size() == 1 && call.kwargs.empty()) return Names{"", absl::StrCat(rank)};
+  // By a mask: one size in place of those that it covers. By positions: theirs in place of the first.
+  if ((name == "getitem" || name == "__getitem__") && operands.size() == 2 && call.args.size() == 2) {
+    const c10::ScalarType type = type_of(call.args[1]);
+    const bool is_mask = type == c10::ScalarType::Bool || type == c10::ScalarType::Byte;
+    const size_t covered = is_mask ? operands[1]->size() : 1;
+    if (covered == 0 || covered > rank) return std::nullopt;
+    Names indexed = is_mask ? Names{""} : *operands[1];
+    indexed.insert(indexed.end(), sizes.begin() + static_cast<std::ptrdiff_t>(covered), sizes.end());
+    return indexed;
+  }
+  if ((name == "matmul" || name == "mm") && operands.size() == 2 && rank >= 1 && operands[1]->size() == 2)
+    return sizes.back() = operands[1]->back(), sizes;
+  if (name == "index_select" && call.args.size() == 3) {
+    const auto dimension = DimensionOf(call.args[1], rank);
+    if (!dimension || operands.size() != 2 || operands[1]->size() != 1) return std::nullopt;
+    return sizes[*dimension] = operands[1]->front(), sizes;
+  }
   if (name == "linear" && operands.size() >= 2 && rank >= 1 && operands[1]->size() == 2)
     return sizes.back() = (*operands[1])[0], sizes;
   if (name == "embedding" && operands.size() == 2) {
@@ -151,7 +172,9 @@ void SizeNames::Set(TorchValueId value, std::optional<Names> sizes, const TorchG
   for (size_t i = 0; i < actual.size(); ++i) {
     int64_t number = 0;
     const bool is_other = absl::SimpleAtoi((*sizes)[i], &number) && number != actual[i];
-    if ((*sizes)[i].empty() || is_other) (*sizes)[i] = absl::StrCat(names[id], ".shape[", i, "]");
+    if (!(*sizes)[i].empty() && !is_other) continue;
+    (*sizes)[i] = absl::StrCat(names[id], ".shape[", i, "]");
+    owners_.emplace((*sizes)[i], value);
   }
   sizes_[id] = *std::move(sizes);
 }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "graph/symbolic/program.h"
 #include "graph/torch_graph.h"
 
@@ -20,6 +21,11 @@ class SizeNames {
   // By dimension: a number where the size never varies, else a text like "L['x'].shape[0]", which is that of the first
   // value with this size.
   const std::vector<std::string>& Of(TorchValueId value) const { return sizes_[static_cast<size_t>(value)]; }
+  // The value that a size is called by; -1: none, it is a number or what the program computed.
+  TorchValueId OwnerOf(const std::string& size) const {
+    auto row = owners_.find(size);
+    return row == owners_.end() ? -1 : row->second;
+  }
 
  private:
   using Names = std::vector<std::string>;
@@ -29,6 +35,7 @@ class SizeNames {
            const std::vector<std::string>& names);
 
   std::vector<Names> sizes_;  // by torch-level value
+  absl::flat_hash_map<std::string, TorchValueId> owners_;
   size_t inputs_ = 0, constants_ = 0, calls_ = 0;
 };
 

@@ -123,7 +123,7 @@ PyRef ReplayedValues::Build(const TorchArgument& argument) {
 bool ReplayedValues::Match(const TorchArgument& pattern, PyObject* result) {
   switch (pattern.kind) {
     case Kind::kValue: {
-      if (!IsTensor(result) || !IsFake(THPVariable_Unpack(result))) return false;
+      if (!IsTensor(result) || (!real && !IsFake(THPVariable_Unpack(result)))) return false;
       // What was another tensor than its operand may be the operand here (contiguous, reshape), but not the reverse:
       // later calls name the operand where they mean this one.
       PyRef& object = objects[static_cast<size_t>(pattern.value)];

@@ -30,6 +30,7 @@ class ReplayedValues {
   std::vector<PyRef> objects;  // by TorchValueId
   std::vector<PyRef> symbols;  // by SymbolId
   std::vector<PyRef> open;     // by SymbolId: what calls are given in its place; may be shorter
+  bool real = false;           // the tensors are real ones instead of fakes
   std::string why;
 
  private:

@@ -1,9 +1,11 @@
-"""`data_dependent=True`: what follows an operator whose result depends on data is recorded once, for all numbers and
-sizes that come of it. The operator itself runs natively, as a break. Each call is compared with eager."""
+"""`data_dependent=True`: sizes and numbers that come of data are part of one graph, which serves all that the data
+gives. What asks for their worth breaks there. Each call is compared with eager."""
+
+import math
 
 import pytest
 import torch
-from dynamic_testing import assert_same_as_eager, traces
+from dynamic_testing import PythonBackend, assert_same_as_eager, traces
 
 import framejit
 
@@ -18,6 +20,10 @@ def parts(compiled) -> list[dict]:
     return [trace for trace in traces(compiled) if trace["is_segment"]]
 
 
+def breaks(compiled) -> list[str]:
+    return [str(trace["break"]) for trace in traces(compiled) if trace["break"] is not None]
+
+
 def scaled(x):
     scale = x.abs().sum().item()
     return (x * scale + 1).relu() / (scale + 1), scale
@@ -28,9 +34,22 @@ def counted(x):
     return x * count + count, count
 
 
+def floated(x):
+    mean = float(x.abs().mean())
+    return x - mean, math.sqrt(mean + 1)
+
+
+def counted_bool(x):
+    return x + int((x > 2).any())
+
+
 def rows_found(x):
     found = (x[:, 0] > 0).nonzero()
     return x[found[:, 0]] * 2, found.sum(0) + 1
+
+
+def positions(x):
+    return torch.argwhere(x > 0) + 1, torch.nonzero(x > 0, as_tuple=True)
 
 
 def masked(x):
@@ -38,9 +57,24 @@ def masked(x):
     return (kept * 2).sum(0), kept + 1, kept.shape[0]
 
 
+def masked_twice(x):
+    kept = x[x > -1]
+    return kept[kept < 1].exp().sum(), kept.view(-1, 1).expand(-1, 3) + 1
+
+
+def selected(x):
+    return torch.masked_select(x, x > 0).cumsum(0), x[(x > 1) & (x < 3)].numel()
+
+
 def unique(x):
     values = torch.unique((x * 2).round())
     return values * 2, values.numel()
+
+
+def unique_variants(x):
+    values, inverse, counts = torch.unique(x.round(), return_inverse=True, return_counts=True)
+    rows, row_counts = torch.unique(x.sign(), dim=0, return_counts=True)
+    return values[inverse], counts * 2, torch.unique_consecutive(x.flatten()) + 1, rows * 2, row_counts + 1
 
 
 def repeated(x):
@@ -48,82 +82,309 @@ def repeated(x):
     return y * 2 + 1, y.shape[0] * 3
 
 
-FUNCTIONS = [scaled, counted, rows_found, masked, unique, repeated]
+def repeated_alone(x):
+    return torch.repeat_interleave((x[:, 0] > 0).long() * 2)
+
+
+def listed(x):
+    height, width = (x[:2, 0] * 4).long().abs().tolist()
+    return x.new_zeros(height + 1, width + 1) + 1, height * width
+
+
+def numbers_listed(x):
+    return [number * 2 for number in x.abs().sum(1)[:2].tolist()]
+
+
+def binned(x):
+    return torch.bincount((x.flatten() * 4 + 16).long()) * 2
+
+
+def made(x):
+    count = int((x > 0).sum())
+    return torch.arange(count) + 1, torch.zeros(count, 3) - 1, x.flatten()[:count], torch.full((2,), count)
+
+
+def computed(x):
+    count = (x > 0).sum().item()
+    half, rest = divmod(count, 2)
+    return torch.ones(half + 1, max(rest, 1)), min(half, 3), count / 2, -count, half**2
+
+
+def a_loop(x):
+    for _ in range(3):
+        x = x / (x.abs().max().item() + 1)
+    return x
+
+
+def written(x):
+    y = x.clone()
+    y[y > 0] = 0
+    y.add_(y.abs().sum().item())
+    return y, y[y > 5] * 2
+
+
+def padded(x):
+    lengths = (x > 0).sum(1)
+    longest = int(lengths.max())
+    mask = torch.arange(longest + 1)[None, :] < lengths[:, None]
+    return mask.float().softmax(-1), mask.sum(0)
+
+
+def scattered(x):
+    kept = (x[:, 2] > 0).nonzero().squeeze(1)
+    out = torch.zeros_like(x)
+    return out.index_add(0, kept, x[kept].tanh() * 3)
+
+
+FUNCTIONS = [
+    scaled, counted, floated, counted_bool, rows_found, positions, masked, masked_twice, selected, unique,
+    unique_variants, repeated, repeated_alone, listed, numbers_listed, binned, made, computed, a_loop, written, padded,
+    scattered,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("backend", ["cpu", "interp"])
-def test_one_recording(function, backend):
-    compiled = framejit.compile(function, backend=backend, data_dependent=True)
+@pytest.mark.parametrize("backend", ["cpu", "interp", "eager"])
+def test_one_graph(function, backend):
+    compiled = framejit.compile(function, backend=backend, data_dependent=True, fullgraph=True)
     for seed in range(40):
         assert_same_as_eager(compiled, function, data(seed))
-    found = parts(compiled)
-    assert len(found) == 1, [trace["break"] for trace in found]
-    assert found[0]["break"] is None
-    assert found[0]["captured"]
+    (trace,) = traces(compiled)
+    assert trace["captured"]
+    assert not trace["fallback"]
 
 
-def test_a_number_is_an_input_of_the_graph():
-    compiled = framejit.compile(scaled, data_dependent=True)
-    for seed in range(80):
-        assert_same_as_eager(compiled, scaled, data(seed))
-    assert [trace["size_variants"] for trace in parts(compiled)] == [1]
-
-
-def test_sizes_vary_too():
-    compiled = framejit.compile(masked, data_dependent=True)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_sizes_vary_too(function):
+    compiled = framejit.compile(function, data_dependent=True, fullgraph=True)
     for seed in range(40):
-        assert_same_as_eager(compiled, masked, data(seed, rows=3 + seed % 7))
-    assert len(parts(compiled)) == 1
+        assert_same_as_eager(compiled, function, data(seed, rows=3 + seed % 7))
+    assert len(traces(compiled)) <= 2
 
 
-@pytest.mark.parametrize("rows", [0, 1])
-def test_nothing_and_one(rows):
-    """Sizes that eager treats like any other."""
-    compiled = framejit.compile(masked, data_dependent=True)
-    for seed in range(10):
-        assert_same_as_eager(compiled, masked, data(seed))
-    x = data(3).abs().neg() - 1
-    x[:rows] *= -1
-    assert_same_as_eager(compiled, masked, x)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_same_sizes_again(function):
+    """What comes again is compiled for its sizes."""
+    compiled = framejit.compile(function, data_dependent=True, fullgraph=True)
+    for seed in range(30):
+        assert_same_as_eager(compiled, function, data(seed % 3))
 
 
-def test_a_branch():
-    """Each way has a recording."""
+@pytest.mark.parametrize("function", [rows_found, masked, masked_twice, selected, repeated_alone, made])
+@pytest.mark.parametrize("first", ["none", "one", "all"])
+def test_nothing_one_and_much(function, first):
+    """Sizes that eager treats like any other, whichever of them the recording met."""
+    examples = {"none": -torch.ones(6, 4), "one": -torch.ones(6, 4), "all": torch.ones(3000, 4)}
+    examples["one"][2] = 1.0
+    compiled = framejit.compile(function, data_dependent=True, fullgraph=True)
+    assert_same_as_eager(compiled, function, examples[first])
+    for x in examples.values():
+        for _ in range(3):
+            assert_same_as_eager(compiled, function, x)
+    assert len(traces(compiled)) <= 2
+
+
+def test_a_branch_breaks_there():
+    """What is in front of it is one graph; each way behind it has a recording."""
 
     def function(x):
-        total = x.sum().item()
-        return x * total if total > 0 else x - total
+        y = x.abs() + 1
+        total = (x * 2).sum().item()
+        z = y * total
+        return z * 2 if total > 0 else x - total
 
     compiled = framejit.compile(function, data_dependent=True)
     for seed in range(40):
         assert_same_as_eager(compiled, function, data(seed))
+    (trace,) = [trace for trace in traces(compiled) if not trace["is_segment"]]
+    assert "DataDependent" in str(trace["break"])
+    assert ".item() > 0)" in str(trace["break"])
     assert 2 <= len(parts(compiled)) <= 3
 
 
-def test_gradients():
+@pytest.mark.parametrize("use", [
+    lambda x, n: x if n > 3 else x + 1,
+    lambda x, n: x + sum(range(n)),
+    lambda x, n: x + {1: 2}.get(n, 3),
+    lambda x, n: (x, f"{n}"),
+    lambda x, n: x + [1, 2, 3, 4, 5, 6, 7, 8, 9][min(n, 5)],
+    lambda x, n: x if n else x + 1,
+    lambda x, n: x.repeat(2, 1)[0] if x[x > 1].shape[0] == n else x,
+])  # fmt: skip
+def test_what_asks_breaks(use):
     def function(x):
-        scale = x.detach().abs().sum().item()
-        return (x * scale).exp().sum() * 1e-3
+        n = int((x[:2] > 0).sum())
+        y = x * n
+        return use(y, n)
 
     compiled = framejit.compile(function, data_dependent=True)
-    for seed in range(20):
-        ours, theirs = (data(seed).mul(0.1).requires_grad_() for _ in range(2))
-        compiled(ours).backward()
-        function(theirs).backward()
-        torch.testing.assert_close(ours.grad, theirs.grad)
-    assert len(parts(compiled)) == 1
+    for seed in range(12):
+        assert_same_as_eager(compiled, function, data(seed))
+    assert breaks(compiled)
+    strict = framejit.compile(function, data_dependent=True, fullgraph=True)
+    with pytest.raises(framejit.GraphBreakError, match=r"test_data_dependent.py:\d+.*DataDependent"):
+        strict(data(0))
 
 
-def test_in_a_loop():
+def test_sizes_that_do_not_come_of_data():
+    """A branch on one asks nothing of the data."""
+
     def function(x):
-        for _ in range(3):
-            x = x / (x.abs().max().item() + 1)
+        kept = x[x[:, 1] > 0]
+        found = (x > 0).nonzero()
+        if kept.shape[1] == 4 and kept.dim() == 2 and found.shape[1] == 2 and (kept * 2).size(-1) > 1:
+            return kept.sum(0)
         return x
 
-    compiled = framejit.compile(function, data_dependent=True)
+    compiled = framejit.compile(function, data_dependent=True, fullgraph=True)
     for seed in range(20):
         assert_same_as_eager(compiled, function, data(seed))
+    assert len(traces(compiled)) == 1
+
+
+def test_what_is_known_of_a_size():
+    """No size is negative."""
+
+    def function(x):
+        n = x[x > 0].shape[0]
+        return x * n if n >= 0 and n + 1 > 0 and n * 2 != -1 else x
+
+    compiled = framejit.compile(function, data_dependent=True, fullgraph=True)
+    for seed in range(10):
+        assert_same_as_eager(compiled, function, data(seed))
+
+
+def checked(x):
+    n = (x > 0).sum().item()
+    torch._check(n >= 0)
+    torch._check(n <= x.numel(), lambda: f"{n} of {x.numel()}")
+    if n > x.numel() or n < 0:
+        return x
+    return torch.arange(n) * 2
+
+
+def test_hints_are_an_option_in():
+    compiled = framejit.compile(checked, fullgraph=True)
+    for seed in range(20):
+        assert_same_as_eager(compiled, checked, data(seed))
+    assert len(traces(compiled)) == 1
+
+
+def below(x, limit):
+    n = int(x.abs().sum())
+    torch._check(n < limit, lambda: f"{n} is too many")
+    return torch.ones(n) if n < limit else x
+
+
+def ranged(x, limit):
+    n = int(x.abs().sum())
+    torch.sym_constrain_range(n, min=1, max=20)
+    return torch.ones(n) if n >= 1 and n <= 20 else x
+
+
+@pytest.mark.parametrize("function", [below, ranged])
+@pytest.mark.parametrize("first", [1.0, 8.0])
+def test_what_was_checked_raises_as_in_eager_mode(function, first):
+    compiled = framejit.compile(function, fullgraph=True)
+    for number in (first, 1.0, 8.0, 2.0, 3.0, 9.0):
+        x = torch.full((4,), number)
+        try:
+            expected = function(x, 20)
+        except RuntimeError as error:
+            with pytest.raises(RuntimeError) as raised:
+                compiled(x, 20)
+            assert str(raised.value) == str(error)
+        else:
+            assert torch.equal(compiled(x, 20), expected)
+
+
+def test_errors_are_those_of_eager_mode():
+    def function(x):
+        counts = (x * 2).long()
+        return torch.repeat_interleave(x * 3, counts) + 1
+
+    compiled = framejit.compile(function, data_dependent=True, fullgraph=True)
+    good, bad = torch.tensor([1.0, 2.0]), torch.tensor([1.0, -2.0])
+    for x in (good, bad, good, bad):
+        try:
+            expected = function(x)
+        except RuntimeError as error:
+            with pytest.raises(RuntimeError) as raised:
+                compiled(x)
+            assert str(raised.value) == str(error)
+            assert raised.traceback[-1].name == "function"
+        else:
+            assert torch.equal(compiled(x), expected)
+
+
+def test_an_input_is_as_it_was_where_it_raises():
+    def function(x, counts):
+        x.add_(1)
+        repeated = torch.repeat_interleave(x, counts)
+        x.mul_(2)
+        return repeated
+
+    compiled = framejit.compile(function, data_dependent=True)
+    for counts in ([1, 2], [0, 3], [1, -1], [2, 2]):
+        ours, theirs = torch.ones(2), torch.ones(2)
+        for run, x in ((compiled, ours), (function, theirs)):
+            try:
+                run(x, torch.tensor(counts))
+            except RuntimeError as error:
+                assert "negative" in str(error)
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("function", [scaled, masked, rows_found, repeated, scattered, a_loop])
+def test_gradients(function):
+    def loss(x):
+        result = function(x)
+        first = result[0] if isinstance(result, tuple) else result
+        return (first * 0.01).exp().sum()
+
+    compiled = framejit.compile(loss, data_dependent=True, fullgraph=True)
+    for seed in range(12):
+        ours, theirs = (data(seed).mul(0.1).requires_grad_() for _ in range(2))
+        compiled(ours).backward()
+        loss(theirs).backward()
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    assert len(traces(compiled)) == 1
+
+
+def test_random_numbers():
+    def function(x):
+        kept = x[x > 0]
+        return kept + torch.rand_like(kept), torch.rand(2)
+
+    compiled = framejit.compile(function, data_dependent=True, fullgraph=True)
+    for seed in range(12):
+        with framejit.disable():
+            torch.manual_seed(seed)
+            expected = function(data(seed % 5))
+        torch.manual_seed(seed)
+        for ours, theirs in zip(compiled(data(seed % 5)), expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_recording_writes_nothing():
+    """What data is worth is found on copies of what the program writes."""
+    seen = []
+
+    def function(x):
+        view = x[1:]
+        view.mul_(2)
+        n = int(x.sum())
+        seen.append(n)
+        return x.add_(n)
+
+    compiled = framejit.compile(function, data_dependent=True, fullgraph=True)
+    for number in (1.0, 2.0, 3.0):
+        ours, theirs = torch.full((4,), number), torch.full((4,), number)
+        with framejit.disable():
+            expected = function(theirs)
+        assert torch.equal(compiled(ours), expected)
+        assert torch.equal(ours, theirs)
+    assert seen[0::2] == seen[1::2]
 
 
 def test_without_it():
@@ -134,10 +395,29 @@ def test_without_it():
     assert any(trace["break"] is not None for trace in parts(compiled))
 
 
-def test_full_graph():
-    compiled = framejit.compile(scaled, data_dependent=True, fullgraph=True)
-    with pytest.raises(framejit.GraphBreakError):
-        compiled(data(0))
+def test_static_sizes_have_no_such_numbers():
+    compiled = framejit.compile(scaled, data_dependent=True, dynamic=False)
+    assert_same_as_eager(compiled, scaled, data(0))
+    assert breaks(compiled)
+
+
+def test_python_backends_break_there():
+    """A module that a Python backend is given takes no sizes from data."""
+    backend = PythonBackend("aot_eager")
+    compiled = framejit.compile(masked, backend=backend, data_dependent=True)
+    for seed in range(5):
+        assert_same_as_eager(compiled, masked, data(seed))
+    assert "DataDependent" in breaks(compiled)[0]
+
+
+def test_the_log(caplog):
+    caplog.set_level("INFO", logger="framejit")
+    framejit.set_logs("symbols")
+    try:
+        framejit.compile(counted, data_dependent=True)(data(0))
+    finally:
+        framejit.set_logs("")
+    assert "u0 = int(sum_2)" in caplog.text
 
 
 def test_the_option_is_a_bool():

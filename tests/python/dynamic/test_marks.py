@@ -1,11 +1,12 @@
-"""framejit.mark_dynamic and mark_static: what they make of the first recording, what their limits demand, and the error
-where a marked size has to be fixed."""
+"""framejit.mark_dynamic, mark_unbacked and mark_static: what they make of the first recording, what their limits
+demand, and the error where a marked size has to be fixed."""
 
 import re
 
 import pytest
 import torch
 from dynamic_testing import assert_same_as_eager, demands, recordings
+from framejit_testing import assert_same
 from torch import nn
 
 import framejit
@@ -179,3 +180,80 @@ def test_mark_of_a_buffer():
 def test_wrong_arguments(call, error, text):
     with pytest.raises(error, match=re.escape(text)):
         call()
+
+
+def unbacked(rows: int, dim=0, width: int = 4) -> torch.Tensor:
+    x = data(rows, width)
+    framejit.mark_unbacked(x, dim)
+    return x
+
+
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_unbacked_sizes_are_open(first):
+    """No size is one of its own: neither 0 nor 1, nor that of the first call."""
+
+    def function(x):
+        y = x.softmax(-1) * x.shape[0]
+        return y.sum(0) + x.shape[0], y.reshape(-1, 2), torch.cat([y, x])
+
+    compiled = framejit.compile(function, fullgraph=True)
+    assert_same(compiled(unbacked(first)), function(data(first)))
+    for rows in (0, 1, 2, 7, 100):
+        assert_same_as_eager(compiled, function, data(rows))
+    assert recordings(compiled) == 1
+
+
+ASKS = [
+    lambda x: x * 2 if x.shape[0] > 3 else x,
+    lambda x: x * 2 if x.numel() == 12 else x,
+    lambda x: x + sum(range(len(x))),
+    lambda x: x + {3: 1}.get(x.size(0), 2),
+    lambda x: x * 2 if (x @ x.t()).shape[1] > 3 else x,
+    lambda x: (x, str(x.shape[0])),
+]
+
+
+@pytest.mark.parametrize("function", ASKS)
+def test_what_asks_for_an_unbacked_size_breaks(function):
+    strict = framejit.compile(function, fullgraph=True)
+    line = function.__code__.co_firstlineno
+    with pytest.raises(framejit.GraphBreakError, match=rf"test_marks.py:{line} .*(shape|numel).*DataDependent"):
+        strict(unbacked(3))
+    compiled = framejit.compile(function)
+    for rows in (3, 5, 3, 8):
+        assert_same(compiled(unbacked(rows)), function(data(rows)))
+
+
+def test_other_dimensions_of_an_unbacked_tensor():
+    def function(x):
+        return x * 2 if x.shape[1] == 4 and (x + 1).shape[1] == 4 and x.dim() == 2 else x
+
+    compiled = framejit.compile(function, fullgraph=True)
+    for rows in (3, 1, 6):
+        assert_same(compiled(unbacked(rows)), function(data(rows)))
+    assert recordings(compiled) == 1
+
+
+def test_what_is_known_of_an_unbacked_size():
+    def function(x, limit):
+        torch._check(x.shape[0] <= limit)
+        return x * 2 if 0 <= x.shape[0] <= limit else x
+
+    compiled = framejit.compile(function, fullgraph=True)
+    for rows in (3, 1, 6):
+        assert_same(compiled(unbacked(rows), 10), function(data(rows), 10))
+    with pytest.raises(RuntimeError, match="Expected cond to be True"):
+        compiled(unbacked(11), 10)
+
+
+def test_unbacked_where_no_other_size_holds():
+    compiled = framejit.compile(lambda x: x + 1 if x.contiguous() is x.t().contiguous() else x - 1)
+    with pytest.raises(framejit.DynamicShapeError, match="dimension 0 of L.'x'. is marked unbacked"):
+        compiled(unbacked(3))
+
+
+def test_arguments_of_mark_unbacked():
+    with pytest.raises(TypeError, match="mark_unbacked: tensor"):
+        framejit.mark_unbacked(3, 0)
+    with pytest.raises(IndexError, match="mark_unbacked: dim"):
+        framejit.mark_unbacked(torch.ones(2), 1)
