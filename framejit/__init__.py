@@ -280,7 +280,8 @@ def explain(target: Any, **compile_arguments: Any) -> Callable[..., _explain.Exp
     def call(*args: Any, **kwargs: Any) -> _explain.Explanation:
         result = fresh(*args, **kwargs)
         name = type(target).__name__ if isinstance(target, torch.nn.Module) else entry.__qualname__
-        return _explain.Explanation(name, result, _explain.reports(_C, entry, *_arguments_of(fresh, args, kwargs)))
+        budgets = _C.budgets(entry, *_arguments_of(fresh, args, kwargs))
+        return _explain.Explanation(name, result, _explain.reports(_C, entry, budgets))
 
     return call
 

@@ -213,9 +213,8 @@ def _budget(row: dict[str, Any] | None, checks: int) -> Budget | None:
     return Budget(checks, row["guards"], steps, row["graph"], row["results"], row["result_count"])
 
 
-def reports(extension: ModuleType, entry: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[GraphReport]:
-    """The traces that an entry holds, most recently used first, with their budgets for these arguments."""
-    budgets = extension.budgets(entry, args, kwargs)
+def reports(extension: ModuleType, entry: Any, budgets: list[Any] | None = None) -> list[GraphReport]:
+    """The traces that an entry holds, most recently used first, with their budgets (extension.budgets) where given."""
 
     def export_at(index: int) -> Callable[[bool], Any]:
         return lambda aten: extension.graph_module(entry, index, aten)
@@ -245,7 +244,7 @@ def reports(extension: ModuleType, entry: Any, args: tuple[Any, ...], kwargs: di
                     "bytecodes": row["instructions"],
                     "frames": row["frames"],
                 },
-                budget=_budget(budgets[index], row["warm_checks"]),
+                budget=_budget(budgets[index] if budgets else None, row["warm_checks"]),
                 _export=export_at(index),
             )
         )

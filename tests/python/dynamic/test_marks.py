@@ -160,7 +160,8 @@ def test_mark_of_a_buffer():
     compiled = framejit.compile(module)
     for rows in (3, 5, 7):
         module.rows = module.rows if rows == 3 else data(rows)
-        assert torch.equal(compiled(data(2)), data(2) @ data(rows).t())
+        # Products add up in an order of their own.
+        torch.testing.assert_close(compiled(data(2)), data(2) @ data(rows).t())
     assert recordings(compiled) == 1
 
 
