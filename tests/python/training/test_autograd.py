@@ -310,9 +310,11 @@ def test_buffers_are_updated():
 
 
 def test_two_forwards_before_the_backward():
-    """Running statistics are written by the second forward; the first backward does not need them."""
-    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
-    own = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4))
+    """Running statistics are written by the second forward; the first backward does not need them.
+
+    Without a bias in front of the norm, whose gradient would be rounding alone."""
+    model = nn.Sequential(nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4))
+    own = nn.Sequential(nn.Linear(6, 4, bias=False), nn.BatchNorm1d(4))
     own.load_state_dict(model.state_dict())
     compiled = framejit.compile(own)
     for module, callee in ((model, model), (own, compiled)):

