@@ -243,6 +243,10 @@ Value Operators::Composed64(Op op, const Value* v) {
     const Value operands[2] = {a, b};
     return Float64(arithmetic, operands);
   };
+  const auto unary = [&](Op arithmetic, const Value& operand) {
+    const Value operands[2] = {operand, {}};
+    return Float64(arithmetic, operands);
+  };
   const auto number = [&](double value) {
     loop::Node node{Op::kConst, DType::kFloat64};
     node.float_value = value;
@@ -255,13 +259,9 @@ Value Operators::Composed64(Op op, const Value* v) {
     const Value half = op == Op::kGelu ? binary(Op::kMul, x, number(0.5)) : Materialize(DType::kFloat64, number(0.5));
     return binary(Op::kMul, half, cdf);
   }
-  x = op == Op::kSigmoid ? Float64(Op::kNeg, &x) : binary(Op::kMin, number(0), x);
+  x = op == Op::kSigmoid ? unary(Op::kNeg, x) : binary(Op::kMin, number(0), x);
   const Value e = Call(Op::kExp, DType::kFloat64, &x);
-  if (op == Op::kSigmoid) {
-    const Value sum = binary(Op::kAdd, e, number(1));
-    return Float64(Op::kReciprocal, &sum);
-  }
-  return e;
+  return op == Op::kSigmoid ? unary(Op::kReciprocal, binary(Op::kAdd, e, number(1))) : e;
 }
 
 Value Operators::Float64(Op op, const Value* v) {
