@@ -510,17 +510,22 @@ class Compilation {
     return FindBackend("interp");
   }
 
-  absl::Status CompileGraph() {
-    absl::StatusOr<std::shared_ptr<Backend>> backend = ChooseBackend();
-    if (!backend.ok()) return backend.status();
+  void TakeRecordedGraphs() {
     TraceReport& report = trace_->report;
-    if (options_.freeze && recording_->joint == nullptr) weights_ = WeightsOf(*recording_);
     report.recorded = std::move(recording_->graph);
     report.torch_graph = std::move(recording_->torch_graph);
     LogLazily(LogArtifact::k_graph, [&] {
       return absl::StrCat("torch-level graph of ", name_, ":\n",
                           TorchGraphText(report.torch_graph, report.recorded, recording_->symbolic));
     });
+  }
+
+  absl::Status CompileGraph() {
+    absl::StatusOr<std::shared_ptr<Backend>> backend = ChooseBackend();
+    if (!backend.ok()) return backend.status();
+    TraceReport& report = trace_->report;
+    if (options_.freeze && recording_->joint == nullptr) weights_ = WeightsOf(*recording_);
+    TakeRecordedGraphs();
     LogLazily(LogArtifact::k_aten, [&] {
       return absl::StrCat("ATen graph of ", name_, ":\n", PrintGraph(report.recorded, LogPrintOptions()));
     });
@@ -571,12 +576,7 @@ class Compilation {
     TraceReport& report = trace_->report;
     report.backend = BackendName(options_, &recording_->graph);
     value_names_ = ValueNames();
-    report.recorded = std::move(recording_->graph);
-    report.torch_graph = std::move(recording_->torch_graph);
-    LogLazily(LogArtifact::k_graph, [&] {
-      return absl::StrCat("torch-level graph of ", name_, ":\n",
-                          TorchGraphText(report.torch_graph, report.recorded, recording_->symbolic));
-    });
+    TakeRecordedGraphs();
     LogLazily(LogArtifact::k_aten, [&] {
       return absl::StrCat("ATen graph of ", name_, ", for the sizes of this call:\n",
                           PrintGraph(report.recorded, LogPrintOptions()));

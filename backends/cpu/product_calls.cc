@@ -69,9 +69,10 @@ std::optional<Product::Strides> AddendStrides(const TensorMeta& meta, const Tens
 
 double NumberOf(const Operand& operand) { return operand.constant.toScalar().toDouble(); }
 
-// MKL has code for AVX-512 that it runs on Intel's CPUs alone. On others ours is about twice as fast from 2 rows on,
-// and no slower below (benchmarks/products.py, on an AMD EPYC of family 26). Elsewhere it was not measured; there it is
-// used for products so small that the library's own calls and decisions cost more than the work.
+// MKL has code for AVX-512 that it runs on Intel's CPUs alone. On others ours is about twice as fast from 2 rows on;
+// one row takes from half to 1.3 times the library's time (benchmarks/products.py, on an AMD EPYC of family 26).
+// Elsewhere it was not measured; there it is used for products so small that the library's own calls and decisions cost
+// more than the work.
 bool IsWorthwhile(const Product& product, Isa isa) {
   constexpr double kSmall = 32 * 32 * 32;
   if (isa != Isa::kAvx2 && !IsIntelCpu()) return true;

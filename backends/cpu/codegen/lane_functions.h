@@ -1,5 +1,6 @@
 // Functions that generated code calls for a whole vector of lanes in memory, where no vector instruction sequence
-// exists: transcendental functions on f64, rare functions on f32, conversions between i64 and floating types.
+// exists: functions that are not SLEEF's either (vector_functions.h), or in processes without it, and on AVX2
+// conversions between i64 and floating types.
 #ifndef FRAMEJIT_BACKENDS_CPU_CODEGEN_LANE_FUNCTIONS_H_
 #define FRAMEJIT_BACKENDS_CPU_CODEGEN_LANE_FUNCTIONS_H_
 

@@ -129,6 +129,15 @@ def test_integers_reduce_in_kernels():
     assert text.count("kernel ") == 1 and "call" not in text, text
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_extreme_values_among_zeros_of_both_signs(dtype):
+    """Which of two equal zeros a maximum is has eager's kernel to say."""
+    zeros = torch.tensor([[-0.0, 0.0, -0.0, 0.0] * 8, [0.0, -0.0, 0.0, -0.0] * 8], dtype=dtype)
+    for function in (torch.max, torch.min):
+        check(lambda x, function=function: tuple(function(x, 1)), zeros)
+        check(lambda x, function=function: function(x.tril(), 0)[0], zeros)
+
+
 def test_losses_and_masks():
     x, targets = values(37, 53), torch.randint(0, 53, (37,))
     check(lambda x: F.cross_entropy(x * 1.1, targets), x)
