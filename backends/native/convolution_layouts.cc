@@ -20,6 +20,8 @@ namespace {
 // channels-last reorder more of it (benchmarks/convolutions.py).
 constexpr int64_t kFewestPositions = 300;
 
+bool IsConvolution(const Node& node) { return OperatorName(node.op) == "aten::convolution"; }
+
 // A tensor that looks like the value and is never touched.
 at::Tensor Untouched(const TensorMeta& meta, c10::IntArrayRef strides) {
   return at::empty_strided(meta.sizes, strides, at::TensorOptions().dtype(meta.dtype));
@@ -33,7 +35,8 @@ class ConvolutionPass {
   bool Run() {
     std::vector<Node> nodes = std::move(graph_.nodes);
     for (Node& node : nodes) {
-      if (!LayOut(node) && !layout_.Follow(node)) return false;
+      const bool convolves = IsConvolution(node) && !node.operands[6].constant.toBool();
+      if (!(convolves ? LayOut(node) : layout_.Follow(node))) return false;
       layout_.Keep(std::move(node));
     }
     graph_.nodes = layout_.Take();
@@ -42,11 +45,13 @@ class ConvolutionPass {
 
  private:
   bool LayOut(Node& node) {
-    if (OperatorName(node.op) != "aten::convolution" || node.operands[6].constant.toBool()) return false;
     const ValueId out = node.outputs[0];
     Operand& input = node.operands[0];
-    if (layout_.IsHeld(out) || !IsImage(input.value) || !IsImage(node.operands[1].value)) return false;
-    if (!IsWorthwhile(node) || !IsOneDnns(node)) return false;
+    const c10::DimVector& kernel = graph_.meta(node.operands[1].value).sizes;
+    const bool is_product = kernel.size() == 4 && kernel[2] * kernel[3] == 1;
+    if (is_product && node.operands[8].constant.toInt() == 1) return layout_.Follow(node);  // as fast in either layout
+    const bool possible = !layout_.IsHeld(out) && IsImage(input.value) && IsImage(node.operands[1].value);
+    if (!possible || !IsWorthwhile(node) || !IsOneDnns(node)) return layout_.Restore(node);
     if (!IsChannelsLast(input.value)) input.value = layout_.Copy(input.value, at::MemoryFormat::ChannelsLast);
     layout_.Change(out, ChannelsLastStrides(graph_.meta(out).sizes));
     return true;
@@ -63,11 +68,8 @@ class ConvolutionPass {
   }
 
   bool IsWorthwhile(const Node& node) const {
-    const c10::DimVector &kernel = graph_.meta(node.operands[1].value).sizes,
-                         &result = graph_.meta(node.outputs[0]).sizes;
-    if (node.operands[8].constant.toInt() > 1) return true;
-    if (kernel[2] * kernel[3] == 1) return layout_.IsChanged(node.operands[0].value);  // as fast in either layout
-    return result[0] * result[2] * result[3] >= kFewestPositions;
+    const c10::DimVector& result = graph_.meta(node.outputs[0]).sizes;
+    return node.operands[8].constant.toInt() > 1 || result[0] * result[2] * result[3] >= kFewestPositions;
   }
 
   // ATen would run oneDNN, whose results lie as its inputs do.
@@ -94,8 +96,7 @@ class ConvolutionPass {
 }  // namespace
 
 void LayOutConvolutions(Graph& graph) {
-  const auto is_convolution = [](const Node& node) { return OperatorName(node.op) == "aten::convolution"; };
-  if (std::none_of(graph.nodes.begin(), graph.nodes.end(), is_convolution)) return;
+  if (std::none_of(graph.nodes.begin(), graph.nodes.end(), IsConvolution)) return;
   c10::InferenceMode no_inference(false);
   at::AutoDispatchBelowAutograd no_autograd;
   Graph laid_out = graph;

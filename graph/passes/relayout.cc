@@ -1,7 +1,6 @@
 #include "graph/passes/relayout.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_strided.h>
 
 #include <algorithm>
 #include <exception>
@@ -13,10 +12,6 @@
 
 namespace framejit {
 namespace {
-
-at::Tensor OnMeta(const TensorMeta& meta) {
-  return at::empty_strided(meta.sizes, meta.strides, at::TensorOptions().dtype(meta.dtype).device(at::kMeta));
-}
 
 // What it computes of the elements depends on where they lie.
 bool ReadsLayout(const Node& node) { return OperatorName(node.op).starts_with("aten::as_strided"); }
@@ -55,23 +50,27 @@ ValueId Relayout::Copy(ValueId id, at::MemoryFormat format) {
 bool Relayout::Follow(Node& node) {
   bool reads = false;
   ForEachOperandValue(node, [&](const ValueId& id) { reads = reads || IsChanged(id); });
-  if (!reads) return true;
-  bool held = false;
-  for (ValueId id : node.outputs) held = held || (id != kNoValue && IsHeld(id));
-  if (!held && Relay(node)) return true;
+  return !reads || Relay(node) || Restore(node);
+}
+
+bool Relayout::Restore(Node& node) {
   bool restored = true;
   ForEachOperandValue(node, [&](ValueId& id) {
-    if (IsChanged(id)) restored = Restore(id) && restored;
+    if (!IsChanged(id)) return;
+    const TensorMeta& wanted = recorded_[static_cast<size_t>(id)];
+    restored = restored && wanted.is_contiguous() && wanted.storage_offset == 0;
+    if (restored) id = Copy(id, at::MemoryFormat::Contiguous);
   });
   return restored;
 }
 
-// Asks the operator how its results lie now. False where it does not work on such operands.
+// Asks the operator how its results lie now. False where it does not work on such operands, or where the caller would
+// see the difference.
 bool Relayout::Relay(const Node& node) {
   if (!node.list_lengths.empty() || HasEffect(node) || ReadsLayout(node)) return false;
   torch::jit::Stack stack;
   try {
-    stack = Execute(node, [&](ValueId id) { return OnMeta(graph_.meta(id)); });
+    stack = ExecuteOnMeta(node, graph_);
   } catch (const std::exception&) {
     return false;
   }
@@ -85,19 +84,11 @@ bool Relayout::Relay(const Node& node) {
     // Views of a part of the memory begin at places that depend on the layout.
     const bool same = result.defined() && result.sizes() == c10::IntArrayRef(meta.sizes) &&
                       result.scalar_type() == meta.dtype && result.storage_offset() == 0 && meta.storage_offset == 0;
-    if (!same) return false;
+    if (!same || (IsHeld(id) && result.strides() != c10::IntArrayRef(meta.strides))) return false;
   }
   for (size_t i = 0; i < stack.size(); ++i) {
     if (node.outputs[i] != kNoValue) Change(node.outputs[i], c10::DimVector(stack[i].toTensor().strides()));
   }
-  return true;
-}
-
-// `id` becomes a copy of the value in the recorded layout, which has to be contiguous.
-bool Relayout::Restore(ValueId& id) {
-  const TensorMeta& wanted = recorded_[static_cast<size_t>(id)];
-  if (!wanted.is_contiguous() || wanted.storage_offset != 0) return false;
-  id = Copy(id, at::MemoryFormat::Contiguous);
   return true;
 }
 

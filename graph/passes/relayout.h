@@ -31,13 +31,14 @@ class Relayout {
   // A node whose operands may lie otherwise than recorded: its results do as well, or the operands are copied to where
   // they were. False where that cannot be done: the graph has to be as it was then.
   bool Follow(Node& node);
+  // The operands that lie otherwise are copied to where they were, which has to be a contiguous layout.
+  bool Restore(Node& node);
   void Keep(Node node) { made_.push_back(std::move(node)); }
   // The nodes kept, and the copies among them.
   std::vector<Node> Take() { return std::move(made_); }
 
  private:
   bool Relay(const Node& node);
-  bool Restore(ValueId& id);
 
   Graph& graph_;
   const MemoryFacts facts_;
