@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "graph/passes/operator_table.h"
+#include "graph/passes/pointwise_meta.h"
 
 namespace framejit::native {
 
@@ -41,6 +42,13 @@ void NodeSplitter::Add(const char* name, const Node& origin, absl::InlinedVector
   node.torch_call = origin.torch_call;
   if (!node.op.schema().returns().empty()) node.outputs.push_back(result);
   graph_.nodes.push_back(std::move(node));
+}
+
+ValueId NodeSplitter::Binary(const char* name, const Node& origin, ValueId a, ValueId b) {
+  const TensorMeta &left = graph_.meta(a), &right = graph_.meta(b);
+  const ValueId result = New(*PointwiseMeta({&left, &right}, c10::promoteTypes(left.dtype, right.dtype)));
+  Add(name, origin, {Operand::Value(a), Operand::Value(b)}, result);
+  return result;
 }
 
 }  // namespace framejit::native

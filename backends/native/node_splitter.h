@@ -26,6 +26,8 @@ class NodeSplitter {
   ValueId New(TensorMeta meta);
   // A node with the place of `origin`. The operands given come first; the schema's defaults follow.
   void Add(const char* name, const Node& origin, absl::InlinedVector<Operand, 4> operands, ValueId result);
+  // A pointwise operator over two values with dimensions, without other operands of note; its result.
+  ValueId Binary(const char* name, const Node& origin, ValueId a, ValueId b);
 
   Graph& graph_;
   const MemoryFacts facts_;

@@ -22,6 +22,7 @@
 #include "backends/native/norm_gradients.h"
 #include "backends/native/own_memory.h"
 #include "backends/native/split_losses.h"
+#include "backends/native/split_reductions.h"
 #include "backends/native/target.h"
 #include "base/log.h"
 #include "graph/print.h"
@@ -653,6 +654,7 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   plan->graph = graph;
   if (!graph.strict) {
     SplitNormGradients(plan->graph);
+    SplitReductions(plan->graph);
     if (target.device().is_cpu()) LayOutConvolutions(plan->graph);
   }
   if (split_losses) SplitLosses(plan->graph);
