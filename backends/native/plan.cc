@@ -15,6 +15,7 @@
 #include "backends/loop/canonicalize.h"
 #include "backends/loop/split.h"
 #include "backends/native/arena.h"
+#include "backends/native/channel_norms.h"
 #include "backends/native/convolution_layouts.h"
 #include "backends/native/dump.h"
 #include "backends/native/kernel_lowering.h"
@@ -654,8 +655,11 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   plan->graph = graph;
   if (!graph.strict) {
     SplitNormGradients(plan->graph);
-    SplitReductions(plan->graph);
-    if (target.device().is_cpu()) LayOutConvolutions(plan->graph);
+    if (target.device().is_cpu()) {
+      LayOutConvolutions(plan->graph);
+      SplitChannelNorms(plan->graph);
+      SplitReductions(plan->graph);
+    }
   }
   if (split_losses) SplitLosses(plan->graph);
   GraphFacts facts(plan->graph, target.device());
