@@ -467,10 +467,31 @@ class Fuser {
       if (!facts_.IsLoopValue(id) || part.dtype != out.dtype || part.numel() == 0) return false;
       if (part.sizes.size() != out.sizes.size()) return false;
     }
+    if (Interleaves(n) || std::any_of(parts.begin(), parts.end(), [&](ValueId id) { return IsMadeByKernel(id); }))
+      return true;
     const std::vector<int32_t>& users = facts_.users[static_cast<size_t>(nd.outputs[0])];
     return std::any_of(users.begin(), users.end(), [&](int32_t user) {
       return kind(user) == NodeKind::kPointwise && IterationShape(facts_, kind(user), node(user)) == out.sizes;
     });
+  }
+
+  // Parts of a few bytes lie next to each other: ATen's copies take as long for each as for a cache line.
+  bool Interleaves(int32_t n) const {
+    const TensorMeta& out = meta(node(n).outputs[0]);
+    const size_t along = static_cast<size_t>(
+        c10::maybe_wrap_dim(node(n).operands[1].constant.toInt(), static_cast<int64_t>(out.sizes.size())));
+    constexpr int64_t kCacheLine = 64;
+    return Product(c10::IntArrayRef(out.sizes).slice(along)) * static_cast<int64_t>(c10::elementSize(out.dtype)) <=
+           kCacheLine;
+  }
+
+  // What can move into a segment: a pointwise result that nobody else reads.
+  bool IsMadeByKernel(ValueId id) const {
+    const int32_t producer = facts_.producers[static_cast<size_t>(id)];
+    if (producer < 0 || source(id) != id || facts_.escapes[static_cast<size_t>(id)]) return false;
+    const int32_t unit = r_.unit_of[static_cast<size_t>(producer)];
+    return unit >= 0 && facts_.users[static_cast<size_t>(id)].size() == 1 &&
+           r_.units[static_cast<size_t>(unit)].is_kernel && r_.units[static_cast<size_t>(unit)].inner_dims == 0;
   }
 
   // Moves the group that makes operand `part` of the concatenation `n` into its segment, where nobody else needs it.

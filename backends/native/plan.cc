@@ -20,6 +20,7 @@
 #include "backends/native/dump.h"
 #include "backends/native/kernel_lowering.h"
 #include "backends/native/library_calls.h"
+#include "backends/native/movements.h"
 #include "backends/native/norm_gradients.h"
 #include "backends/native/own_memory.h"
 #include "backends/native/split_losses.h"
@@ -653,6 +654,7 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   auto plan = std::make_unique<Plan>();
   plan->target = &target;
   plan->graph = graph;
+  if (target.device().is_cpu()) SplitMovements(plan->graph);
   if (!graph.strict) {
     SplitNormGradients(plan->graph);
     if (target.device().is_cpu()) {
