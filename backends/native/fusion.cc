@@ -8,6 +8,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "backends/loop/split.h"
 #include "backends/native/emitter_rules.h"
+#include "backends/native/single_operators.h"
 
 namespace framejit::native {
 namespace {
@@ -45,6 +46,7 @@ class Fuser {
       r_.kinds[i] = library_only_[i] ? LibraryOrView(node) : Classify(facts_, node);
       if (r_.kinds[i] == NodeKind::kView) SetSources(node);
     }
+    for (int32_t n : FasterInAten(facts_, r_.kinds)) r_.kinds[static_cast<size_t>(n)] = NodeKind::kLibrary;
     MarkReturnedViews();
     for (size_t i = 0; i < node_count; ++i) Visit(static_cast<int32_t>(i));
     Schedule();
