@@ -18,6 +18,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/container/node_hash_map.h"
+#include "bytecode/location_table.h"
 #include "frame_eval/cpython/shim.h"
 #include "frame_eval/guards/native_value.h"
 #include "frame_eval/guards/program_torch_state.h"
@@ -154,7 +155,12 @@ struct RecorderState::Impl {
   bool raised_anew = false;
   absl::flat_hash_map<PyObject*, std::vector<StopPoint>> caught;
   PyObject* handled_exception = nullptr;  // when the recording began; compared, never used
-  absl::flat_hash_map<PyCodeObject*, bool> library_code;
+  struct CodeFacts {
+    bool is_library = false;
+    std::vector<SourceSpan> spans;  // by code unit, once one has been asked for; empty where the table has none
+  };
+  const CodeFacts& FactsOf(PyCodeObject* code, bool spans);
+  absl::flat_hash_map<PyCodeObject*, CodeFacts> code_facts;
   absl::flat_hash_map<std::pair<PyCodeObject*, int>, int32_t> locations;
 
   // --- guards and provenance (lift.cc) -------------------------------------------------------------------------------

@@ -13,7 +13,7 @@
 #include "graph/passes/analysis.h"
 #include "graph/passes/execute.h"
 #include "graph/passes/known_values.h"
-#include "graph/passes/operator_table.h"
+#include "graph/operator_table.h"
 #include "graph/print.h"
 
 namespace framejit {
