@@ -422,7 +422,14 @@ struct RecorderState::Impl {
     if (ReadsInCheckpoint()) checkpoint_reads.insert(source);
   }
   absl::flat_hash_map<const void*, TorchValueId> torch_values;  // by TensorImpl
-  std::vector<at::Tensor> kept_tensors;
+  // No other tensor is to have the address of one in torch_values. Those that autograd may come back to, and wrappers
+  // of transforms, live as long as the recording; the others die when the program lets go of them, and are kept weakly.
+  struct KeptTensor {
+    c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> tensor;
+    at::Tensor held;
+  };
+  std::vector<KeptTensor> kept_tensors;
+  void SetTorchValue(const at::Tensor& tensor, TorchValueId id);
 
   // --- transforms of torch.func (transforms.cc) ----------------------------------------------------------------------
   PyObject* CallTransformed(const NativeCall& call);

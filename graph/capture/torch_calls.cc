@@ -57,12 +57,18 @@ bool HasValue(const TorchArgument& argument) {
 
 }  // namespace
 
+void RecorderState::Impl::SetTorchValue(const at::Tensor& tensor, TorchValueId id) {
+  torch_values.emplace(tensor.unsafeGetTensorImpl(), id);
+  const bool holds = tensor.requires_grad() || !IsFake(tensor);
+  kept_tensors.push_back({c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(tensor.getIntrusivePtr()),
+                          holds ? tensor : at::Tensor()});
+}
+
 TorchValueId RecorderState::Impl::TorchValue(const at::Tensor& tensor, bool make) {
   if (auto row = torch_values.find(tensor.unsafeGetTensorImpl()); row != torch_values.end()) return row->second;
   if (!operator_values.empty()) {
     if (auto made = operator_values.find(session.ValueOf(tensor)); made != operator_values.end()) {
-      torch_values.emplace(tensor.unsafeGetTensorImpl(), made->second);
-      kept_tensors.push_back(tensor);
+      SetTorchValue(tensor, made->second);
       return made->second;
     }
   }
@@ -70,8 +76,7 @@ TorchValueId RecorderState::Impl::TorchValue(const at::Tensor& tensor, bool make
   auto& values = recording->torch_graph.values;
   const auto id = static_cast<TorchValueId>(values.size());
   values.push_back(FakeSession::MetaOf(tensor));
-  torch_values.emplace(tensor.unsafeGetTensorImpl(), id);
-  kept_tensors.push_back(tensor);
+  SetTorchValue(tensor, id);
   return id;
 }
 

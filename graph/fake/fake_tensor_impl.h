@@ -1,6 +1,6 @@
 // FakeTensorImpl: a tensor that claims a real device and dtype and holds no data. Metadata kernels are given its shadow
-// instead, a meta tensor with its layout, which is made when one first asks for it. This file owns the choice of dispatch keys and the aliasing rules of fakes; what
-// operators do with them is graph/fake/fallback.cc.
+// instead, a meta tensor with its layout, which is made when one first asks for it. This file owns the choice of
+// dispatch keys and the aliasing rules of fakes; what operators do with them is graph/fake/fallback.cc.
 #ifndef FRAMEJIT_GRAPH_FAKE_FAKE_TENSOR_IMPL_H_
 #define FRAMEJIT_GRAPH_FAKE_FAKE_TENSOR_IMPL_H_
 

@@ -55,7 +55,7 @@ struct OpInfo {
   bool one_dtype = false;  // its kernels raise where tensors of several dtypes come together; its metadata does not
   bool returns_tensors = false;
   bool keeps_plain_layout = false;  // KeepsPlainLayout
-  bool is_pointwise = false;  // as torch tags it
+  bool is_pointwise = false;        // as torch tags it
   Probe probe = Probe::kNever;
   bool recorded = true;  // false: only non-tensor results and no effect
   bool logged = false;

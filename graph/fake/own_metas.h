@@ -60,8 +60,8 @@ const std::vector<OwnMetaRow>& StatisticsMetas();
 
 OwnMeta FindOwnMeta(const c10::OperatorName& name);
 
-// Pointwise operators with one result, which has the sizes and dtype of floating operands that are all contiguous and of
-// one kind, and is contiguous as well: what they compute and with which numbers says nothing about metadata then.
+// Pointwise operators with one result, which has the sizes and dtype of floating operands that are all contiguous and
+// of one kind, and is contiguous as well: what they compute and with which numbers says nothing about metadata then.
 bool KeepsPlainLayout(const c10::OperatorName& name);
 
 // New meta tensors.

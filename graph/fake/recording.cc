@@ -40,8 +40,7 @@ FakeRecording* FakeRecording::SetCurrent(FakeRecording* recording) {
 const c10::Storage& FakeRecording::TwinOf(const c10::Storage& shadow, c10::Device device) {
   auto [it, inserted] = twins_.try_emplace(shadow.unsafeGetStorageImpl());
   if (inserted)
-    it->second =
-        c10::Storage(c10::make_intrusive<FakeStorage>(shadow.sym_nbytes(), device, next_storage_++, shadow));
+    it->second = c10::Storage(c10::make_intrusive<FakeStorage>(shadow.sym_nbytes(), device, next_storage_++, shadow));
   return it->second;
 }
 

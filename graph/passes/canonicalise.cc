@@ -64,11 +64,16 @@ struct ScalarForm {
 // The kernels of both forms are the same: the Scalar overloads wrap their number and call the Tensor ones.
 const OperatorTable<ScalarForm>& ScalarForms() {
   static const auto* table = new OperatorTable<ScalarForm>{
-      {"aten::add.Tensor", {FindOperator("aten::add.Scalar"), false}}, {"aten::sub.Tensor", {FindOperator("aten::sub.Scalar"), false}},
-      {"aten::mul.Tensor", {FindOperator("aten::mul.Scalar"), true}},  {"aten::div.Tensor", {FindOperator("aten::div.Scalar"), false}},
-      {"aten::eq.Tensor", {FindOperator("aten::eq.Scalar"), true}},    {"aten::ne.Tensor", {FindOperator("aten::ne.Scalar"), true}},
-      {"aten::lt.Tensor", {FindOperator("aten::lt.Scalar"), false}},   {"aten::le.Tensor", {FindOperator("aten::le.Scalar"), false}},
-      {"aten::gt.Tensor", {FindOperator("aten::gt.Scalar"), false}},   {"aten::ge.Tensor", {FindOperator("aten::ge.Scalar"), false}},
+      {"aten::add.Tensor", {FindOperator("aten::add.Scalar"), false}},
+      {"aten::sub.Tensor", {FindOperator("aten::sub.Scalar"), false}},
+      {"aten::mul.Tensor", {FindOperator("aten::mul.Scalar"), true}},
+      {"aten::div.Tensor", {FindOperator("aten::div.Scalar"), false}},
+      {"aten::eq.Tensor", {FindOperator("aten::eq.Scalar"), true}},
+      {"aten::ne.Tensor", {FindOperator("aten::ne.Scalar"), true}},
+      {"aten::lt.Tensor", {FindOperator("aten::lt.Scalar"), false}},
+      {"aten::le.Tensor", {FindOperator("aten::le.Scalar"), false}},
+      {"aten::gt.Tensor", {FindOperator("aten::gt.Scalar"), false}},
+      {"aten::ge.Tensor", {FindOperator("aten::ge.Scalar"), false}},
   };
   return *table;
 }
@@ -187,7 +192,7 @@ class Canonicaliser {
 
   Graph& graph_;
   MemoryFacts facts_;
-  std::vector<const at::Tensor*> constants_;           // by value
+  std::vector<const at::Tensor*> constants_;          // by value
   absl::flat_hash_map<ValueId, at::Scalar> numbers_;  // of constants that torch wrapped
   int rewrites_ = 0;
 };

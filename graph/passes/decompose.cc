@@ -6,8 +6,8 @@
 //
 // Kept whole, since backends have a kernel for them: gelu, softmax, layer norm, mean, var, convolution, attention.
 #include "graph/constant.h"
-#include "graph/passes/analysis.h"
 #include "graph/operator_table.h"
+#include "graph/passes/analysis.h"
 #include "graph/passes/pipeline.h"
 #include "graph/passes/pointwise_meta.h"
 

@@ -3,9 +3,9 @@
 // which fuse better as numbers than as memory. Runs operators through the dispatcher; one that raises is left in the
 // graph.
 #include "graph/constant.h"
+#include "graph/operator_table.h"
 #include "graph/passes/analysis.h"
 #include "graph/passes/execute.h"
-#include "graph/operator_table.h"
 #include "graph/passes/pipeline.h"
 
 namespace framejit {

@@ -10,10 +10,10 @@
 #include <optional>
 
 #include "absl/container/flat_hash_map.h"
+#include "graph/operator_table.h"
 #include "graph/passes/analysis.h"
 #include "graph/passes/execute.h"
 #include "graph/passes/known_values.h"
-#include "graph/operator_table.h"
 #include "graph/print.h"
 
 namespace framejit {

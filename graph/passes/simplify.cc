@@ -8,8 +8,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/hash/hash.h"
 #include "graph/constant.h"
-#include "graph/passes/analysis.h"
 #include "graph/operator_table.h"
+#include "graph/passes/analysis.h"
 #include "graph/passes/pipeline.h"
 
 namespace framejit {
@@ -154,7 +154,9 @@ class Simplifier {
     return true;
   }
 
-  const Node* MakerOf(ValueId id) const { return id != kNoValue && maker_[id] >= 0 ? &kept_[static_cast<size_t>(maker_[id])] : nullptr; }
+  const Node* MakerOf(ValueId id) const {
+    return id != kNoValue && maker_[id] >= 0 ? &kept_[static_cast<size_t>(maker_[id])] : nullptr;
+  }
 
   // The node that makes operand 0, where it has the same operator and no other operands.
   const Node* SameOperatorBelow(const Node& node) const {
