@@ -100,15 +100,6 @@ struct Graph {
   const TensorMeta& meta(ValueId id) const { return values[static_cast<size_t>(id)]; }
 };
 
-// What a recording is made in begins with room for this many nodes and values, so that they are not moved again and
-// again while it grows; memory that is never touched costs nothing.
-inline constexpr size_t kRecordingRoom = 4096;
-// Gives back room that a recording did not need.
-template <typename Row>
-void Trim(std::vector<Row>& rows) {
-  if (rows.capacity() / 4 > rows.size()) rows.shrink_to_fit();
-}
-
 // "aten::add.Tensor": the operator's name with its overload.
 std::string OperatorName(const c10::OperatorHandle& op);
 // True where the operator writes one of its arguments (its schema's alias annotations say so).

@@ -581,10 +581,6 @@ std::unique_ptr<Recording> RecorderState::Impl::Result() {
     recording->resume = {};
   } else {
     recording->graph = std::move(session.graph());
-    Trim(recording->graph.values);
-    Trim(recording->graph.nodes);
-    Trim(recording->torch_graph.values);
-    Trim(recording->torch_graph.calls);
   }
   return std::move(recording);
 }

@@ -32,8 +32,6 @@ SourceLocation LocationOf(const LiveFrame& frame) {
 
 RecorderState::Impl::Impl(const RecordRequest& record_request)
     : request(record_request), recording(std::make_unique<Recording>()) {
-  recording->torch_graph.values.reserve(kRecordingRoom);
-  recording->torch_graph.calls.reserve(kRecordingRoom);
   FakeSession::SetArmFunction(&RecordingHook::Arm);
   ResolveCallables();
   known.reserve(1024);

@@ -593,8 +593,6 @@ absl::StatusOr<Graph> Functionalize(Graph graph) {
   } catch (const std::exception& error) {
     return absl::UnimplementedError(ErrorText(error));
   }
-  Trim(recording.graph.values);
-  Trim(recording.graph.nodes);
   return std::move(recording.graph);
 }
 

@@ -26,10 +26,7 @@ c10::Storage MakeMetaStorage(c10::SymInt bytes) {
                                                             c10::GetAllocator(c10::kMeta), /*resizable=*/true));
 }
 
-FakeRecording::FakeRecording() : serial_(next_serial.fetch_add(1, std::memory_order_relaxed)) {
-  graph.values.reserve(kRecordingRoom);
-  graph.nodes.reserve(kRecordingRoom);
-}
+FakeRecording::FakeRecording() : serial_(next_serial.fetch_add(1, std::memory_order_relaxed)) {}
 
 FakeRecording* FakeRecording::Current() { return current_recording; }
 

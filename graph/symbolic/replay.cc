@@ -122,8 +122,6 @@ class Replayer {
     AddNumberInputs(sized);
     if (!MakeBackward(sized) || LooksAtNumbers()) return Failed();
     sized.graph = std::move(session_.graph());
-    Trim(sized.graph.values);
-    Trim(sized.graph.nodes);
     sized.torch_graph = SizedTorchGraph(sized);
     sized.symbols = std::move(values_.symbols);
     return sized;
