@@ -2,36 +2,38 @@
 
 #include <ATen/core/function_schema.h>
 
-#include "absl/container/flat_hash_set.h"
+#include "graph/operator_table.h"
 
 namespace framejit {
 namespace {
 
 // Views by definition of the operator. `as_strided` is left out: its offset is absolute, and that of a graph input is
 // not part of what was recorded.
-const absl::flat_hash_set<std::string>& ViewOperators() {
-  static const auto* names = new absl::flat_hash_set<std::string>{"aten::view",
-                                                                  "aten::_unsafe_view",
-                                                                  "aten::_reshape_alias",
-                                                                  "aten::expand",
-                                                                  "aten::permute",
-                                                                  "aten::transpose.int",
-                                                                  "aten::t",
-                                                                  "aten::unsqueeze",
-                                                                  "aten::squeeze",
-                                                                  "aten::squeeze.dim",
-                                                                  "aten::squeeze.dims",
-                                                                  "aten::select.int",
-                                                                  "aten::slice.Tensor",
-                                                                  "aten::unbind.int",
-                                                                  "aten::split.Tensor",
-                                                                  "aten::split_with_sizes",
-                                                                  "aten::detach",
-                                                                  "aten::alias",
-                                                                  "aten::diagonal",
-                                                                  "aten::unfold",
-                                                                  "aten::lift_fresh"};
-  return *names;
+const OperatorTable<bool>& ViewOperators() {
+  static const auto* table = new OperatorTable<bool>{
+      {"aten::view", true},
+      {"aten::_unsafe_view", true},
+      {"aten::_reshape_alias", true},
+      {"aten::expand", true},
+      {"aten::permute", true},
+      {"aten::transpose.int", true},
+      {"aten::t", true},
+      {"aten::unsqueeze", true},
+      {"aten::squeeze", true},
+      {"aten::squeeze.dim", true},
+      {"aten::squeeze.dims", true},
+      {"aten::select.int", true},
+      {"aten::slice.Tensor", true},
+      {"aten::unbind.int", true},
+      {"aten::split.Tensor", true},
+      {"aten::split_with_sizes", true},
+      {"aten::detach", true},
+      {"aten::alias", true},
+      {"aten::diagonal", true},
+      {"aten::unfold", true},
+      {"aten::lift_fresh", true},
+  };
+  return *table;
 }
 
 bool IsPlain(const TensorMeta& meta) {
@@ -71,7 +73,7 @@ ValueId AliasedOperand(const Graph& graph, const Node& node) {
 
 bool IsMetadataView(const Graph& graph, const Node& node) {
   if (node.operands.empty() || node.operands[0].kind != Operand::Kind::kValue) return false;
-  if (node.operands[0].value == kNoValue || !ViewOperators().contains(OperatorName(node.op))) return false;
+  if (node.operands[0].value == kNoValue || ViewOperators().Find(node.op) == nullptr) return false;
   const TensorMeta& base = graph.meta(node.operands[0].value);
   for (ValueId id : node.outputs) {
     if (id == kNoValue || !IsPlain(base) || !IsPlain(graph.meta(id)) || graph.meta(id).dtype != base.dtype)

@@ -3,6 +3,7 @@
 #include <ATen/core/function_schema.h>
 
 #include "graph/constant.h"
+#include "graph/operator_table.h"
 
 namespace framejit {
 
@@ -52,6 +53,12 @@ std::string OperatorName(const c10::OperatorHandle& op) {
   const c10::FunctionSchema& schema = op.schema();
   if (schema.overload_name().empty()) return schema.name();
   return schema.name() + "." + schema.overload_name();
+}
+
+std::optional<c10::OperatorHandle> FindOperator(const std::string& name) {
+  size_t dot = name.find('.');
+  std::string overload = dot == std::string::npos ? "" : name.substr(dot + 1);
+  return c10::Dispatcher::singleton().findSchema({name.substr(0, dot), overload});
 }
 
 bool MutatesArguments(const c10::OperatorHandle& op) { return op.schema().is_mutable(); }

@@ -1,14 +1,16 @@
 // See builder.h.
 #include "backends/loop/builder.h"
 
+#include <bit>
 #include <cmath>
-#include <cstring>
-#include <limits>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 
 namespace framejit::loop {
 namespace {
+
+constexpr size_t kRoom = 16;  // for nodes: more than one operator takes, mostly
 
 double RoundToType(DType dtype, double value) {
   return dtype == DType::kFloat32 ? static_cast<double>(static_cast<float>(value)) : value;
@@ -16,19 +18,23 @@ double RoundToType(DType dtype, double value) {
 
 int64_t WrapToType(DType dtype, int64_t value) { return dtype == DType::kInt32 ? static_cast<int32_t>(value) : value; }
 
-// Everything that distinguishes two values; the bits of a constant, so that zeros of both signs and NaNs stay apart.
-std::string Identity(const Node& node) {
-  uint64_t bits;
-  std::memcpy(&bits, &node.float_value, sizeof bits);
-  return absl::StrCat(static_cast<int>(node.op), ",", static_cast<int>(node.dtype), ",", node.operands[0], ",",
-                      node.operands[1], ",", node.operands[2], ",", node.attr, ",", node.int_value, ",", bits);
-}
-
 }  // namespace
 
 KernelBuilder::KernelBuilder(std::vector<int64_t> sizes) {
   if (sizes.empty()) sizes.push_back(1);
   for (const int64_t size : sizes) kernel_.dims.push_back({size});
+  kernel_.nodes.reserve(kRoom);
+  known_.reserve(kRoom);
+}
+
+size_t KernelBuilder::IdentityHash::operator()(const Node& node) const {
+  return absl::HashOf(node.op, node.dtype, node.operands, node.attr, node.int_value,
+                      std::bit_cast<uint64_t>(node.float_value));
+}
+
+bool KernelBuilder::SameIdentity::operator()(const Node& a, const Node& b) const {
+  return a.op == b.op && a.dtype == b.dtype && a.operands == b.operands && a.attr == b.attr &&
+         a.int_value == b.int_value && std::bit_cast<uint64_t>(a.float_value) == std::bit_cast<uint64_t>(b.float_value);
 }
 
 void KernelBuilder::Fail(std::string message) {
@@ -66,7 +72,7 @@ ValueId KernelBuilder::Emit(Node node) {
       node.operands[i] = 0;
     }
   }
-  const auto [known, inserted] = known_.try_emplace(Identity(node), static_cast<ValueId>(kernel_.nodes.size()));
+  const auto [known, inserted] = known_.try_emplace(node, static_cast<ValueId>(kernel_.nodes.size()));
   if (inserted) kernel_.nodes.push_back(node);
   return known->second;
 }

@@ -61,8 +61,17 @@ class KernelBuilder {
   ValueId PickNew(ValueId x, ValueId here, absl::flat_hash_map<ValueId, ValueId>& done);
   void Fail(std::string message);
 
+  // Of everything that distinguishes two values; constants by their bits, so that zeros of both signs and NaNs stay
+  // apart.
+  struct IdentityHash {
+    size_t operator()(const Node& node) const;
+  };
+  struct SameIdentity {
+    bool operator()(const Node& a, const Node& b) const;
+  };
+
   Kernel kernel_;
-  absl::flat_hash_map<std::string, ValueId> known_;
+  absl::flat_hash_map<Node, ValueId, IdentityHash, SameIdentity> known_;
   absl::Status status_;
 };
 

@@ -190,7 +190,7 @@ loop::ValueId Emitter::NumberOperand(size_t operand, at::ScalarType common) {
 }
 
 std::optional<absl::InlinedVector<loop::ValueId, 3>> Emitter::Emit(const Node& node) {
-  const EmitRule* rule = FindEmitRule(OperatorName(node.op));
+  const EmitRule* rule = FindEmitRule(node.op);
   if (rule == nullptr) return std::nullopt;
   node_ = &node;
   failed_ = false;
@@ -207,7 +207,7 @@ std::optional<absl::InlinedVector<loop::ValueId, 3>> Emitter::Emit(const Node& n
 
 NodeKind Classify(const GraphFacts& facts, const Node& node) {
   if (IsMetadataView(facts.graph, node)) return NodeKind::kView;
-  const EmitRule* rule = FindEmitRule(OperatorName(node.op));
+  const EmitRule* rule = FindEmitRule(node.op);
   if (rule == nullptr || !HasKernelLayout(facts, node)) return NodeKind::kLibrary;
   if (facts.graph.strict && !IsExact(facts, node, *rule)) return NodeKind::kLibrary;
   if (rule->kind == NodeKind::kRow && RowShapeOf(facts, node).dims.empty()) return NodeKind::kLibrary;
@@ -216,7 +216,7 @@ NodeKind Classify(const GraphFacts& facts, const Node& node) {
 
 RowShape RowShapeOf(const GraphFacts& facts, const Node& node) {
   RowShape shape;
-  const EmitRule* rule = FindEmitRule(OperatorName(node.op));
+  const EmitRule* rule = FindEmitRule(node.op);
   if (rule == nullptr || rule->kind != NodeKind::kRow || node.operands[0].kind != Operand::Kind::kValue) return shape;
   int64_t rank = static_cast<int64_t>(facts.graph.meta(node.operands[0].value).sizes.size());
   if (rank == 0) return shape;  // a scalar has no dimension, though operators take 0 and -1 for one

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <array>
 
-#include "absl/container/flat_hash_map.h"
 #include "backends/native/emitter_rules.h"
+#include "graph/operator_table.h"
 
 namespace framejit::native {
 namespace {
@@ -372,15 +372,13 @@ std::array<c10::ArrayRef<NamedRule>, 4> Parts() {
   return {PointwiseRules(), ActivationRules(), RowRules(), GradientRules()};
 }
 
-using RuleMap = absl::flat_hash_map<std::string, const EmitRule*>;
-
-const RuleMap& Rules() {
-  static const RuleMap* rules = [] {
-    auto* map = new RuleMap;
+const OperatorTable<const EmitRule*>& Rules() {
+  static const auto* rules = [] {
+    auto* table = new OperatorTable<const EmitRule*>;
     for (auto part : Parts()) {
-      for (const NamedRule& named : part) map->emplace(named.name, &named.rule);
+      for (const NamedRule& named : part) table->Add(named.name, &named.rule);
     }
-    return map;
+    return table;
   }();
   return *rules;
 }
@@ -389,9 +387,9 @@ const RuleMap& Rules() {
 
 c10::ArrayRef<NamedRule> PointwiseRules() { return kRules; }
 
-const EmitRule* FindEmitRule(const std::string& operator_name) {
-  auto it = Rules().find(operator_name);
-  return it == Rules().end() ? nullptr : it->second;
+const EmitRule* FindEmitRule(const c10::OperatorHandle& op) {
+  const EmitRule* const* rule = Rules().Find(op);
+  return rule == nullptr ? nullptr : *rule;
 }
 
 std::vector<std::string> InexactOperators() {

@@ -34,7 +34,7 @@ constexpr EmitRule AsExact(EmitRule rule) {
 }
 
 // Null where ATen runs the operator.
-const EmitRule* FindEmitRule(const std::string& operator_name);
+const EmitRule* FindEmitRule(const c10::OperatorHandle& op);
 
 // Operators whose rule does not always compute the bits that ATen's kernel computes.
 std::vector<std::string> InexactOperators();

@@ -9,6 +9,7 @@
 #include "backends/loop/split.h"
 #include "backends/native/emitter_rules.h"
 #include "backends/native/single_operators.h"
+#include "graph/operator_table.h"
 
 namespace framejit::native {
 namespace {
@@ -133,21 +134,27 @@ class Fuser {
     reach_.resize(r_.units.size(), -1);
     dependents_.resize(r_.units.size());
     moved_to_.resize(r_.units.size(), -1);
-    int32_t reach = n;
+    needs_.resize(r_.units.size(), -1);
+    int32_t needs = -1;
     ForEachDependency(n, [&](int32_t needed) {
       if (needed == unit) return;
-      dependents_[static_cast<size_t>(needed)].push_back(unit);
-      reach = std::max(reach, reach_[static_cast<size_t>(needed)]);
+      std::vector<int32_t>& dependents = dependents_[static_cast<size_t>(needed)];
+      if (dependents.empty() || dependents.back() != unit) dependents.push_back(unit);
+      needs = std::max(needs, reach_[static_cast<size_t>(needed)]);
     });
-    RaiseReach(unit, reach);
+    needs_[static_cast<size_t>(unit)] = std::max(needs_[static_cast<size_t>(unit)], needs);
+    RaiseReach(unit, std::max(n, needs));
   }
 
   void RaiseReach(int32_t unit, int32_t reach) {
-    std::vector<int32_t> stack{unit};
+    if (reach_[static_cast<size_t>(unit)] >= reach) return;
+    reach_[static_cast<size_t>(unit)] = reach;
+    std::vector<int32_t> stack = dependents_[static_cast<size_t>(unit)];
     while (!stack.empty()) {
       size_t u = static_cast<size_t>(stack.back());
       stack.pop_back();
       while (moved_to_[u] >= 0) u = static_cast<size_t>(moved_to_[u]);
+      needs_[u] = std::max(needs_[u], reach);
       if (reach_[u] >= reach) continue;
       reach_[u] = reach;
       stack.insert(stack.end(), dependents_[u].begin(), dependents_[u].end());
@@ -161,6 +168,8 @@ class Fuser {
                                                   dependents.end());
     dependents.clear();
     moved_to_[static_cast<size_t>(other)] = unit;
+    int32_t& needs = needs_[static_cast<size_t>(unit)];
+    needs = std::max(needs, needs_[static_cast<size_t>(other)]);
     const int32_t reach = std::max(reach_[static_cast<size_t>(unit)], reach_[static_cast<size_t>(other)]);
     reach_[static_cast<size_t>(unit)] = -1;  // so that what depends on either is raised
     RaiseReach(unit, reach);
@@ -185,6 +194,7 @@ class Fuser {
     };
     ForEachDependency(n, push_outside);
     for (int32_t unit : merged) {
+      if (needs_[static_cast<size_t>(unit)] < least) continue;  // nothing that it depends on leads back
       for (int32_t member : r_.units[static_cast<size_t>(unit)].nodes) ForEachDependency(member, push_outside);
     }
     while (!stack.empty() && !cycle) {
@@ -757,6 +767,7 @@ class Fuser {
   std::vector<int32_t> random_nodes_;
   // By unit: the largest node in it and in all that it depends on; may be too large.
   std::vector<int32_t> reach_;
+  std::vector<int32_t> needs_;  // by unit: the largest reach of the units that it depends on; may be too large
   std::vector<std::vector<int32_t>> dependents_;  // by unit: those with a member that needs one of its
   std::vector<int32_t> moved_to_;                 // by unit: where its members are now; -1: here
 };
@@ -776,10 +787,13 @@ int FirstDim(int align, size_t node_rank, size_t rank) {
   return align == kAlignRight ? static_cast<int>(node_rank) - static_cast<int>(rank) : align;
 }
 
-bool IsConcatenation(const Node& node) { return OperatorName(node.op) == "aten::cat"; }
+bool IsConcatenation(const Node& node) {
+  static const auto concatenation = FindOperator("aten::cat");
+  return concatenation && &node.op.schema() == &concatenation->schema();
+}
 
 int AlignOf(const Node& node, size_t operand) {
-  const EmitRule* rule = FindEmitRule(OperatorName(node.op));
+  const EmitRule* rule = FindEmitRule(node.op);
   return rule != nullptr && operand > 0 ? rule->operand_dim : kAlignRight;
 }
 

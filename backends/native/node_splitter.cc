@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "graph/passes/operator_table.h"
+#include "graph/operator_table.h"
 #include "graph/passes/pointwise_meta.h"
 
 namespace framejit::native {

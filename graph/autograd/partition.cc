@@ -14,8 +14,8 @@
 #include "graph/autograd/min_cut.h"
 #include "graph/autograd/record_backward.h"
 #include "graph/autograd/write_notices.h"
+#include "graph/operator_table.h"
 #include "graph/passes/analysis.h"
-#include "graph/passes/operator_table.h"
 
 namespace framejit {
 namespace {

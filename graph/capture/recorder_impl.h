@@ -18,6 +18,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/container/node_hash_map.h"
+#include "bytecode/location_table.h"
 #include "frame_eval/cpython/shim.h"
 #include "frame_eval/guards/native_value.h"
 #include "frame_eval/guards/program_torch_state.h"
@@ -154,7 +155,12 @@ struct RecorderState::Impl {
   bool raised_anew = false;
   absl::flat_hash_map<PyObject*, std::vector<StopPoint>> caught;
   PyObject* handled_exception = nullptr;  // when the recording began; compared, never used
-  absl::flat_hash_map<PyCodeObject*, bool> library_code;
+  struct CodeFacts {
+    bool is_library = false;
+    std::vector<SourceSpan> spans;  // by code unit, once one has been asked for; empty where the table has none
+  };
+  const CodeFacts& FactsOf(PyCodeObject* code, bool spans);
+  absl::flat_hash_map<PyCodeObject*, CodeFacts> code_facts;
   absl::flat_hash_map<std::pair<PyCodeObject*, int>, int32_t> locations;
 
   // --- guards and provenance (lift.cc) -------------------------------------------------------------------------------
@@ -416,7 +422,14 @@ struct RecorderState::Impl {
     if (ReadsInCheckpoint()) checkpoint_reads.insert(source);
   }
   absl::flat_hash_map<const void*, TorchValueId> torch_values;  // by TensorImpl
-  std::vector<at::Tensor> kept_tensors;
+  // No other tensor is to have the address of one in torch_values. Those that autograd may come back to, and wrappers
+  // of transforms, live as long as the recording; the others die when the program lets go of them, and are kept weakly.
+  struct KeptTensor {
+    c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> tensor;
+    at::Tensor held;
+  };
+  std::vector<KeptTensor> kept_tensors;
+  void SetTorchValue(const at::Tensor& tensor, TorchValueId id);
 
   // --- transforms of torch.func (transforms.cc) ----------------------------------------------------------------------
   PyObject* CallTransformed(const NativeCall& call);

@@ -58,23 +58,37 @@ std::vector<SourceLocation> RecorderState::Impl::Stack() const {
   return stack;
 }
 
+// CPython walks the table from its beginning for each line that it is asked for.
+const RecorderState::Impl::CodeFacts& RecorderState::Impl::FactsOf(PyCodeObject* code, bool spans) {
+  auto [row, is_new] = code_facts.try_emplace(code);
+  CodeFacts& facts = row->second;
+  if (is_new) {
+    facts.is_library = IsLibraryFile(FileOf(code));
+    kept_alive.push_back(PyRef::Borrow(reinterpret_cast<PyObject*>(code)));
+  }
+  if (spans && facts.spans.empty()) {
+    const std::string_view table(PyBytes_AS_STRING(code->co_linetable),
+                                 static_cast<size_t>(PyBytes_GET_SIZE(code->co_linetable)));
+    if (auto parsed = ParseLocationTable(table, code->co_firstlineno, static_cast<int>(Py_SIZE(code))); parsed.ok())
+      facts.spans = *std::move(parsed);
+  }
+  return facts;
+}
+
 int32_t RecorderState::Impl::CurrentLocation() {
   const LiveFrame* best = nullptr;
   for (auto row = frames.rbegin(); row != frames.rend(); ++row) {
     const LiveFrame* frame = *row;
-    auto [library, inserted] = library_code.try_emplace(frame->code, false);
-    if (inserted) {
-      library->second = IsLibraryFile(FileOf(frame->code));
-      kept_alive.push_back(PyRef::Borrow(reinterpret_cast<PyObject*>(frame->code)));
-    }
     if (best == nullptr) best = frame;
-    if (!library->second) {
+    if (!FactsOf(frame->code, /*spans=*/false).is_library) {
       best = frame;
       break;
     }
   }
   if (best == nullptr) return -1;
-  const int line = PyCode_Addr2Line(best->code, best->offset * 2);
+  const std::vector<SourceSpan>& spans = FactsOf(best->code, /*spans=*/true).spans;
+  const auto unit = static_cast<size_t>(best->offset);
+  const int line = unit < spans.size() ? spans[unit].line : PyCode_Addr2Line(best->code, best->offset * 2);
   auto [row, inserted] = locations.try_emplace(std::pair(best->code, line), -1);
   if (inserted) {
     row->second = static_cast<int32_t>(session.graph().locations.size());

@@ -2,6 +2,7 @@
 // strides the program changed in place.
 #include <algorithm>
 
+#include "absl/container/flat_hash_map.h"
 #include "base/switches.h"
 #include "graph/capture/recorder_impl.h"
 #include "graph/symbolic/replay.h"
@@ -64,12 +65,15 @@ void RecorderState::Impl::GuardAbsoluteViews() {
 
 // Inputs that the program transposed, squeezed and so on in place.
 void RecorderState::Impl::LayoutEffects() {
+  absl::flat_hash_map<SourceId, const Provenance*> lifted;
+  for (const auto& [object, provenance] : known) {
+    if (object == provenance.real.get() && IsFakeTensor(provenance.lifted.get()))
+      lifted.emplace(provenance.source, &provenance);
+  }
   for (const SourceId source : recording->inputs) {
-    const auto row = std::find_if(known.begin(), known.end(), [&](const auto& entry) {
-      return entry.first == entry.second.real.get() && entry.second.source == source;
-    });
-    if (row == known.end() || !IsFakeTensor(row->second.lifted.get())) continue;
-    const at::Tensor &real = TensorOf(row->first), &fake = TensorOf(row->second.lifted.get());
+    const auto row = lifted.find(source);
+    if (row == lifted.end()) continue;
+    const at::Tensor &real = TensorOf(row->second->real.get()), &fake = TensorOf(row->second->lifted.get());
     const int64_t distance = fake.storage_offset() - real.storage_offset();
     if (fake.sizes() == real.sizes() && fake.strides() == real.strides() && distance == 0) continue;
     const bool inside =

@@ -4,7 +4,9 @@
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
+#include <string_view>
 
+#include "absl/container/flat_hash_map.h"
 #include "bytecode/exception_table.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/program_gradients.h"
@@ -28,6 +30,23 @@ PyRef TupleClass(PyObject* tuple) {
   return PyTuple_CheckExact(tuple) ? PyRef() : PyRef::Borrow(reinterpret_cast<PyObject*>(Py_TYPE(tuple)));
 }
 
+// Of module `operator`, by the address of a name of our own tables. Null with an exception set where there is none.
+PyRef OperatorFunction(const char* name) {
+  static auto* functions = new absl::flat_hash_map<const char*, PyRef>;  // the GIL guards it
+  PyRef& function = (*functions)[name];
+  if (!function) function = PyRef::Steal(PyObject_GetAttrString(Names().operators, name));
+  return function;
+}
+
+// torch.Tensor.storage_offset, bound or not.
+bool IsStorageOffset(PyObject* callable) {
+  const PyMethodDef* method = PyCFunction_Check(callable) ? reinterpret_cast<PyCFunctionObject*>(callable)->m_ml
+                              : Py_TYPE(callable) == &PyMethodDescr_Type
+                                  ? reinterpret_cast<PyMethodDescrObject*>(callable)->d_method
+                                  : nullptr;
+  return method != nullptr && std::string_view(method->ml_name) == "storage_offset";
+}
+
 bool HasValue(const TorchArgument& argument) {
   if (argument.kind == TorchArgument::Kind::kValue) return true;
   for (const TorchArgument& item : argument.items) {
@@ -38,13 +57,18 @@ bool HasValue(const TorchArgument& argument) {
 
 }  // namespace
 
+void RecorderState::Impl::SetTorchValue(const at::Tensor& tensor, TorchValueId id) {
+  torch_values.emplace(tensor.unsafeGetTensorImpl(), id);
+  const bool holds = tensor.requires_grad() || !IsFake(tensor);
+  kept_tensors.push_back({c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl>(tensor.getIntrusivePtr()),
+                          holds ? tensor : at::Tensor()});
+}
+
 TorchValueId RecorderState::Impl::TorchValue(const at::Tensor& tensor, bool make) {
-  auto row = torch_values.find(tensor.unsafeGetTensorImpl());
-  if (row != torch_values.end()) return row->second;
+  if (auto row = torch_values.find(tensor.unsafeGetTensorImpl()); row != torch_values.end()) return row->second;
   if (!operator_values.empty()) {
     if (auto made = operator_values.find(session.ValueOf(tensor)); made != operator_values.end()) {
-      torch_values.emplace(tensor.unsafeGetTensorImpl(), made->second);
-      kept_tensors.push_back(tensor);
+      SetTorchValue(tensor, made->second);
       return made->second;
     }
   }
@@ -52,8 +76,7 @@ TorchValueId RecorderState::Impl::TorchValue(const at::Tensor& tensor, bool make
   auto& values = recording->torch_graph.values;
   const auto id = static_cast<TorchValueId>(values.size());
   values.push_back(FakeSession::MetaOf(tensor));
-  torch_values.emplace(tensor.unsafeGetTensorImpl(), id);
-  kept_tensors.push_back(tensor);
+  SetTorchValue(tensor, id);
   return id;
 }
 
@@ -175,6 +198,7 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
                                            const Invoke& invoke) {
   if (EngineRuns() || InsideTransform()) return CallInTransform(call, invoke);
   TorchCall record{.kind = kind, .target = PyRef::Borrow(target), .args = {}, .kwargs = {}, .result = {}};
+  record.args.reserve(static_cast<size_t>(call.nargs));
   bool has_tensor = false;
   for (Py_ssize_t i = 0; i < call.total(); ++i) {
     TorchArgument argument;
@@ -216,8 +240,7 @@ PyObject* RecorderState::Impl::RecordTorch(TorchCall::Kind kind, PyObject* targe
     SpecialiseArguments(call);
     return ModelConstantTensor(call);  // torch.div(7, 2): numbers alone do not come to the recording
   }
-  if (PyLong_CheckExact(result.get()) && IsTensor(call.args[0]) &&
-      QualifiedName(call.callable).ends_with(".storage_offset"))
+  if (PyLong_CheckExact(result.get()) && IsTensor(call.args[0]) && IsStorageOffset(call.callable))
     GuardOffsets(FakeSession::MetaOf(TensorOf(call.args[0])).storage);
   if (has_tensor && result.get() == Py_None) {
     recording->torch_graph.calls.push_back(std::move(record));
@@ -310,7 +333,7 @@ PyObject* RecorderState::Impl::ModelTensorValue(const NativeCall& call) {
 
 PyObject* RecorderState::Impl::CallOperator(const char* name, std::initializer_list<PyObject*> args,
                                             const Invoke& invoke) {
-  PyRef function = PyRef::Steal(PyObject_GetAttrString(Names().operators, name));
+  PyRef function = OperatorFunction(name);
   if (!function) return nullptr;
   for (PyObject* argument : args) {
     if (PyUnicode_Check(argument)) return BreakNull(BreakCode::kTensorData, "a tensor is formatted");

@@ -178,7 +178,9 @@ PyObject* RecorderState::Impl::CallInTransform(const NativeCall& call, const Inv
 bool RecorderState::Impl::AddOperatorCalls(size_t first_node) {
   TorchGraph& torch = recording->torch_graph;
   Graph& graph = session.graph();
-  for (const at::Tensor& tensor : kept_tensors) {
+  for (const KeptTensor& kept : kept_tensors) {
+    const at::Tensor tensor(kept.tensor.lock());
+    if (!tensor.defined()) continue;  // nothing reads it any more
     const ValueId id = session.ValueOf(tensor);
     if (id != kNoValue) operator_values.try_emplace(id, torch_values.at(tensor.unsafeGetTensorImpl()));
   }

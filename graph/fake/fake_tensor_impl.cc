@@ -1,6 +1,8 @@
 // FakeTensorImpl; see the header.
 #include "graph/fake/fake_tensor_impl.h"
 
+#include <c10/core/InferenceMode.h>
+
 #include <utility>
 
 #include "graph/fake/recording.h"
@@ -13,30 +15,53 @@ using c10::DispatchKeySet;
 FakeTensorImpl::FakeTensorImpl(DispatchKeySet keys, caffe2::TypeMeta dtype, c10::Device device)
     : c10::TensorImpl(keys, dtype, device) {}
 
-// The one place that chooses a fake's keys. Inference-ness follows the shadow: a view of a normal tensor stays normal
-// inside inference mode, and only normal tensors have autograd keys.
-DispatchKeySet FakeTensorImpl::KeysFor(const c10::TensorImpl& shadow, c10::Device device) {
-  DispatchKeySet keys{c10::computeDispatchKey(c10::typeMetaToScalarType(shadow.dtype()), shadow.layout(), device),
+// The one place that chooses a fake's keys, but for those of conjugates and negatives. Inference-ness follows the
+// shadow: a view of a normal tensor stays normal inside inference mode, and only normal tensors have autograd keys.
+DispatchKeySet FakeTensorImpl::KeysFor(caffe2::TypeMeta dtype, c10::Device device, bool inference) {
+  DispatchKeySet keys{c10::computeDispatchKey(c10::typeMetaToScalarType(dtype), c10::kStrided, device),
                       DispatchKey::Fake};
-  if (shadow.key_set().has(DispatchKey::Conjugate)) keys = keys.add(DispatchKey::Conjugate);
-  if (shadow.key_set().has(DispatchKey::Negative)) keys = keys.add(DispatchKey::Negative);
   const c10::BackendComponent backend = keys.highestBackendKey();
   keys = keys | c10::getAutocastRelatedKeySetFromBackend(backend);
-  if (!const_cast<c10::TensorImpl&>(shadow).is_inference()) {
-    keys = keys | c10::getAutogradRelatedKeySetFromBackend(backend);
-  }
-  return keys;
+  return inference ? keys : keys | c10::getAutogradRelatedKeySetFromBackend(backend);
 }
 
 at::Tensor FakeTensorImpl::Wrap(at::Tensor shadow, c10::Device device, FakeRecording& recording) {
-  const c10::TensorImpl& source = *shadow.unsafeGetTensorImpl();
-  const DispatchKeySet keys = KeysFor(source, device);
+  c10::TensorImpl& source = *shadow.unsafeGetTensorImpl();
+  DispatchKeySet keys = KeysFor(source.dtype(), device, source.is_inference());
+  if (source.key_set().has(DispatchKey::Conjugate)) keys = keys.add(DispatchKey::Conjugate);
+  if (source.key_set().has(DispatchKey::Negative)) keys = keys.add(DispatchKey::Negative);
   auto fake = c10::make_intrusive<FakeTensorImpl>(keys, source.dtype(), device);
   fake->CopyMetadata(source, recording.TwinOf(shadow.storage(), device), device, keys);
   if (!fake->is_inference()) fake->set_version_counter(c10::VariableVersion(0));
   fake->recording_serial_ = recording.serial();
   fake->shadow_ = std::move(shadow);
   return at::Tensor(std::move(fake));
+}
+
+// Whether it is an inference tensor, and with that its keys and its version, is for the constructor to say, as it is
+// where a kernel makes a tensor.
+at::Tensor FakeTensorImpl::NewLike(const FakeTensorImpl& source, FakeRecording& recording) {
+  const c10::Device device = *source.device_opt_;
+  const DispatchKeySet keys = KeysFor(source.dtype(), device, c10::InferenceMode::is_enabled());
+  auto fake = c10::make_intrusive<FakeTensorImpl>(keys, source.dtype(), device);
+  fake->key_set_ = keys;
+  fake->set_sizes_contiguous(source.sizes());
+  fake->storage_ = recording.NewStorage(fake->numel() * static_cast<int64_t>(fake->itemsize()), device);
+  fake->recording_serial_ = recording.serial();
+  return at::Tensor(std::move(fake));
+}
+
+const at::Tensor& FakeTensorImpl::shadow(FakeRecording& recording) {
+  if (shadow_.defined()) return shadow_;
+  c10::InferenceMode inference(is_inference());
+  shadow_ = at::detail::make_tensor<c10::TensorImpl>(c10::Storage(recording.ShadowStorageOf(storage_)),
+                                                     DispatchKeySet(DispatchKey::Meta), dtype());
+  c10::TensorImpl* shadow = shadow_.unsafeGetTensorImpl();
+  shadow->set_sizes_and_strides(sizes(), strides(), storage_offset());
+  if (is_conj()) shadow->_set_conj(true);
+  if (is_neg()) shadow->_set_neg(true);
+  if (is_wrapped_number()) shadow->set_wrapped_number(true);
+  return shadow_;
 }
 
 void FakeTensorImpl::CopyMetadata(const c10::TensorImpl& source, c10::Storage storage, c10::Device device,
@@ -49,6 +74,7 @@ void FakeTensorImpl::CopyMetadata(const c10::TensorImpl& source, c10::Storage st
 }
 
 void FakeTensorImpl::Refresh(FakeRecording& recording) {
+  if (!shadow_.defined()) return;
   const c10::Device device = *device_opt_;
   const bool allow = allow_tensor_metadata_change();
   CopyMetadata(*shadow_.unsafeGetTensorImpl(), recording.TwinOf(shadow_.storage(), device), device, key_set_);
@@ -56,14 +82,16 @@ void FakeTensorImpl::Refresh(FakeRecording& recording) {
 }
 
 // The copy gets a shadow of its own: metadata changes of the one are not seen by the other, writes to memory are.
+// Where nobody asked for the shadow yet, the copy's is made of the copy.
 c10::intrusive_ptr<FakeTensorImpl> FakeTensorImpl::Detached(bool allow_tensor_metadata_change) const {
   auto copy = c10::make_intrusive<FakeTensorImpl>(key_set_, dtype(), *device_opt_);
   copy_tensor_metadata(this, copy.get(), c10::VariableVersion(), allow_tensor_metadata_change);
   copy->storage_ = storage_;
   copy->device_opt_ = device_opt_;
   copy->key_set_ = key_set_;
-  copy->shadow_ = at::Tensor(shadow_.unsafeGetTensorImpl()->shallow_copy_and_detach(
-      c10::VariableVersion(0), /*allow_tensor_metadata_change=*/true));
+  if (shadow_.defined())
+    copy->shadow_ = at::Tensor(shadow_.unsafeGetTensorImpl()->shallow_copy_and_detach(
+        c10::VariableVersion(0), /*allow_tensor_metadata_change=*/true));
   copy->value_ = value_;
   copy->recording_serial_ = recording_serial_;
   return copy;

@@ -175,6 +175,8 @@ class RecordedCall {
     node.location = recording_.location;
     node.torch_call = recording_.torch_call;
     node.operands.resize(info_.arguments.size());
+    if (const FakeTensorImpl* like = results == nullptr ? PlainOperand() : nullptr; like != nullptr)
+      return RunLike(*like, std::move(node));
     for (size_t i = 0; i < info_.arguments.size(); ++i) TakeArgument(i, node.operands[i]);
     TakeDevice(device_known);
     if (results != nullptr) {
@@ -195,6 +197,73 @@ class RecordedCall {
   }
 
  private:
+  // Where the operator keeps the layout and dtype of plain operands (KeepsPlainLayout), one of those that it is given:
+  // floating, contiguous with no two strides the same (so that TensorIterator has no choice), all of one kind, beside
+  // numbers that torch wrapped. Null otherwise.
+  const FakeTensorImpl* PlainOperand() const {
+    if (!info_.keeps_plain_layout) return nullptr;
+    const FakeTensorImpl* first = nullptr;
+    for (size_t i = 0; i < info_.arguments.size(); ++i) {
+      const IValue& value = stack_[base_ + i];
+      if (info_.arguments[i] == ArgumentKind::kOther) {
+        if (!value.isInt() && !value.isDouble() && !value.isString()) return nullptr;
+        continue;
+      }
+      if (!value.isTensor() || !value.toTensor().defined()) return nullptr;
+      const at::Tensor& tensor = value.toTensor();
+      const FakeTensorImpl* fake = AsFake(tensor);
+      if (fake == nullptr) {
+        if (!IsPlainNumber(tensor)) return nullptr;
+      } else if (first == nullptr) {
+        if (fake->recording_serial() != recording_.serial() || !IsPlain(*fake)) return nullptr;
+        first = fake;
+      } else if (fake->recording_serial() != recording_.serial() || fake->sizes() != first->sizes() ||
+                 fake->strides() != first->strides() || fake->dtype() != first->dtype() ||
+                 fake->device() != first->device() || fake->is_neg()) {
+        return nullptr;
+      }
+    }
+    return first;
+  }
+
+  static bool IsPlain(const FakeTensorImpl& fake) {
+    if (fake.dim() == 0 || !at::isFloatingType(c10::typeMetaToScalarType(fake.dtype())) || fake.is_neg()) return false;
+    int64_t expected = 1;
+    for (int64_t d = fake.dim(); d-- > 0;) {
+      const int64_t size = fake.sizes()[static_cast<size_t>(d)];
+      if (fake.strides()[static_cast<size_t>(d)] != expected || size == 0 || (size == 1 && d > 0)) return false;
+      expected *= size;
+    }
+    return true;
+  }
+
+  // A Python number that is no bool and not left open: it does not change what type a floating tensor has.
+  bool IsPlainNumber(const at::Tensor& real) const {
+    return real.dim() == 0 && real.is_cpu() && real.unsafeGetTensorImpl()->is_wrapped_number() &&
+           (real.scalar_type() == at::kLong || real.scalar_type() == at::kDouble) &&
+           recording_.FindNumber(real) == nullptr;
+  }
+
+  void RunLike(const FakeTensorImpl& like, Node node) {
+    for (size_t i = 0; i < info_.arguments.size(); ++i) {
+      const IValue& value = stack_[base_ + i];
+      Operand& operand = node.operands[i];
+      if (info_.arguments[i] == ArgumentKind::kOther) {
+        operand.constant = value;
+        continue;
+      }
+      operand.kind = Operand::Kind::kValue;
+      const FakeTensorImpl* fake = AsFake(value.toTensor());
+      operand.value = fake != nullptr ? fake->value() : recording_.NumberConstant(value.toTensor());
+    }
+    at::Tensor result = FakeTensorImpl::NewLike(like, recording_);
+    node.outputs.push_back(recording_.NewValue(*AsFake(result)));
+    CheckNumbers(node);
+    stack_.resize(base_);
+    stack_.emplace_back(std::move(result));
+    recording_.graph.nodes.push_back(std::move(node));
+  }
+
   // A pointwise operator of several tensors, one of which repeats its elements or leaves some out.
   bool IsOfGaps() const {
     if (!info_.is_pointwise || info_.written_arguments != 0 || !device_.is_cpu()) return false;
@@ -300,8 +369,9 @@ class RecordedCall {
       TORCH_CHECK(fake->recording_serial() == recording_.serial(),
                   "framejit: a tensor of another recording was used in ", NameOf(info_));
       id = fake->value();
-      fakes_.emplace_back(fake->shadow().unsafeGetTensorImpl(), tensor);
-      return fake->shadow();
+      const at::Tensor& shadow = fake->shadow(recording_);
+      fakes_.emplace_back(shadow.unsafeGetTensorImpl(), tensor);
+      return shadow;
     }
     return ShadowOfReal(tensor, written, id);
   }
@@ -318,7 +388,8 @@ class RecordedCall {
     id = recording_.FindConstant(real);
     if (id == kNoValue) {
       if (!number) FailAndThrow(recording_, BreakCode::kUnknownTensor, "an argument of " + NameOf(info_));
-      id = recording_.AddConstant(real, real.unsafeGetTensorImpl()->is_wrapped_number() ? real : CopyNumber(real));
+      id = real.unsafeGetTensorImpl()->is_wrapped_number() ? recording_.NumberConstant(real)
+                                                           : recording_.AddConstant(real, CopyNumber(real));
     }
     if (number) return ShadowOfNumber(real);
     MetadataScope scope(/*intercept=*/false);

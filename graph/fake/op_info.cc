@@ -202,6 +202,7 @@ OpInfo& OpInfoOf(const c10::OperatorHandle& op) {
   DescribeSchema(schema, *entry);
   entry->data_dependence = DataDependenceOf(op);
   entry->is_pointwise = op.hasTag(at::Tag::pointwise);
+  entry->keeps_plain_layout = KeepsPlainLayout(op.operator_name());
   ResolveMetadata(op, *entry);
   entry->probe = ProbeOf(op, *entry);
   return *entry;

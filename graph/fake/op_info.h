@@ -54,7 +54,8 @@ struct OpInfo {
   bool replaces_memory = false;  // set_, resize_: the tensor's storage or extent changes under other fakes
   bool one_dtype = false;  // its kernels raise where tensors of several dtypes come together; its metadata does not
   bool returns_tensors = false;
-  bool is_pointwise = false;  // as torch tags it
+  bool keeps_plain_layout = false;  // KeepsPlainLayout
+  bool is_pointwise = false;        // as torch tags it
   Probe probe = Probe::kNever;
   bool recorded = true;  // false: only non-tensor results and no effect
   bool logged = false;

@@ -60,6 +60,10 @@ const std::vector<OwnMetaRow>& StatisticsMetas();
 
 OwnMeta FindOwnMeta(const c10::OperatorName& name);
 
+// Pointwise operators with one result, which has the sizes and dtype of floating operands that are all contiguous and
+// of one kind, and is contiguous as well: what they compute and with which numbers says nothing about metadata then.
+bool KeepsPlainLayout(const c10::OperatorName& name);
+
 // New meta tensors.
 at::Tensor NewStrided(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType dtype);
 at::Tensor NewContiguous(at::IntArrayRef sizes, at::ScalarType dtype);

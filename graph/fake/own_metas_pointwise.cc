@@ -4,6 +4,7 @@
 #include <ATen/TensorIterator.h>
 #include <ATen/native/TypeProperties.h>
 
+#include "absl/container/flat_hash_set.h"
 #include "graph/fake/own_metas.h"
 
 namespace framejit {
@@ -76,6 +77,35 @@ void NativeDropout(MetaCall& call) {
 }
 
 }  // namespace
+
+bool KeepsPlainLayout(const c10::OperatorName& name) {
+  static const auto* names = new absl::flat_hash_set<c10::OperatorName>{
+      {"aten::add", "Tensor"},
+      {"aten::sub", "Tensor"},
+      {"aten::mul", "Tensor"},
+      {"aten::div", "Tensor"},
+      {"aten::pow", "Tensor_Scalar"},
+      {"aten::maximum", ""},
+      {"aten::minimum", ""},
+      {"aten::abs", ""},
+      {"aten::cos", ""},
+      {"aten::erf", ""},
+      {"aten::exp", ""},
+      {"aten::gelu", ""},
+      {"aten::hardswish", ""},
+      {"aten::log", ""},
+      {"aten::neg", ""},
+      {"aten::reciprocal", ""},
+      {"aten::relu", ""},
+      {"aten::rsqrt", ""},
+      {"aten::sigmoid", ""},
+      {"aten::silu", ""},
+      {"aten::sin", ""},
+      {"aten::sqrt", ""},
+      {"aten::tanh", ""},
+  };
+  return names->contains(name);
+}
 
 const std::vector<OwnMetaRow>& PointwiseMetas() {
   static const auto* rows = new std::vector<OwnMetaRow>{

@@ -4,7 +4,12 @@
 #include <c10/core/CPUAllocator.h>
 
 #include <atomic>
+#include <cstring>
+#include <limits>
+#include <typeinfo>
 #include <utility>
+
+#include "graph/fake/fake_storage.h"
 
 namespace framejit {
 namespace {
@@ -30,20 +35,29 @@ FakeRecording* FakeRecording::SetCurrent(FakeRecording* recording) {
 }
 
 const c10::Storage& FakeRecording::TwinOf(const c10::Storage& shadow, c10::Device device) {
-  auto [it, inserted] = memory_.try_emplace(shadow.unsafeGetStorageImpl());
-  if (inserted) {
-    auto twin = c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), shadow.sym_nbytes(),
-                                                      c10::DataPtr(nullptr, device), nullptr, /*resizable=*/false);
-    twin->release_data_and_set_meta_custom_data_ptr_error_msg_(
-        "framejit: the data of a tensor was asked for while its operators are recorded");
-    it->second = Memory{shadow, c10::Storage(std::move(twin)), next_storage_++};
-  }
-  return it->second.twin;
+  auto [it, inserted] = twins_.try_emplace(shadow.unsafeGetStorageImpl());
+  if (inserted)
+    it->second = c10::Storage(c10::make_intrusive<FakeStorage>(shadow.sym_nbytes(), device, next_storage_++, shadow));
+  return it->second;
 }
 
-int32_t FakeRecording::StorageId(const FakeTensorImpl& fake) const {
-  auto it = memory_.find(fake.shadow().storage().unsafeGetStorageImpl());
-  return it == memory_.end() ? -1 : it->second.id;
+c10::Storage FakeRecording::NewStorage(c10::SymInt bytes, c10::Device device) {
+  return c10::Storage(c10::make_intrusive<FakeStorage>(std::move(bytes), device, next_storage_++, c10::Storage()));
+}
+
+const c10::Storage& FakeRecording::ShadowStorageOf(const c10::Storage& memory) {
+  FakeStorage* fake = FakeStorage::Of(memory);
+  TORCH_INTERNAL_ASSERT(fake != nullptr, "framejit: a fake in memory of another kind");
+  if (!fake->shadow()) {
+    fake->set_shadow(MakeMetaStorage(memory.sym_nbytes()));
+    twins_.emplace(fake->shadow().unsafeGetStorageImpl(), memory);
+  }
+  return fake->shadow();
+}
+
+int32_t FakeRecording::StorageId(const FakeTensorImpl& fake) {
+  const FakeStorage* memory = FakeStorage::Of(fake.storage());
+  return memory == nullptr ? -1 : memory->id();
 }
 
 c10::Storage FakeRecording::ShadowStorageFor(const at::Tensor& real) {
@@ -77,6 +91,20 @@ ValueId FakeRecording::AddConstant(const at::Tensor& key, at::Tensor held) {
   const ValueId id = graph.AddValue(std::move(meta));
   graph.constants.push_back(GraphConstant{id, std::move(held)});
   constants_[key.unsafeGetTensorImpl()] = Constant{key, id};
+  return id;
+}
+
+ValueId FakeRecording::NumberConstant(const at::Tensor& wrapped) {
+  const at::ScalarType dtype = wrapped.scalar_type();
+  const bool is_plain = typeid(*wrapped.unsafeGetTensorImpl()) == typeid(c10::TensorImpl) && !wrapped._is_zerotensor();
+  if (!is_plain || (dtype != at::kDouble && dtype != at::kLong)) {
+    const ValueId known = FindConstant(wrapped);
+    return known != kNoValue ? known : AddConstant(wrapped, wrapped);
+  }
+  uint64_t bits;
+  std::memcpy(&bits, wrapped.const_data_ptr(), sizeof bits);
+  ValueId& id = number_constants_.try_emplace({dtype, bits}, kNoValue).first->second;
+  if (id == kNoValue) id = AddConstant(wrapped, wrapped);
   return id;
 }
 

@@ -7,6 +7,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -35,10 +36,14 @@ class FakeRecording {
   static FakeRecording* SetCurrent(FakeRecording* recording);
 
   uint64_t serial() const { return serial_; }
-  // A storage that raises where data is asked for; one per shadow storage, which it keeps alive.
+  // The memory of fakes whose shadows are in this one.
   const c10::Storage& TwinOf(const c10::Storage& shadow, c10::Device device);
+  // Memory of a new fake that has no shadow yet.
+  c10::Storage NewStorage(c10::SymInt bytes, c10::Device device);
+  // The meta storage for shadows of the fakes in `memory`, made where there is none yet.
+  const c10::Storage& ShadowStorageOf(const c10::Storage& memory);
   // The id of the memory of a fake (TensorMeta::storage).
-  int32_t StorageId(const FakeTensorImpl& fake) const;
+  static int32_t StorageId(const FakeTensorImpl& fake);
   // The shadow storage for a real input's storage: inputs that share memory keep sharing it.
   c10::Storage ShadowStorageFor(const at::Tensor& real);
 
@@ -48,6 +53,8 @@ class FakeRecording {
   ValueId FindConstant(const at::Tensor& real) const;
   // Registers `held`, which is kept and never written, as the constant for tensor `key`.
   ValueId AddConstant(const at::Tensor& key, at::Tensor held);
+  // The constant for a number that torch wrapped: one for each value and type, whatever tensor it comes in.
+  ValueId NumberConstant(const at::Tensor& wrapped);
   // A value for a number that the graph leaves open, no input yet.
   std::shared_ptr<OpenNumber> NewNumber(const at::Scalar& hint);
   // The tensor that stands for such a number.
@@ -69,11 +76,6 @@ class FakeRecording {
   bool has_read_data = false;
 
  private:
-  struct Memory {
-    c10::Storage shadow;
-    c10::Storage twin;
-    int32_t id;
-  };
   struct Constant {
     at::Tensor key;  // held, so that its address is not reused
     ValueId id;
@@ -81,9 +83,10 @@ class FakeRecording {
 
   uint64_t serial_;
   int32_t next_storage_ = 0;
-  absl::flat_hash_map<const c10::StorageImpl*, Memory> memory_;             // by shadow storage
+  absl::flat_hash_map<const c10::StorageImpl*, c10::Storage> twins_;        // shadow storage -> FakeStorage
   absl::flat_hash_map<const c10::StorageImpl*, c10::Storage> real_memory_;  // real storage -> shadow storage
   absl::flat_hash_map<const c10::TensorImpl*, Constant> constants_;
+  absl::flat_hash_map<std::pair<at::ScalarType, uint64_t>, ValueId> number_constants_;  // by type and bits
   bool has_numbers_ = false;
   struct NumberTensor {
     at::Tensor key;  // held, so that its address is not reused

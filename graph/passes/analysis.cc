@@ -2,7 +2,7 @@
 
 #include <string_view>
 
-#include "graph/passes/operator_table.h"
+#include "graph/operator_table.h"
 
 namespace framejit {
 namespace {
@@ -183,12 +183,6 @@ bool SameMeta(const TensorMeta& a, const TensorMeta& b) {
 void ValueMap::ApplyToResults(Graph& graph) const {
   for (ValueId& id : graph.outputs) id = Resolve(id);
   for (InputMutation& mutation : graph.mutations) mutation.value = Resolve(mutation.value);
-}
-
-std::optional<c10::OperatorHandle> FindOperator(const std::string& name) {
-  size_t dot = name.find('.');
-  std::string overload = dot == std::string::npos ? "" : name.substr(dot + 1);
-  return c10::Dispatcher::singleton().findSchema({name.substr(0, dot), overload});
 }
 
 }  // namespace framejit

@@ -61,6 +61,28 @@ class MemoryFacts {
 // Equal in everything but the storage id.
 bool SameMeta(const TensorMeta& a, const TensorMeta& b);
 
+// The nodes that a pass keeps, where they are: while it walks them in order, each moves down past those that were
+// dropped, which costs nothing as long as there are none. The rest is cut off when this goes.
+class KeptNodes {
+ public:
+  explicit KeptNodes(std::vector<Node>& nodes) : nodes_(nodes) {}
+  ~KeptNodes() { nodes_.erase(nodes_.begin() + static_cast<std::ptrdiff_t>(size_), nodes_.end()); }
+  KeptNodes(const KeptNodes&) = delete;
+  KeptNodes& operator=(const KeptNodes&) = delete;
+
+  // `node`: the one that the walk has come to. A reference to it is one to what was kept no more.
+  void Keep(Node& node) {
+    Node& place = nodes_[size_++];
+    if (&place != &node) place = std::move(node);
+  }
+  size_t size() const { return size_; }
+  const Node& operator[](size_t i) const { return nodes_[i]; }
+
+ private:
+  std::vector<Node>& nodes_;
+  size_t size_ = 0;
+};
+
 // Replaces uses of values, while a pass walks the nodes in order.
 class ValueMap {
  public:

@@ -1,7 +1,10 @@
 // One form for what can be written in several, so that later passes and backends meet fewer cases. Every rewrite keeps
 // results, metadata and memory exactly.
+#include <optional>
+
+#include "absl/container/flat_hash_map.h"
+#include "graph/operator_table.h"
 #include "graph/passes/analysis.h"
-#include "graph/passes/operator_table.h"
 #include "graph/passes/pipeline.h"
 
 namespace framejit {
@@ -54,30 +57,31 @@ const OperatorTable<DimensionOperands>& Dimensions() {
 }
 
 struct ScalarForm {
-  const char* name;  // takes a number where the table's operator takes a tensor
-  bool commutes;     // the number may stand on the left
+  std::optional<c10::OperatorHandle> op;  // takes a number where the table's operator takes a tensor
+  bool commutes;                          // the number may stand on the left
 };
 
 // The kernels of both forms are the same: the Scalar overloads wrap their number and call the Tensor ones.
 const OperatorTable<ScalarForm>& ScalarForms() {
   static const auto* table = new OperatorTable<ScalarForm>{
-      {"aten::add.Tensor", {"aten::add.Scalar", false}}, {"aten::sub.Tensor", {"aten::sub.Scalar", false}},
-      {"aten::mul.Tensor", {"aten::mul.Scalar", true}},  {"aten::div.Tensor", {"aten::div.Scalar", false}},
-      {"aten::eq.Tensor", {"aten::eq.Scalar", true}},    {"aten::ne.Tensor", {"aten::ne.Scalar", true}},
-      {"aten::lt.Tensor", {"aten::lt.Scalar", false}},   {"aten::le.Tensor", {"aten::le.Scalar", false}},
-      {"aten::gt.Tensor", {"aten::gt.Scalar", false}},   {"aten::ge.Tensor", {"aten::ge.Scalar", false}},
+      {"aten::add.Tensor", {FindOperator("aten::add.Scalar"), false}},
+      {"aten::sub.Tensor", {FindOperator("aten::sub.Scalar"), false}},
+      {"aten::mul.Tensor", {FindOperator("aten::mul.Scalar"), true}},
+      {"aten::div.Tensor", {FindOperator("aten::div.Scalar"), false}},
+      {"aten::eq.Tensor", {FindOperator("aten::eq.Scalar"), true}},
+      {"aten::ne.Tensor", {FindOperator("aten::ne.Scalar"), true}},
+      {"aten::lt.Tensor", {FindOperator("aten::lt.Scalar"), false}},
+      {"aten::le.Tensor", {FindOperator("aten::le.Scalar"), false}},
+      {"aten::gt.Tensor", {FindOperator("aten::gt.Scalar"), false}},
+      {"aten::ge.Tensor", {FindOperator("aten::ge.Scalar"), false}},
   };
   return *table;
 }
 
-struct SameAs {
-  const char* name;
-};
-
 // Turn this / into this, operands as they are.
-const OperatorTable<SameAs>& Synonyms() {
-  static const auto* table = new OperatorTable<SameAs>{
-      {"aten::_unsafe_view", {"aten::view"}},
+const OperatorTable<std::optional<c10::OperatorHandle>>& Synonyms() {
+  static const auto* table = new OperatorTable<std::optional<c10::OperatorHandle>>{
+      {"aten::_unsafe_view", FindOperator("aten::view")},
   };
   return *table;
 }
@@ -98,14 +102,12 @@ class Canonicaliser {
 
  private:
   int RenameSynonym(Node& node) {
-    const SameAs* same = Synonyms().Find(node.op);
-    if (same == nullptr) return 0;
+    const std::optional<c10::OperatorHandle>* same = Synonyms().Find(node.op);
+    if (same == nullptr || !*same) return 0;
     // Only where the recording agrees that the memory is shared.
     if (graph_.meta(node.outputs[0]).storage != graph_.meta(node.operands[0].value).storage) return 0;
     if (facts_.Escapes(node.outputs[0])) return 0;  // the caller would see a view with a base
-    auto op = FindOperator(same->name);
-    if (!op) return 0;
-    node.op = *op;
+    node.op = **same;
     return 1;
   }
 
@@ -166,17 +168,20 @@ class Canonicaliser {
   // Turn this: mul.Tensor(x, c) with c a wrapped number / Into this: mul.Scalar(x, number)
   int UseScalarForm(Node& node) {
     const ScalarForm* form = ScalarForms().Find(node.op);
-    if (form == nullptr) return 0;
-    auto op = FindOperator(form->name);
-    if (!op) return 0;
+    if (form == nullptr || !form->op) return 0;
     if (form->commutes && IsWrappedNumber(node.operands[0]) && !IsWrappedNumber(node.operands[1])) {
       std::swap(node.operands[0], node.operands[1]);
     }
     if (!IsWrappedNumber(node.operands[1]) || IsWrappedNumber(node.operands[0])) return 0;
-    at::Scalar number = constants_[node.operands[1].value]->item();
-    node.operands[1] = Operand::Constant(number);
-    node.op = *op;
+    node.operands[1] = Operand::Constant(NumberOf(node.operands[1].value));
+    node.op = *form->op;
     return 1;
+  }
+
+  const at::Scalar& NumberOf(ValueId constant) {
+    auto [row, is_new] = numbers_.try_emplace(constant);
+    if (is_new) row->second = constants_[constant]->item();
+    return row->second;
   }
 
   bool IsWrappedNumber(const Operand& operand) const {
@@ -187,7 +192,8 @@ class Canonicaliser {
 
   Graph& graph_;
   MemoryFacts facts_;
-  std::vector<const at::Tensor*> constants_;  // by value
+  std::vector<const at::Tensor*> constants_;          // by value
+  absl::flat_hash_map<ValueId, at::Scalar> numbers_;  // of constants that torch wrapped
   int rewrites_ = 0;
 };
 

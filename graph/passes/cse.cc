@@ -37,18 +37,19 @@ class Eliminator {
 
   int Run() {
     MergeConstants();
-    std::vector<Node> kept;
-    kept.reserve(graph_.nodes.size());
-    for (Node& node : graph_.nodes) {
-      map_.ApplyTo(node);
-      if (MayMerge(node)) {
-        auto& candidates = seen_[HashNode(node)];
-        if (MergeIntoOneOf(candidates, kept, node)) continue;
-        candidates.push_back(static_cast<int>(kept.size()));
+    {
+      KeptNodes kept(graph_.nodes);
+      seen_.reserve(graph_.nodes.size());
+      for (Node& node : graph_.nodes) {
+        map_.ApplyTo(node);
+        if (MayMerge(node)) {
+          auto& candidates = seen_[HashNode(node)];
+          if (MergeIntoOneOf(candidates, kept, node)) continue;
+          candidates.push_back(static_cast<int>(kept.size()));
+        }
+        kept.Keep(node);
       }
-      kept.push_back(std::move(node));
     }
-    graph_.nodes = std::move(kept);
     map_.ApplyToResults(graph_);
     facts_.Apply(graph_);
     return merged_;
@@ -79,9 +80,9 @@ class Eliminator {
     graph_.constants = std::move(kept);
   }
 
-  bool MergeIntoOneOf(const absl::InlinedVector<int, 1>& candidates, const std::vector<Node>& kept, const Node& node) {
+  bool MergeIntoOneOf(const absl::InlinedVector<int, 1>& candidates, const KeptNodes& kept, const Node& node) {
     for (int index : candidates) {
-      const Node& earlier = kept[index];
+      const Node& earlier = kept[static_cast<size_t>(index)];
       bool same = &earlier.op.schema() == &node.op.schema() && earlier.list_lengths == node.list_lengths &&
                   earlier.outputs.size() == node.outputs.size() && SameOperands(earlier, node);
       for (size_t i = 0; same && i < node.outputs.size(); ++i) same = MayBecome(node.outputs[i], earlier.outputs[i]);

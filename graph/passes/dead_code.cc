@@ -11,19 +11,23 @@ int EliminateDeadCode(Graph& graph) {
   for (ValueId id : graph.outputs) used[id] = true;
   for (const InputMutation& mutation : graph.mutations) used[mutation.value] = true;
 
-  std::vector<Node> kept;
-  kept.reserve(graph.nodes.size());
+  std::vector<bool> keep(graph.nodes.size(), false);
   for (size_t i = graph.nodes.size(); i-- > 0;) {
-    Node& node = graph.nodes[i];
+    const Node& node = graph.nodes[i];
     bool needed = HasEffect(node);
     for (ValueId id : node.outputs) needed |= id != kNoValue && used[id];
     if (!needed && IsTotal(graph, node)) continue;
-    ForEachOperandValue(node, [&used](ValueId& id) { used[id] = true; });
-    kept.push_back(std::move(node));
+    ForEachOperandValue(node, [&used](ValueId id) { used[id] = true; });
+    keep[i] = true;
   }
-  std::reverse(kept.begin(), kept.end());
-  int removed = static_cast<int>(graph.nodes.size() - kept.size());
-  graph.nodes = std::move(kept);
+  int removed = 0;
+  {
+    KeptNodes kept(graph.nodes);
+    for (size_t i = 0; i < keep.size(); ++i) {
+      if (keep[i]) kept.Keep(graph.nodes[i]);
+    }
+    removed = static_cast<int>(keep.size() - kept.size());
+  }
   removed += static_cast<int>(
       std::erase_if(graph.constants, [&used](const GraphConstant& constant) { return !used[constant.id]; }));
   return removed;

@@ -6,8 +6,8 @@
 //
 // Kept whole, since backends have a kernel for them: gelu, softmax, layer norm, mean, var, convolution, attention.
 #include "graph/constant.h"
+#include "graph/operator_table.h"
 #include "graph/passes/analysis.h"
-#include "graph/passes/operator_table.h"
 #include "graph/passes/pipeline.h"
 #include "graph/passes/pointwise_meta.h"
 
@@ -337,6 +337,10 @@ class Decomposer {
 
 }  // namespace
 
-int Decompose(Graph& graph) { return Decomposer(graph).Run(); }
+int Decompose(Graph& graph) {
+  const bool any = std::any_of(graph.nodes.begin(), graph.nodes.end(),
+                               [](const Node& node) { return Decompositions().Find(node.op) != nullptr; });
+  return any ? Decomposer(graph).Run() : 0;
+}
 
 }  // namespace framejit

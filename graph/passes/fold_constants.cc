@@ -3,9 +3,9 @@
 // which fuse better as numbers than as memory. Runs operators through the dispatcher; one that raises is left in the
 // graph.
 #include "graph/constant.h"
+#include "graph/operator_table.h"
 #include "graph/passes/analysis.h"
 #include "graph/passes/execute.h"
-#include "graph/passes/operator_table.h"
 #include "graph/passes/pipeline.h"
 
 namespace framejit {
@@ -41,7 +41,6 @@ class Folder {
     }
     for (const InputMutation& mutation : graph_.mutations) wanted[mutation.value] = true;
 
-    std::vector<Node> kept;
     int folded = 0;
     std::vector<bool> drop(graph_.nodes.size(), false);
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
@@ -54,11 +53,12 @@ class Folder {
       drop[i] = true;
       ++folded;
     }
-    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
-      if (!drop[i]) kept.push_back(std::move(graph_.nodes[i]));
+    if (folded == 0) return 0;
+    KeptNodes kept(graph_.nodes);
+    for (size_t i = 0; i < drop.size(); ++i) {
+      if (!drop[i]) kept.Keep(graph_.nodes[i]);
     }
-    graph_.nodes = std::move(kept);  // what only folded nodes used is dead code now
-    return folded;
+    return folded;  // what only folded nodes used is dead code now
   }
 
  private:

@@ -7,9 +7,9 @@
 
 #include <optional>
 
+#include "graph/operator_table.h"
 #include "graph/passes/analysis.h"
 #include "graph/passes/known_values.h"
-#include "graph/passes/operator_table.h"
 #include "graph/passes/pipeline.h"
 
 namespace framejit {

@@ -8,8 +8,8 @@
 #include <c10/core/InferenceMode.h>
 
 #include "absl/container/flat_hash_map.h"
+#include "graph/operator_table.h"
 #include "graph/passes/known_values.h"
-#include "graph/passes/operator_table.h"
 #include "graph/passes/relayout.h"
 #include "graph/print.h"
 

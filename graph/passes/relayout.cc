@@ -6,8 +6,8 @@
 #include <exception>
 #include <string>
 
+#include "graph/operator_table.h"
 #include "graph/passes/execute.h"
-#include "graph/passes/operator_table.h"
 #include "graph/print.h"
 
 namespace framejit {

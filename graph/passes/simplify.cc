@@ -8,8 +8,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/hash/hash.h"
 #include "graph/constant.h"
+#include "graph/operator_table.h"
 #include "graph/passes/analysis.h"
-#include "graph/passes/operator_table.h"
 #include "graph/passes/pipeline.h"
 
 namespace framejit {
@@ -87,12 +87,13 @@ struct View {
 
 class Simplifier {
  public:
-  explicit Simplifier(Graph& graph) : graph_(graph), facts_(graph), map_(graph), maker_(graph.values.size(), -1) {}
+  explicit Simplifier(Graph& graph)
+      : graph_(graph), facts_(graph), map_(graph), kept_(graph.nodes), maker_(graph.values.size(), -1) {}
 
+  // The nodes that are kept are in place when the simplifier goes.
   int Run() {
     for (ValueId id : graph_.inputs) RememberView(id);
     for (const GraphConstant& constant : graph_.constants) RememberView(constant.id);
-    kept_.reserve(graph_.nodes.size());
     for (Node& node : graph_.nodes) {
       map_.ApplyTo(node);
       if (!HasEffect(node) && !facts_.TouchesWritten(node) && Simplified(node)) continue;
@@ -101,9 +102,8 @@ class Simplifier {
         maker_[id] = static_cast<int>(kept_.size());
         RememberView(id);
       }
-      kept_.push_back(std::move(node));
+      kept_.Keep(node);
     }
-    graph_.nodes = std::move(kept_);
     map_.ApplyToResults(graph_);
     facts_.Apply(graph_);
     return rewrites_;
@@ -154,7 +154,9 @@ class Simplifier {
     return true;
   }
 
-  const Node* MakerOf(ValueId id) const { return id != kNoValue && maker_[id] >= 0 ? &kept_[maker_[id]] : nullptr; }
+  const Node* MakerOf(ValueId id) const {
+    return id != kNoValue && maker_[id] >= 0 ? &kept_[static_cast<size_t>(maker_[id])] : nullptr;
+  }
 
   // The node that makes operand 0, where it has the same operator and no other operands.
   const Node* SameOperatorBelow(const Node& node) const {
@@ -224,7 +226,7 @@ class Simplifier {
   Graph& graph_;
   MemoryFacts facts_;
   ValueMap map_;
-  std::vector<Node> kept_;
+  KeptNodes kept_;
   std::vector<int> maker_;  // by value: index into kept_, or -1
   absl::flat_hash_map<View, ValueId> views_;
   int rewrites_ = 0;
