@@ -1,8 +1,12 @@
-"""Where NVRTC, CUDA's run-time compiler, may be found, and where compiled kernels are kept. Loads nothing."""
+"""Where NVRTC, CUDA's run-time compiler, may be found, and where compiled kernels are kept; captures of CUDA graphs.
+
+Importing it loads nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -30,3 +34,43 @@ def cache_folder() -> str:
     """The folder of FRAMEJIT_CACHE_DIR for compiled kernels; empty where they are not kept."""
     folder = _config.read("FRAMEJIT_CACHE_DIR")
     return os.path.join(os.path.expanduser(folder), "cubins") if folder else ""
+
+
+class Capture:
+    """The work of the current stream, from now on, for a CUDA graph; its memory comes from a pool of its own.
+
+    Either finish() or drop() is called once, with the same stream current. RuntimeError where torch cannot capture.
+    """
+
+    def __init__(self) -> None:
+        # A workspace that a library got for this stream before may be let go of while the graph lives; one that it gets
+        # now is the graph's.
+        torch._C._cuda_clearCublasWorkspaces()
+        self._device = torch.cuda.current_device()
+        self._pool = torch.cuda.graph_pool_handle()
+        self._graph = torch.cuda.CUDAGraph()
+        self._graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+
+    def finish(self) -> Callable[[], None]:
+        """What launches the graph; the graph and its memory live as long as that."""
+        try:
+            self._graph.capture_end()
+        except RuntimeError:
+            self._leave_pool()
+            raise
+        torch._C._cuda_clearCublasWorkspaces()
+        return self._graph.replay
+
+    def drop(self) -> None:
+        """Ends a capture during which something failed."""
+        try:
+            self._graph.capture_end()
+        except RuntimeError:
+            self._leave_pool()
+        torch._C._cuda_clearCublasWorkspaces()
+
+    def _leave_pool(self) -> None:
+        # torch leaves the allocator in the state of a capture where it did not end well.
+        for leave in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
+            with contextlib.suppress(RuntimeError):
+                leave(self._device, self._pool)

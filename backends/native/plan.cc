@@ -212,7 +212,7 @@ class Planner {
 
   void FindDirectCalls() {
     direct_.resize(graph().nodes.size());
-    if (graph().strict) return;  // ATen's libraries add in an order of their own
+    if (graph().modes.strict) return;  // ATen's libraries add in an order of their own
     for (const Unit& unit : units()) {
       if (unit.is_kernel) continue;
       const size_t n = static_cast<size_t>(unit.nodes[0]);
@@ -650,7 +650,7 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   auto plan = std::make_unique<Plan>();
   plan->target = &target;
   plan->graph = graph;
-  if (!graph.strict) SplitNormGradients(plan->graph);
+  if (!graph.modes.strict) SplitNormGradients(plan->graph);
   if (split_losses) SplitLosses(plan->graph);
   GraphFacts facts(plan->graph, target.device());
   FusedGraph fused = FuseAndCompile(facts, target, dump != nullptr);
@@ -674,7 +674,7 @@ absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph, const T
   }
   const std::unique_ptr<Dump> dump = Dump::Begin();
   if (dump != nullptr) dump->Write("graph.txt", PrintGraph(graph, {.max_constant_elements = 64}));
-  auto plan = PlanWithRewrites(graph, target, /*split_losses=*/!graph.strict, dump.get());
+  auto plan = PlanWithRewrites(graph, target, /*split_losses=*/!graph.modes.strict, dump.get());
   return plan != nullptr ? std::move(plan) : PlanWithRewrites(graph, target, /*split_losses=*/false, dump.get());
 }
 

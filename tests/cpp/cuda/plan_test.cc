@@ -10,6 +10,7 @@
 #include "backends/cuda/codegen/toolchain.h"
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/cuda_target.h"
+#include "backends/cuda/graph_launches.h"
 #include "graph/parse.h"
 
 namespace framejit {
@@ -116,6 +117,50 @@ input %1: int64[8] device="cuda:0" @1
     EXPECT_TRUE(absl::StrContains(plan, "call aten::_assert_async\n")) << plan;
     EXPECT_FALSE(absl::StrContains(plan, "nll_loss")) << plan;
   }
+}
+
+std::string WhyNotCapturable(const char* text) {
+  absl::StatusOr<Graph> graph = ParseGraph(text);
+  EXPECT_TRUE(graph.ok()) << graph.status();
+  auto plan = native::MakePlan(*graph, TargetFor(90));
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  return cuda::WhyNotCapturable(**plan);
+}
+
+TEST(CudaGraphs, WhatTheDeviceAloneDoesIsCapturable) {
+  EXPECT_EQ(WhyNotCapturable(R"(
+reduce-overhead
+input %0: float32[8, 64] device="cuda:0" @0
+constant %1: float64[] @1 wrapped = [2.0]
+%2: float32[8, 64] device="cuda:0" @2 = aten::mul.Tensor(%0, %1)
+%3: float32[64, 8] strides=[1, 64] device="cuda:0" @2 = aten::t(%2)
+%4: float32[8, 8] device="cuda:0" @4 = aten::mm(%2, %3)
+%5: float32[8, 8] device="cuda:0" @5 = aten::rand_like(%4)
+return %4, %5
+)"),
+            "");
+}
+
+TEST(CudaGraphs, WhatIsElsewhereOrIsWaitedForIsNot) {
+  EXPECT_EQ(WhyNotCapturable(R"(
+input %0: float32[16] device="cuda:0" @0
+input %1: float32[] @1
+%2: float32[16] device="cuda:0" @2 = aten::mul.Tensor(%0, %1)
+return %2
+)"),
+            "an input is on cpu");
+  EXPECT_EQ(WhyNotCapturable(R"(
+input %0: float32[16] device="cuda:0" @0
+%1: float32[16] @1 = aten::_to_copy(%0, None, None, device="cpu")
+return %1
+)"),
+            "aten::_to_copy reads or makes what is not on cuda:0");
+  EXPECT_EQ(WhyNotCapturable(R"(
+input %0: float32[16] device="cuda:0" @0
+%1: bool[] device="cuda:0" @1 = aten::equal(%0, %0)
+return %1
+)"),
+            "aten::equal waits for the device");
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, CudaPlan, ::testing::Values(80, 90));

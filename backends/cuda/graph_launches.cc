@@ -1,0 +1,428 @@
+// A captured graph works in memory of its own. Inputs are read where they lie as long as they lie there, and copied to
+// the graph's memory where not. Results are copied out of it into memory like any other, in the order of the stream,
+// so that no later call overwrites what the caller has. What is not in the graph: writes to inputs, and results that
+// are inputs or views of them. Calls on different streams have different captures, since those may run at once.
+#include "backends/cuda/graph_launches.h"
+
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/Event.h>
+#include <c10/core/InferenceMode.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <algorithm>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/str_cat.h"
+#include "backends/cuda/codegen/driver.h"
+#include "backends/cuda/launch_policy.h"
+#include "backends/cuda/torch_cuda_graph.h"
+#include "backends/dispatch.h"
+#include "backends/native/library_calls.h"
+#include "backends/native/target.h"
+#include "base/log.h"
+
+namespace framejit::cuda {
+namespace {
+
+using native::AliasStep;
+using native::LibraryStep;
+using native::Plan;
+using native::TensorRef;
+using native::TensorShape;
+
+// Captures of one graph, one for each stream; calls on further streams are plain.
+constexpr size_t kMostStreams = 4;
+// What fewer steps launch is over before a CUDA graph would have begun; the program may ask for one all the same.
+constexpr size_t kFewSteps = 4;
+// What a graph that nobody asked for may keep.
+constexpr int64_t kMostKeptBytes = int64_t{256} << 20;
+
+void Check(const absl::Status& status) { TORCH_CHECK(status.ok(), "CUDA error: ", std::string(status.message())); }
+
+// Bytes from the first element to the last, gaps included. Of a TensorShape or a TensorMeta.
+template <typename Shape>
+int64_t ExtentBytes(const Shape& shape) {
+  int64_t last = 0;
+  for (size_t i = 0; i < shape.sizes.size(); ++i) {
+    if (shape.sizes[i] == 0) return 0;
+    last += (shape.sizes[i] - 1) * shape.strides[i];
+  }
+  return (last + 1) * static_cast<int64_t>(c10::elementSize(shape.dtype));
+}
+
+TensorShape ShapeOf(const at::Tensor& tensor) {
+  return {tensor.scalar_type(), c10::DimVector(tensor.sizes()), c10::DimVector(tensor.strides()),
+          tensor.is_contiguous()};
+}
+
+// Through what a step made of metadata alone: the tensor whose memory it is, and where in it, in elements.
+struct Root {
+  TensorRef ref;
+  int64_t offset = 0;
+  const AliasStep* alias = nullptr;  // the last one; null: `ref` is the tensor itself
+};
+
+Root RootOf(const Plan& plan, TensorRef ref) {
+  Root root{ref};
+  for (bool found = true; found && root.ref.kind == TensorRef::Kind::kLocal;) {
+    found = false;
+    for (const native::Step& step : plan.steps) {
+      const auto* alias = std::get_if<AliasStep>(&step.action);
+      if (alias == nullptr || alias->local != root.ref.index) continue;
+      if (root.alias == nullptr) root.alias = alias;
+      root.ref = alias->from;
+      root.offset += alias->offset;
+      found = true;
+      break;
+    }
+  }
+  return root;
+}
+
+// How a call gets one of the graph's results.
+struct Result {
+  enum class Kind : uint8_t {
+    kKept,     // `kept`, in each call: a constant, or no tensor
+    kInput,    // the input `index`
+    kOfInput,  // its memory, from `offset` on
+    kMade,     // in a copy of the memory `index`, from `offset` on
+  };
+  Kind kind = Kind::kKept;
+  at::Tensor kept;
+  size_t index = 0;
+  TensorShape shape;
+  int64_t offset = 0;  // elements
+};
+
+// Memory in the graph's pool that results lie in.
+struct Made {
+  c10::Storage storage;
+  int64_t bytes = 0;  // up to the end of the last result
+};
+
+// A graph, captured for one stream and the addresses of some inputs.
+struct Captured {
+  std::unique_ptr<TorchCudaGraph> graph;
+  std::vector<std::pair<size_t, at::Tensor>> copies;  // (input, where the graph reads it)
+  std::vector<Made> made;
+  std::vector<Result> outputs;
+  std::vector<at::Tensor> written;      // by Plan::mutations, where the graph makes the value; undefined elsewhere
+  std::vector<Result> written_results;  // by Plan::mutations
+};
+
+// A timed call, of which the device has not said yet how long it took.
+struct Timing {
+  c10::Event start{c10::DeviceType::CUDA, c10::EventFlag::BACKEND_DEFAULT};
+  c10::Event end{c10::DeviceType::CUDA, c10::EventFlag::BACKEND_DEFAULT};
+  bool launched = false;
+  double host = 0;
+};
+
+// The calls on one stream.
+struct Lane {
+  c10::StreamId stream;
+  LaunchPolicy policy;
+  std::unique_ptr<const Captured> captured;
+  std::optional<Timing> timing;
+};
+
+class GraphLaunches : public CompiledGraph {
+ public:
+  explicit GraphLaunches(std::unique_ptr<native::NativeGraph> plain)
+      : plain_(std::move(plain)), plan_(plain_->plan()), always_(plan_.graph.modes.reduce_overhead) {
+    why_never_ = WhyNotCapturable(plan_);
+    if (why_never_.empty() && !always_) why_never_ = WhyNotWorthwhile();
+    if (!why_never_.empty()) LogPlain(why_never_);
+  }
+
+  void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override {
+    RunWith(inputs, outputs, [&] { plain_->Run(inputs, outputs); });
+  }
+  void RunReleasing(std::vector<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override {
+    RunWith(inputs, outputs, [&] { plain_->RunReleasing(std::move(inputs), outputs); });
+  }
+  std::vector<StepTime> TimeSteps(c10::ArrayRef<at::Tensor> inputs, double patience) override {
+    return plain_->TimeSteps(inputs, patience);
+  }
+  std::string Describe() const override { return plain_->Describe(); }
+
+ private:
+  template <typename RunPlain>
+  void RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs, RunPlain run_plain);
+  Lane* LaneOf(const c10::Stream& stream);
+  void TakeTiming(Lane& lane) const;
+  absl::StatusOr<std::unique_ptr<const Captured>> Capture(const LaunchPolicy& policy,
+                                                          c10::ArrayRef<at::Tensor> inputs) const;
+  absl::StatusOr<Result> ResultOf(TensorRef ref, const at::Tensor& tensor, c10::ArrayRef<at::Tensor> given,
+                                  std::vector<Made>& made) const;
+  void Launch(const Captured& captured, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs,
+              void* queue) const;
+  at::Tensor Get(const Result& result, c10::ArrayRef<at::Tensor> inputs, const std::vector<at::Tensor>& memory) const;
+  std::string WhyNotWorthwhile() const;
+  void LogPlain(const std::string& why) const {
+    Log(LogArtifact::k_cudagraphs, absl::StrCat("launched one by one, ", plan_.steps.size(), " steps: ", why));
+  }
+
+  const std::unique_ptr<native::NativeGraph> plain_;
+  const Plan& plan_;
+  const bool always_;
+  std::string why_never_;
+  // Never waited for: its owner may be waiting for the GIL.
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+};
+
+std::string GraphLaunches::WhyNotWorthwhile() const {
+  size_t launches = 0;
+  for (const native::Step& step : plan_.steps) {
+    launches += std::holds_alternative<native::KernelStep>(step.action) ||
+                std::holds_alternative<LibraryStep>(step.action);
+  }
+  if (launches < kFewSteps) return "there are few";
+  int64_t bytes = plan_.arena_bytes;
+  for (ValueId id : plan_.graph.outputs) {
+    if (id != kNoValue) bytes += ExtentBytes(plan_.graph.meta(id));
+  }
+  return bytes > kMostKeptBytes ? "it would keep much memory" : "";
+}
+
+Lane* GraphLaunches::LaneOf(const c10::Stream& stream) {
+  for (const auto& lane : lanes_) {
+    if (lane->stream == stream.id()) return lane.get();
+  }
+  if (lanes_.size() == kMostStreams) return nullptr;
+  std::vector<int64_t> bytes;
+  for (ValueId id : plan_.graph.inputs) bytes.push_back(ExtentBytes(plan_.graph.meta(id)));
+  lanes_.push_back(std::make_unique<Lane>(stream.id(), LaunchPolicy(always_, std::move(bytes))));
+  return lanes_.back().get();
+}
+
+void GraphLaunches::TakeTiming(Lane& lane) const {
+  if (!lane.timing.has_value() || !lane.timing->end.query()) return;
+  const double device = lane.timing->start.elapsedTime(lane.timing->end) * 1e6;
+  const bool was_open = lane.policy.why_plain().empty();
+  lane.policy.AddTime(lane.timing->launched, {lane.timing->host, device});
+  lane.timing.reset();
+  if (was_open && !lane.policy.why_plain().empty()) LogPlain(lane.policy.why_plain());
+}
+
+template <typename RunPlain>
+void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs, RunPlain run_plain) {
+  using Action = LaunchPolicy::Action;
+  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock() || !why_never_.empty()) return run_plain();
+  const c10::Device device = plan_.target->device();
+  const c10::DeviceGuard on_device(device);
+  const c10::Stream stream = c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).getStream(device);
+  void* queue = plan_.target->CurrentQueue();
+  // A stream that torch did not make may be gone by the next call, with another one in its place.
+  const bool is_torchs = stream.id() == 0 || stream.id() % 2 != 0;
+  const bool are_plain = std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor& input) {
+    return input.layout() == at::kStrided && input.has_storage() && !input.is_conj() && !input.is_neg();
+  });
+  Lane* lane = is_torchs && are_plain && !IsCapturing(queue) ? LaneOf(stream) : nullptr;
+  if (lane == nullptr) return run_plain();
+  LaunchPolicy& policy = lane->policy;
+  if (!policy.why_plain().empty()) {
+    lane->captured = nullptr;
+    return run_plain();
+  }
+  TakeTiming(*lane);
+
+  absl::InlinedVector<const void*, 16> addresses;
+  for (const at::Tensor& input : inputs) addresses.push_back(input.const_data_ptr());
+  Action action = policy.Next(addresses);
+  if (!policy.why_plain().empty()) LogPlain(policy.why_plain());
+  if (action == Action::kCapture) {
+    lane->captured = nullptr;  // its memory first
+    absl::StatusOr<std::unique_ptr<const Captured>> captured = Capture(policy, inputs);
+    if (captured.ok()) {
+      lane->captured = *std::move(captured);
+      policy.Captured();
+      action = Action::kLaunch;
+      Log(LogArtifact::k_cudagraphs, absl::StrCat("captured: ", plan_.steps.size(), " steps, ",
+                                                  lane->captured->copies.size(), " of ", inputs.size(),
+                                                  " inputs copied"));
+    } else {
+      policy.GiveUp(std::string(captured.status().message()));
+      LogPlain(policy.why_plain());
+    }
+  }
+  const bool launches = action == Action::kLaunch || action == Action::kTimeLaunch;
+  const bool timed = (action == Action::kTimePlain || action == Action::kTimeLaunch) && !lane->timing.has_value();
+  const auto start = LeastTime::Clock::now();
+  std::optional<Timing> timing;
+  if (timed) timing.emplace().start.record(stream);
+  if (launches) {
+    Launch(*lane->captured, inputs, outputs, queue);
+  } else {
+    run_plain();
+  }
+  if (!timed) return;
+  timing->end.record(stream);
+  timing->launched = launches;
+  timing->host = LeastTime::NanosecondsSince(start);
+  lane->timing = std::move(timing);
+}
+
+absl::StatusOr<std::unique_ptr<const Captured>> GraphLaunches::Capture(const LaunchPolicy& policy,
+                                                                       c10::ArrayRef<at::Tensor> inputs) const {
+  auto captured = std::make_unique<Captured>();
+  std::vector<at::Tensor> given(inputs.begin(), inputs.end());
+  try {
+    const c10::InferenceMode normal_tensors(false);  // they outlive this call's mode
+    for (size_t i = 0; i < given.size(); ++i) {
+      if (!policy.IsCopied(i)) continue;
+      TensorShape memory{given[i].scalar_type(), {}, {}, true};
+      memory.sizes = {ExtentBytes(ShapeOf(given[i])) / static_cast<int64_t>(given[i].element_size())};
+      memory.strides = {1};
+      given[i] = native::TensorOver(plan_.target->Allocate(memory, /*zeroed=*/false).storage(), ShapeOf(given[i]), 0);
+      captured->copies.emplace_back(i, given[i]);
+    }
+  } catch (const c10::Error& error) {
+    return absl::ResourceExhaustedError(error.what_without_backtrace());
+  }
+  std::vector<at::Tensor> outputs;
+  absl::StatusOr<std::unique_ptr<TorchCudaGraph>> graph = TorchCudaGraph::Capture(
+      plan_.target->device(), [&] { plain_->RunWithoutWrites(given, outputs, captured->written); });
+  if (!graph.ok()) return graph.status();
+  captured->graph = *std::move(graph);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    absl::StatusOr<Result> result = ResultOf(plan_.outputs[i], outputs[i], given, captured->made);
+    if (!result.ok()) return result.status();
+    captured->outputs.push_back(*std::move(result));
+  }
+  for (size_t i = 0; i < captured->written.size(); ++i) {
+    std::vector<Made> in_place;  // written from the graph's memory
+    absl::StatusOr<Result> result = ResultOf(plan_.mutations[i].value, captured->written[i], given, in_place);
+    if (!result.ok()) return result.status();
+    captured->written_results.push_back(*std::move(result));
+  }
+  return captured;
+}
+
+absl::StatusOr<Result> GraphLaunches::ResultOf(TensorRef ref, const at::Tensor& tensor, c10::ArrayRef<at::Tensor> given,
+                                               std::vector<Made>& made) const {
+  Result result;
+  const Root root = RootOf(plan_, ref);
+  if (!tensor.defined() || (root.ref.kind == TensorRef::Kind::kConstant && root.alias == nullptr)) {
+    result.kept = tensor;
+    return result;
+  }
+  if (root.ref.kind == TensorRef::Kind::kInput) {
+    result.kind = root.alias == nullptr ? Result::Kind::kInput : Result::Kind::kOfInput;
+    result.index = static_cast<size_t>(root.ref.index);
+    if (root.alias != nullptr) result.shape = root.alias->shape;
+    result.offset = root.offset;
+    return result;
+  }
+  if (tensor.layout() != at::kStrided || !tensor.has_storage() || tensor.is_conj() || tensor.is_neg()) {
+    return absl::UnimplementedError("a result is no plain tensor");
+  }
+  const auto shares = [&](const at::Tensor& other) { return other.has_storage() && tensor.is_alias_of(other); };
+  for (const at::Tensor& input : given) {
+    if (shares(input)) return absl::UnimplementedError("a library call returns an input's memory");
+  }
+  for (const at::Tensor& constant : plan_.constants) {
+    if (shares(constant)) return absl::UnimplementedError("a result lies in a constant");
+  }
+  result.kind = Result::Kind::kMade;
+  result.shape = ShapeOf(tensor);
+  result.offset = tensor.storage_offset();
+  const auto known = std::find_if(made.begin(), made.end(), [&](const Made& memory) {
+    return memory.storage.unsafeGetStorageImpl() == tensor.storage().unsafeGetStorageImpl();
+  });
+  result.index = static_cast<size_t>(known - made.begin());
+  if (known == made.end()) made.push_back({tensor.storage(), 0});
+  int64_t& bytes = made[result.index].bytes;
+  bytes = std::max(bytes, result.offset * static_cast<int64_t>(tensor.element_size()) + ExtentBytes(result.shape));
+  return result;
+}
+
+at::Tensor GraphLaunches::Get(const Result& result, c10::ArrayRef<at::Tensor> inputs,
+                              const std::vector<at::Tensor>& memory) const {
+  switch (result.kind) {
+    case Result::Kind::kKept:
+      return result.kept;
+    case Result::Kind::kInput:
+      return inputs[result.index];
+    case Result::Kind::kOfInput: {
+      const at::Tensor& input = inputs[result.index];
+      return native::TensorOver(input.storage(), result.shape, input.storage_offset() + result.offset);
+    }
+    case Result::Kind::kMade:
+      return native::TensorOver(memory[result.index].storage(), result.shape, result.offset);
+  }
+  return {};
+}
+
+void GraphLaunches::Launch(const Captured& captured, c10::ArrayRef<at::Tensor> inputs,
+                           std::vector<at::Tensor>& outputs, void* queue) const {
+  for (const auto& [input, memory] : captured.copies) {
+    const auto bytes = static_cast<size_t>(memory.storage().nbytes());
+    if (bytes > 0) Check(CopyOnDevice(memory.mutable_data_ptr(), inputs[input].const_data_ptr(), bytes, queue));
+  }
+  captured.graph->Launch();
+  std::vector<at::Tensor> memory;
+  for (const Made& made : captured.made) {
+    memory.push_back(plan_.target->Allocate({at::kByte, {made.bytes}, {1}, true}, /*zeroed=*/false));
+    if (made.bytes == 0) continue;
+    Check(CopyOnDevice(memory.back().mutable_data_ptr(), made.storage.data(), static_cast<size_t>(made.bytes), queue));
+  }
+  outputs.clear();
+  outputs.reserve(captured.outputs.size());
+  for (const Result& result : captured.outputs) outputs.push_back(Get(result, inputs, memory));
+  if (captured.written.empty()) return;
+  std::vector<std::pair<at::Tensor, at::Tensor>> writes;
+  for (size_t i = 0; i < captured.written.size(); ++i) {
+    const Result& result = captured.written_results[i];
+    writes.emplace_back(inputs[static_cast<size_t>(plan_.mutations[i].input.index)],
+                        result.kind == Result::Kind::kMade ? captured.written[i] : Get(result, inputs, {}));
+  }
+  const RecordedLevelGuard level;
+  ApplyWrites(std::move(writes));
+}
+
+}  // namespace
+
+std::string WhyNotCapturable(const Plan& plan) {
+  const c10::Device device = plan.target->device();
+  const auto elsewhere = [&](ValueId id) { return id != kNoValue && plan.graph.meta(id).device != device; };
+  for (ValueId id : plan.graph.inputs) {
+    if (elsewhere(id)) return absl::StrCat("an input is on ", plan.graph.meta(id).device.str());
+  }
+  for (const native::PlannedMutation& mutation : plan.mutations) {
+    if (mutation.input.kind != TensorRef::Kind::kInput) return "it writes a view of an input";
+  }
+  for (const native::Step& step : plan.steps) {
+    if (const auto* clone = std::get_if<native::CloneStep>(&step.action)) {
+      if (plan.constants[static_cast<size_t>(clone->constant)].device() != device) return "a result is on the CPU";
+    }
+    const auto* call = std::get_if<LibraryStep>(&step.action);
+    if (call == nullptr) continue;
+    const Node& node = *call->node;
+    const std::string name = OperatorName(node.op);
+    if (node.op.hasTag(at::Tag::data_dependent_output) || node.op.hasTag(at::Tag::dynamic_output_shape)) {
+      return absl::StrCat(name, " waits for the device");
+    }
+    bool apart = std::any_of(node.outputs.begin(), node.outputs.end(), elsewhere);
+    ForEachOperandValue(node, [&](ValueId id) { apart |= elsewhere(id); });
+    if (apart) return absl::StrCat(name, " reads or makes what is not on ", device.str());
+    for (const Operand& operand : node.operands) {
+      if (operand.kind == Operand::Kind::kConstant && operand.constant.isGenerator()) {
+        return absl::StrCat(name, " draws from a generator of the program's own");
+      }
+    }
+  }
+  return "";
+}
+
+std::unique_ptr<CompiledGraph> WithGraphLaunches(std::unique_ptr<native::NativeGraph> graph) {
+  return std::make_unique<GraphLaunches>(std::move(graph));
+}
+
+}  // namespace framejit::cuda
