@@ -19,7 +19,7 @@ class Canonicalizer {
     FoldUnitDims();
     SortDims();
     MergeDims();
-    TileTransposedLoads();
+    if (!WidenInnerDim()) TileTransposedLoads();
     if (kernel_.inner_size() == 1) {
       // One element per row: element-level throughout, so that no rank question is left.
       for (Access& access : kernel_.accesses) access.strides.back() = 1;
@@ -146,6 +146,24 @@ class Canonicalizer {
     }
   }
 
+  // Fewer elements than a vector has along the inner dimension, far from each other in a load: the dimension along
+  // which that load is contiguous becomes the inner one. Stores are then apart by a few elements (interleaving
+  // channels).
+  bool WidenInnerDim() {
+    const size_t inner = kernel_.dims.size() - 1;
+    if (kernel_.has_reductions() || kernel_.inner_size() >= kMinTile || !StoresAreInjective()) return false;
+    const size_t along = ContiguousRowDim();
+    if (along == inner) return false;
+    std::vector<size_t> order(inner + 1);
+    std::iota(order.begin(), order.end(), 0);
+    std::rotate(order.begin() + along, order.begin() + along + 1, order.end());
+    Permute(order);
+    // Strips that stay in the cache until all that lie between their elements are written.
+    const int64_t strip = LargestDivisor(kernel_.inner_size(), kMaxStrip, kMaxTile);
+    if (strip != 0 && strip < kernel_.inner_size()) Cut(inner, strip, inner - 1);
+    return true;
+  }
+
   // A load whose neighbours along the inner dimension lie far apart uses one element of each cache line per row. So
   // that the line is still there when the next row wants its neighbour, and few pages are in use at a time, the inner
   // dimension and the one along which the load is contiguous are walked in tiles:
@@ -196,10 +214,15 @@ class Canonicalizer {
 
   // The largest divisor that is a tile, of whole vectors if possible; 0 where there is none.
   static int64_t TileOf(int64_t size) {
-    for (int64_t multiple : {8, 1}) {
-      for (int64_t tile = kMaxTile; tile >= kMinTile; --tile) {
-        if (tile % multiple == 0 && size % tile == 0) return tile;
-      }
+    const int64_t whole = LargestDivisor(size, kMaxTile, 8), tile = LargestDivisor(size, kMaxTile, 1);
+    if (whole != 0) return whole;
+    return tile >= kMinTile ? tile : 0;
+  }
+
+  // The largest divisor up to `most` that is a multiple of `multiple`; 0 where there is none.
+  static int64_t LargestDivisor(int64_t size, int64_t most, int64_t multiple) {
+    for (int64_t divisor = most - most % multiple; divisor > 0; divisor -= multiple) {
+      if (size % divisor == 0) return divisor;
     }
     return 0;
   }
@@ -207,6 +230,7 @@ class Canonicalizer {
   // Rows that use up a cache line of 4-byte elements, and few enough pages for the first-level TLB.
   static constexpr int64_t kMaxTile = 16;
   static constexpr int64_t kMinTile = 8;
+  static constexpr int64_t kMaxStrip = 1024;
 
   Kernel& kernel_;
 };

@@ -15,6 +15,7 @@
 #include "backends/loop/canonicalize.h"
 #include "backends/loop/split.h"
 #include "backends/native/arena.h"
+#include "backends/native/convolution_layouts.h"
 #include "backends/native/dump.h"
 #include "backends/native/kernel_lowering.h"
 #include "backends/native/library_calls.h"
@@ -650,7 +651,10 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   auto plan = std::make_unique<Plan>();
   plan->target = &target;
   plan->graph = graph;
-  if (!graph.modes.strict) SplitNormGradients(plan->graph);
+  if (!graph.modes.strict) {
+    SplitNormGradients(plan->graph);
+    if (target.device().is_cpu()) LayOutConvolutions(plan->graph);
+  }
   if (split_losses) SplitLosses(plan->graph);
   GraphFacts facts(plan->graph, target.device());
   FusedGraph fused = FuseAndCompile(facts, target, dump != nullptr);

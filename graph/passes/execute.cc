@@ -1,11 +1,13 @@
 #include "graph/passes/execute.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/ops/empty_strided.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 
 #include "graph/constant.h"
+#include "graph/fake/own_metas.h"
 
 namespace framejit {
 namespace {
@@ -34,15 +36,36 @@ c10::IValue Boxed(const Operand& operand, const c10::Argument& argument,
   return list;
 }
 
+torch::jit::Stack Arguments(const Node& node, const std::function<at::Tensor(ValueId)>& tensor) {
+  const auto& arguments = node.op.schema().arguments();
+  torch::jit::Stack stack;
+  for (size_t i = 0; i < node.operands.size(); ++i) stack.push_back(Boxed(node.operands[i], arguments[i], tensor));
+  return stack;
+}
+
 }  // namespace
 
 torch::jit::Stack Execute(const Node& node, const std::function<at::Tensor(ValueId)>& tensor) {
   c10::InferenceMode no_inference(false);  // the results may be used in graphs of either kind
   at::AutoDispatchBelowAutograd no_autograd;
-  const auto& arguments = node.op.schema().arguments();
-  torch::jit::Stack stack;
-  for (size_t i = 0; i < node.operands.size(); ++i) stack.push_back(Boxed(node.operands[i], arguments[i], tensor));
+  torch::jit::Stack stack = Arguments(node, tensor);
   node.op.callBoxed(stack);
+  return stack;
+}
+
+torch::jit::Stack ExecuteOnMeta(const Node& node, const Graph& graph) {
+  c10::InferenceMode no_inference(false);
+  at::AutoDispatchBelowAutograd no_autograd;
+  torch::jit::Stack stack = Arguments(node, [&](ValueId id) {
+    const TensorMeta& meta = graph.meta(id);
+    return at::empty_strided(meta.sizes, meta.strides, at::TensorOptions().dtype(meta.dtype).device(at::kMeta));
+  });
+  if (const OwnMeta own = FindOwnMeta(node.op.operator_name()); own != nullptr) {
+    MetaCall call(stack, node.operands.size());
+    own(call);
+  } else {
+    node.op.callBoxed(stack);
+  }
   return stack;
 }
 

@@ -1,4 +1,4 @@
-// Running one node's operator for real, while a graph is compiled.
+// Running one node's operator while a graph is compiled.
 #ifndef FRAMEJIT_GRAPH_PASSES_EXECUTE_H_
 #define FRAMEJIT_GRAPH_PASSES_EXECUTE_H_
 
@@ -12,6 +12,9 @@ namespace framejit {
 
 // What the operator returns, below autograd; `tensor` gives the tensors it is called with. Throws what it throws.
 torch::jit::Stack Execute(const Node& node, const std::function<at::Tensor(ValueId)>& tensor);
+// The metadata of what the operator would return, for operands as the graph describes them. Throws what it throws, and
+// where the operator has no metadata kernel.
+torch::jit::Stack ExecuteOnMeta(const Node& node, const Graph& graph);
 
 }  // namespace framejit
 
