@@ -188,8 +188,7 @@ PyRef EntryFor(CodeRecord& record, FrameView frame, InnerEntries& inner) {
     std::erase_if(record.entries,
                   [](const KnownEntry& known) { return PyWeakref_GetObject(known.entry.get()) == Py_None; });
     record.entries.push_back({frame.globals(), options.backend.get(), options.backend_name, options.recompile_limit,
-                              options.dynamic, options.data_dependent, options.modes, options.freeze,
-                              std::move(weak)});
+                              options.dynamic, options.data_dependent, options.modes, options.freeze, std::move(weak)});
   }
   if (inner.entries.insert(entry.get()).second) Py_INCREF(entry.get());
   return EntryGaveUp(entry.get()) ? PyRef() : entry;

@@ -10,7 +10,7 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
-#include <mutex>
+#include <atomic>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -122,6 +122,22 @@ struct Timing {
   double host = 0;
 };
 
+// Sets a flag for its life, unless that is set already.
+class Turn {
+ public:
+  explicit Turn(std::atomic<bool>& flag) : flag_(flag), taken_(!flag.exchange(true, std::memory_order_acquire)) {}
+  ~Turn() {
+    if (taken_) flag_.store(false, std::memory_order_release);
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+  bool taken() const { return taken_; }
+
+ private:
+  std::atomic<bool>& flag_;
+  const bool taken_;
+};
+
 // The calls on one stream.
 struct Lane {
   c10::StreamId stream;
@@ -171,16 +187,16 @@ class GraphLaunches : public CompiledGraph {
   const Plan& plan_;
   const bool always_;
   std::string why_never_;
-  // Never waited for: its owner may be waiting for the GIL.
-  std::mutex mutex_;
-  std::vector<std::unique_ptr<Lane>> lanes_;
+  // Who finds it set runs the graph plainly: who set it may be waiting for the GIL, or be further up on this thread.
+  std::atomic<bool> busy_{false};
+  std::vector<std::unique_ptr<Lane>> lanes_;  // of whoever set `busy_`
 };
 
 std::string GraphLaunches::WhyNotWorthwhile() const {
   size_t launches = 0;
   for (const native::Step& step : plan_.steps) {
-    launches += std::holds_alternative<native::KernelStep>(step.action) ||
-                std::holds_alternative<LibraryStep>(step.action);
+    launches +=
+        std::holds_alternative<native::KernelStep>(step.action) || std::holds_alternative<LibraryStep>(step.action);
   }
   if (launches < kFewSteps) return "there are few";
   int64_t bytes = plan_.arena_bytes;
@@ -213,8 +229,8 @@ void GraphLaunches::TakeTiming(Lane& lane) const {
 template <typename RunPlain>
 void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs, RunPlain run_plain) {
   using Action = LaunchPolicy::Action;
-  const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-  if (!lock.owns_lock() || !why_never_.empty()) return run_plain();
+  const Turn turn(busy_);
+  if (!turn.taken() || !why_never_.empty()) return run_plain();
   const c10::Device device = plan_.target->device();
   const c10::DeviceGuard on_device(device);
   const c10::Stream stream = c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).getStream(device);
@@ -244,9 +260,9 @@ void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Te
       lane->captured = *std::move(captured);
       policy.Captured();
       action = Action::kLaunch;
-      Log(LogArtifact::k_cudagraphs, absl::StrCat("captured: ", plan_.steps.size(), " steps, ",
-                                                  lane->captured->copies.size(), " of ", inputs.size(),
-                                                  " inputs copied"));
+      Log(LogArtifact::k_cudagraphs,
+          absl::StrCat("captured: ", plan_.steps.size(), " steps, ", lane->captured->copies.size(), " of ",
+                       inputs.size(), " inputs copied"));
     } else {
       policy.GiveUp(std::string(captured.status().message()));
       LogPlain(policy.why_plain());
@@ -360,8 +376,8 @@ at::Tensor GraphLaunches::Get(const Result& result, c10::ArrayRef<at::Tensor> in
   return {};
 }
 
-void GraphLaunches::Launch(const Captured& captured, c10::ArrayRef<at::Tensor> inputs,
-                           std::vector<at::Tensor>& outputs, void* queue) const {
+void GraphLaunches::Launch(const Captured& captured, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs,
+                           void* queue) const {
   for (const auto& [input, memory] : captured.copies) {
     const auto bytes = static_cast<size_t>(memory.storage().nbytes());
     if (bytes > 0) Check(CopyOnDevice(memory.mutable_data_ptr(), inputs[input].const_data_ptr(), bytes, queue));
@@ -406,6 +422,7 @@ std::string WhyNotCapturable(const Plan& plan) {
     if (call == nullptr) continue;
     const Node& node = *call->node;
     const std::string name = OperatorName(node.op);
+    if (!name.starts_with("aten::") && !name.starts_with("prims::")) return absl::StrCat(name, " is not torch's own");
     if (node.op.hasTag(at::Tag::data_dependent_output) || node.op.hasTag(at::Tag::dynamic_output_shape)) {
       return absl::StrCat(name, " waits for the device");
     }

@@ -96,9 +96,9 @@ bool IsCapturing(void* stream) {
 absl::Status CopyOnDevice(void* to, const void* from, size_t bytes, void* stream) {
   const absl::StatusOr<const DriverApi*> api = DriverApi::Open();
   if (!api.ok()) return api.status();
-  return (*api)->Check((*api)->cuMemcpyDtoDAsync_v2(reinterpret_cast<uint64_t>(to), reinterpret_cast<uint64_t>(from),
-                                                    bytes, stream),
-                       "cuMemcpyDtoDAsync");
+  return (*api)->Check(
+      (*api)->cuMemcpyDtoDAsync_v2(reinterpret_cast<uint64_t>(to), reinterpret_cast<uint64_t>(from), bytes, stream),
+      "cuMemcpyDtoDAsync");
 }
 
 Resources LoadedKernel::resources() const {

@@ -129,7 +129,7 @@ std::string WhyNotCapturable(const char* text) {
 
 TEST(CudaGraphs, WhatTheDeviceAloneDoesIsCapturable) {
   EXPECT_EQ(WhyNotCapturable(R"(
-reduce-overhead
+reduce_overhead
 input %0: float32[8, 64] device="cuda:0" @0
 constant %1: float64[] @1 wrapped = [2.0]
 %2: float32[8, 64] device="cuda:0" @2 = aten::mul.Tensor(%0, %1)
