@@ -56,7 +56,7 @@ class Capture:
         try:
             self._graph.capture_end()
         except RuntimeError:
-            self._leave_pool()
+            self._recover()
             raise
         torch._C._cuda_clearCublasWorkspaces()
         return self._graph.replay
@@ -66,11 +66,15 @@ class Capture:
         try:
             self._graph.capture_end()
         except RuntimeError:
-            self._leave_pool()
+            self._recover()
         torch._C._cuda_clearCublasWorkspaces()
 
-    def _leave_pool(self) -> None:
-        # torch leaves the allocator in the state of a capture where it did not end well.
+    def _recover(self) -> None:
+        """Where a capture did not end well, torch leaves the allocator and the generator in the state of a capture."""
         for leave in (torch._C._cuda_endAllocateToPool, torch._C._cuda_releasePool):
             with contextlib.suppress(RuntimeError):
                 leave(self._device, self._pool)
+        other = torch.cuda.CUDAGraph()
+        other.capture_begin(capture_error_mode="thread_local")
+        torch.zeros(1, device="cuda")  # an empty capture is warned of
+        other.capture_end()

@@ -146,6 +146,15 @@ void* NativeHandle(const Guard& guard, const c10::Stream& stream) {
   }
 }
 
+}  // namespace
+
+void* NativeStream(c10::Device device) {
+  const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
+  return NativeHandle(guard, guard.getStream(device));
+}
+
+namespace {
+
 class TheCudaTarget : public native::Target {
  public:
   // `on`: the device as the driver knows it; null: only compiles.
@@ -192,10 +201,7 @@ class TheCudaTarget : public native::Target {
   c10::DataPtr AllocateArena(size_t bytes) const override { return Allocator()->allocate(bytes); }
   // Memory belongs to the stream that was current when it was taken; torch's allocator knows when to give it again.
   bool keeps_arenas() const override { return false; }
-  void* CurrentQueue() const override {
-    const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
-    return NativeHandle(guard, guard.getStream(device_));
-  }
+  void* CurrentQueue() const override { return NativeStream(device_); }
 
  private:
   static c10::Allocator* Allocator() { return at::detail::getCUDAHooks().getCUDADeviceAllocator(); }

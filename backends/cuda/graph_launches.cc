@@ -5,9 +5,7 @@
 #include "backends/cuda/graph_launches.h"
 
 #include <c10/core/DeviceGuard.h>
-#include <c10/core/Event.h>
 #include <c10/core/InferenceMode.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 #include <atomic>
@@ -17,9 +15,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
-#include "backends/cuda/codegen/driver.h"
 #include "backends/cuda/launch_policy.h"
-#include "backends/cuda/torch_cuda_graph.h"
 #include "backends/dispatch.h"
 #include "backends/native/library_calls.h"
 #include "backends/native/target.h"
@@ -40,8 +36,6 @@ constexpr size_t kMostStreams = 4;
 constexpr size_t kFewSteps = 4;
 // What a graph that nobody asked for may keep.
 constexpr int64_t kMostKeptBytes = int64_t{256} << 20;
-
-void Check(const absl::Status& status) { TORCH_CHECK(status.ok(), "CUDA error: ", std::string(status.message())); }
 
 // Bytes from the first element to the last, gaps included. Of a TensorShape or a TensorMeta.
 template <typename Shape>
@@ -106,7 +100,7 @@ struct Made {
 
 // A graph, captured for one stream and the addresses of some inputs.
 struct Captured {
-  std::unique_ptr<TorchCudaGraph> graph;
+  std::unique_ptr<LaunchDevice::Graph> graph;
   std::vector<std::pair<size_t, at::Tensor>> copies;  // (input, where the graph reads it)
   std::vector<Made> made;
   std::vector<Result> outputs;
@@ -116,8 +110,7 @@ struct Captured {
 
 // A timed call, of which the device has not said yet how long it took.
 struct Timing {
-  c10::Event start{c10::DeviceType::CUDA, c10::EventFlag::BACKEND_DEFAULT};
-  c10::Event end{c10::DeviceType::CUDA, c10::EventFlag::BACKEND_DEFAULT};
+  std::unique_ptr<LaunchDevice::Watch> device;
   bool launched = false;
   double host = 0;
 };
@@ -148,8 +141,8 @@ struct Lane {
 
 class GraphLaunches : public CompiledGraph {
  public:
-  explicit GraphLaunches(std::unique_ptr<native::NativeGraph> plain)
-      : plain_(std::move(plain)), plan_(plain_->plan()), always_(plan_.graph.modes.reduce_overhead) {
+  GraphLaunches(std::unique_ptr<native::NativeGraph> plain, const LaunchDevice& device)
+      : plain_(std::move(plain)), plan_(plain_->plan()), device_(device), always_(plan_.graph.modes.reduce_overhead) {
     why_never_ = WhyNotCapturable(plan_);
     if (why_never_.empty() && !always_) why_never_ = WhyNotWorthwhile();
     if (!why_never_.empty()) LogPlain(why_never_);
@@ -175,8 +168,7 @@ class GraphLaunches : public CompiledGraph {
                                                           c10::ArrayRef<at::Tensor> inputs) const;
   absl::StatusOr<Result> ResultOf(TensorRef ref, const at::Tensor& tensor, c10::ArrayRef<at::Tensor> given,
                                   std::vector<Made>& made) const;
-  void Launch(const Captured& captured, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs,
-              void* queue) const;
+  void Launch(const Captured& captured, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) const;
   at::Tensor Get(const Result& result, c10::ArrayRef<at::Tensor> inputs, const std::vector<at::Tensor>& memory) const;
   std::string WhyNotWorthwhile() const;
   void LogPlain(const std::string& why) const {
@@ -185,6 +177,7 @@ class GraphLaunches : public CompiledGraph {
 
   const std::unique_ptr<native::NativeGraph> plain_;
   const Plan& plan_;
+  const LaunchDevice& device_;
   const bool always_;
   std::string why_never_;
   // Who finds it set runs the graph plainly: who set it may be waiting for the GIL, or be further up on this thread.
@@ -218,10 +211,10 @@ Lane* GraphLaunches::LaneOf(const c10::Stream& stream) {
 }
 
 void GraphLaunches::TakeTiming(Lane& lane) const {
-  if (!lane.timing.has_value() || !lane.timing->end.query()) return;
-  const double device = lane.timing->start.elapsedTime(lane.timing->end) * 1e6;
+  const std::optional<double> device = lane.timing.has_value() ? lane.timing->device->Nanoseconds() : std::nullopt;
+  if (!device.has_value()) return;
   const bool was_open = lane.policy.why_plain().empty();
-  lane.policy.AddTime(lane.timing->launched, {lane.timing->host, device});
+  lane.policy.AddTime(lane.timing->launched, {lane.timing->host, *device});
   lane.timing.reset();
   if (was_open && !lane.policy.why_plain().empty()) LogPlain(lane.policy.why_plain());
 }
@@ -233,14 +226,11 @@ void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Te
   if (!turn.taken() || !why_never_.empty()) return run_plain();
   const c10::Device device = plan_.target->device();
   const c10::DeviceGuard on_device(device);
-  const c10::Stream stream = c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).getStream(device);
-  void* queue = plan_.target->CurrentQueue();
-  // A stream that torch did not make may be gone by the next call, with another one in its place.
-  const bool is_torchs = stream.id() == 0 || stream.id() % 2 != 0;
   const bool are_plain = std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor& input) {
     return input.layout() == at::kStrided && input.has_storage() && !input.is_conj() && !input.is_neg();
   });
-  Lane* lane = is_torchs && are_plain && !IsCapturing(queue) ? LaneOf(stream) : nullptr;
+  const std::optional<c10::Stream> stream = are_plain ? device_.UsableStream(device) : std::nullopt;
+  Lane* lane = stream.has_value() ? LaneOf(*stream) : nullptr;
   if (lane == nullptr) return run_plain();
   LaunchPolicy& policy = lane->policy;
   if (!policy.why_plain().empty()) {
@@ -272,14 +262,17 @@ void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Te
   const bool timed = (action == Action::kTimePlain || action == Action::kTimeLaunch) && !lane->timing.has_value();
   const auto start = LeastTime::Clock::now();
   std::optional<Timing> timing;
-  if (timed) timing.emplace().start.record(stream);
+  if (timed) {
+    timing.emplace().device = device_.NewWatch();
+    timing->device->Start(*stream);
+  }
   if (launches) {
-    Launch(*lane->captured, inputs, outputs, queue);
+    Launch(*lane->captured, inputs, outputs);
   } else {
     run_plain();
   }
   if (!timed) return;
-  timing->end.record(stream);
+  timing->device->Stop(*stream);
   timing->launched = launches;
   timing->host = LeastTime::NanosecondsSince(start);
   lane->timing = std::move(timing);
@@ -303,8 +296,8 @@ absl::StatusOr<std::unique_ptr<const Captured>> GraphLaunches::Capture(const Lau
     return absl::ResourceExhaustedError(error.what_without_backtrace());
   }
   std::vector<at::Tensor> outputs;
-  absl::StatusOr<std::unique_ptr<TorchCudaGraph>> graph = TorchCudaGraph::Capture(
-      plan_.target->device(), [&] { plain_->RunWithoutWrites(given, outputs, captured->written); });
+  absl::StatusOr<std::unique_ptr<LaunchDevice::Graph>> graph =
+      device_.Capture(plan_.target->device(), [&] { plain_->RunWithoutWrites(given, outputs, captured->written); });
   if (!graph.ok()) return graph.status();
   captured->graph = *std::move(graph);
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -376,18 +369,20 @@ at::Tensor GraphLaunches::Get(const Result& result, c10::ArrayRef<at::Tensor> in
   return {};
 }
 
-void GraphLaunches::Launch(const Captured& captured, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs,
-                           void* queue) const {
+void GraphLaunches::Launch(const Captured& captured, c10::ArrayRef<at::Tensor> inputs,
+                           std::vector<at::Tensor>& outputs) const {
+  const c10::Device device = plan_.target->device();
   for (const auto& [input, memory] : captured.copies) {
     const auto bytes = static_cast<size_t>(memory.storage().nbytes());
-    if (bytes > 0) Check(CopyOnDevice(memory.mutable_data_ptr(), inputs[input].const_data_ptr(), bytes, queue));
+    if (bytes > 0) device_.Copy(device, memory.mutable_data_ptr(), inputs[input].const_data_ptr(), bytes);
   }
   captured.graph->Launch();
   std::vector<at::Tensor> memory;
   for (const Made& made : captured.made) {
     memory.push_back(plan_.target->Allocate({at::kByte, {made.bytes}, {1}, true}, /*zeroed=*/false));
     if (made.bytes == 0) continue;
-    Check(CopyOnDevice(memory.back().mutable_data_ptr(), made.storage.data(), static_cast<size_t>(made.bytes), queue));
+    const auto bytes = static_cast<size_t>(made.bytes);
+    device_.Copy(device, memory.back().mutable_data_ptr(), made.storage.data(), bytes);
   }
   outputs.clear();
   outputs.reserve(captured.outputs.size());
@@ -438,8 +433,9 @@ std::string WhyNotCapturable(const Plan& plan) {
   return "";
 }
 
-std::unique_ptr<CompiledGraph> WithGraphLaunches(std::unique_ptr<native::NativeGraph> graph) {
-  return std::make_unique<GraphLaunches>(std::move(graph));
+std::unique_ptr<CompiledGraph> WithGraphLaunches(std::unique_ptr<native::NativeGraph> graph,
+                                                 const LaunchDevice& device) {
+  return std::make_unique<GraphLaunches>(std::move(graph), device);
 }
 
 }  // namespace framejit::cuda

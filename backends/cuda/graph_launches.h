@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "backends/cuda/launch_device.h"
 #include "backends/native/executor.h"
 
 namespace framejit::cuda {
@@ -14,7 +15,9 @@ namespace framejit::cuda {
 // empty where nothing is known against it.
 std::string WhyNotCapturable(const native::Plan& plan);
 
-std::unique_ptr<CompiledGraph> WithGraphLaunches(std::unique_ptr<native::NativeGraph> graph);
+// `device` outlives what is returned.
+std::unique_ptr<CompiledGraph> WithGraphLaunches(std::unique_ptr<native::NativeGraph> graph,
+                                                 const LaunchDevice& device);
 
 }  // namespace framejit::cuda
 
