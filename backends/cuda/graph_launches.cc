@@ -227,7 +227,8 @@ void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Te
   const c10::Device device = plan_.target->device();
   const c10::DeviceGuard on_device(device);
   const bool are_plain = std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor& input) {
-    return input.layout() == at::kStrided && input.has_storage() && !input.is_conj() && !input.is_neg();
+    return input.defined() && input.layout() == at::kStrided && input.has_storage() && !input.is_conj() &&
+           !input.is_neg();
   });
   const std::optional<c10::Stream> stream = are_plain ? device_.UsableStream(device) : std::nullopt;
   Lane* lane = stream.has_value() ? LaneOf(*stream) : nullptr;

@@ -21,6 +21,7 @@
 #include "backends/native/library_calls.h"
 #include "backends/native/norm_gradients.h"
 #include "backends/native/own_memory.h"
+#include "backends/native/product_epilogues.h"
 #include "backends/native/split_losses.h"
 #include "backends/native/target.h"
 #include "base/log.h"
@@ -654,6 +655,7 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   if (!graph.modes.strict) {
     SplitNormGradients(plan->graph);
     if (target.device().is_cpu()) LayOutConvolutions(plan->graph);
+    if (target.device().is_cuda()) FuseProductEpilogues(plan->graph);
   }
   if (split_losses) SplitLosses(plan->graph);
   GraphFacts facts(plan->graph, target.device());

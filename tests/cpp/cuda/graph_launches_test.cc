@@ -244,6 +244,24 @@ return %1
   EXPECT_EQ(device_.captures, 2);
 }
 
+TEST_F(GraphLaunches, InputsAreWrittenFromViewsOfOthers) {
+  const auto graph = Compile(R"(
+reduce_overhead
+input %0: float32[4, 6] @0
+input %1: float32[6, 4] @1
+%2: float32[4, 6] strides=[1, 4] @1 = aten::t(%1)
+%3: float32[4, 6] @3 = aten::mul.Scalar(%0, 2)
+mutate %0 <- %2
+return %3
+)");
+  for (int call = 0; call < 6; ++call) {
+    const at::Tensor x = Values(call), y = Values(100 * call, {6, 4});
+    EXPECT_TRUE(at::equal(Run(*graph, {x, y}).at(0), Values(call) * 2));
+    EXPECT_TRUE(at::equal(x, y.t()));
+  }
+  EXPECT_EQ(device_.launches, 6 - kFirstCalls);
+}
+
 TEST_F(GraphLaunches, EachStreamHasItsOwn) {
   const auto graph = Compile(kTwice);
   const at::Tensor x = Values(0);

@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "backends/cuda/codegen/toolchain.h"
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/cuda_target.h"
@@ -55,6 +56,29 @@ return %7
             "call into place aten::addmm\n"
             "kernel add.Tensor mean.dim sub.Tensor: 3072 bytes\n"
             "arena: 2048 bytes\n");
+}
+
+TEST_P(CudaPlan, TanhGelusOfSumsAreTheLibrarys) {
+  const auto graph = [](const char* type, const char* approximate, const char* results) {
+    return absl::StrReplaceAll(R"(
+input %0: TYPE[8, 64] device="cuda:0" @0
+input %1: TYPE[64, 32] device="cuda:0" @1
+input %2: TYPE[32] device="cuda:0" @2
+%3: TYPE[8, 32] device="cuda:0" @3 = aten::addmm(%2, %0, %1, 1, 1)
+%4: TYPE[2, 4, 32] device="cuda:0" @3 = aten::view(%3, [2, 4, 32])
+%5: TYPE[2, 4, 32] device="cuda:0" @5 = aten::gelu(%4, "KIND")
+%6: TYPE[2, 4, 32] device="cuda:0" @6 = aten::exp(%5)
+return RESULTS
+)",
+                               {{"TYPE", type}, {"KIND", approximate}, {"RESULTS", results}});
+  };
+  EXPECT_EQ(Describe(graph("bfloat16", "tanh", "%6").c_str()),
+            "call into place aten::_addmm_activation\nkernel exp: 1024 bytes\narena: 512 bytes\n");
+  for (const std::string& other :
+       {graph("float32", "tanh", "%6"), graph("bfloat16", "none", "%6"), graph("bfloat16", "tanh", "%3, %6"),
+        graph("bfloat16", "tanh", "%5"), absl::StrCat("strict\n", graph("bfloat16", "tanh", "%6"))}) {
+    EXPECT_FALSE(absl::StrContains(Describe(other.c_str()), "activation")) << other;
+  }
 }
 
 TEST_P(CudaPlan, ViewsAreMetadata) {

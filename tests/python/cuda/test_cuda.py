@@ -49,6 +49,20 @@ def test_matmul_between_kernels():
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gelu_of_a_linear_layer(dtype):
+    def function(x, w, b):
+        return F.gelu(F.linear(x, w, b), approximate="tanh") * 2
+
+    x, w, b = (values(*sizes, dtype=dtype, seed=len(sizes)) for sizes in ((4, 16, 64), (96, 64), (96,)))
+    check(function, x, w, b)
+    assert "_addmm_activation" in explain(function, x, w, b)
+    x[0, 0, 0] = float("nan")
+    with torch.no_grad():
+        got, expected = framejit.compile(function)(x, w, b), function(x, w, b)
+    assert torch.equal(got.isnan(), expected.isnan())
+
+
 @pytest.mark.parametrize("offset", range(1, 8))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_misaligned_views(offset, dtype):
