@@ -23,6 +23,8 @@ FJ f16 Half(float x) { f16 y; asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(
 FJ bf16 BFloat(float x) { bf16 y; asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x)); return y; }
 // Within two units in the last place; denormal results of Exp2 are zero.
 FJ float ApproximateExp2(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
+// Of 1 and more: within a unit in the last place; zero where it would be denormal.
+FJ float ApproximateReciprocal(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 FJ float ApproximateDiv(float x, float y) {
   float z;
   asm("div.full.f32 %0, %1, %2;" : "=f"(z) : "f"(x), "f"(y));

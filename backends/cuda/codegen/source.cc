@@ -122,7 +122,7 @@ std::string ApproximateText(Op op, const std::string& x, const std::string& y) {
     case Op::kReciprocal:
       return absl::StrCat("ApproximateDiv(1.0f, ", x, ")");
     case Op::kSigmoid:
-      return absl::StrCat("ApproximateDiv(1.0f, 1.0f + ApproximateExp(-", x, "))");
+      return absl::StrCat("ApproximateReciprocal(1.0f + ApproximateExp(-", x, "))");
     case Op::kGelu:
       return absl::StrCat(x, " * ApproximateNormalCdf(", x, ")");
     case Op::kNormalCdf:
