@@ -1,6 +1,7 @@
-// A captured graph works in memory of its own. Inputs are read where they lie as long as they lie there, and copied to
-// the graph's memory where not. Results are copied out of it into memory like any other, in the order of the stream,
-// so that no later call overwrites what the caller has. What is not in the graph: writes to inputs, and results that
+// A captured graph works in memory that is captured graphs' alone, those of the same stream. Inputs are read where they
+// lie as long as they lie there, and copied to the graph's memory where not. Results are copied out of it into memory
+// like any other, in the order of the stream and before the next launch on it, so that no later call overwrites what
+// the caller has. What is not in the graph: writes to inputs, and results that
 // are inputs or views of them. Calls on different streams have different captures, since those may run at once.
 #include "backends/cuda/graph_launches.h"
 
@@ -92,9 +93,9 @@ struct Result {
   int64_t offset = 0;  // elements
 };
 
-// Memory in the graph's pool that results lie in.
+// Memory in the graph's pool that results lie in; nothing holds it.
 struct Made {
-  c10::Storage storage;
+  void* data = nullptr;
   int64_t bytes = 0;  // up to the end of the last result
 };
 
@@ -104,8 +105,8 @@ struct Captured {
   std::vector<std::pair<size_t, at::Tensor>> copies;  // (input, where the graph reads it)
   std::vector<Made> made;
   std::vector<Result> outputs;
-  std::vector<at::Tensor> written;      // by Plan::mutations, where the graph makes the value; undefined elsewhere
-  std::vector<Result> written_results;  // by Plan::mutations
+  std::vector<Made> written_made;  // that of `written`, which is read where it lies
+  std::vector<Result> written;     // by Plan::mutations
 };
 
 // A timed call, of which the device has not said yet how long it took.
@@ -143,9 +144,9 @@ class GraphLaunches : public CompiledGraph {
  public:
   GraphLaunches(std::unique_ptr<native::NativeGraph> plain, const LaunchDevice& device)
       : plain_(std::move(plain)), plan_(plain_->plan()), device_(device), always_(plan_.graph.modes.reduce_overhead) {
-    why_never_ = WhyNotCapturable(plan_);
-    if (why_never_.empty() && !always_) why_never_ = WhyNotWorthwhile();
-    if (!why_never_.empty()) LogPlain(why_never_);
+    std::string why_not = WhyNotCapturable(plan_);
+    if (why_not.empty() && !always_) why_not = WhyNotWorthwhile();
+    if (!why_not.empty()) GiveUp(why_not);
   }
 
   void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override {
@@ -163,15 +164,20 @@ class GraphLaunches : public CompiledGraph {
   template <typename RunPlain>
   void RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs, RunPlain run_plain);
   Lane* LaneOf(const c10::Stream& stream);
-  void TakeTiming(Lane& lane) const;
-  absl::StatusOr<std::unique_ptr<const Captured>> Capture(const LaunchPolicy& policy,
+  static void TakeTiming(Lane& lane);
+  // What to do in this call, on this stream; where the answer is a capture, it is made.
+  LaunchPolicy::Action Decide(Lane& lane, const c10::Stream& stream, c10::ArrayRef<at::Tensor> inputs);
+  absl::StatusOr<std::unique_ptr<const Captured>> Capture(const c10::Stream& stream, const LaunchPolicy& policy,
                                                           c10::ArrayRef<at::Tensor> inputs) const;
   absl::StatusOr<Result> ResultOf(TensorRef ref, const at::Tensor& tensor, c10::ArrayRef<at::Tensor> given,
                                   std::vector<Made>& made) const;
   void Launch(const Captured& captured, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) const;
   at::Tensor Get(const Result& result, c10::ArrayRef<at::Tensor> inputs, const std::vector<at::Tensor>& memory) const;
   std::string WhyNotWorthwhile() const;
-  void LogPlain(const std::string& why) const {
+  // By value: what says so may go with the lanes.
+  void GiveUp(std::string why) {
+    is_plain_ = true;
+    lanes_.clear();
     Log(LogArtifact::k_cudagraphs, absl::StrCat("launched one by one, ", plan_.steps.size(), " steps: ", why));
   }
 
@@ -179,7 +185,7 @@ class GraphLaunches : public CompiledGraph {
   const Plan& plan_;
   const LaunchDevice& device_;
   const bool always_;
-  std::string why_never_;
+  std::atomic<bool> is_plain_{false};  // from now on
   // Who finds it set runs the graph plainly: who set it may be waiting for the GIL, or be further up on this thread.
   std::atomic<bool> busy_{false};
   std::vector<std::unique_ptr<Lane>> lanes_;  // of whoever set `busy_`
@@ -210,20 +216,39 @@ Lane* GraphLaunches::LaneOf(const c10::Stream& stream) {
   return lanes_.back().get();
 }
 
-void GraphLaunches::TakeTiming(Lane& lane) const {
+void GraphLaunches::TakeTiming(Lane& lane) {
   const std::optional<double> device = lane.timing.has_value() ? lane.timing->device->Nanoseconds() : std::nullopt;
   if (!device.has_value()) return;
-  const bool was_open = lane.policy.why_plain().empty();
   lane.policy.AddTime(lane.timing->launched, {lane.timing->host, *device});
   lane.timing.reset();
-  if (was_open && !lane.policy.why_plain().empty()) LogPlain(lane.policy.why_plain());
+}
+
+LaunchPolicy::Action GraphLaunches::Decide(Lane& lane, const c10::Stream& stream, c10::ArrayRef<at::Tensor> inputs) {
+  using Action = LaunchPolicy::Action;
+  TakeTiming(lane);
+  absl::InlinedVector<const void*, 16> addresses;
+  for (const at::Tensor& input : inputs) addresses.push_back(input.const_data_ptr());
+  const Action action = lane.policy.Next(addresses);
+  if (action != Action::kCapture) return action;
+  lane.captured = nullptr;  // its memory first
+  absl::StatusOr<std::unique_ptr<const Captured>> captured = Capture(stream, lane.policy, inputs);
+  if (!captured.ok()) {
+    lane.policy.GiveUp(std::string(captured.status().message()));
+    return Action::kPlain;
+  }
+  lane.captured = *std::move(captured);
+  lane.policy.Captured();
+  Log(LogArtifact::k_cudagraphs, absl::StrCat("captured: ", plan_.steps.size(), " steps, ",
+                                              lane.captured->copies.size(), " of ", inputs.size(), " inputs copied"));
+  return Action::kLaunch;
 }
 
 template <typename RunPlain>
 void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs, RunPlain run_plain) {
   using Action = LaunchPolicy::Action;
+  if (is_plain_.load(std::memory_order_relaxed)) return run_plain();
   const Turn turn(busy_);
-  if (!turn.taken() || !why_never_.empty()) return run_plain();
+  if (!turn.taken()) return run_plain();
   const c10::Device device = plan_.target->device();
   const c10::DeviceGuard on_device(device);
   const bool are_plain = std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor& input) {
@@ -231,33 +256,14 @@ void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Te
            !input.is_neg();
   });
   const std::optional<c10::Stream> stream = are_plain ? device_.UsableStream(device) : std::nullopt;
-  Lane* lane = stream.has_value() ? LaneOf(*stream) : nullptr;
+  std::optional<Turn> on_stream;
+  if (stream.has_value()) on_stream.emplace(device_.BusyFlag(*stream));
+  Lane* lane = on_stream.has_value() && on_stream->taken() ? LaneOf(*stream) : nullptr;
   if (lane == nullptr) return run_plain();
-  LaunchPolicy& policy = lane->policy;
-  if (!policy.why_plain().empty()) {
-    lane->captured = nullptr;
+  const Action action = Decide(*lane, *stream, inputs);
+  if (!lane->policy.why_plain().empty()) {
+    GiveUp(lane->policy.why_plain());
     return run_plain();
-  }
-  TakeTiming(*lane);
-
-  absl::InlinedVector<const void*, 16> addresses;
-  for (const at::Tensor& input : inputs) addresses.push_back(input.const_data_ptr());
-  Action action = policy.Next(addresses);
-  if (!policy.why_plain().empty()) LogPlain(policy.why_plain());
-  if (action == Action::kCapture) {
-    lane->captured = nullptr;  // its memory first
-    absl::StatusOr<std::unique_ptr<const Captured>> captured = Capture(policy, inputs);
-    if (captured.ok()) {
-      lane->captured = *std::move(captured);
-      policy.Captured();
-      action = Action::kLaunch;
-      Log(LogArtifact::k_cudagraphs,
-          absl::StrCat("captured: ", plan_.steps.size(), " steps, ", lane->captured->copies.size(), " of ",
-                       inputs.size(), " inputs copied"));
-    } else {
-      policy.GiveUp(std::string(captured.status().message()));
-      LogPlain(policy.why_plain());
-    }
   }
   const bool launches = action == Action::kLaunch || action == Action::kTimeLaunch;
   const bool timed = (action == Action::kTimePlain || action == Action::kTimeLaunch) && !lane->timing.has_value();
@@ -279,7 +285,8 @@ void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Te
   lane->timing = std::move(timing);
 }
 
-absl::StatusOr<std::unique_ptr<const Captured>> GraphLaunches::Capture(const LaunchPolicy& policy,
+absl::StatusOr<std::unique_ptr<const Captured>> GraphLaunches::Capture(const c10::Stream& stream,
+                                                                       const LaunchPolicy& policy,
                                                                        c10::ArrayRef<at::Tensor> inputs) const {
   auto captured = std::make_unique<Captured>();
   std::vector<at::Tensor> given(inputs.begin(), inputs.end());
@@ -296,9 +303,9 @@ absl::StatusOr<std::unique_ptr<const Captured>> GraphLaunches::Capture(const Lau
   } catch (const c10::Error& error) {
     return absl::ResourceExhaustedError(error.what_without_backtrace());
   }
-  std::vector<at::Tensor> outputs;
+  std::vector<at::Tensor> outputs, written;
   absl::StatusOr<std::unique_ptr<LaunchDevice::Graph>> graph =
-      device_.Capture(plan_.target->device(), [&] { plain_->RunWithoutWrites(given, outputs, captured->written); });
+      device_.Capture(stream, [&] { plain_->RunWithoutWrites(given, outputs, written); });
   if (!graph.ok()) return graph.status();
   captured->graph = *std::move(graph);
   for (size_t i = 0; i < outputs.size(); ++i) {
@@ -306,11 +313,10 @@ absl::StatusOr<std::unique_ptr<const Captured>> GraphLaunches::Capture(const Lau
     if (!result.ok()) return result.status();
     captured->outputs.push_back(*std::move(result));
   }
-  for (size_t i = 0; i < captured->written.size(); ++i) {
-    std::vector<Made> in_place;  // written from the graph's memory
-    absl::StatusOr<Result> result = ResultOf(plan_.mutations[i].value, captured->written[i], given, in_place);
+  for (size_t i = 0; i < written.size(); ++i) {
+    absl::StatusOr<Result> result = ResultOf(plan_.mutations[i].value, written[i], given, captured->written_made);
     if (!result.ok()) return result.status();
-    captured->written_results.push_back(*std::move(result));
+    captured->written.push_back(*std::move(result));
   }
   return captured;
 }
@@ -343,11 +349,10 @@ absl::StatusOr<Result> GraphLaunches::ResultOf(TensorRef ref, const at::Tensor& 
   result.kind = Result::Kind::kMade;
   result.shape = ShapeOf(tensor);
   result.offset = tensor.storage_offset();
-  const auto known = std::find_if(made.begin(), made.end(), [&](const Made& memory) {
-    return memory.storage.unsafeGetStorageImpl() == tensor.storage().unsafeGetStorageImpl();
-  });
+  const auto known = std::find_if(made.begin(), made.end(),
+                                  [&](const Made& memory) { return memory.data == tensor.storage().data(); });
   result.index = static_cast<size_t>(known - made.begin());
-  if (known == made.end()) made.push_back({tensor.storage(), 0});
+  if (known == made.end()) made.push_back({tensor.storage().mutable_data(), 0});
   int64_t& bytes = made[result.index].bytes;
   bytes = std::max(bytes, result.offset * static_cast<int64_t>(tensor.element_size()) + ExtentBytes(result.shape));
   return result;
@@ -381,19 +386,23 @@ void GraphLaunches::Launch(const Captured& captured, c10::ArrayRef<at::Tensor> i
   std::vector<at::Tensor> memory;
   for (const Made& made : captured.made) {
     memory.push_back(plan_.target->Allocate({at::kByte, {made.bytes}, {1}, true}, /*zeroed=*/false));
-    if (made.bytes == 0) continue;
     const auto bytes = static_cast<size_t>(made.bytes);
-    device_.Copy(device, memory.back().mutable_data_ptr(), made.storage.data(), bytes);
+    if (bytes > 0) device_.Copy(device, memory.back().mutable_data_ptr(), made.data, bytes);
   }
   outputs.clear();
   outputs.reserve(captured.outputs.size());
   for (const Result& result : captured.outputs) outputs.push_back(Get(result, inputs, memory));
   if (captured.written.empty()) return;
+  memory.clear();
+  for (const Made& made : captured.written_made) {
+    c10::Storage storage(c10::Storage::use_byte_size_t(), static_cast<size_t>(made.bytes),
+                         c10::DataPtr(made.data, device), /*allocator=*/nullptr, /*resizable=*/false);
+    memory.push_back(native::TensorOver(std::move(storage), {at::kByte, {made.bytes}, {1}, true}, 0));
+  }
   std::vector<std::pair<at::Tensor, at::Tensor>> writes;
   for (size_t i = 0; i < captured.written.size(); ++i) {
-    const Result& result = captured.written_results[i];
     writes.emplace_back(inputs[static_cast<size_t>(plan_.mutations[i].input.index)],
-                        result.kind == Result::Kind::kMade ? captured.written[i] : Get(result, inputs, {}));
+                        Get(captured.written[i], inputs, memory));
   }
   const RecordedLevelGuard level;
   ApplyWrites(std::move(writes));

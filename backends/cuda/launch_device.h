@@ -6,6 +6,7 @@
 #include <c10/core/Device.h>
 #include <c10/core/Stream.h>
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -16,7 +17,7 @@ namespace framejit::cuda {
 
 class LaunchDevice {
  public:
-  // Work that can be launched at once, again and again, and the memory that it uses, which nothing else does.
+  // Work that can be launched at once, again and again, and its hold on the memory that it uses.
   class Graph {
    public:
     virtual ~Graph() = default;
@@ -36,9 +37,13 @@ class LaunchDevice {
 
   virtual ~LaunchDevice() = default;
   // What `work` puts on the device's current stream, which is another one while it does; nothing of it runs. The
-  // device is the current one. An error says why it cannot be captured; torch is as it was.
-  virtual absl::StatusOr<std::unique_ptr<Graph>> Capture(c10::Device device,
+  // device is the current one. All that is captured for launches on the same `stream` shares memory: what `work` let go
+  // of may be another graph's as well, and is only this one's from its launch to the next one on the stream. An error
+  // says why it cannot be captured; torch is as it was.
+  virtual absl::StatusOr<std::unique_ptr<Graph>> Capture(const c10::Stream& stream,
                                                          const std::function<void()>& work) const = 0;
+  // Set by whoever captures for the stream, or launches on it and has yet to take the results.
+  virtual std::atomic<bool>& BusyFlag(const c10::Stream& stream) const = 0;
   // The current one; nothing where work on it cannot be launched as a graph: it goes into a capture of the program's
   // own, or torch did not make the stream, which may be gone by the next call, with another one in its place.
   virtual std::optional<c10::Stream> UsableStream(c10::Device device) const = 0;

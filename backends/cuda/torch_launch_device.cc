@@ -4,6 +4,8 @@
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
 
+#include <map>
+#include <mutex>
 #include <string>
 #include <utility>
 
@@ -42,17 +44,21 @@ class OnStream {
 
 constexpr char kCapturing[] = "capturing a CUDA graph";
 
-// A method of framejit._cuda.Capture, or of what it returns.
+// Of framejit._cuda.Capture.
 absl::StatusOr<PyRef> CallMethod(PyObject* object, const char* name) {
   PyRef result = PyRef::Steal(PyObject_CallMethod(object, name, nullptr));
   if (!result) return TakePythonError(kCapturing);
   return result;
 }
 
-absl::StatusOr<PyRef> BeginCapture() {
+absl::StatusOr<PyRef> BeginCapture(const c10::Stream& stream) {
   PyRef module = PyRef::Steal(PyImport_ImportModule("framejit._cuda"));
   if (!module) return TakePythonError(kCapturing);
-  return CallMethod(module.get(), "Capture");
+  const auto id = static_cast<long long>(stream.id());
+  PyRef capture =
+      PyRef::Steal(PyObject_CallMethod(module.get(), "Capture", "iL", static_cast<int>(stream.device_index()), id));
+  if (!capture) return TakePythonError(kCapturing);
+  return capture;
 }
 
 class TorchGraph : public LaunchDevice::Graph {
@@ -95,11 +101,12 @@ class EventWatch : public LaunchDevice::Watch {
 
 class TheTorchLaunchDevice : public LaunchDevice {
  public:
-  absl::StatusOr<std::unique_ptr<Graph>> Capture(c10::Device device, const std::function<void()>& work) const override {
+  absl::StatusOr<std::unique_ptr<Graph>> Capture(const c10::Stream& stream,
+                                                 const std::function<void()>& work) const override {
     const HeldGil gil;
     const c10::impl::VirtualGuardImpl impl(c10::DeviceType::CUDA);
-    const OnStream aside(impl.getStreamFromGlobalPool(device));
-    absl::StatusOr<PyRef> capture = BeginCapture();
+    const OnStream aside(impl.getStreamFromGlobalPool(stream.device()));
+    absl::StatusOr<PyRef> capture = BeginCapture(stream);
     if (!capture.ok()) return capture.status();
     std::string error;
     try {
@@ -116,6 +123,13 @@ class TheTorchLaunchDevice : public LaunchDevice {
     return std::make_unique<TorchGraph>(*std::move(launch));
   }
 
+  std::atomic<bool>& BusyFlag(const c10::Stream& stream) const override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::unique_ptr<std::atomic<bool>>& flag = busy_[{stream.device_index(), stream.id()}];
+    if (flag == nullptr) flag = std::make_unique<std::atomic<bool>>(false);
+    return *flag;
+  }
+
   std::optional<c10::Stream> UsableStream(c10::Device device) const override {
     const c10::Stream stream = c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).getStream(device);
     const bool is_torchs = stream.id() == 0 || stream.id() % 2 != 0;  // others have an address for an id
@@ -129,6 +143,10 @@ class TheTorchLaunchDevice : public LaunchDevice {
   }
 
   std::unique_ptr<Watch> NewWatch() const override { return std::make_unique<EventWatch>(); }
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::map<std::pair<c10::DeviceIndex, c10::StreamId>, std::unique_ptr<std::atomic<bool>>> busy_;
 };
 
 }  // namespace

@@ -88,7 +88,7 @@ class FakeDevice : public LaunchDevice {
     const double nanoseconds;
   };
 
-  absl::StatusOr<std::unique_ptr<Graph>> Capture(c10::Device /*device*/,
+  absl::StatusOr<std::unique_ptr<Graph>> Capture(const c10::Stream& /*stream*/,
                                                  const std::function<void()>& work) const override {
     if (!why_not.empty()) return absl::InternalError(why_not);
     auto graph = std::make_unique<FakeGraph>(launches);
@@ -98,6 +98,7 @@ class FakeDevice : public LaunchDevice {
     ++captures;
     return graph;
   }
+  std::atomic<bool>& BusyFlag(const c10::Stream& /*stream*/) const override { return busy; }
   std::optional<c10::Stream> UsableStream(c10::Device device) const override {
     if (stream < 0) return std::nullopt;
     return c10::Stream(c10::Stream::UNSAFE, device, stream);
@@ -111,6 +112,7 @@ class FakeDevice : public LaunchDevice {
   std::string why_not;
   double nanoseconds = 0;  // what everything takes on the device
   mutable int captures = 0, launches = 0;
+  mutable std::atomic<bool> busy{false};
 };
 
 constexpr int kFirstCalls = 2;
@@ -273,6 +275,17 @@ TEST_F(GraphLaunches, EachStreamHasItsOwn) {
   }
   EXPECT_EQ(device_.captures, 4) << "further streams launch one by one";
   EXPECT_EQ(device_.launches, 4 * (5 - kFirstCalls));
+}
+
+TEST_F(GraphLaunches, WhileAnotherGraphIsLaunchedCallsArePlain) {
+  const auto graph = Compile(kTwice);
+  const at::Tensor x = Values(3);
+  for (int call = 0; call < 8; ++call) {
+    device_.busy = call >= 5;
+    EXPECT_TRUE(at::equal(Run(*graph, {x}).at(0), x * 2));
+    EXPECT_EQ(device_.busy, call >= 5);
+  }
+  EXPECT_EQ(device_.launches, 5 - kFirstCalls);
 }
 
 TEST_F(GraphLaunches, WhatCannotBeCapturedRunsAllTheSame) {
