@@ -23,10 +23,11 @@ constexpr int kColumnsOfBlock = kWarp;  // neighbouring rows of a block
 constexpr int kMaxColumnLanes = 32;
 constexpr int kMaxLanes = 1024;
 constexpr int kSharedBytes = 48 << 10;
+constexpr int kBankBytes = 4;        // of shared memory, in a row
 constexpr int kVectorsOfLane = 4;    // what a lane should have to do before a row gets more of them
 constexpr int kResidentBytes = 128;  // of a row in the registers of one thread; 256 are all that large blocks leave
 constexpr int64_t kMinColumns = 8;
-constexpr int kTileRows = kThreads / kWarp;             // rows of a tile that a block takes at a time
+constexpr int kTileTurns = 4;                           // in which a block takes the rows of a tile
 constexpr int64_t kFewTileElements = int64_t{1} << 15;  // less is over before tiles make a difference
 constexpr int64_t kManyVectors = int64_t{1} << 20;      // enough for all threads of a GPU several times over
 
@@ -36,6 +37,10 @@ int PowerOfTwoAtLeast(int64_t value, int most) {
   int power = 1;
   while (power < value && power < most) power *= 2;
   return power;
+}
+
+int64_t TileBytes(int tile, loop::DType dtype) {
+  return int64_t{tile} * TilePitch(tile, dtype) * loop::DTypeBytes(dtype);
 }
 
 class Planner {
@@ -145,10 +150,10 @@ class Planner {
     if (columns < kWarp || rows < kWarp || kernel_.row_count() * columns < kFewTileElements) return false;
     ChooseVectors(1);
     plan_.spread = Spread::kTiles;
-    plan_.tile = StagedBytes() <= 2 ? 2 * kWarp : kWarp;
-    if (StagedBytes() * plan_.tile * (plan_.tile + 1) > kSharedBytes) return false;
-    plan_.threads = kThreads;
-    plan_.rows_per_block = kTileRows;
+    plan_.tile = StagedBytes(2 * kWarp) <= kSharedBytes ? 2 * kWarp : kWarp;
+    if (StagedBytes(plan_.tile) > kSharedBytes) return false;
+    plan_.rows_per_block = plan_.tile / kTileTurns;
+    plan_.threads = plan_.rows_per_block * kWarp;
     const int64_t squares = CeilDiv(columns, plan_.tile) * CeilDiv(rows, plan_.tile);
     plan_.blocks = kernel_.row_count() / rows * squares;
     return true;
@@ -165,12 +170,11 @@ class Planner {
     return any;
   }
 
-  // Of one element of each.
-  int64_t StagedBytes() const {
+  int64_t StagedBytes(int tile) const {
     int64_t bytes = 0;
     for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
       const auto buffer = static_cast<size_t>(kernel_.accesses[a].buffer);
-      if (plan_.staged[a]) bytes += loop::DTypeBytes(kernel_.buffers[buffer].dtype);
+      if (plan_.staged[a]) bytes += TileBytes(tile, kernel_.buffers[buffer].dtype);
     }
     return bytes;
   }
@@ -259,6 +263,10 @@ class Planner {
 };
 
 }  // namespace
+
+int TilePitch(int tile, loop::DType dtype) {
+  return tile + std::max<int>(1, kBankBytes / static_cast<int>(loop::DTypeBytes(dtype)));
+}
 
 int LaunchPlan::AlignmentOf(const Kernel& kernel, int32_t buffer) const {
   const int64_t item = loop::DTypeBytes(kernel.buffers[static_cast<size_t>(buffer)].dtype);

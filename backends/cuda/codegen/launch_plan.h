@@ -44,6 +44,10 @@ void Canonicalize(loop::Kernel& kernel);
 // Of a canonical kernel. `max_vector`: 1 for buffers of any alignment.
 LaunchPlan PlanLaunch(const loop::Kernel& kernel, int max_vector = 16);
 
+// Elements from row to row of a tile in shared memory: one bank more than a row has, so that a column is in as many
+// banks as a row.
+int TilePitch(int tile, loop::DType dtype);
+
 // One line: "rows: 4096 blocks of 128 threads, 4 rows x 32 lanes, 8 elements a vector, 2 steps in registers".
 std::string Print(const LaunchPlan& plan);
 

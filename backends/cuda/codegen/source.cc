@@ -546,11 +546,11 @@ class Generator {
     Close();
   }
 
-  // Transposed loads go along their memory into shared memory, a place of which lies between its rows so that a column
-  // of it is in as many banks as a row.
+  DType MemoryType(const Access& a) const { return kernel_.buffers[static_cast<size_t>(a.buffer)].dtype; }
+
+  // Transposed loads go along their memory into shared memory.
   void Tiles(const std::string& entry) {
     const auto tiles_of = [&](size_t d) { return (kernel_.dims[d].size + plan_.tile - 1) / plan_.tile; };
-    const int pitch = plan_.tile + 1;
     Line("extern \"C\" __global__ void __launch_bounds__(", plan_.threads, ") ", entry, "(", Parameters(), ") {");
     ++depth_;
     Line("const int x = threadIdx.x, y = threadIdx.y;");
@@ -565,12 +565,14 @@ class Generator {
       Line("rest /= ", kernel_.dims[d].size, ";");
     }
     for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
-      const DType dtype = kernel_.buffers[static_cast<size_t>(kernel_.accesses[a].buffer)].dtype;
-      if (plan_.staged[a]) Line("__shared__ ", TypeText(dtype, true), " t", a, "[", plan_.tile * pitch, "];");
+      const DType dtype = MemoryType(kernel_.accesses[a]);
+      const int places = plan_.tile * TilePitch(plan_.tile, dtype);
+      if (plan_.staged[a]) Line("__shared__ ", TypeText(dtype, true), " t", a, "[", places, "];");
     }
     OpenTile("k + y", "j + x");
     for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
       if (!plan_.staged[a]) continue;
+      const int pitch = TilePitch(plan_.tile, MemoryType(kernel_.accesses[a]));
       Line("t", a, "[(k + y) * ", pitch, " + j + x] = *(", AddressText(kernel_.accesses[a], true), ");");
     }
     CloseTile();
@@ -578,17 +580,17 @@ class Generator {
     OpenTile("j + x", "k + y");
     const loop::Pass pass = schedule_.passes.empty() ? loop::Pass() : schedule_.passes[0];
     for (const ValueId id : pass.row_nodes) RowNode(id, "");
-    for (const ValueId id : pass.elements) TileNode(id, pitch);
+    for (const ValueId id : pass.elements) TileNode(id);
     CloseTile();
     Close();
   }
 
-  void TileNode(ValueId id, int pitch) {
+  void TileNode(ValueId id) {
     const Node& n = node(id);
     if (n.op == Op::kStore) return Line("*(", AddressText(access(n), true), ") = ", V(n.operands[0]), ";");
     std::string value = n.op == Op::kLoad ? absl::StrCat("*(", AddressText(access(n), true), ")") : ValueText(id, "i");
     if (n.op == Op::kLoad && plan_.staged[static_cast<size_t>(n.attr)])
-      value = absl::StrCat("t", n.attr, "[(j + x) * ", pitch, " + k + y]");
+      value = absl::StrCat("t", n.attr, "[(j + x) * ", TilePitch(plan_.tile, MemoryType(access(n))), " + k + y]");
     Line("const ", TypeText(n.dtype), " ", V(id), " = ", n.op == Op::kLoad ? FromMemory(n.dtype, value) : value, ";");
   }
 
