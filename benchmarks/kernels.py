@@ -8,7 +8,8 @@ measured in the same rounds.
 
 Targets: each at least as fast as Inductor, a geometric mean of 1.3 over it, and memory-bound ones at 85 % of a copy's
 bandwidth.
-usage: python -m benchmarks.kernels [--check] [--quick] [--threads N] [--kernels NAME,...] [--no-inductor]
+`--scaling` compares framejit with itself: on one thread and on N, in the same rounds. Target: no kernel slower on N.
+usage: python -m benchmarks.kernels [--check] [--quick] [--threads N] [--kernels NAME,...] [--no-inductor] [--scaling]
 """
 
 import functools
@@ -160,6 +161,27 @@ def embedding_norm(tokens, table, weight, bias):
     return F.layer_norm(F.embedding(tokens, table), table.shape[-1:], weight, bias)
 
 
+def channel_variance(x):
+    return x.var((0, 2))
+
+
+def batch_norm(x, weight, bias):
+    return torch.relu(F.batch_norm(x, None, None, weight, bias, training=True))
+
+
+def group_norm(x, weight, bias):
+    return F.silu(F.group_norm(x, 8, weight, bias))
+
+
+def images(rows: int, columns: int, dtype: torch.dtype):
+    """A batch of 16, with a channel for each row and a pixel for each column."""
+    return (torch.randn(16, rows, columns).to(dtype),)
+
+
+def images_with_channels(rows: int, columns: int, dtype: torch.dtype):
+    return *images(rows, columns, dtype), torch.randn(rows).to(dtype), torch.randn(rows).to(dtype)
+
+
 def one(rows: int, columns: int, dtype: torch.dtype):
     return (torch.randn(rows, columns).to(dtype),)
 
@@ -256,6 +278,9 @@ KERNELS = {
     "full sum": Case(full_sum, 1024, 1024),
     "standardise": Case(standardise, 1024, 1024, one),
     "standardise all": Case(standardise_all, 1024, 1024, one),
+    "channel variance": Case(channel_variance, 64, 784, images),
+    "batch norm in training": Case(batch_norm, 64, 784, images_with_channels),
+    "group norm+silu": Case(group_norm, 64, 784, images_with_channels),
     "transpose+tanh": Case(transpose_tanh, 1024, 1024, with_transposed),
     "embedding+norm": Case(embedding_norm, 1024, 768, tokens_and_table),
     "argmax": Case(argmax, 1024, 1024, one),
@@ -368,16 +393,45 @@ def describe(name: str, case: Case, rows: int, measured: Measured) -> list[str]:
     return row
 
 
+def compare_threads(names: list[str], threads: int, quick: bool, rounds: int, targets: common.Targets) -> None:
+    import framejit
+
+    table = common.GrowingTable(["microseconds a call", "1 thread", f"{threads} threads", "faster"], label_width=40)
+    for name in names:
+        case = KERNELS[name]
+        rows = min(case.rows, 64) if quick else case.rows
+        torch.manual_seed(0)
+        call = functools.partial(framejit.compile(case.function), *case.inputs(rows, case.columns, case.dtype))
+        with torch.no_grad():
+            single = min(common.seconds(call) for _ in range(5))
+            calls = max(1, int(1e-3 / single))
+
+            def run(number, call=call, calls=calls):
+                torch.set_num_threads(number)
+                for _ in range(calls):
+                    call()
+
+            best = common.minimum_seconds({n: functools.partial(run, n) for n in (1, threads)}, rounds)
+        times = [common.microseconds(best[n] / calls) for n in (1, threads)]
+        table.add([f"{name} {rows}x{case.columns}", *times, common.ratio(best[1], best[threads])])
+        targets.at_most(f"{name}, {threads} threads/1 thread", best[threads] / best[1], 1)
+
+
 def main() -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--kernels", default=",".join(KERNELS), help="comma-separated names")
     parser.add_argument("--no-inductor", action="store_true", help="leave torch.compile out (its compilation is slow)")
+    parser.add_argument("--scaling", action="store_true", help="compare one thread with --threads of them")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rounds = arguments.rounds or (3 if arguments.quick else 60)
     print(common.environment_line(arguments.threads))
     print("caches:", ", ".join(f"{name} {size >> 10} KiB" for name, size in cache_sizes()))
     targets = common.Targets()
+    if arguments.scaling:
+        names = arguments.kernels.split(",")
+        compare_threads(names, max(2, arguments.threads), arguments.quick, rounds, targets)
+        return targets.finish(arguments.check)
     table, over_inductor, over_eager = [], [], []
     for name in arguments.kernels.split(","):
         case = KERNELS[name]

@@ -12,6 +12,7 @@
 #include "backends/cpu/out_calls.h"
 #include "backends/cpu/parallel.h"
 #include "backends/cpu/product_calls.h"
+#include "backends/cpu/row_gathers.h"
 #include "backends/loop/split.h"
 #include "backends/native/fusion.h"
 #include "backends/native/library_calls.h"
@@ -132,7 +133,8 @@ class TheCpuTarget : public native::Target {
   }
 
   native::DirectCall FindDirectCall(const Graph& graph, const Node& node) const override {
-    return FindProduct(graph, node);
+    native::DirectCall gather = FindRowGather(graph, node);
+    return gather.code != nullptr ? gather : FindProduct(graph, node);
   }
 
   at::Tensor Allocate(const native::TensorShape& shape, bool zeroed) const override {

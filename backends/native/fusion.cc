@@ -12,10 +12,9 @@
 namespace framejit::native {
 namespace {
 
-constexpr size_t kMaxNodes = 64;     // of one kernel: beyond, registers spill more than fusion saves
-constexpr int8_t kUnknown = -3;      // a dimension no operand inside the group has settled yet
-constexpr size_t kMaxSegments = 4;   // parts of one concatenation, each of which is a kernel
-constexpr int64_t kFewColumns = 16;  // fewer leave vectors mostly empty, and too few of them to hide latencies
+constexpr size_t kMaxNodes = 64;    // of one kernel: beyond, registers spill more than fusion saves
+constexpr int8_t kUnknown = -3;     // a dimension no operand inside the group has settled yet
+constexpr size_t kMaxSegments = 4;  // parts of one concatenation, each of which is a kernel
 
 int64_t Product(c10::ArrayRef<int64_t> sizes) {
   int64_t product = 1;

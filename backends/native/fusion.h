@@ -20,6 +20,8 @@ inline constexpr int8_t kBroadcast = -2;  // an expanded dimension of a view
 // for that, they are ATen's.
 inline constexpr int64_t kWideRow = 1 << 16;
 inline constexpr int64_t kFewRows = 8;
+// Fewer columns leave vectors across them mostly empty, and too few of them to hide latencies.
+inline constexpr int64_t kFewColumns = 16;
 
 struct Unit {
   bool is_kernel = false;

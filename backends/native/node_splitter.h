@@ -26,6 +26,18 @@ class NodeSplitter {
   ValueId New(TensorMeta meta);
   // A node with the place of `origin`. The operands given come first; the schema's defaults follow.
   void Add(const char* name, const Node& origin, absl::InlinedVector<Operand, 4> operands, ValueId result);
+  // A pointwise operator over two values with dimensions, without other operands of note; its result.
+  ValueId Binary(const char* name, const Node& origin, ValueId a, ValueId b);
+  // The same for one value and a number.
+  ValueId WithNumber(const char* name, const Node& origin, ValueId value, double number);
+  // The sum over `dims`, of type `type` and contiguous.
+  ValueId Sum(const Node& origin, ValueId value, c10::IntArrayRef dims, bool keepdim, at::ScalarType type);
+  // A view of a contiguous value.
+  ValueId View(const Node& origin, ValueId value, const c10::DimVector& sizes);
+  // `result` becomes the value, in its type and layout.
+  void ConvertInto(const Node& origin, ValueId value, ValueId result);
+  // A contiguous value of that type, on the device of `like`.
+  ValueId NewContiguous(ValueId like, c10::DimVector sizes, at::ScalarType type);
 
   Graph& graph_;
   const MemoryFacts facts_;

@@ -2,7 +2,6 @@
 
 #include "backends/native/node_splitter.h"
 #include "graph/constant.h"
-#include "graph/passes/pointwise_meta.h"
 
 namespace framejit::native {
 namespace {
@@ -52,13 +51,6 @@ class NormSplitter : public NodeSplitter {
       SumOverBatch(norm, Binary("aten::mul.Tensor", norm, normal, gradient), norm.outputs[1]);
     }
     if (norm.outputs[2] != kNoValue) SumOverBatch(norm, gradient, norm.outputs[2]);
-  }
-
-  ValueId Binary(const char* name, const Node& origin, ValueId a, ValueId b) {
-    TensorMeta meta = *PointwiseMeta({&graph_.meta(a), &graph_.meta(b)}, graph_.meta(a).dtype);
-    const ValueId result = New(std::move(meta));
-    Add(name, origin, {Operand::Value(a), Operand::Value(b)}, result);
-    return result;
   }
 
   void SumOverBatch(const Node& norm, ValueId value, ValueId result) {

@@ -15,6 +15,7 @@
 #include "backends/loop/canonicalize.h"
 #include "backends/loop/split.h"
 #include "backends/native/arena.h"
+#include "backends/native/channel_norms.h"
 #include "backends/native/convolution_layouts.h"
 #include "backends/native/dump.h"
 #include "backends/native/kernel_lowering.h"
@@ -23,6 +24,7 @@
 #include "backends/native/own_memory.h"
 #include "backends/native/product_epilogues.h"
 #include "backends/native/split_losses.h"
+#include "backends/native/split_reductions.h"
 #include "backends/native/target.h"
 #include "base/log.h"
 #include "graph/print.h"
@@ -654,8 +656,12 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   plan->graph = graph;
   if (!graph.modes.strict) {
     SplitNormGradients(plan->graph);
-    if (target.device().is_cpu()) LayOutConvolutions(plan->graph);
     if (target.device().is_cuda()) FuseProductEpilogues(plan->graph);
+    if (target.device().is_cpu()) {
+      LayOutConvolutions(plan->graph);
+      SplitChannelNorms(plan->graph);
+      SplitReductions(plan->graph);
+    }
   }
   if (split_losses) SplitLosses(plan->graph);
   GraphFacts facts(plan->graph, target.device());

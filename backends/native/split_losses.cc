@@ -53,12 +53,12 @@ class LossSplitter : public NodeSplitter {
     device_ = graph_.meta(rows).device;
     const Operand one = Operand::Constant(int64_t{1}), no = Operand::Constant(false);
     const Operand none = Operand::Constant(c10::IValue()), ignored = loss.operands[kIgnored];
-    const ValueId indices = View(target, {count, 1}, {1, 1});
+    const ValueId indices = Alias(target, {count, 1}, {1, 1});
     Add("aten::unsqueeze", loss, {Operand::Value(target), one}, indices);
     const ValueId picked = New(type, {count, 1}, {1, 1});
     Add("aten::gather", loss, {Operand::Value(rows), one, Operand::Value(indices), no}, picked);
     if (device_.is_cuda()) return Reduce(loss, LossesOnGpu(loss, picked, classes), target, type);
-    const ValueId spread = View(picked, {count, classes}, {1, 0});
+    const ValueId spread = Alias(picked, {count, classes}, {1, 0});
     const Operand shape = Operand::Constant(c10::List<int64_t>({count, classes}));
     Add("aten::expand", loss, {Operand::Value(picked), shape, no}, spread);
     const ValueId losses = New(type, {count}, {1});
@@ -91,7 +91,7 @@ class LossSplitter : public NodeSplitter {
     const ValueId all = New(at::kBool, {}, {});
     Add("aten::all", loss, {Operand::Value(valid)}, all);
     Add("aten::_assert_async", loss, {Operand::Value(all)}, kNoValue);
-    const ValueId row = View(picked, {count}, {1});
+    const ValueId row = Alias(picked, {count}, {1});
     Add("aten::squeeze.dim", loss, {Operand::Value(picked), Operand::Constant(int64_t{1})}, row);
     const ValueId negative = New(type, {count}, {1}), losses = New(type, {count}, {1});
     Add("aten::neg", loss, {Operand::Value(row)}, negative);
@@ -125,7 +125,7 @@ class LossSplitter : public NodeSplitter {
     return NodeSplitter::New(std::move(meta));
   }
 
-  ValueId View(ValueId of, c10::IntArrayRef sizes, c10::IntArrayRef strides) {
+  ValueId Alias(ValueId of, c10::IntArrayRef sizes, c10::IntArrayRef strides) {
     TensorMeta meta = graph_.meta(of);
     meta.sizes.assign(sizes.begin(), sizes.end());
     meta.strides.assign(strides.begin(), strides.end());

@@ -17,6 +17,6 @@ absl::StatusOr<Isa> DetectIsa() {
   return features.hasAVX512_VNNI() ? Isa::kAvx512Vnni : Isa::kAvx512;
 }
 
-bool IsIntelCpu() { return asmjit::CpuInfo::host().isVendor("GenuineIntel"); }
+bool IsIntelCpu() { return asmjit::CpuInfo::host().isVendor("INTEL"); }  // asmjit shortens the names that CPUs give
 
 }  // namespace framejit::cpu

@@ -6,9 +6,12 @@
 
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <random>
+#include <string>
 
+#include "backends/cpu/codegen/kernel_compiler.h"
 #include "tests/cpp/kernels/kernel_harness.h"
 
 namespace framejit::testing {
@@ -168,6 +171,17 @@ TEST(Product, FormsThatThereAre) {
   p.addend.reset();
   p.depth = 0;
   EXPECT_FALSE(cpu::HasProductForm(p));
+}
+
+// Which library computes large products goes by the vendor, as Linux names it.
+TEST(Product, KnowsTheVendor) {
+  std::ifstream info("/proc/cpuinfo");
+  std::string line, vendor;
+  while (vendor.empty() && std::getline(info, line)) {
+    if (line.starts_with("vendor_id")) vendor = line.substr(line.find(':') + 2);
+  }
+  ASSERT_NE(vendor, "");
+  EXPECT_EQ(cpu::IsIntelCpu(), vendor == "GenuineIntel");
 }
 
 }  // namespace
