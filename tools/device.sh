@@ -42,8 +42,9 @@ case " $what " in *' bench '*)
   done
 esac
 case $what in *gpu-tests*)
-  timeout 400 python3 -m pytest -q --maxfail=40 -o faulthandler_timeout=60 tests/python/cuda tests/python/kernels \
-    tests/python/training/test_layers.py tests/python/training/test_operators.py \
+  # Of those that run on each device, the GPU's.
+  timeout 400 python3 -m pytest -q --maxfail=40 -o faulthandler_timeout=60 -k "cuda or graph_launches" tests/python/cuda \
+    tests/python/kernels tests/python/training/test_layers.py tests/python/training/test_operators.py \
     tests/python/training/test_derivatives.py tests/python/training/test_models.py >"$out/gpu-tests.log" 2>&1 || status=1
   grep -E '^(FAILED|ERROR|E  )|passed|failed|Fatal' "$out/gpu-tests.log" | cut -c1-220 | tail -60
 esac
@@ -56,7 +57,7 @@ esac
 case $what in *memcheck*)
   for tool in memcheck racecheck; do
     timeout 250 compute-sanitizer --tool $tool --error-exitcode 9 python3 -m pytest -q -p no:faulthandler \
-      tests/python/cuda -k "kernels_run or misaligned or matmul or kept_by_later" >"$out/$tool.log" 2>&1 || status=1
+      tests/python/cuda -k "kernels_run or misaligned or matmul or transposes or kept_by_later" >"$out/$tool.log" 2>&1 || status=1
     echo "compute-sanitizer $tool:"
     grep -E '=========|passed|failed' "$out/$tool.log" | cut -c1-200 | tail -8
   done

@@ -74,6 +74,23 @@ def test_misaligned_views(offset, dtype):
             torch.testing.assert_close(compiled(x), x * 2 + x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.bool])
+@pytest.mark.parametrize("sizes", [(300, 257), (3, 128, 192), (2, 1000, 40)])
+def test_transposes(dtype, sizes):
+    x = (values(*sizes) * 10).to(dtype)
+    check(lambda x: x.transpose(-1, -2).contiguous(), x)
+    if dtype.is_floating_point:
+        check(lambda x, y: torch.relu(x.transpose(-1, -2) * 2) + y, x, values(*sizes[:-2], *sizes[:-3:-1], dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_roundings_are_eagers(dtype):
+    x = torch.tensor([1.0, 65504.0, 65519.9, 65520.0, 1e-8, 6e-8, 3e38, 3.4e38, -1.00390625, 1.01171875, 0.0, -0.0])
+    x = torch.cat([x, x * -1, torch.tensor([float("inf"), float("-inf"), float("nan")])]).cuda()
+    got = framejit.compile(lambda x: (x * 1).to(dtype))(x)
+    assert torch.equal(got.view(torch.int16)[:-1], (x * 1).to(dtype).view(torch.int16)[:-1]) and got[-1].isnan()
+
+
 def test_numbers_on_the_cpu():
     x, number = values(100), torch.tensor(2.5, dtype=torch.float64)
     check(lambda x: x * 3 + 1, x)
