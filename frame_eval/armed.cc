@@ -34,7 +34,7 @@ struct KnownEntry {
   int recompile_limit;
   DynamicMode dynamic;
   bool data_dependent;
-  bool strict;
+  GraphModes modes;
   bool freeze;
   PyRef entry;  // a weak reference
 };
@@ -176,7 +176,7 @@ PyRef EntryFor(CodeRecord& record, FrameView frame, InnerEntries& inner) {
     if (known.globals != frame.globals() || known.backend != options.backend.get() ||
         known.backend_name != options.backend_name || known.recompile_limit != options.recompile_limit ||
         known.dynamic != options.dynamic || known.data_dependent != options.data_dependent ||
-        known.strict != options.strict || known.freeze != options.freeze)
+        known.modes != options.modes || known.freeze != options.freeze)
       continue;
     PyObject* alive = PyWeakref_GetObject(known.entry.get());
     if (alive != nullptr && alive != Py_None) entry = PyRef::Borrow(alive);
@@ -188,8 +188,7 @@ PyRef EntryFor(CodeRecord& record, FrameView frame, InnerEntries& inner) {
     std::erase_if(record.entries,
                   [](const KnownEntry& known) { return PyWeakref_GetObject(known.entry.get()) == Py_None; });
     record.entries.push_back({frame.globals(), options.backend.get(), options.backend_name, options.recompile_limit,
-                              options.dynamic, options.data_dependent, options.strict, options.freeze,
-                              std::move(weak)});
+                              options.dynamic, options.data_dependent, options.modes, options.freeze, std::move(weak)});
   }
   if (inner.entries.insert(entry.get()).second) Py_INCREF(entry.get());
   return EntryGaveUp(entry.get()) ? PyRef() : entry;

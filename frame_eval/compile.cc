@@ -85,13 +85,13 @@ std::vector<at::Tensor> ExampleInputs(const GuardProgram& guards, size_t count) 
 }
 
 // The graph the native backends take: functional, then through the passes.
-absl::StatusOr<Graph> Lower(const Graph& recorded, bool strict, Timings* timings) {
+absl::StatusOr<Graph> Lower(const Graph& recorded, GraphModes modes, Timings* timings) {
   absl::StatusOr<Graph> functional = [&] {
     ScopedTiming timing(timings, "functionalize");
     return Functionalize(recorded);
   }();
   if (!functional.ok()) return functional.status();
-  functional->strict = strict;
+  functional->modes = modes;
   if (absl::Status status = RunPipeline(*functional, timings); !status.ok()) return status;
   return functional;
 }
@@ -112,7 +112,7 @@ std::vector<size_t> WeightsOf(const Recording& recording) {
 }
 
 // Forward and backward apart; the forward has been through the passes.
-absl::StatusOr<Partition> Split(JointGraph joint, bool strict, Timings* timings) {
+absl::StatusOr<Partition> Split(JointGraph joint, GraphModes modes, Timings* timings) {
   {
     ScopedTiming timing(timings, "functionalize");
     absl::StatusOr<Graph> functional = Functionalize(std::move(joint.graph));
@@ -123,7 +123,7 @@ absl::StatusOr<Partition> Split(JointGraph joint, bool strict, Timings* timings)
   if (absl::Status status = Verify(joint.graph); !status.ok()) return status;
   absl::StatusOr<Partition> partition = MakePartition(std::move(joint));
   if (!partition.ok()) return partition.status();
-  partition->forward.strict = strict;
+  partition->forward.modes = modes;
   if (absl::Status status = RunPipeline(partition->forward, timings); !status.ok()) return status;
   if (absl::Status status = Verify(partition->forward); !status.ok()) return status;
   return partition;
@@ -238,7 +238,7 @@ class Compilation {
   bool KeepsCheckpoints() {
     if (!recording_->checkpoints) return true;
     if (recording_->joint == nullptr || !recording_->torch_level.empty()) return false;
-    partition_ = Split(*recording_->joint, options_.strict, timings());
+    partition_ = Split(*recording_->joint, options_.modes, timings());
     return !absl::IsUnimplemented(partition_->status());
   }
 
@@ -376,7 +376,7 @@ class Compilation {
     return std::make_unique<SizeVariants>(SizeVariants::Origin{.name = name_,
                                                                .backend = report.backend,
                                                                .calls_in_order = in_order_,
-                                                               .strict = options_.strict,
+                                                               .modes = options_.modes,
                                                                .has_backward = report.has_backward,
                                                                .random = trace_->random,
                                                                .versions = trace_->versions,
@@ -457,7 +457,7 @@ class Compilation {
   absl::StatusOr<bool> CompileWithBackward(std::shared_ptr<Backend>& backend) {
     absl::StatusOr<Partition> partition = partition_.has_value()
                                               ? *std::move(partition_)
-                                              : Split(std::move(*recording_->joint), options_.strict, timings());
+                                              : Split(std::move(*recording_->joint), options_.modes, timings());
     if (absl::IsUnimplemented(partition.status())) {
       absl::StatusOr<std::shared_ptr<Backend>> eager = TorchAutograd(std::string(partition.status().message()));
       if (!eager.ok()) return eager.status();
@@ -544,7 +544,7 @@ class Compilation {
       if (*done) return MakeVariants();
     }
     if ((*backend)->wants_functional_graph() && !in_order_) {
-      absl::StatusOr<Graph> lowered = Lower(report.recorded, options_.strict, timings());
+      absl::StatusOr<Graph> lowered = Lower(report.recorded, options_.modes, timings());
       if (absl::IsUnimplemented(lowered.status())) {
         backend = CallsInOrder(std::string(lowered.status().message()));
         if (!backend.ok()) return backend.status();
@@ -588,7 +588,7 @@ class Compilation {
     const bool compiles = report.backend == "cpu" || report.backend == "cuda";
     const DataSection::Options sections{.name = name_,
                                         .backend = compiles ? report.backend : "",
-                                        .strict = options_.strict,
+                                        .modes = options_.modes,
                                         .recorded = &report.recorded};
     trace_->data = std::make_shared<DataGraph>(recording_->symbolic, report.torch_graph, value_names_, sections);
     trace_->graph = trace_->data;
@@ -677,7 +677,7 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& re
   if (!backend.ok()) return backend.status();
   try {
     if (request.joint != nullptr) {
-      absl::StatusOr<Partition> partition = Split(std::move(*request.joint), request.strict, nullptr);
+      absl::StatusOr<Partition> partition = Split(std::move(*request.joint), request.modes, nullptr);
       if (!partition.ok()) return partition.status();
       *lowered = partition->forward;
       return CompileTraining({.name = request.name,
@@ -696,7 +696,7 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& re
                                nullptr);
     }
     if (!request.calls_in_order) {
-      absl::StatusOr<Graph> graph = Lower(*request.recorded, request.strict, nullptr);
+      absl::StatusOr<Graph> graph = Lower(*request.recorded, request.modes, nullptr);
       if (!graph.ok()) return graph.status();
       *lowered = *std::move(graph);
       compile.graph = lowered;

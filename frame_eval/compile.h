@@ -23,7 +23,7 @@ struct CompileOptions {
   int64_t max_instructions = 20'000'000;
   int max_depth = 400;
   DynamicMode dynamic = DynamicMode::kAuto;
-  bool strict = false;          // Graph::strict
+  GraphModes modes;
   bool data_dependent = false;  // what goes on behind a break is recorded for open sizes and numbers at once
   bool freeze = false;          // parameters and buffers are constants of graphs without gradients
 };
@@ -36,7 +36,7 @@ struct SizedGraph {
   const Graph* recorded;
   std::string backend;
   bool calls_in_order;  // the backend runs the graph as it was recorded
-  bool strict = false;  // Graph::strict
+  GraphModes modes = {};
   // With a backward:
   JointGraph* joint = nullptr;  // taken apart
   const TorchGraph* torch_graph = nullptr;

@@ -161,7 +161,7 @@ bool DataSection::Run(ReplayedValues& values) {
     variants_ = std::make_unique<SizeVariants>(SizeVariants::Origin{.name = options_.name,
                                                                     .backend = options_.backend,
                                                                     .calls_in_order = false,
-                                                                    .strict = options_.strict,
+                                                                    .modes = options_.modes,
                                                                     .has_backward = false,
                                                                     .random = false,
                                                                     .versions = {},

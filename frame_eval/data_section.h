@@ -29,7 +29,7 @@ class DataSection {
   struct Options {
     std::string name;
     std::string backend;
-    bool strict = false;    // Graph::strict
+    GraphModes modes = {};
     const Graph* recorded;  // of the whole recording
   };
   // Null where the stretch is not worth a graph, or autograd looks at it.

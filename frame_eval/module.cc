@@ -76,9 +76,9 @@ py::object StealOrThrow(PyObject* object) {
 // --- entries --------------------------------------------------------------------------------------------------------
 
 CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recompile_limit, const py::object& dynamic,
-                           bool data_dependent, bool strict, bool freeze) {
+                           bool data_dependent, GraphModes modes, bool freeze) {
   CompileOptions options;
-  options.strict = strict;
+  options.modes = modes;
   options.data_dependent = data_dependent;
   options.freeze = freeze;
   if (!dynamic.is_none()) options.dynamic = dynamic.cast<bool>() ? DynamicMode::kAlways : DynamicMode::kNever;
@@ -99,9 +99,10 @@ CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recomp
 }
 
 py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit,
-                     const py::object& dynamic, bool data_dependent, bool strict, bool freeze) {
+                     const py::object& dynamic, bool data_dependent, bool strict, bool freeze, bool reduce_overhead) {
+  const GraphModes modes{.strict = strict, .reduce_overhead = reduce_overhead};
   return StealOrThrow(NewEntry(
-      function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic, data_dependent, strict, freeze)));
+      function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic, data_dependent, modes, freeze)));
 }
 
 // --- regions --------------------------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ py::object MakeEntry(const py::object& function, const py::object& backend, bool
 // Handles of regions are their addresses; 0: none.
 size_t MakeRegion(const py::object& backend, int recompile_limit, bool strict) {
   return reinterpret_cast<size_t>(
-      new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none(), false, strict, false)));
+      new InnerEntries(MakeOptions(backend, false, recompile_limit, py::none(), false, {.strict = strict}, false)));
 }
 
 size_t EnterRegion(size_t region) {
@@ -338,7 +339,7 @@ PYBIND11_MODULE(_C, module) {
 
   module.def("make_entry", &MakeEntry, py::arg("function"), py::arg("backend"), py::arg("fullgraph"),
              py::arg("recompile_limit"), py::arg("dynamic"), py::arg("data_dependent"), py::arg("strict"),
-             py::arg("freeze"));
+             py::arg("freeze"), py::arg("reduce_overhead"));
   module.def("entry_function",
              [](const py::object& entry) { return py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr())); });
   module.def("traces", &Traces, py::arg("entry"));

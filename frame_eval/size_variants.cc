@@ -172,7 +172,7 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> fetched, const To
       CompileSized({.recorded = &variant.recorded,
                     .backend = variant.is_provisional ? "interp" : origin_.backend,
                     .calls_in_order = in_order,
-                    .strict = origin_.strict,
+                    .modes = origin_.modes,
                     .joint = replayed->joint.get(),
                     .torch_graph = &replayed->torch_graph,
                     .name = origin_.name,

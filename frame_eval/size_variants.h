@@ -55,7 +55,7 @@ class SizeVariants {
     std::string name;
     std::string backend;  // compiles every variant
     bool calls_in_order;  // the graph as it was recorded is what that runs
-    bool strict;          // Graph::strict
+    GraphModes modes;
     bool has_backward;
     bool random;
     std::vector<std::pair<size_t, uint32_t>> versions;  // as in Trace

@@ -84,6 +84,17 @@ struct InputMutation {
   ValueId value;
 };
 
+// What whoever compiles a graph, or what was made of it, goes by.
+struct GraphModes {
+  // Whatever becomes of the graph computes eager's very bits: nothing is reassociated or contracted, no operator
+  // replaced by another formula.
+  bool strict = false;
+  // What the calling thread spends on a call counts most: a backend that can launch the whole graph at once does.
+  bool reduce_overhead = false;
+
+  friend bool operator==(const GraphModes&, const GraphModes&) = default;
+};
+
 struct Graph {
   std::vector<TensorMeta> values;  // indexed by ValueId
   std::vector<ValueId> inputs;
@@ -92,9 +103,7 @@ struct Graph {
   std::vector<InputMutation> mutations;  // filled by functionalization; in program order
   std::vector<ValueId> outputs;
   std::vector<SourceLocation> locations;
-  // Whatever becomes of the graph computes eager's very bits: nothing is reassociated or contracted, no operator
-  // replaced by another formula.
-  bool strict = false;
+  GraphModes modes;
 
   ValueId AddValue(TensorMeta meta);
   const TensorMeta& meta(ValueId id) const { return values[static_cast<size_t>(id)]; }

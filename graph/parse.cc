@@ -50,7 +50,8 @@ class Parser {
     if (cursor_.TakeWord("constant")) return ParseConstant();
     if (cursor_.TakeWord("mutate")) return ParseMutation();
     if (cursor_.TakeWord("return")) return ParseReturn();
-    if (cursor_.TakeWord("strict")) return void(graph_.strict = true);
+    if (cursor_.TakeWord("strict")) return void(graph_.modes.strict = true);
+    if (cursor_.TakeWord("reduce_overhead")) return void(graph_.modes.reduce_overhead = true);
     ParseNode();
   }
 

@@ -3,10 +3,12 @@
 # pybind11, pytest and transformers; asmjit, abseil and GoogleTest come as Debian packages in .debs (git-ignored).
 # One call does everything; logs go to $OUT.
 # usage: tools/device.sh [build] [test] [bench] [asan] [gpu] [memcheck]      (default: the first four)
-# gpu: the tests and the benchmark of the CUDA backend. memcheck: those tests under compute-sanitizer.
+# gpu: gpu-tests and gpu-bench, the tests and the benchmarks of the CUDA backend. memcheck: its kernels under
+# compute-sanitizer.
 set -u
 out=${OUT:-build/device-logs}
 what=${*:-build test bench asan}
+case " $what " in *' gpu '*) what="$what gpu-tests gpu-bench" ;; esac
 debs=/tmp/framejit-debs
 lib=$debs/usr/lib/x86_64-linux-gnu
 mkdir -p "$out" $debs
@@ -25,12 +27,12 @@ case $what in *build*)
     cmake --build build/device --parallel --target framejit_extension >>"$out/build.log" 2>&1 &&
     cmake --install build/device --component python --prefix . >>"$out/build.log" 2>&1 || { tail -30 "$out/build.log"; exit 1; }
 esac
-case $what in *test*)
+case " $what " in *' test '*)
   timeout 330 python3 -m pytest -q --maxfail=25 -o faulthandler_timeout=60 tests/python --ignore tests/python/demo --ignore tests/python/interpreters \
     >"$out/pytest.log" 2>&1 || status=1
   grep -E '^(FAILED|ERROR|E  )|passed|failed|Fatal' "$out/pytest.log" | cut -c1-220 | tail -40
 esac
-case $what in *bench*)
+case " $what " in *' bench '*)
   for script in call_overhead first_call kernels models breaks plain_python; do
     timeout 300 python3 -m benchmarks.$script --check >"$out/$script.log" 2>&1
     code=$?
@@ -39,17 +41,23 @@ case $what in *bench*)
     [ $code -eq 0 ] || status=1
   done
 esac
-case $what in *gpu*)
-  timeout 300 python3 -m pytest -q --maxfail=25 -o faulthandler_timeout=60 tests/python/cuda tests/python/kernels \
-    >"$out/gpu-tests.log" 2>&1 || status=1
+case $what in *gpu-tests*)
+  # Of those that run on each device, the GPU's.
+  timeout 400 python3 -m pytest -q --maxfail=40 -o faulthandler_timeout=60 -k "cuda or graph_launches" tests/python/cuda \
+    tests/python/kernels tests/python/training/test_layers.py tests/python/training/test_operators.py \
+    tests/python/training/test_derivatives.py tests/python/training/test_models.py >"$out/gpu-tests.log" 2>&1 || status=1
   grep -E '^(FAILED|ERROR|E  )|passed|failed|Fatal' "$out/gpu-tests.log" | cut -c1-220 | tail -60
-  timeout 300 python3 -m benchmarks.gpu_kernels >"$out/gpu-kernels.log" 2>&1 || status=1
-  cut -c1-200 "$out/gpu-kernels.log" | tail -30
+esac
+case $what in *gpu-bench*)
+  for script in gpu_kernels gpu_models; do
+    timeout 400 python3 -m benchmarks.$script ${FRAMEJIT_BENCHMARK_OPTIONS:-} >"$out/$script.log" 2>&1 || status=1
+    cut -c1-200 "$out/$script.log" | tail -40
+  done
 esac
 case $what in *memcheck*)
   for tool in memcheck racecheck; do
     timeout 250 compute-sanitizer --tool $tool --error-exitcode 9 python3 -m pytest -q -p no:faulthandler \
-      tests/python/cuda -k "kernels_run or misaligned or matmul" >"$out/$tool.log" 2>&1 || status=1
+      tests/python/cuda -k "kernels_run or misaligned or matmul or transposes or kept_by_later" >"$out/$tool.log" 2>&1 || status=1
     echo "compute-sanitizer $tool:"
     grep -E '=========|passed|failed' "$out/$tool.log" | cut -c1-200 | tail -8
   done

@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "backends/cpu/cpu_target.h"
 #include "backends/cuda/cuda_target.h"
+#include "backends/cuda/graph_launches.h"
+#include "backends/cuda/torch_launch_device.h"
 #include "backends/interp/interp.h"
 #include "backends/native/native_backend.h"
 #include "base/log.h"
@@ -26,7 +28,11 @@ class CudaBackend : public Backend {
         std::find_if(values.begin(), values.end(), [](const TensorMeta& meta) { return meta.device.is_cuda(); });
     if (on_gpu == values.end()) return native::CompileFor(cpu::CpuTarget(), request);
     absl::StatusOr<const native::Target*> target = cuda::CudaTarget(on_gpu->device);
-    if (target.ok()) return native::CompileFor(**target, request);
+    if (target.ok()) {
+      return native::CompileFor(**target, request, [](std::unique_ptr<native::NativeGraph> graph) {
+        return cuda::WithGraphLaunches(std::move(graph), cuda::TorchLaunchDevice());
+      });
+    }
     WarnOnce(absl::StrCat("operators on ", on_gpu->device.str(),
                           " run one by one: ", std::string(target.status().message())));
     return MakeInterpBackend()->Compile(request);

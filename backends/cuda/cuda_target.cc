@@ -19,7 +19,6 @@
 #include "backends/cuda/codegen/source.h"
 #include "backends/cuda/codegen/toolchain.h"
 #include "backends/cuda/out_calls.h"
-#include "backends/loop/canonicalize.h"
 #include "backends/loop/split.h"
 #include "base/log.h"
 
@@ -147,6 +146,15 @@ void* NativeHandle(const Guard& guard, const c10::Stream& stream) {
   }
 }
 
+}  // namespace
+
+void* NativeStream(c10::Device device) {
+  const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
+  return NativeHandle(guard, guard.getStream(device));
+}
+
+namespace {
+
 class TheCudaTarget : public native::Target {
  public:
   // `on`: the device as the driver knows it; null: only compiles.
@@ -159,7 +167,8 @@ class TheCudaTarget : public native::Target {
   int64_t PiecesOf(const loop::Kernel& kernel) const override {
     constexpr int64_t kEnoughBlocks = 128, kWantedBlocks = 512;
     const LaunchPlan plan = PlanLaunch(kernel);
-    if (plan.spread == Spread::kElements || plan.blocks == 0 || plan.blocks >= kEnoughBlocks) return 0;
+    const bool reduces = plan.spread == Spread::kRows || plan.spread == Spread::kColumns;
+    if (!reduces || plan.blocks == 0 || plan.blocks >= kEnoughBlocks) return 0;
     const int64_t shortest = plan.spread == Spread::kColumns ? 512 : 8192;
     return loop::PiecesOfRow(kernel.inner_size(), kWantedBlocks / plan.blocks, shortest);
   }
@@ -192,10 +201,7 @@ class TheCudaTarget : public native::Target {
   c10::DataPtr AllocateArena(size_t bytes) const override { return Allocator()->allocate(bytes); }
   // Memory belongs to the stream that was current when it was taken; torch's allocator knows when to give it again.
   bool keeps_arenas() const override { return false; }
-  void* CurrentQueue() const override {
-    const c10::impl::VirtualGuardImpl guard(c10::DeviceType::CUDA);
-    return NativeHandle(guard, guard.getStream(device_));
-  }
+  void* CurrentQueue() const override { return NativeStream(device_); }
 
  private:
   static c10::Allocator* Allocator() { return at::detail::getCUDAHooks().getCUDADeviceAllocator(); }
@@ -203,7 +209,7 @@ class TheCudaTarget : public native::Target {
   CompiledCode CompileOne(const loop::Kernel& source) const {
     if (absl::Status status = loop::Verify(source); !status.ok()) return status;
     loop::Kernel kernel = source;
-    loop::Canonicalize(kernel);
+    Canonicalize(kernel);
     const std::string key = loop::Print(kernel);
     {
       std::lock_guard<std::mutex> lock(mutex_);

@@ -14,6 +14,9 @@ namespace framejit::cuda {
 // That of a device, never destroyed. Without a driver, without NVRTC, or where NVRTC does not know the device: why.
 absl::StatusOr<const native::Target*> CudaTarget(c10::Device device);
 
+// torch's current stream of the device, as the driver knows it.
+void* NativeStream(c10::Device device);
+
 // For tests: compiles for the architecture and cannot run what it compiled.
 std::unique_ptr<const native::Target> MakeCompileOnlyTarget(c10::Device device, Architecture architecture);
 

@@ -29,6 +29,12 @@ void Addmm(const LibraryStep& step, CallState& call) {
                  ScalarOperand(step, 3), ScalarOperand(step, 4), Out(step, call));
 }
 
+void AddmmActivation(const LibraryStep& step, CallState& call) {
+  at::_addmm_activation_outf(TensorOperand(step, call, 0), TensorOperand(step, call, 1), TensorOperand(step, call, 2),
+                             ScalarOperand(step, 3), ScalarOperand(step, 4), step.node->operands[5].constant.toBool(),
+                             Out(step, call));
+}
+
 void Baddbmm(const LibraryStep& step, CallState& call) {
   at::baddbmm_outf(TensorOperand(step, call, 0), TensorOperand(step, call, 1), TensorOperand(step, call, 2),
                    ScalarOperand(step, 3), ScalarOperand(step, 4), Out(step, call));
@@ -45,7 +51,7 @@ void Cat(const LibraryStep& step, CallState& call) {
 OutCall FindOutCall(const Graph& graph, const Node& node) {
   static const auto* calls = new absl::flat_hash_map<std::string, OutCall>{
       {"aten::mm", {Mm}},           {"aten::bmm", {Bmm}}, {"aten::addmm", {Addmm}},
-      {"aten::baddbmm", {Baddbmm}}, {"aten::cat", {Cat}},
+      {"aten::baddbmm", {Baddbmm}}, {"aten::cat", {Cat}}, {"aten::_addmm_activation", {AddmmActivation}},
   };
   const auto it = calls->find(OperatorName(node.op));
   return it == calls->end() ? OutCall() : it->second;

@@ -12,14 +12,14 @@ namespace {
 
 class Canonicalizer {
  public:
-  explicit Canonicalizer(Kernel& kernel) : kernel_(kernel) {}
+  Canonicalizer(Kernel& kernel, bool tiles) : kernel_(kernel), tiles_(tiles) {}
 
   void Run() {
     RemoveUnusedNodes();
     FoldUnitDims();
     SortDims();
     MergeDims();
-    if (!WidenInnerDim()) TileTransposedLoads();
+    if (!WidenInnerDim() && tiles_) TileTransposedLoads();
     if (kernel_.inner_size() == 1) {
       // One element per row: element-level throughout, so that no rank question is left.
       for (Access& access : kernel_.accesses) access.strides.back() = 1;
@@ -233,10 +233,11 @@ class Canonicalizer {
   static constexpr int64_t kMaxStrip = 1024;
 
   Kernel& kernel_;
+  const bool tiles_;
 };
 
 }  // namespace
 
-void Canonicalize(Kernel& kernel) { Canonicalizer(kernel).Run(); }
+void Canonicalize(Kernel& kernel, bool tiles) { Canonicalizer(kernel, tiles).Run(); }
 
 }  // namespace framejit::loop

@@ -9,8 +9,9 @@ namespace framejit::loop {
 // Dimension-level: drops row dimensions of size one, orders row dimensions (and, without reductions, the inner one) so
 // that the fastest-varying is the one most accesses walk contiguously, and merges neighbours whose strides allow it, so
 // that a contiguous N-d pointwise kernel becomes one dimension. Also removes nodes no store needs.
-// The code generators expect, and do not check for, kernels after this.
-void Canonicalize(Kernel& kernel);
+// The code generators expect, and do not check for, kernels after this. Where nothing else was done, dimensions that
+// transposed loads walk are cut into tiles; `tiles`: false leaves that to the code generator.
+void Canonicalize(Kernel& kernel, bool tiles = true);
 
 }  // namespace framejit::loop
 

@@ -209,7 +209,7 @@ NodeKind Classify(const GraphFacts& facts, const Node& node) {
   if (IsMetadataView(facts.graph, node)) return NodeKind::kView;
   const EmitRule* rule = FindEmitRule(node.op);
   if (rule == nullptr || !HasKernelLayout(facts, node)) return NodeKind::kLibrary;
-  if (facts.graph.strict && !IsExact(facts, node, *rule)) return NodeKind::kLibrary;
+  if (facts.graph.modes.strict && !IsExact(facts, node, *rule)) return NodeKind::kLibrary;
   if (rule->kind == NodeKind::kRow && RowShapeOf(facts, node).dims.empty()) return NodeKind::kLibrary;
   return EmitsInTrial(facts, node) ? rule->kind : NodeKind::kLibrary;
 }

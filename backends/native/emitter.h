@@ -53,7 +53,7 @@ class Emitter {
   };
   const Node& node() const { return *node_; }
   const GraphFacts& facts() const { return facts_; }
-  bool strict() const { return facts_.graph.strict; }
+  bool strict() const { return facts_.graph.modes.strict; }
   loop::KernelBuilder& b() { return builder_; }
   const TensorMeta& out_meta(size_t output = 0) const { return facts_.graph.meta(node_->outputs[output]); }
   at::ScalarType out() const { return out_meta().dtype; }

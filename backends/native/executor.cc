@@ -181,7 +181,18 @@ void NativeGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>*
                       std::vector<at::Tensor>& outputs) {
   WithCall(inputs, [&](CallState& call) {
     RunSteps(call, owned);
-    Finish(call, outputs);
+    TakeOutputs(call, outputs);
+    Write(call);
+  });
+}
+
+void NativeGraph::RunWithoutWrites(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs,
+                                   std::vector<at::Tensor>& written) {
+  WithCall(inputs, [&](CallState& call) {
+    RunSteps(call, nullptr);
+    TakeOutputs(call, outputs);
+    written.clear();
+    for (const PlannedMutation& mutation : plan_->mutations) written.push_back(call.At(mutation.value));
   });
 }
 
@@ -212,10 +223,13 @@ void NativeGraph::RunSteps(CallState& call, std::vector<at::Tensor>* owned) cons
   }
 }
 
-void NativeGraph::Finish(CallState& call, std::vector<at::Tensor>& outputs) const {
+void NativeGraph::TakeOutputs(const CallState& call, std::vector<at::Tensor>& outputs) const {
   outputs.clear();
   outputs.reserve(plan_->outputs.size());
   for (TensorRef ref : plan_->outputs) outputs.push_back(call.At(ref));
+}
+
+void NativeGraph::Write(const CallState& call) const {
   if (plan_->mutations.empty()) return;
   std::vector<std::pair<at::Tensor, at::Tensor>> writes;
   for (const PlannedMutation& mutation : plan_->mutations) {

@@ -23,6 +23,11 @@ class NativeGraph : public CompiledGraph {
   std::vector<StepTime> TimeSteps(c10::ArrayRef<at::Tensor> inputs, double patience) override;
   std::string Describe() const override { return plan_->description; }
 
+  const Plan& plan() const { return *plan_; }
+  // As Run, but inputs are left as they are: `written` gets what Plan::mutations would write, in that order.
+  void RunWithoutWrites(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs,
+                        std::vector<at::Tensor>& written);
+
  private:
   // `owned`: the inputs, to be let go of; may be null.
   void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>* owned, std::vector<at::Tensor>& outputs);
@@ -30,7 +35,8 @@ class NativeGraph : public CompiledGraph {
   template <typename Use>
   void WithCall(c10::ArrayRef<at::Tensor> inputs, Use use);
   void RunSteps(CallState& call, std::vector<at::Tensor>* owned) const;
-  void Finish(CallState& call, std::vector<at::Tensor>& outputs) const;
+  void TakeOutputs(const CallState& call, std::vector<at::Tensor>& outputs) const;
+  void Write(const CallState& call) const;
   std::unique_ptr<Frame> TakeFrame();
   void ReturnFrame(std::unique_ptr<Frame> frame);
 

@@ -2,14 +2,19 @@
 #ifndef FRAMEJIT_BACKENDS_NATIVE_NATIVE_BACKEND_H_
 #define FRAMEJIT_BACKENDS_NATIVE_NATIVE_BACKEND_H_
 
+#include <functional>
 #include <memory>
 
 #include "backends/backend.h"
+#include "backends/native/executor.h"
 #include "backends/native/target.h"
 
 namespace framejit::native {
 
-absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileFor(const Target& target, const CompileRequest& request);
+// `finish`, where it is given, makes what runs of a native graph.
+using FinishNativeGraph = std::function<std::unique_ptr<CompiledGraph>(std::unique_ptr<NativeGraph>)>;
+absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileFor(const Target& target, const CompileRequest& request,
+                                                          const FinishNativeGraph& finish = nullptr);
 
 }  // namespace framejit::native
 

@@ -23,6 +23,7 @@
 #include "backends/native/movements.h"
 #include "backends/native/norm_gradients.h"
 #include "backends/native/own_memory.h"
+#include "backends/native/product_epilogues.h"
 #include "backends/native/split_losses.h"
 #include "backends/native/split_reductions.h"
 #include "backends/native/target.h"
@@ -216,7 +217,7 @@ class Planner {
 
   void FindDirectCalls() {
     direct_.resize(graph().nodes.size());
-    if (graph().strict) return;  // ATen's libraries add in an order of their own
+    if (graph().modes.strict) return;  // ATen's libraries add in an order of their own
     for (const Unit& unit : units()) {
       if (unit.is_kernel) continue;
       const size_t n = static_cast<size_t>(unit.nodes[0]);
@@ -655,8 +656,9 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   plan->target = &target;
   plan->graph = graph;
   if (target.device().is_cpu()) SplitMovements(plan->graph);
-  if (!graph.strict) {
+  if (!graph.modes.strict) {
     SplitNormGradients(plan->graph);
+    if (target.device().is_cuda()) FuseProductEpilogues(plan->graph);
     if (target.device().is_cpu()) {
       LayOutConvolutions(plan->graph);
       SplitChannelNorms(plan->graph);
@@ -686,7 +688,7 @@ absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph, const T
   }
   const std::unique_ptr<Dump> dump = Dump::Begin();
   if (dump != nullptr) dump->Write("graph.txt", PrintGraph(graph, {.max_constant_elements = 64}));
-  auto plan = PlanWithRewrites(graph, target, /*split_losses=*/!graph.strict, dump.get());
+  auto plan = PlanWithRewrites(graph, target, /*split_losses=*/!graph.modes.strict, dump.get());
   return plan != nullptr ? std::move(plan) : PlanWithRewrites(graph, target, /*split_losses=*/false, dump.get());
 }
 

@@ -56,7 +56,7 @@ const BackwardVariant& TrainingProgram::Backward(size_t section, std::vector<boo
 // In the layouts of its tangents; where that cannot be had, in the recorded ones, into which they are brought.
 BackwardGraph TrainingProgram::Plan(const Key& key) const {
   BackwardGraph plan = PlanInLayouts(key);
-  plan.graph.strict = request_.partition.forward.strict;
+  plan.graph.modes = request_.partition.forward.modes;
   return plan;
 }
 

@@ -277,7 +277,7 @@ class Decomposer {
 
  private:
   bool Applies(const Node& node, const Decomposition& row) const {
-    if (graph_.strict && !row.exact) return false;
+    if (graph_.modes.strict && !row.exact) return false;
     if (HasEffect(node) || facts_.TouchesWritten(node) || node.outputs[0] == kNoValue) return false;
     if (row.kind == Kind::kBatchNorm) return BatchNormApplies(node, row);
     at::ScalarType dtype = graph_.meta(node.outputs[0]).dtype;

@@ -32,6 +32,18 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(skip)
 
 
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=NO_GPU)])
+def device(request):
+    """A test that uses it runs on each device, which is the default one."""
+    if request.param == "cuda":
+        torch.set_default_device("cuda")
+    yield request.param
+    torch.set_default_device(None)
+
+
 @pytest.fixture(autouse=True)
 def clean_state(request):
     """Every test starts with no compiled code, the same random numbers and torch's default state.

@@ -256,7 +256,7 @@ class Cases:
 
 
 def vector(*shape: int, dtype=torch.float32, seed: int = 0) -> Tensor:
-    """A reproducible random tensor; shape (4,) if none is given."""
-    generator = torch.Generator().manual_seed(seed)
-    values = torch.randn(shape or (4,), generator=generator)
+    """A reproducible random tensor on the default device, the same on each; shape (4,) if none is given."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    values = torch.randn(shape or (4,), generator=generator, device="cpu").to(torch.get_default_device())
     return values.to(dtype) if dtype.is_floating_point else (values * 8).to(dtype)

@@ -17,9 +17,10 @@ def reports(compiled) -> list:
 
 def weights_of(result) -> list[Tensor]:
     """One fixed gradient in the layout of each result that requires grad."""
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator("cpu").manual_seed(7)
     outputs = [t for t in leaves(result) if t.requires_grad]
-    return [torch.empty_like(t).copy_(torch.randn(t.shape, generator=generator)).detach() for t in outputs]
+    random = [torch.randn(t.shape, generator=generator, device="cpu") for t in outputs]
+    return [torch.empty_like(t).copy_(values).detach() for t, values in zip(outputs, random, strict=True)]
 
 
 def backward(result) -> None:
@@ -65,11 +66,23 @@ def step(callee, target, args):
     return result, state_of(target, args)
 
 
+def on_default_device(value):
+    """A leaf there, where the value is a tensor elsewhere; a module's tensors are moved."""
+    device = torch.get_default_device()
+    if isinstance(value, torch.nn.Module):
+        return value.to(device)
+    if not isinstance(value, Tensor) or value.device.type == device.type:
+        return value
+    return value.detach().to(device).requires_grad_(value.requires_grad)
+
+
 def check(target, *args, steps: int = 3, native: bool = True, tolerance: float = TOLERANCE, backend="auto") -> None:
     """Compares `steps` calls, each with its backward accumulated into the gradients, with eager's.
 
-    native: whether forward and backward must be graphs of our own, one trace for all calls.
+    native: whether forward and backward must be graphs of our own, one trace for all calls. What lies elsewhere is
+    moved to the default device.
     """
+    target, args = on_default_device(target), tuple(on_default_device(value) for value in args)
     if not isinstance(target, (types.FunctionType, torch.nn.Module)):
         builtin = target
         target = lambda *args: builtin(*args)  # noqa: E731

@@ -28,6 +28,8 @@ class DriverApi {
   Result (*cuFuncGetAttribute)(int*, int, void*) = nullptr;
   Result (*cuLaunchKernel)(void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**,
                            void**) = nullptr;
+  Result (*cuStreamIsCapturing)(void*, int*) = nullptr;
+  Result (*cuMemcpyDtoDAsync_v2)(uint64_t, uint64_t, size_t, void*) = nullptr;
 
   static absl::StatusOr<const DriverApi*> Open() {
     static const auto* api = new absl::StatusOr<const DriverApi*>(Load());
@@ -74,6 +76,8 @@ class DriverApi {
     FRAMEJIT_FIND(cuModuleGetFunction);
     FRAMEJIT_FIND(cuFuncGetAttribute);
     FRAMEJIT_FIND(cuLaunchKernel);
+    FRAMEJIT_FIND(cuStreamIsCapturing);
+    FRAMEJIT_FIND(cuMemcpyDtoDAsync_v2);
 #undef FRAMEJIT_FIND
     if (!missing.empty()) return absl::UnavailableError(absl::StrCat("the CUDA driver has no ", missing));
     if (const absl::Status status = api->Check(api->cuInit(0), "cuInit"); !status.ok()) {
@@ -82,6 +86,20 @@ class DriverApi {
     return api;
   }
 };
+
+bool IsCapturing(void* stream) {
+  const absl::StatusOr<const DriverApi*> api = DriverApi::Open();
+  int status = 0;  // CU_STREAM_CAPTURE_STATUS_NONE
+  return !api.ok() || (*api)->cuStreamIsCapturing(stream, &status) != 0 || status != 0;
+}
+
+absl::Status CopyOnDevice(void* to, const void* from, size_t bytes, void* stream) {
+  const absl::StatusOr<const DriverApi*> api = DriverApi::Open();
+  if (!api.ok()) return api.status();
+  return (*api)->Check(
+      (*api)->cuMemcpyDtoDAsync_v2(reinterpret_cast<uint64_t>(to), reinterpret_cast<uint64_t>(from), bytes, stream),
+      "cuMemcpyDtoDAsync");
+}
 
 Resources LoadedKernel::resources() const {
   // CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, _LOCAL_SIZE_BYTES, _NUM_REGS

@@ -14,6 +14,12 @@ namespace framejit::cuda {
 
 class DriverApi;
 
+// Whether work on the stream goes into a CUDA graph instead of being run; true as well where the driver cannot say.
+bool IsCapturing(void* stream);
+
+// Copies within the device's memory, in the order of the stream. Returns before it has run.
+absl::Status CopyOnDevice(void* to, const void* from, size_t bytes, void* stream);
+
 // What a kernel takes of the device.
 struct Resources {
   int registers = 0;     // of a thread

@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "absl/strings/str_cat.h"
+#include "backends/loop/canonicalize.h"
 #include "backends/loop/schedule.h"
 
 namespace framejit::cuda {
@@ -22,10 +23,13 @@ constexpr int kColumnsOfBlock = kWarp;  // neighbouring rows of a block
 constexpr int kMaxColumnLanes = 32;
 constexpr int kMaxLanes = 1024;
 constexpr int kSharedBytes = 48 << 10;
+constexpr int kBankBytes = 4;        // of shared memory, in a row
 constexpr int kVectorsOfLane = 4;    // what a lane should have to do before a row gets more of them
 constexpr int kResidentBytes = 128;  // of a row in the registers of one thread; 256 are all that large blocks leave
 constexpr int64_t kMinColumns = 8;
-constexpr int64_t kManyVectors = int64_t{1} << 20;  // enough for all threads of a GPU several times over
+constexpr int kTileTurns = 4;                           // in which a block takes the rows of a tile
+constexpr int64_t kFewTileElements = int64_t{1} << 15;  // less is over before tiles make a difference
+constexpr int64_t kManyVectors = int64_t{1} << 20;      // enough for all threads of a GPU several times over
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -33,6 +37,10 @@ int PowerOfTwoAtLeast(int64_t value, int most) {
   int power = 1;
   while (power < value && power < most) power *= 2;
   return power;
+}
+
+int64_t TileBytes(int tile, loop::DType dtype) {
+  return int64_t{tile} * TilePitch(tile, dtype) * loop::DTypeBytes(dtype);
 }
 
 class Planner {
@@ -43,7 +51,7 @@ class Planner {
   LaunchPlan Run() {
     plan_.wide_index = NeedsWideIndex();
     if (!kernel_.has_reductions() && !StoresRowValues()) {
-      PlanElements();
+      if (!PlanTiles()) PlanElements();
     } else if (RunsAlongColumns()) {
       PlanColumns();
     } else {
@@ -126,6 +134,49 @@ class Planner {
     plan_.threads = kThreads;
     plan_.steps = vectors >= kManyVectors ? 2 : 1;
     plan_.blocks = CeilDiv(vectors, int64_t{kThreads} * plan_.steps);
+  }
+
+  // --- tiles ---
+
+  // Some load takes a dimension in steps along which another dimension has its neighbours: each access of its memory
+  // would use one element of it.
+  bool PlanTiles() {
+    const size_t inner = kernel_.dims.size() - 1;
+    for (plan_.along = 0; plan_.along < inner; ++plan_.along) {
+      if (StageAlong(plan_.along)) break;
+    }
+    if (plan_.along == inner) return false;
+    const int64_t columns = kernel_.inner_size(), rows = kernel_.dims[plan_.along].size;
+    if (columns < kWarp || rows < kWarp || kernel_.row_count() * columns < kFewTileElements) return false;
+    ChooseVectors(1);
+    plan_.spread = Spread::kTiles;
+    plan_.tile = StagedBytes(2 * kWarp) <= kSharedBytes ? 2 * kWarp : kWarp;
+    if (StagedBytes(plan_.tile) > kSharedBytes) return false;
+    plan_.rows_per_block = plan_.tile / kTileTurns;
+    plan_.threads = plan_.rows_per_block * kWarp;
+    const int64_t squares = CeilDiv(columns, plan_.tile) * CeilDiv(rows, plan_.tile);
+    plan_.blocks = kernel_.row_count() / rows * squares;
+    return true;
+  }
+
+  bool StageAlong(size_t along) {
+    plan_.staged.assign(kernel_.accesses.size(), false);
+    bool any = false;
+    ForEachElementAccess([&](const Node& node) {
+      const std::vector<int64_t>& strides = AccessOf(node).strides;
+      if (node.op != Op::kLoad || std::abs(strides.back()) <= 1 || strides[along] != 1) return;
+      plan_.staged[static_cast<size_t>(node.attr)] = any = true;
+    });
+    return any;
+  }
+
+  int64_t StagedBytes(int tile) const {
+    int64_t bytes = 0;
+    for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
+      const auto buffer = static_cast<size_t>(kernel_.accesses[a].buffer);
+      if (plan_.staged[a]) bytes += TileBytes(tile, kernel_.buffers[buffer].dtype);
+    }
+    return bytes;
   }
 
   // --- rows ---
@@ -213,6 +264,10 @@ class Planner {
 
 }  // namespace
 
+int TilePitch(int tile, loop::DType dtype) {
+  return tile + std::max<int>(1, kBankBytes / static_cast<int>(loop::DTypeBytes(dtype)));
+}
+
 int LaunchPlan::AlignmentOf(const Kernel& kernel, int32_t buffer) const {
   const int64_t item = loop::DTypeBytes(kernel.buffers[static_cast<size_t>(buffer)].dtype);
   int64_t alignment = item;
@@ -223,6 +278,11 @@ int LaunchPlan::AlignmentOf(const Kernel& kernel, int32_t buffer) const {
   return static_cast<int>(alignment);
 }
 
+void Canonicalize(Kernel& kernel) {
+  loop::Canonicalize(kernel, /*tiles=*/false);
+  if (PlanLaunch(kernel).spread != Spread::kTiles) loop::Canonicalize(kernel);
+}
+
 LaunchPlan PlanLaunch(const Kernel& kernel, int max_vector) { return Planner(kernel, max_vector).Run(); }
 
 std::string Print(const LaunchPlan& plan) {
@@ -230,6 +290,9 @@ std::string Print(const LaunchPlan& plan) {
   switch (plan.spread) {
     case Spread::kElements:
       text = "elements";
+      break;
+    case Spread::kTiles:
+      text = "tiles";
       break;
     case Spread::kRows:
       text = "rows";
@@ -239,6 +302,7 @@ std::string Print(const LaunchPlan& plan) {
       break;
   }
   absl::StrAppend(&text, ": ", plan.blocks, " blocks of ", plan.threads, " threads");
+  if (plan.spread == Spread::kTiles) return absl::StrCat(text, ", ", plan.tile, " x ", plan.tile, " elements");
   if (plan.spread != Spread::kElements) {
     absl::StrAppend(&text, ", ", plan.rows_per_block, " rows x ", plan.lanes, " lanes");
   }

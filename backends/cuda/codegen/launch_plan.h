@@ -13,6 +13,7 @@ namespace framejit::cuda {
 // What threads run along.
 enum class Spread : uint8_t {
   kElements,  // no reductions: each thread computes `vector` neighbours along the inner dimension
+  kTiles,     // no reductions: a block computes a square, whose transposed loads it makes along their memory
   kRows,      // `lanes` neighbouring threads reduce a row; up to a warp through shuffles, beyond through shared memory
   kColumns,   // rows are contiguous along the last row dimension and strided along the inner one: neighbouring threads
               // take neighbouring rows, and `lanes` threads above each other reduce one
@@ -27,6 +28,9 @@ struct LaunchPlan {
   bool resident = false;         // what a lane loads of a row stays in its registers from pass to pass
   bool wide_index = false;       // 64-bit offsets
   std::vector<bool> vectorised;  // by access: aligned where its buffer is; others go element by element
+  int tile = 0;                  // of kTiles: elements of a side of the square
+  size_t along = 0;              // of kTiles: its other dimension, along which the staged loads are contiguous
+  std::vector<bool> staged;      // of kTiles, by access: through shared memory
   int threads = 1;               // of a block
   int64_t blocks = 0;            // 0: nothing to do
 
@@ -34,8 +38,15 @@ struct LaunchPlan {
   int AlignmentOf(const loop::Kernel& kernel, int32_t buffer) const;
 };
 
+// loop::Canonicalize, with transposed loads left whole where tiles of threads take them.
+void Canonicalize(loop::Kernel& kernel);
+
 // Of a canonical kernel. `max_vector`: 1 for buffers of any alignment.
 LaunchPlan PlanLaunch(const loop::Kernel& kernel, int max_vector = 16);
+
+// Elements from row to row of a tile in shared memory: one bank more than a row has, so that a column is in as many
+// banks as a row.
+int TilePitch(int tile, loop::DType dtype);
 
 // One line: "rows: 4096 blocks of 128 threads, 4 rows x 32 lanes, 8 elements a vector, 2 steps in registers".
 std::string Print(const LaunchPlan& plan);

@@ -122,7 +122,7 @@ std::string ApproximateText(Op op, const std::string& x, const std::string& y) {
     case Op::kReciprocal:
       return absl::StrCat("ApproximateDiv(1.0f, ", x, ")");
     case Op::kSigmoid:
-      return absl::StrCat("ApproximateDiv(1.0f, 1.0f + ApproximateExp(-", x, "))");
+      return absl::StrCat("ApproximateReciprocal(1.0f + ApproximateExp(-", x, "))");
     case Op::kGelu:
       return absl::StrCat(x, " * ApproximateNormalCdf(", x, ")");
     case Op::kNormalCdf:
@@ -309,6 +309,7 @@ class Generator {
   KernelSource Run() {
     const std::string ir = loop::Print(kernel_);
     const char* spread = plan_.spread == Spread::kElements ? "elements"
+                         : plan_.spread == Spread::kTiles  ? "tiles"
                          : plan_.spread == Spread::kRows   ? "rows"
                                                            : "columns";
     const std::string entry = absl::StrFormat("framejit_%s_v%d_%016x", spread, plan_.vector, Fingerprint(ir));
@@ -317,6 +318,8 @@ class Generator {
                     plan_.wide_index ? "i64" : "int", " Offset;\n\n");
     if (plan_.spread == Spread::kElements)
       Elements(entry);
+    else if (plan_.spread == Spread::kTiles)
+      Tiles(entry);
     else
       Rows(entry);
     return {entry, std::move(out_)};
@@ -523,6 +526,72 @@ class Generator {
 
   void ComputeStep(int step) {
     Line("Compute<", plan_.vector, ">(first + ", int64_t{step} * plan_.threads * plan_.vector, ", ", Arguments(), ");");
+  }
+
+  // Positions in the square: `across` the inner dimension, `down` the other one; opens a scope for those that exist.
+  void OpenTile(const char* across, const char* down) {
+    const std::string other = absl::StrCat("i", plan_.along);
+    Line("#pragma unroll");
+    Open("for (int k = 0; k < ", plan_.tile, "; k += ", plan_.rows_per_block, ")");
+    Line("#pragma unroll");
+    Open("for (int j = 0; j < ", plan_.tile, "; j += ", plan_.threads / plan_.rows_per_block, ")");
+    Line("const Offset i = column + ", across, ", ", other, " = line + ", down, ";");
+    const int64_t columns = kernel_.inner_size(), lines = kernel_.dims[plan_.along].size;
+    partial_ = columns % plan_.tile != 0 || lines % plan_.tile != 0;
+    if (partial_) Open("if (i < ", columns, " && ", other, " < ", lines, ")");
+  }
+
+  void CloseTile() {
+    CloseVectors();
+    Close();
+  }
+
+  DType MemoryType(const Access& a) const { return kernel_.buffers[static_cast<size_t>(a.buffer)].dtype; }
+
+  // Transposed loads go along their memory into shared memory.
+  void Tiles(const std::string& entry) {
+    const auto tiles_of = [&](size_t d) { return (kernel_.dims[d].size + plan_.tile - 1) / plan_.tile; };
+    Line("extern \"C\" __global__ void __launch_bounds__(", plan_.threads, ") ", entry, "(", Parameters(), ") {");
+    ++depth_;
+    Line("const int x = threadIdx.x, y = threadIdx.y;");
+    Line("Offset rest = blockIdx.x;");
+    Line("const Offset column = rest % ", tiles_of(inner()), " * ", plan_.tile, ";");
+    Line("rest /= ", tiles_of(inner()), ";");
+    Line("const Offset line = rest % ", tiles_of(plan_.along), " * ", plan_.tile, ";");
+    Line("rest /= ", tiles_of(plan_.along), ";");
+    for (size_t d = inner(); d-- > 0;) {
+      if (d == plan_.along) continue;
+      Line("const Offset i", d, " = rest % ", kernel_.dims[d].size, ";");
+      Line("rest /= ", kernel_.dims[d].size, ";");
+    }
+    for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
+      const DType dtype = MemoryType(kernel_.accesses[a]);
+      const int places = plan_.tile * TilePitch(plan_.tile, dtype);
+      if (plan_.staged[a]) Line("__shared__ ", TypeText(dtype, true), " t", a, "[", places, "];");
+    }
+    OpenTile("k + y", "j + x");
+    for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
+      if (!plan_.staged[a]) continue;
+      const int pitch = TilePitch(plan_.tile, MemoryType(kernel_.accesses[a]));
+      Line("t", a, "[(k + y) * ", pitch, " + j + x] = *(", AddressText(kernel_.accesses[a], true), ");");
+    }
+    CloseTile();
+    Line("__syncthreads();");
+    OpenTile("j + x", "k + y");
+    const loop::Pass pass = schedule_.passes.empty() ? loop::Pass() : schedule_.passes[0];
+    for (const ValueId id : pass.row_nodes) RowNode(id, "");
+    for (const ValueId id : pass.elements) TileNode(id);
+    CloseTile();
+    Close();
+  }
+
+  void TileNode(ValueId id) {
+    const Node& n = node(id);
+    if (n.op == Op::kStore) return Line("*(", AddressText(access(n), true), ") = ", V(n.operands[0]), ";");
+    std::string value = n.op == Op::kLoad ? absl::StrCat("*(", AddressText(access(n), true), ")") : ValueText(id, "i");
+    if (n.op == Op::kLoad && plan_.staged[static_cast<size_t>(n.attr)])
+      value = absl::StrCat("t", n.attr, "[(j + x) * ", TilePitch(plan_.tile, MemoryType(access(n))), " + k + y]");
+    Line("const ", TypeText(n.dtype), " ", V(id), " = ", n.op == Op::kLoad ? FromMemory(n.dtype, value) : value, ";");
   }
 
   // Of the position `linear` in the dimensions but the last `skipped`, outermost first; that of the inner one is i.

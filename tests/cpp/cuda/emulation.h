@@ -172,6 +172,7 @@ inline bf16 BFloat(float x) {
 }
 
 inline float ApproximateExp2(float x) { return std::exp2(x); }
+inline float ApproximateReciprocal(float x) { return 1 / x; }
 inline float ApproximateDiv(float x, float y) { return x / y; }
 
 extern "C" void Emulate(void* kernel, void** buffers, long long blocks, unsigned width, unsigned height) {

@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "backends/cuda/codegen/launch_plan.h"
 #include "backends/loop/builder.h"
-#include "backends/loop/canonicalize.h"
 
 namespace framejit::testing {
 namespace {
@@ -30,7 +30,7 @@ NamedKernel Finish(std::string name, KernelBuilder builder) {
     ADD_FAILURE() << name << ": " << kernel.status();
     return {std::move(name), Kernel{{{0}}, {}, {}, {}}};
   }
-  loop::Canonicalize(*kernel);
+  cuda::Canonicalize(*kernel);
   return {std::move(name), *std::move(kernel)};
 }
 
@@ -153,6 +153,9 @@ std::vector<NamedKernel> LayoutKernels() {
       {"every_other", {4, 64}, {128, 2}, {64, 1}, {64, 1}, 1},
       {"backwards", {4, 64}, {-64, -1}, {64, 1}, {64, 1}, 255},
       {"transposed", {48, 40}, {1, 48}, {40, 1}, {40, 1}, 0},
+      {"large_transposed", {300, 257}, {1, 300}, {257, 1}, {257, 1}, 0},
+      {"both_transposed", {192, 256}, {1, 192}, {1, 192}, {256, 1}, 0},
+      {"transposed_matrices", {3, 100, 128}, {12800, 1, 100}, {0, 0, 1}, {12800, 128, 1}, 2},
       {"permuted", {3, 5, 16}, {80, 1, 5}, {80, 16, 1}, {16, 48, 1}, 0},
       {"odd", {7, 9}, {9, 1}, {0, 1}, {9, 1}, 0},
       {"one", {1}, {1}, {0}, {1}, 0},

@@ -15,7 +15,6 @@
 #include "absl/strings/str_split.h"
 #include "backends/cuda/codegen/source.h"
 #include "backends/loop/builder.h"
-#include "backends/loop/canonicalize.h"
 
 namespace framejit::cuda {
 namespace {
@@ -28,7 +27,7 @@ using loop::Op;
 std::string RunCommand(const std::string& command, const std::string& text) {
   absl::StatusOr<Kernel> kernel = loop::Parse(text);
   if (!kernel.ok()) return std::string(kernel.status().message()) + "\n";
-  loop::Canonicalize(*kernel);
+  Canonicalize(*kernel);
   const LaunchPlan plan = PlanLaunch(*kernel);
   std::string out = Print(plan) + "\n";
   if (command == "source") {
@@ -83,7 +82,7 @@ Kernel Copy(std::vector<int64_t> sizes, std::vector<int64_t> from, DType dtype =
   const loop::ValueId x = b.LoadAs(DType::kFloat32, b.AddInput(dtype), std::move(from), offset);
   b.Store(b.AddOutput(dtype), to, b.Unary(Op::kNeg, x));
   Kernel kernel = *std::move(b).Finish();
-  loop::Canonicalize(kernel);
+  Canonicalize(kernel);
   return kernel;
 }
 

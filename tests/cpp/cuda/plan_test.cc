@@ -7,9 +7,11 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "backends/cuda/codegen/toolchain.h"
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/cuda_target.h"
+#include "backends/cuda/graph_launches.h"
 #include "graph/parse.h"
 
 namespace framejit {
@@ -54,6 +56,29 @@ return %7
             "call into place aten::addmm\n"
             "kernel add.Tensor mean.dim sub.Tensor: 3072 bytes\n"
             "arena: 2048 bytes\n");
+}
+
+TEST_P(CudaPlan, TanhGelusOfSumsAreTheLibrarys) {
+  const auto graph = [](const char* type, const char* approximate, const char* results) {
+    return absl::StrReplaceAll(R"(
+input %0: TYPE[8, 64] device="cuda:0" @0
+input %1: TYPE[64, 32] device="cuda:0" @1
+input %2: TYPE[32] device="cuda:0" @2
+%3: TYPE[8, 32] device="cuda:0" @3 = aten::addmm(%2, %0, %1, 1, 1)
+%4: TYPE[2, 4, 32] device="cuda:0" @3 = aten::view(%3, [2, 4, 32])
+%5: TYPE[2, 4, 32] device="cuda:0" @5 = aten::gelu(%4, "KIND")
+%6: TYPE[2, 4, 32] device="cuda:0" @6 = aten::exp(%5)
+return RESULTS
+)",
+                               {{"TYPE", type}, {"KIND", approximate}, {"RESULTS", results}});
+  };
+  EXPECT_EQ(Describe(graph("bfloat16", "tanh", "%6").c_str()),
+            "call into place aten::_addmm_activation\nkernel exp: 1024 bytes\narena: 512 bytes\n");
+  for (const std::string& other :
+       {graph("float32", "tanh", "%6"), graph("bfloat16", "none", "%6"), graph("bfloat16", "tanh", "%3, %6"),
+        graph("bfloat16", "tanh", "%5"), absl::StrCat("strict\n", graph("bfloat16", "tanh", "%6"))}) {
+    EXPECT_FALSE(absl::StrContains(Describe(other.c_str()), "activation")) << other;
+  }
 }
 
 TEST_P(CudaPlan, ViewsAreMetadata) {
@@ -116,6 +141,50 @@ input %1: int64[8] device="cuda:0" @1
     EXPECT_TRUE(absl::StrContains(plan, "call aten::_assert_async\n")) << plan;
     EXPECT_FALSE(absl::StrContains(plan, "nll_loss")) << plan;
   }
+}
+
+std::string WhyNotCapturable(const char* text) {
+  absl::StatusOr<Graph> graph = ParseGraph(text);
+  EXPECT_TRUE(graph.ok()) << graph.status();
+  auto plan = native::MakePlan(*graph, TargetFor(90));
+  EXPECT_TRUE(plan.ok()) << plan.status();
+  return cuda::WhyNotCapturable(**plan);
+}
+
+TEST(CudaGraphs, WhatTheDeviceAloneDoesIsCapturable) {
+  EXPECT_EQ(WhyNotCapturable(R"(
+reduce_overhead
+input %0: float32[8, 64] device="cuda:0" @0
+constant %1: float64[] @1 wrapped = [2.0]
+%2: float32[8, 64] device="cuda:0" @2 = aten::mul.Tensor(%0, %1)
+%3: float32[64, 8] strides=[1, 64] device="cuda:0" @2 = aten::t(%2)
+%4: float32[8, 8] device="cuda:0" @4 = aten::mm(%2, %3)
+%5: float32[8, 8] device="cuda:0" @5 = aten::rand_like(%4)
+return %4, %5
+)"),
+            "");
+}
+
+TEST(CudaGraphs, WhatIsElsewhereOrIsWaitedForIsNot) {
+  EXPECT_EQ(WhyNotCapturable(R"(
+input %0: float32[16] device="cuda:0" @0
+input %1: float32[] @1
+%2: float32[16] device="cuda:0" @2 = aten::mul.Tensor(%0, %1)
+return %2
+)"),
+            "an input is on cpu");
+  EXPECT_EQ(WhyNotCapturable(R"(
+input %0: float32[16] device="cuda:0" @0
+%1: float32[16] @1 = aten::_to_copy(%0, None, None, device="cpu")
+return %1
+)"),
+            "aten::_to_copy reads or makes what is not on cuda:0");
+  EXPECT_EQ(WhyNotCapturable(R"(
+input %0: float32[16] device="cuda:0" @0
+%1: bool[] device="cuda:0" @1 = aten::equal(%0, %0)
+return %1
+)"),
+            "aten::equal waits for the device");
 }
 
 INSTANTIATE_TEST_SUITE_P(Architectures, CudaPlan, ::testing::Values(80, 90));

@@ -49,6 +49,20 @@ def test_matmul_between_kernels():
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_gelu_of_a_linear_layer(dtype):
+    def function(x, w, b):
+        return F.gelu(F.linear(x, w, b), approximate="tanh") * 2
+
+    x, w, b = (values(*sizes, dtype=dtype, seed=len(sizes)) for sizes in ((4, 16, 64), (96, 64), (96,)))
+    check(function, x, w, b)
+    assert "_addmm_activation" in explain(function, x, w, b)
+    x[0, 0, 0] = float("nan")
+    with torch.no_grad():
+        got, expected = framejit.compile(function)(x, w, b), function(x, w, b)
+    assert torch.equal(got.isnan(), expected.isnan())
+
+
 @pytest.mark.parametrize("offset", range(1, 8))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_misaligned_views(offset, dtype):
@@ -58,6 +72,23 @@ def test_misaligned_views(offset, dtype):
         for start in (0, offset, 0):
             x = whole[start : start + 4096]
             torch.testing.assert_close(compiled(x), x * 2 + x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.uint8, torch.bool])
+@pytest.mark.parametrize("sizes", [(300, 257), (3, 128, 192), (2, 1000, 40)])
+def test_transposes(dtype, sizes):
+    x = (values(*sizes) * 10).to(dtype)
+    check(lambda x: x.transpose(-1, -2).contiguous(), x)
+    if dtype.is_floating_point:
+        check(lambda x, y: torch.relu(x.transpose(-1, -2) * 2) + y, x, values(*sizes[:-2], *sizes[:-3:-1], dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_roundings_are_eagers(dtype):
+    x = torch.tensor([1.0, 65504.0, 65519.9, 65520.0, 1e-8, 6e-8, 3e38, 3.4e38, -1.00390625, 1.01171875, 0.0, -0.0])
+    x = torch.cat([x, x * -1, torch.tensor([float("inf"), float("-inf"), float("nan")])]).cuda()
+    got = framejit.compile(lambda x: (x * 1).to(dtype))(x)
+    assert torch.equal(got.view(torch.int16)[:-1], (x * 1).to(dtype).view(torch.int16)[:-1]) and got[-1].isnan()
 
 
 def test_numbers_on_the_cpu():

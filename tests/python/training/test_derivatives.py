@@ -7,6 +7,8 @@ from framejit_testing import check as check_call
 from framejit_testing import vector
 from training_testing import check
 
+pytestmark = pytest.mark.usefixtures("device")
+
 ACTIVATIONS = {
     "relu": F.relu,
     "leaky relu": lambda a: F.leaky_relu(a, 0.1),

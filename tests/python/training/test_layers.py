@@ -8,6 +8,8 @@ from torch import nn
 from training_tables import DIFFERENTIATED_BY_TORCH, LAYERS, LOSSES, positive, x
 from training_testing import check
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(name):

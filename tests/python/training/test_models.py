@@ -18,27 +18,28 @@ import framejit
 from benchmarks.training import NAMES, batch, build
 
 STEPS = 20
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-def losses(module, loss, name: str, rate: float, momentum: float) -> list[float]:
+def losses(module, loss, name: str, rate: float, momentum: float, device: str) -> list[float]:
     optimizer = torch.optim.SGD(module.parameters(), lr=rate, momentum=momentum)
     torch.manual_seed(11)
     values = []
     for number in range(STEPS):
         optimizer.zero_grad()
-        value = loss(**batch(name, True, number % 4))
+        value = loss(**{key: tensor.to(device) for key, tensor in batch(name, True, number % 4).items()})
         value.backward()
         optimizer.step()
         values.append(value.item())
     return values
 
 
-def compare(name: str, backend: str, rate: float, momentum: float, tolerance: float) -> None:
-    module = build(name, small=True)
+def compare(name: str, backend: str, rate: float, momentum: float, tolerance: float, device: str = "cpu") -> None:
+    module = build(name, small=True).to(device)
     own = copy.deepcopy(module)
     compiled = framejit.compile(own, backend=backend)
-    expected = losses(module, module, name, rate, momentum)
-    actual = losses(own, compiled, name, rate, momentum)
+    expected = losses(module, module, name, rate, momentum, device)
+    actual = losses(own, compiled, name, rate, momentum, device)
     for number, (a, e) in enumerate(zip(actual, expected, strict=True)):
         assert abs(a - e) <= tolerance * abs(e), f"step {number}: {a} instead of {e}"
     assert expected[0] != expected[-1]
@@ -47,9 +48,10 @@ def compare(name: str, backend: str, rate: float, momentum: float, tolerance: fl
     assert found[0].description.splitlines().count("backward:") == 1
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
 @pytest.mark.parametrize("name", NAMES)
-def test_losses(name):
-    compare(name, "auto", 1e-3, 0.0, TOLERANCE)
+def test_losses(name, device):
+    compare(name, "auto", 1e-3, 0.0, TOLERANCE, device)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,6 +13,12 @@ MASK = vector(4, 6, seed=9) > 0
 PLACES = torch.tensor([[1, 1], [0, 5], [2, 3], [4, 4]])
 
 
+@pytest.fixture(autouse=True)
+def constants(device, monkeypatch):
+    for name in ("I4", "ROWS", "MASK", "PLACES"):
+        monkeypatch.setitem(globals(), name, globals()[name].to(device))
+
+
 def x(*shape: int, seed: int = 1) -> torch.Tensor:
     return vector(*shape, seed=seed).requires_grad_()
 
