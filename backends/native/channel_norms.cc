@@ -1,5 +1,7 @@
 #include "backends/native/channel_norms.h"
 
+#include <algorithm>
+
 #include "backends/native/node_splitter.h"
 #include "graph/print.h"
 
@@ -42,8 +44,9 @@ class ChannelNormPass : public NodeSplitter {
 
   // A value for each channel, so that it broadcasts over x.
   ValueId PerChannel(const Node& origin, ValueId value, ValueId x) {
-    c10::DimVector sizes(graph_.meta(x).sizes.size() - 1, 1);
-    sizes[0] = graph_.meta(x).sizes[1];
+    c10::DimVector sizes = graph_.meta(x).sizes;
+    sizes.erase(sizes.begin());
+    std::fill(sizes.begin() + 1, sizes.end(), 1);
     return View(origin, value, sizes);
   }
 
@@ -187,9 +190,8 @@ class GroupNormSplitter : public ChannelNormPass {
     const ValueId scale = Binary("aten::mul.Tensor", node, by_group(rstd), by_channel(node.operands[1].value));
     const ValueId centre = Binary("aten::mul.Tensor", node, by_group(mean), scale);
     const ValueId offset = Binary("aten::sub.Tensor", node, by_channel(node.operands[2].value), centre);
-    c10::DimVector sizes(graph_.meta(x).sizes.size(), 1);
-    sizes[0] = batch;
-    sizes[1] = channels;
+    c10::DimVector sizes = graph_.meta(x).sizes;
+    std::fill(sizes.begin() + 2, sizes.end(), 1);
     const ValueId scaled = Binary("aten::mul.Tensor", node, x, View(node, scale, sizes));
     Add("aten::add.Tensor", node, {Operand::Value(scaled), Operand::Value(View(node, offset, sizes))}, node.outputs[0]);
   }

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "backends/alias.h"
-#include "graph/passes/operator_table.h"
+#include "graph/operator_table.h"
 
 namespace framejit::native {
 namespace {
