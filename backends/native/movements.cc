@@ -37,7 +37,7 @@ class MovementSplitter : public NodeSplitter {
   // The new node's result, whose metadata its operator tells: a view of its first operand, or memory of its own.
   ValueId Emit(const Node& origin, const char* name, absl::InlinedVector<Operand, 4> operands) {
     const bool is_view = operands[0].kind == Operand::Kind::kValue && std::string(name) != "aten::clone";
-    const int32_t storage = is_view ? graph_.meta(operands[0].value).storage : -1;
+    const TensorMeta base = is_view ? graph_.meta(operands[0].value) : TensorMeta();
     TensorMeta meta;
     meta.device = graph_.meta(origin.outputs[0]).device;
     const ValueId result = is_view ? graph_.AddValue(meta) : New(meta);
@@ -47,8 +47,9 @@ class MovementSplitter : public NodeSplitter {
     made.dtype = shape.scalar_type();
     made.sizes = Sizes(shape.sizes());
     made.strides = Sizes(shape.strides());
-    made.storage_offset = is_view ? shape.storage_offset() : 0;
-    if (is_view) made.storage = storage;
+    if (!is_view) return result;
+    made.storage = base.storage;
+    made.storage_offset = base.storage_offset + shape.storage_offset();  // of a tensor that began at zero
     return result;
   }
 

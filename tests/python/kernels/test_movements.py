@@ -104,6 +104,23 @@ def test_what_becomes_of_them():
     assert check(lambda x: F.pixel_shuffle(x.view(8, 4, 4, 32), 2) * 2, x).count("kernel") == 2
 
 
+def test_parts_of_values_inside():
+    """Views that begin inside what a kernel made."""
+    x = torch.randn(6, 8, 10, 12)
+    for part in (lambda y: y[1:, 2:], lambda y: y[:, :, 3:], lambda y: y.unbind(1)[5], lambda y: y.split(3, 3)[2]):
+        for move in (
+            lambda v: torch.stack([v, v], 1),
+            lambda v: v.roll(2, 0),
+            lambda v: F.pad(v, (1, -1)),
+            lambda v: v.repeat(1, *[2] * (v.dim() - 1)),
+            lambda v: torch.cat([v[..., 1:3], v[..., :1]], -1),
+        ):
+            check(lambda x, p=part, m=move: m(p(x * 2)), x)
+            check(lambda x, p=part, m=move: m(p(torch.cumsum(x, 0))) + 1, x)
+    check(lambda x: torch.stack((x * 2).unbind(1), 0), x)
+    check(lambda x: F.pixel_shuffle((x * 2)[1:, 4:], 2), x)
+
+
 def test_gradients():
     x = torch.randn(4, 8, 6, requires_grad=True)
 
