@@ -16,7 +16,7 @@ using Dims = c10::DimVector;
 Dims ReducedDims(const TensorMeta& x, const Node& node) {
   const c10::IValue& given = node.operands[1].constant;
   Dims dims;
-  if (!given.isIntList()) return dims;
+  if (!given.isIntList() || x.sizes.empty()) return dims;  // a scalar has no dimension 0, though operators take it
   for (int64_t d : given.toIntVector()) dims.push_back(d < 0 ? d + static_cast<int64_t>(x.sizes.size()) : d);
   std::sort(dims.begin(), dims.end());
   return dims;
