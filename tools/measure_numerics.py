@@ -121,8 +121,8 @@ OTHER_OPERATORS = {
     "pow.Scalar xlogy.Tensor _native_batch_norm_legit_no_training native_batch_norm",
     "derivatives": "tanh_backward sigmoid_backward gelu_backward silu_backward mse_loss_backward nll_loss_backward "
     "_softmax_backward_data _log_softmax_backward_data native_layer_norm_backward",
-    "of rows": "sum sum.dim_IntList mean mean.dim mse_loss max min amax amin any any.dim any.dims all all.dim "
-    "all.dims prod prod.dim_int logsumexp linalg_vector_norm binary_cross_entropy_with_logits gather "
+    "of rows": "sum sum.dim_IntList mean mean.dim mse_loss max min max.dim min.dim amax amin any any.dim any.dims all "
+    "all.dim all.dims prod prod.dim_int logsumexp linalg_vector_norm binary_cross_entropy_with_logits gather "
     "var.correction std.correction var_mean.correction _softmax _log_softmax native_layer_norm",
 }
 

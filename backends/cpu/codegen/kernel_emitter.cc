@@ -47,6 +47,7 @@ void KernelEmitter::Emit() {
   totals_.resize(kernel_.nodes.size());
   row_buffers_.resize(kernel_.nodes.size());
   roundings_ = FindRoundings(kernel_);
+  read_as_bfloat16_ = FindReadAsBFloat16(kernel_);
   FindNarrowIndices();
   for (size_t id = 0; id < kernel_.nodes.size(); ++id) {
     if (kernel_.nodes[id].op == Op::kConst) values_[id] = operators_.Constant(kernel_.nodes[id]);
@@ -212,6 +213,9 @@ Value KernelEmitter::Compute(ValueId id) {
   for (int i = 0; i < loop::OperandCount(node.op); ++i) operands[i] = values_[node.operands[i]];
   if (node.op == Op::kCast) {
     return operators_.Cast(kernel_.nodes[node.operands[0]].dtype, node.dtype, operands[0], roundings_[id]);
+  }
+  if (node.op == Op::kGelu && node.dtype == loop::DType::kFloat32 && read_as_bfloat16_[id]) {
+    return operators_.ShortGelu(operands[0]);
   }
   const int typed = node.op == Op::kSelect ? 1 : 0;
   return operators_.Apply(node.op, kernel_.nodes[node.operands[typed]].dtype, operands);

@@ -106,6 +106,7 @@ class KernelEmitter {
   std::vector<Gp> position_;                      // of the current row in each row dimension
   std::vector<Value> values_;                     // by ValueId
   std::vector<Rounding> roundings_;               // by ValueId: of casts to narrow floats
+  std::vector<bool> read_as_bfloat16_;            // by ValueId
   std::vector<bool> narrow_index_;                // by ValueId: inner positions that are only read as i32
   std::vector<std::vector<Value>> accumulators_;  // by ValueId of a reduction, by part
   std::vector<std::vector<Value>> totals_;        // by ValueId, by part: sums of finished blocks

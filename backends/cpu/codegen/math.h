@@ -22,6 +22,7 @@ Reg EmitTanh(Simd& s, const Reg& x);
 Reg EmitSigmoid(Simd& s, const Reg& x);
 Reg EmitErf(Simd& s, const Reg& x);
 Reg EmitGelu(Simd& s, const Reg& x);
+Reg EmitShortGelu(Simd& s, const Reg& x);  // of what is rounded to bfloat16
 Reg EmitNormalCdf(Simd& s, const Reg& x);
 Reg EmitExpNonPositive(Simd& s, const Reg& x);
 

@@ -427,6 +427,8 @@ Value Operators::Apply(Op op, DType dtype, const Value* operands) {
   return Int(op, dtype, operands);
 }
 
+Value Operators::ShortGelu(const Value& x) { return One(EmitShortGelu(s, First(x, 0))); }
+
 namespace {
 
 Op StepOf(Op reduction) {

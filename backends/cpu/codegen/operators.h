@@ -15,6 +15,7 @@ class Operators {
   Value Constant(const loop::Node& node);
   // Any operator but leaves, stores, casts and reductions. `dtype`: of the value operands.
   Value Apply(loop::Op op, loop::DType dtype, const Value* operands);
+  Value ShortGelu(const Value& x);  // of f32, for a result that is rounded to bfloat16
   Value Cast(loop::DType from, loop::DType to, const Value& value, const Rounding& rounding = {});  // convert.cc
 
   // One step of a reduction, its start, and the combination of all lanes into every lane.

@@ -179,4 +179,13 @@ class Finder {
 
 std::vector<Rounding> FindRoundings(const Kernel& kernel) { return Finder(kernel).Find(); }
 
+std::vector<bool> FindReadAsBFloat16(const Kernel& kernel) {
+  std::vector<bool> found(kernel.nodes.size(), true);
+  for (const loop::Node& node : kernel.nodes) {
+    const bool rounds = node.op == Op::kCast && node.dtype == DType::kBFloat16;
+    for (int i = 0; i < OperandCount(node.op) && !rounds; ++i) found[node.operands[i]] = false;
+  }
+  return found;
+}
+
 }  // namespace framejit::cpu

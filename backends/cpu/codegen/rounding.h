@@ -23,6 +23,8 @@ struct Rounding {
 
 // By ValueId; of use for casts to narrow floats alone.
 std::vector<Rounding> FindRoundings(const loop::Kernel& kernel);
+// By ValueId: read by casts to bfloat16 alone, so that functions need no more digits than that has.
+std::vector<bool> FindReadAsBFloat16(const loop::Kernel& kernel);
 
 }  // namespace framejit::cpu
 
