@@ -7,7 +7,7 @@
 namespace framejit::native {
 
 // gelu(addmm(bias, a, b), "tanh") of bfloat16 or float16 becomes one _addmm_activation, where nothing else reads the
-// product. The sum is not rounded in between. (There is a relu as well, but it does not keep NaN; and no other gelu.)
+// product. The sum is not rounded in between. (There is a relu as well: whether it keeps NaN was not measured. No other gelu.)
 void FuseProductEpilogues(Graph& graph);
 
 }  // namespace framejit::native
