@@ -7,7 +7,7 @@
 namespace framejit::native {
 
 // gelu(addmm(bias, a, b), "tanh") of bfloat16 or float16 becomes one _addmm_activation, where nothing else reads the
-// product. The sum is not rounded in between. (There is a relu as well: whether it keeps NaN was not measured. No other gelu.)
+// product. The sum is not rounded in between. (There is a relu as well; whether it keeps NaN was not measured.)
 void FuseProductEpilogues(Graph& graph);
 
 }  // namespace framejit::native
