@@ -7,6 +7,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "backends/loop/split.h"
+#include "backends/native/alike.h"
 #include "backends/native/emitter_rules.h"
 #include "backends/native/single_operators.h"
 #include "graph/operator_table.h"
@@ -32,7 +33,8 @@ struct Placement {
 
 class Fuser {
  public:
-  Fuser(const GraphFacts& facts, const std::vector<bool>& library_only) : facts_(facts), library_only_(library_only) {}
+  Fuser(const GraphFacts& facts, const std::vector<bool>& library_only)
+      : facts_(facts), library_only_(library_only), trials_(facts) {}
 
   FusionResult Run() {
     size_t node_count = graph().nodes.size();
@@ -44,7 +46,7 @@ class Fuser {
     for (size_t i = 0; i < graph().values.size(); ++i) r_.sources.push_back(static_cast<ValueId>(i));
     for (size_t i = 0; i < node_count; ++i) {
       const Node& node = graph().nodes[i];
-      r_.kinds[i] = library_only_[i] ? LibraryOrView(node) : Classify(facts_, node);
+      r_.kinds[i] = library_only_[i] ? LibraryOrView(node) : Classify(facts_, node, trials_);
       if (r_.kinds[i] == NodeKind::kView) SetSources(node);
     }
     for (int32_t n : FasterInAten(facts_, r_.kinds)) r_.kinds[static_cast<size_t>(n)] = NodeKind::kLibrary;
@@ -62,8 +64,8 @@ class Fuser {
   NodeKind kind(int32_t i) const { return r_.kinds[static_cast<size_t>(i)]; }
 
   // A node refused by the code generator runs through ATen unless it is a view.
-  NodeKind LibraryOrView(const Node& n) const {
-    NodeKind kind = Classify(facts_, n);
+  NodeKind LibraryOrView(const Node& n) {
+    NodeKind kind = Classify(facts_, n, trials_);
     return kind == NodeKind::kView ? kind : NodeKind::kLibrary;
   }
 
@@ -762,6 +764,7 @@ class Fuser {
 
   const GraphFacts& facts_;
   const std::vector<bool>& library_only_;
+  Trials trials_;
   FusionResult r_;
   absl::flat_hash_set<int32_t> real_views_;
   std::vector<int32_t> random_nodes_;
