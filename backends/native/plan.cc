@@ -7,10 +7,10 @@
 #include <limits>
 #include <numeric>
 #include <optional>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "backends/alias.h"
 #include "backends/dispatch.h"
 #include "backends/loop/canonicalize.h"
@@ -276,7 +276,8 @@ class Planner {
       returned_[static_cast<size_t>(root(id))] = true;
     }
     for (const Node& node : graph().nodes) {
-      if (ReadsWholeStorage(OperatorName(node.op))) returned_[static_cast<size_t>(root(node.operands[0].value))] = true;
+      if (ReadsWholeStorage(node.op.schema().name()))
+        returned_[static_cast<size_t>(root(node.operands[0].value))] = true;
     }
     for (const InputMutation& mutation : graph().mutations)
       last_unit_[static_cast<size_t>(root(mutation.value))] = kForever;
@@ -645,14 +646,16 @@ class Planner {
   }
 
   void DescribeKernel(const Unit& unit, const FusedKernel& kernel) {
-    std::vector<std::string> names;
+    std::string& text = plan_.description;
+    text.append("kernel");
     for (int32_t n : unit.nodes) {
-      std::string name = OperatorName(graph().nodes[static_cast<size_t>(n)].op);
-      names.push_back(name.substr(name.find("::") + 2));
+      const c10::FunctionSchema& schema = graph().nodes[static_cast<size_t>(n)].op.schema();
+      text.append(" ").append(schema.name(), schema.name().find("::") + 2);
+      if (!schema.overload_name().empty()) text.append(".").append(schema.overload_name());
     }
-    absl::StrAppend(&plan_.description, "kernel ", absl::StrJoin(names, " "), ": ", kernel.lowered.bytes, " bytes");
-    if (kernel.parts.size() > 1) absl::StrAppend(&plan_.description, ", in ", kernel.parts.size(), " parts");
-    absl::StrAppend(&plan_.description, "\n");
+    absl::StrAppend(&text, ": ", kernel.lowered.bytes, " bytes");
+    if (kernel.parts.size() > 1) absl::StrAppend(&text, ", in ", kernel.parts.size(), " parts");
+    text.append("\n");
   }
 
   Plan& plan_;
