@@ -16,7 +16,7 @@ class ChannelNormPass : public NodeSplitter {
   // The values among the operands are all of one type that is computed with as it is, and there is more than one
   // element per channel.
   bool IsPlain(const Node& node, size_t input) const {
-    if (facts_.TouchesWritten(node)) return false;
+    if (facts_->TouchesWritten(node)) return false;
     const TensorMeta& x = graph_.meta(node.operands[input].value);
     if ((x.dtype != at::kFloat && x.dtype != at::kDouble) || !x.device.is_cpu() || x.sizes.size() < 2) return false;
     bool plain = x.numel() > x.sizes[1];

@@ -20,7 +20,9 @@ namespace {
 // channels-last reorder more of it (benchmarks/convolutions.py).
 constexpr int64_t kFewestPositions = 300;
 
-bool IsConvolution(const Node& node) { return OperatorName(node.op) == "aten::convolution"; }
+bool IsConvolution(const Node& node) {
+  return node.op.schema().name() == "aten::convolution" && node.op.schema().overload_name().empty();
+}
 
 // A tensor that looks like the value and is never touched.
 at::Tensor Untouched(const TensorMeta& meta, c10::IntArrayRef strides) {

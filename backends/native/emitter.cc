@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "backends/alias.h"
+#include "backends/native/alike.h"
 #include "backends/native/emitter_rules.h"
 
 namespace framejit::native {
@@ -205,13 +206,16 @@ std::optional<absl::InlinedVector<loop::ValueId, 3>> Emitter::Emit(const Node& n
   return results;
 }
 
-NodeKind Classify(const GraphFacts& facts, const Node& node) {
+NodeKind Classify(const GraphFacts& facts, const Node& node, Trials& trials) {
   if (IsMetadataView(facts.graph, node)) return NodeKind::kView;
   const EmitRule* rule = FindEmitRule(node.op);
   if (rule == nullptr || !HasKernelLayout(facts, node)) return NodeKind::kLibrary;
   if (facts.graph.modes.strict && !IsExact(facts, node, *rule)) return NodeKind::kLibrary;
   if (rule->kind == NodeKind::kRow && RowShapeOf(facts, node).dims.empty()) return NodeKind::kLibrary;
-  return EmitsInTrial(facts, node) ? rule->kind : NodeKind::kLibrary;
+  const auto emits = [&](const Node& tried) { return EmitsInTrial(facts, tried); };
+  // Row operators look at what uses their results, too.
+  const bool has_form = rule->kind == NodeKind::kPointwise ? trials.Find(node, emits) : emits(node);
+  return has_form ? rule->kind : NodeKind::kLibrary;
 }
 
 RowShape RowShapeOf(const GraphFacts& facts, const Node& node) {

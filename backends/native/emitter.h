@@ -84,8 +84,10 @@ class Emitter {
   bool failed_ = false;
 };
 
+class Trials;  // alike.h
+
 // By operator name, operand dtypes and layout; decides with a trial emission, so that it agrees with Emit.
-NodeKind Classify(const GraphFacts& facts, const Node& node);
+NodeKind Classify(const GraphFacts& facts, const Node& node, Trials& trials);
 RowShape RowShapeOf(const GraphFacts& facts, const Node& node);
 
 }  // namespace framejit::native

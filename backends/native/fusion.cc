@@ -7,9 +7,8 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "backends/loop/split.h"
-#include "backends/native/emitter_rules.h"
+#include "backends/native/alike.h"
 #include "backends/native/single_operators.h"
-#include "graph/operator_table.h"
 
 namespace framejit::native {
 namespace {
@@ -32,7 +31,8 @@ struct Placement {
 
 class Fuser {
  public:
-  Fuser(const GraphFacts& facts, const std::vector<bool>& library_only) : facts_(facts), library_only_(library_only) {}
+  Fuser(const GraphFacts& facts, const std::vector<bool>& library_only)
+      : facts_(facts), library_only_(library_only), trials_(facts) {}
 
   FusionResult Run() {
     size_t node_count = graph().nodes.size();
@@ -44,7 +44,7 @@ class Fuser {
     for (size_t i = 0; i < graph().values.size(); ++i) r_.sources.push_back(static_cast<ValueId>(i));
     for (size_t i = 0; i < node_count; ++i) {
       const Node& node = graph().nodes[i];
-      r_.kinds[i] = library_only_[i] ? LibraryOrView(node) : Classify(facts_, node);
+      r_.kinds[i] = library_only_[i] ? LibraryOrView(node) : Classify(facts_, node, trials_);
       if (r_.kinds[i] == NodeKind::kView) SetSources(node);
     }
     for (int32_t n : FasterInAten(facts_, r_.kinds)) r_.kinds[static_cast<size_t>(n)] = NodeKind::kLibrary;
@@ -62,8 +62,8 @@ class Fuser {
   NodeKind kind(int32_t i) const { return r_.kinds[static_cast<size_t>(i)]; }
 
   // A node refused by the code generator runs through ATen unless it is a view.
-  NodeKind LibraryOrView(const Node& n) const {
-    NodeKind kind = Classify(facts_, n);
+  NodeKind LibraryOrView(const Node& n) {
+    NodeKind kind = Classify(facts_, n, trials_);
     return kind == NodeKind::kView ? kind : NodeKind::kLibrary;
   }
 
@@ -762,6 +762,7 @@ class Fuser {
 
   const GraphFacts& facts_;
   const std::vector<bool>& library_only_;
+  Trials trials_;
   FusionResult r_;
   absl::flat_hash_set<int32_t> real_views_;
   std::vector<int32_t> random_nodes_;
@@ -776,37 +777,6 @@ class Fuser {
 
 FusionResult Fuse(const GraphFacts& facts, const std::vector<bool>& library_only) {
   return Fuser(facts, library_only).Run();
-}
-
-const c10::DimVector& IterationShape(const GraphFacts& facts, NodeKind kind, const Node& node) {
-  ValueId id = kind == NodeKind::kRow ? node.operands[0].value : node.outputs[0];
-  return facts.graph.meta(id).sizes;
-}
-
-int FirstDim(int align, size_t node_rank, size_t rank) {
-  return align == kAlignRight ? static_cast<int>(node_rank) - static_cast<int>(rank) : align;
-}
-
-bool IsConcatenation(const Node& node) {
-  static const auto concatenation = FindOperator("aten::cat");
-  return concatenation && &node.op.schema() == &concatenation->schema();
-}
-
-int AlignOf(const Node& node, size_t operand) {
-  const EmitRule* rule = FindEmitRule(node.op);
-  return rule != nullptr && operand > 0 ? rule->operand_dim : kAlignRight;
-}
-
-std::vector<int64_t> DomainStrides(const TensorMeta& value, const DimMap& node_map, int align, size_t domain_rank) {
-  std::vector<int64_t> strides(domain_rank, 0);
-  int first = FirstDim(align, node_map.size(), value.sizes.size());
-  for (size_t i = 0; i < value.sizes.size(); ++i) {
-    int64_t position = first + static_cast<int64_t>(i);
-    if (value.sizes[i] == 1 || position < 0) continue;
-    int8_t dim = node_map[static_cast<size_t>(position)];
-    if (dim >= 0) strides[static_cast<size_t>(dim)] = value.strides[i];
-  }
-  return strides;
 }
 
 }  // namespace framejit::native

@@ -22,7 +22,7 @@ class MovementSplitter : public NodeSplitter {
 
  protected:
   bool Applies(const Node& node) const override {
-    if (facts_.TouchesWritten(node) || node.outputs[0] == kNoValue) return false;
+    if (facts_->TouchesWritten(node) || node.outputs[0] == kNoValue) return false;
     const TensorMeta& out = graph_.meta(node.outputs[0]);
     bool plain = out.numel() > 0 && out.is_contiguous() && out.storage_offset == 0;
     ForEachOperandValue(node, [&](const ValueId& id) {

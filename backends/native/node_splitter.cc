@@ -21,16 +21,16 @@ c10::DimVector ContiguousStrides(const c10::DimVector& sizes) {
 
 }  // namespace
 
-NodeSplitter::NodeSplitter(Graph& graph, const char* target)
-    : graph_(graph), facts_(graph), target_(FindOperator(target)) {
-  for (const TensorMeta& meta : graph.values) next_storage_ = std::max(next_storage_, meta.storage + 1);
-}
+NodeSplitter::NodeSplitter(Graph& graph, const char* target) : graph_(graph), target_(FindOperator(target)) {}
 
 void NodeSplitter::Run() {
-  if (!target_) return;
+  const auto is_target = [&](const Node& node) { return node.op == *target_; };
+  if (!target_ || std::none_of(graph_.nodes.begin(), graph_.nodes.end(), is_target)) return;
+  facts_.emplace(graph_);
   std::vector<bool> splits;
-  for (const Node& node : graph_.nodes) splits.push_back(node.op == *target_ && Applies(node));
+  for (const Node& node : graph_.nodes) splits.push_back(is_target(node) && Applies(node));
   if (std::find(splits.begin(), splits.end(), true) == splits.end()) return;
+  for (const TensorMeta& meta : graph_.values) next_storage_ = std::max(next_storage_, meta.storage + 1);
   std::vector<Node> old = std::exchange(graph_.nodes, {});
   for (size_t i = 0; i < old.size(); ++i) {
     if (splits[i])

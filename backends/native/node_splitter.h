@@ -40,7 +40,7 @@ class NodeSplitter {
   ValueId NewContiguous(ValueId like, c10::DimVector sizes, at::ScalarType type);
 
   Graph& graph_;
-  const MemoryFacts facts_;
+  std::optional<MemoryFacts> facts_;  // while it runs, where the graph has such a node at all
 
  private:
   const std::optional<c10::OperatorHandle> target_;

@@ -16,7 +16,7 @@ class NormSplitter : public NodeSplitter {
  private:
   // One type throughout, dense, and a batch to add over.
   bool Applies(const Node& node) const override {
-    if (facts_.TouchesWritten(node) || (node.outputs[1] == kNoValue && node.outputs[2] == kNoValue)) return false;
+    if (facts_->TouchesWritten(node) || (node.outputs[1] == kNoValue && node.outputs[2] == kNoValue)) return false;
     const TensorMeta& gradient = graph_.meta(node.operands[kGradient].value);
     if (gradient.dtype != at::kFloat && gradient.dtype != at::kDouble) return false;
     if (BatchDims(node) == 0 || gradient.numel() == 0) return false;

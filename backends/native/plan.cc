@@ -6,14 +6,16 @@
 #include <algorithm>
 #include <limits>
 #include <numeric>
+#include <optional>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "backends/alias.h"
 #include "backends/dispatch.h"
 #include "backends/loop/canonicalize.h"
 #include "backends/loop/split.h"
+#include "backends/native/alike.h"
 #include "backends/native/arena.h"
 #include "backends/native/channel_norms.h"
 #include "backends/native/convolution_layouts.h"
@@ -47,6 +49,7 @@ struct FusedKernel {
   LoweredKernel lowered;
   std::vector<Part> parts;
   std::vector<loop::SplitKernel::Temporary> temporaries;
+  int32_t same_as = -1;  // a unit whose code it runs, over other memory
 };
 
 struct FusedGraph {
@@ -105,22 +108,41 @@ absl::StatusOr<FusedKernel> LowerUnit(const GraphFacts& facts, const FusedGraph&
   return fused_kernel;
 }
 
+// The kernel of an earlier unit that `unit` is like, over the values of this one; nullopt where there is none.
+std::optional<FusedKernel> FindLowered(LoweredUnits& lowered, const FusedGraph& fused, size_t unit) {
+  const int32_t earlier = lowered.Find(static_cast<int32_t>(unit));
+  if (earlier < 0) return std::nullopt;
+  FusedKernel kernel = fused.kernels[static_cast<size_t>(earlier)];
+  kernel.same_as = earlier;
+  for (ValueId& id : kernel.lowered.buffers) id = lowered.PartnerOf(id);
+  return kernel;
+}
+
 // Compiles all parts of all units. By unit: what went wrong with the first part that could not be compiled.
 std::vector<absl::Status> CompileParts(FusedGraph& fused, const Target& target, bool keep_text) {
   std::vector<loop::Kernel> kernels;
   for (const FusedKernel& kernel : fused.kernels) {
-    for (const FusedKernel::Part& part : kernel.parts) kernels.push_back(part.kernel);
+    for (const FusedKernel::Part& part : kernel.parts) {
+      if (kernel.same_as < 0) kernels.push_back(part.kernel);
+    }
   }
   std::vector<Target::CompiledCode> compiled = target.Compile(kernels, keep_text);
   std::vector<absl::Status> failures(fused.kernels.size());
   size_t next = 0;
   for (size_t u = 0; u < fused.kernels.size(); ++u) {
-    for (FusedKernel::Part& part : fused.kernels[u].parts) {
-      Target::CompiledCode& code = compiled[next++];
+    FusedKernel& kernel = fused.kernels[u];
+    for (size_t i = 0; i < kernel.parts.size(); ++i) {
+      FusedKernel::Part& part = kernel.parts[i];
       if (LogEnabled(LogArtifact::k_loops)) Log(LogArtifact::k_loops, loop::Print(part.kernel));
+      if (kernel.same_as >= 0) {
+        part.code = fused.kernels[static_cast<size_t>(kernel.same_as)].parts[i].code;
+        continue;
+      }
+      Target::CompiledCode& code = compiled[next++];
       failures[u].Update(code.status());
       if (code.ok()) part.code = *std::move(code);
     }
+    if (kernel.same_as >= 0) failures[u] = failures[static_cast<size_t>(kernel.same_as)];
   }
   return failures;
 }
@@ -140,8 +162,13 @@ FusedGraph FuseAndCompile(const GraphFacts& facts, const Target& target, bool ke
       refused = true;
     };
     const std::vector<Unit>& units = fused.fusion.units;
+    LoweredUnits lowered(facts, fused.fusion, fused.stored);
     for (size_t u = 0; u < units.size(); ++u) {
       if (!units[u].is_kernel) continue;
+      if (auto known = refused ? std::nullopt : FindLowered(lowered, fused, u)) {
+        fused.kernels[u] = *std::move(known);
+        continue;
+      }
       auto kernel = LowerUnit(facts, fused, units[u], target);
       if (kernel.ok())
         fused.kernels[u] = *std::move(kernel);
@@ -249,7 +276,8 @@ class Planner {
       returned_[static_cast<size_t>(root(id))] = true;
     }
     for (const Node& node : graph().nodes) {
-      if (ReadsWholeStorage(OperatorName(node.op))) returned_[static_cast<size_t>(root(node.operands[0].value))] = true;
+      if (ReadsWholeStorage(node.op.schema().name()))
+        returned_[static_cast<size_t>(root(node.operands[0].value))] = true;
     }
     for (const InputMutation& mutation : graph().mutations)
       last_unit_[static_cast<size_t>(root(mutation.value))] = kForever;
@@ -618,14 +646,16 @@ class Planner {
   }
 
   void DescribeKernel(const Unit& unit, const FusedKernel& kernel) {
-    std::vector<std::string> names;
+    std::string& text = plan_.description;
+    text.append("kernel");
     for (int32_t n : unit.nodes) {
-      std::string name = OperatorName(graph().nodes[static_cast<size_t>(n)].op);
-      names.push_back(name.substr(name.find("::") + 2));
+      const c10::FunctionSchema& schema = graph().nodes[static_cast<size_t>(n)].op.schema();
+      text.append(" ").append(schema.name(), schema.name().find("::") + 2);
+      if (!schema.overload_name().empty()) text.append(".").append(schema.overload_name());
     }
-    absl::StrAppend(&plan_.description, "kernel ", absl::StrJoin(names, " "), ": ", kernel.lowered.bytes, " bytes");
-    if (kernel.parts.size() > 1) absl::StrAppend(&plan_.description, ", in ", kernel.parts.size(), " parts");
-    absl::StrAppend(&plan_.description, "\n");
+    absl::StrAppend(&text, ": ", kernel.lowered.bytes, " bytes");
+    if (kernel.parts.size() > 1) absl::StrAppend(&text, ", in ", kernel.parts.size(), " parts");
+    text.append("\n");
   }
 
   Plan& plan_;

@@ -32,7 +32,7 @@ class LossSplitter : public NodeSplitter {
 
   bool Applies(const Node& node) const override {
     const int64_t reduction = node.operands[kReduction].constant.toInt();
-    if (facts_.TouchesWritten(node) || reduction == at::Reduction::None || !IsAbsent(node.operands[kWeight])) {
+    if (facts_->TouchesWritten(node) || reduction == at::Reduction::None || !IsAbsent(node.operands[kWeight])) {
       return false;
     }
     const ValueId id = node.operands[kProbabilities].value;

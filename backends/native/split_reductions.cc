@@ -59,7 +59,7 @@ class ReductionSplitter : public NodeSplitter {
  protected:
   bool LieApart(const Node& node) const {
     const TensorMeta& x = Input(node);
-    return !facts_.TouchesWritten(node) && MemoryRuns(x, ReducedDims(x, node)).size() > 1;
+    return !facts_->TouchesWritten(node) && MemoryRuns(x, ReducedDims(x, node)).size() > 1;
   }
   const TensorMeta& Input(const Node& node) const { return graph_.meta(node.operands[0].value); }
   const TensorMeta& Result(const Node& node) const {

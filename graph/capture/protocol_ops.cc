@@ -1,6 +1,16 @@
 // Operators, comparison, identity, formatting.
+#include <ATen/PythonTorchFunctionTLS.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
 #include "graph/capture/printed.h"
 #include "graph/capture/recorder_impl.h"
+#include "graph/fake/plain_call.h"
+#include "graph/operator_table.h"
 
 namespace framejit {
 namespace {
@@ -8,6 +18,9 @@ namespace {
 struct BinaryRow {
   const char* function;  // of module operator
   binaryfunc apply;
+  // What torch's __add__ and so on come to with a tensor or a number on the right; null where they do other things.
+  const char* op = nullptr;
+  bool reflects = false;  // __radd__ comes to the same, tensor first
 };
 
 PyObject* Power(PyObject* a, PyObject* b) { return PyNumber_Power(a, b, Py_None); }
@@ -15,18 +28,18 @@ PyObject* InPlacePower(PyObject* a, PyObject* b) { return PyNumber_InPlacePower(
 
 // In the order of the NB_* numbers of BINARY_OP (Include/opcode.h).
 constexpr BinaryRow kBinary[] = {
-    {"add", PyNumber_Add},
+    {"add", PyNumber_Add, "aten::add.Tensor", /*reflects=*/true},
     {"and_", PyNumber_And},
     {"floordiv", PyNumber_FloorDivide},
     {"lshift", PyNumber_Lshift},
     {"matmul", PyNumber_MatrixMultiply},
-    {"mul", PyNumber_Multiply},
+    {"mul", PyNumber_Multiply, "aten::mul.Tensor", /*reflects=*/true},
     {"mod", PyNumber_Remainder},
     {"or_", PyNumber_Or},
     {"pow", Power},
     {"rshift", PyNumber_Rshift},
-    {"sub", PyNumber_Subtract},
-    {"truediv", PyNumber_TrueDivide},
+    {"sub", PyNumber_Subtract, "aten::sub.Tensor"},
+    {"truediv", PyNumber_TrueDivide, "aten::div.Tensor"},
     {"xor", PyNumber_Xor},
     {"iadd", PyNumber_InPlaceAdd},
     {"iand", PyNumber_InPlaceAnd},
@@ -45,6 +58,62 @@ constexpr BinaryRow kBinary[] = {
 constexpr int kFirstInPlace = 13;
 
 constexpr const char* kCompare[] = {"lt", "le", "eq", "ne", "gt", "ge"};
+
+// A method of torch.Tensor as torch has it: that of the base class, which cannot be changed, while no other stands in
+// its way.
+struct TensorMethod {
+  PyRef name;
+  PyObject* own = nullptr;  // borrowed from torch's class
+
+  explicit TensorMethod(const std::string& text) : name(PyRef::Steal(PyUnicode_InternFromString(text.c_str()))) {
+    if (name) own = PyDict_GetItemWithError(Names().tensor_base->tp_dict, name.get());
+    PyErr_Clear();
+  }
+  bool IsTorchs() const { return own != nullptr && _PyType_Lookup(Names().tensor, name.get()) == own; }
+};
+
+struct PlainOperator {
+  std::optional<c10::OperatorHandle> op;
+  TensorMethod method, reflected;
+};
+
+// By row of kBinary; the GIL guards it.
+const std::optional<PlainOperator>& PlainOperatorOf(int row) {
+  static const auto* operators = [] {
+    auto* made = new std::vector<std::optional<PlainOperator>>;
+    for (const BinaryRow& each : kBinary) {
+      if (made->emplace_back(); each.op == nullptr) continue;
+      made->back().emplace(FindOperator(each.op), TensorMethod(absl::StrCat("__", each.function, "__")),
+                           TensorMethod(absl::StrCat("__r", each.function, "__")));
+    }
+    return made;
+  }();
+  return (*operators)[static_cast<size_t>(row)];
+}
+
+// A number that torch takes for one of its own types as it is; None where it would not, or would raise.
+c10::IValue NumberOf(PyObject* object) {
+  if (PyFloat_CheckExact(object)) return PyFloat_AS_DOUBLE(object);
+  if (!PyLong_CheckExact(object)) return {};
+  int overflow = 0;
+  const int64_t value = PyLong_AsLongLongAndOverflow(object, &overflow);
+  return overflow == 0 ? c10::IValue(value) : c10::IValue();
+}
+
+// The result of an operator on plain tensors and numbers, recorded without torch's parser and dispatcher; null, with
+// nothing done, where anything but these might have a say in it.
+PyObject* ApplyPlainly(int row, PyObject* left, PyObject* right) {
+  if (kBinary[row].op == nullptr || at::impl::PythonTorchFunctionTLS::stack_len() > 0) return nullptr;
+  PyTypeObject* tensor_class = Names().tensor;
+  const bool reflected = Py_TYPE(left) != tensor_class;
+  PyObject *self = reflected ? right : left, *other = reflected ? left : right;
+  if (Py_TYPE(self) != tensor_class || (reflected && !kBinary[row].reflects)) return nullptr;
+  c10::IValue operand = Py_TYPE(other) == tensor_class ? c10::IValue(TensorOf(other)) : NumberOf(other);
+  const std::optional<PlainOperator>& plain = PlainOperatorOf(row);
+  if (operand.isNone() || !plain->op || !(reflected ? plain->reflected : plain->method).IsTorchs()) return nullptr;
+  at::Tensor result = RecordPlainCall(*plain->op, TensorOf(self), operand);
+  return result.defined() ? THPVariable_Wrap(std::move(result)) : nullptr;
+}
 
 bool HasContent(PyObject* object) { return !IsPrimitive(object) && !IsTensor(object); }
 
@@ -79,7 +148,11 @@ PyObject* RecorderState::Impl::Binary(int op, PyObject* left, PyObject* right) {
     PyObject* other = IsTensor(left) ? right : left;
     if (IsTensor(other) || IsPrimitive(other) || IsNumPyScalar(other) ||
         (IsNativeValue(other) && !PyUnicode_Check(other))) {
-      return CallOperator(row.function, {left, right}, [&] { return row.apply(left, right); });
+      const bool has_symbol = SymbolOf(left) != kNoSymbol || SymbolOf(right) != kNoSymbol;
+      return CallOperator(row.function, {left, right}, [&] {
+        PyObject* result = has_symbol ? nullptr : ApplyPlainly(op, left, right);
+        return result != nullptr || PyErr_Occurred() ? result : row.apply(left, right);
+      });
     }
   }
   if ((PyUnicode_Check(left) || PyBytes_Check(left)) && HasFake(right)) {

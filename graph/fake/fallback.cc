@@ -17,6 +17,7 @@
 #include "graph/fake/fake_tensor_impl.h"
 #include "graph/fake/known_value.h"
 #include "graph/fake/op_info.h"
+#include "graph/fake/plain_call.h"
 #include "graph/fake/probed_layouts.h"
 #include "graph/fake/random_state_operators.h"
 #include "graph/fake/recording.h"
@@ -198,8 +199,7 @@ class RecordedCall {
 
  private:
   // Where the operator keeps the layout and dtype of plain operands (KeepsPlainLayout), one of those that it is given:
-  // floating, contiguous with no two strides the same (so that TensorIterator has no choice), all of one kind, beside
-  // numbers that torch wrapped. Null otherwise.
+  // plain and of one kind, beside numbers that torch wrapped. Null otherwise.
   const FakeTensorImpl* PlainOperand() const {
     if (!info_.keeps_plain_layout) return nullptr;
     const FakeTensorImpl* first = nullptr;
@@ -217,24 +217,11 @@ class RecordedCall {
       } else if (first == nullptr) {
         if (fake->recording_serial() != recording_.serial() || !IsPlain(*fake)) return nullptr;
         first = fake;
-      } else if (fake->recording_serial() != recording_.serial() || fake->sizes() != first->sizes() ||
-                 fake->strides() != first->strides() || fake->dtype() != first->dtype() ||
-                 fake->device() != first->device() || fake->is_neg()) {
+      } else if (fake->recording_serial() != recording_.serial() || !IsLikePlain(*fake, *first)) {
         return nullptr;
       }
     }
     return first;
-  }
-
-  static bool IsPlain(const FakeTensorImpl& fake) {
-    if (fake.dim() == 0 || !at::isFloatingType(c10::typeMetaToScalarType(fake.dtype())) || fake.is_neg()) return false;
-    int64_t expected = 1;
-    for (int64_t d = fake.dim(); d-- > 0;) {
-      const int64_t size = fake.sizes()[static_cast<size_t>(d)];
-      if (fake.strides()[static_cast<size_t>(d)] != expected || size == 0 || (size == 1 && d > 0)) return false;
-      expected *= size;
-    }
-    return true;
   }
 
   // A Python number that is no bool and not left open: it does not change what type a floating tensor has.

@@ -4,6 +4,7 @@
 #include <c10/core/CPUAllocator.h>
 
 #include <atomic>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <typeinfo>
@@ -106,6 +107,14 @@ ValueId FakeRecording::NumberConstant(const at::Tensor& wrapped) {
   ValueId& id = number_constants_.try_emplace({dtype, bits}, kNoValue).first->second;
   if (id == kNoValue) id = AddConstant(wrapped, wrapped);
   return id;
+}
+
+ValueId FakeRecording::NumberConstant(const at::Scalar& number) {
+  const bool is_float = number.isFloatingPoint();
+  const uint64_t bits =
+      is_float ? std::bit_cast<uint64_t>(number.toDouble()) : std::bit_cast<uint64_t>(number.toLong());
+  const auto known = number_constants_.find({is_float ? at::kDouble : at::kLong, bits});
+  return known != number_constants_.end() ? known->second : NumberConstant(WrapNumber(number));
 }
 
 std::shared_ptr<OpenNumber> FakeRecording::NewNumber(const at::Scalar& hint) {

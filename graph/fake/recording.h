@@ -55,6 +55,8 @@ class FakeRecording {
   ValueId AddConstant(const at::Tensor& key, at::Tensor held);
   // The constant for a number that torch wrapped: one for each value and type, whatever tensor it comes in.
   ValueId NumberConstant(const at::Tensor& wrapped);
+  // The same for one that torch would wrap: an int or a float.
+  ValueId NumberConstant(const at::Scalar& number);
   // A value for a number that the graph leaves open, no input yet.
   std::shared_ptr<OpenNumber> NewNumber(const at::Scalar& hint);
   // The tensor that stands for such a number.
