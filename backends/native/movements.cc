@@ -3,7 +3,7 @@
 #include <c10/core/WrapDimMinimal.h>
 
 #include <algorithm>
-#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -18,7 +18,7 @@ using Sizes = c10::DimVector;
 
 class MovementSplitter : public NodeSplitter {
  public:
-  MovementSplitter(Graph& graph, const char* name) : NodeSplitter(graph, name), name_(name) {}
+  using NodeSplitter::NodeSplitter;
 
  protected:
   bool Applies(const Node& node) const override {
@@ -36,7 +36,7 @@ class MovementSplitter : public NodeSplitter {
 
   // The new node's result, whose metadata its operator tells: a view of its first operand, or memory of its own.
   ValueId Emit(const Node& origin, const char* name, absl::InlinedVector<Operand, 4> operands) {
-    const bool is_view = operands[0].kind == Operand::Kind::kValue && std::string(name) != "aten::clone";
+    const bool is_view = std::string_view(name) != "aten::clone";
     const TensorMeta base = is_view ? graph_.meta(operands[0].value) : TensorMeta();
     TensorMeta meta;
     meta.device = graph_.meta(origin.outputs[0]).device;
@@ -72,8 +72,6 @@ class MovementSplitter : public NodeSplitter {
   void Concatenate(const Node& node, std::vector<ValueId> parts, int64_t dim, ValueId out) {
     Add("aten::cat", node, {Operand::ValueList(std::move(parts)), Int(dim)}, out);
   }
-
-  const std::string name_;
 };
 
 // stack(tensors, dim)
