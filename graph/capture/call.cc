@@ -366,12 +366,6 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
     const SourceId source = SourceOf(object);
     PyObject* referent = PyWeakref_GetObject(object);
     if (source == kNoSource) return Scan(Py_NewRef(referent));
-    SourceId root = source;
-    while (recording->sources[root].parent != kNoSource) root = recording->sources[root].parent;
-    // What the frames have dropped since, the state that they came in by still holds.
-    if (IsSegment() && recording->sources[root].kind == SourceKind::kArgument) {
-      return BreakNull(BreakCode::kUnsupportedCallable, "a weak reference carried over a break");
-    }
     return Lift(Py_NewRef(referent), Intern(SourceKind::kWeakReferent, source));
   }
   if (method != nullptr && Py_TYPE(method) != &PyWrapperDescr_Type) {
