@@ -9,6 +9,9 @@
 
 namespace framejit::cpu {
 
+// Less work than this is not worth waking a thread for.
+inline constexpr double kThreadNanoseconds = 8000;
+
 // Ranges of [0, count), of `grain` or more, on torch's threads.
 void ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<void(int64_t begin, int64_t end)> body);
 

@@ -12,9 +12,6 @@
 namespace framejit::cpu {
 namespace {
 
-// Less work than this is not worth waking a thread for.
-constexpr double kThreadNanoseconds = 8000;
-
 class ProductCode : public native::KernelCode {
  public:
   explicit ProductCode(std::shared_ptr<const CompiledProduct> product)

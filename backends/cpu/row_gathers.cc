@@ -18,9 +18,6 @@
 namespace framejit::cpu {
 namespace {
 
-// Less work than this is not worth waking a thread for.
-constexpr double kThreadNanoseconds = 8000;
-
 // self viewed as [outer, size, bytes], the result as [outer, count, bytes].
 struct RowGather {
   int64_t outer = 1, size = 0, count = 0, bytes = 0;

@@ -25,10 +25,6 @@ class ChannelNormPass : public NodeSplitter {
     return plain;
   }
 
-  static bool IsAbsent(const Operand& operand) {
-    return operand.kind == Operand::Kind::kConstant ? operand.constant.isNone() : operand.value == kNoValue;
-  }
-
   // All but the channels.
   c10::DimVector BatchDims(ValueId x) const {
     c10::DimVector dims;

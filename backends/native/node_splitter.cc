@@ -5,22 +5,9 @@
 
 #include "graph/operator_table.h"
 #include "graph/passes/pointwise_meta.h"
+#include "graph/print.h"
 
 namespace framejit::native {
-namespace {
-
-c10::DimVector ContiguousStrides(const c10::DimVector& sizes) {
-  c10::DimVector strides(sizes.size());
-  int64_t stride = 1;
-  for (size_t d = sizes.size(); d-- > 0;) {
-    strides[d] = stride;
-    stride *= std::max<int64_t>(sizes[d], 1);
-  }
-  return strides;
-}
-
-}  // namespace
-
 NodeSplitter::NodeSplitter(Graph& graph, const char* target) : graph_(graph), target_(FindOperator(target)) {}
 
 void NodeSplitter::Run() {

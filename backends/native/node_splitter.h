@@ -22,6 +22,11 @@ class NodeSplitter {
   virtual bool Applies(const Node& node) const = 0;
   virtual void Split(const Node& node) = 0;
 
+  // None, or no tensor.
+  static bool IsAbsent(const Operand& operand) {
+    return operand.kind == Operand::Kind::kConstant ? operand.constant.isNone() : operand.value == kNoValue;
+  }
+
   // A new value with memory of its own.
   ValueId New(TensorMeta meta);
   // A node with the place of `origin`. The operands given come first; the schema's defaults follow.

@@ -26,10 +26,6 @@ class LossSplitter : public NodeSplitter {
   }
 
  private:
-  static bool IsAbsent(const Operand& operand) {
-    return operand.kind == Operand::Kind::kConstant ? operand.constant.isNone() : operand.value == kNoValue;
-  }
-
   bool Applies(const Node& node) const override {
     const int64_t reduction = node.operands[kReduction].constant.toInt();
     if (facts_->TouchesWritten(node) || reduction == at::Reduction::None || !IsAbsent(node.operands[kWeight])) {
