@@ -26,7 +26,7 @@ constexpr const char* kTorchLevel = "torch-level graph";
 
 // Where inputs begin in their memory is none of what a recording says, unless it is guarded
 // (graph/capture/tensor_layout.cc): offsets count from there. Nor is it, where a recording was made of inputs that
-// share memory, which of them do (Recording::inputs_overlap).
+// share memory, which of them do (Recording::inputs_overlap), and how far from each other they begin.
 void CountFromInputs(const std::vector<int32_t>& inputs, bool inputs_overlap, std::vector<TensorMeta>& values) {
   absl::flat_hash_map<int32_t, int64_t> begin;
   for (int32_t id : inputs) {
@@ -35,7 +35,7 @@ void CountFromInputs(const std::vector<int32_t>& inputs, bool inputs_overlap, st
   }
   for (TensorMeta& meta : values) {
     if (auto found = begin.find(meta.storage); found != begin.end() && meta.storage >= 0)
-      meta.storage_offset -= found->second;
+      meta.storage_offset = inputs_overlap ? 0 : meta.storage_offset - found->second;
     if (inputs_overlap) meta.storage = 0;
   }
 }

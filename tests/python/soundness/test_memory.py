@@ -49,6 +49,14 @@ def test_which_inputs_share_memory_is_no_difference_to_the_replay_check():
     assert found is None, found
 
 
+def test_how_far_apart_written_inputs_begin_is_no_difference_to_the_replay_check():
+    """A recording of inputs that share memory runs operator by operator, wherever in it they lie."""
+    setup = "def f(x, y):\n    x[-1].mul_(y)\n"
+    steps = ["a = torch.tensor([1., 2., 3.])\ncall(a, a[0])\nresult = a", "call(a, a[1])", "call(a, a[2])"]
+    found = difference(Program(setup, steps, backend="interp", checks="replay"))
+    assert found is None, found
+
+
 @pytest.mark.parametrize("name", ["is_leaf", "retains_grad", "_grad"])
 def test_how_an_input_came_to_require_grad(name):
     setup = f"def f(x):\n    return x.{name}, x + 1\n"
