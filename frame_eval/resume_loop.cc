@@ -10,7 +10,6 @@
 #include "frame_eval/cpython/recursion.h"
 #include "frame_eval/entry.h"
 #include "frame_eval/guards/iterators.h"
-#include "frame_eval/guards/tensor_check.h"
 
 namespace framejit {
 namespace {
@@ -115,9 +114,6 @@ PyObject* CopyTuple(PyObject* tuple) {
     PyTuple_SET_ITEM(copy, i, Py_NewRef(PyTuple_GET_ITEM(tuple, i)));
   return copy;
 }
-
-// No instruction will read it, but the program can tell when it dies.
-bool IsCarriedDead(PyObject* object) { return DeathIsSeen(object) && TensorOrNull(object) == nullptr; }
 
 bool Contains(const std::vector<int>& values, int value) {
   return std::find(values.begin(), values.end(), value) != values.end();
@@ -254,7 +250,7 @@ bool ResumeLoop::Capture(const Reentry& reentry, ShimFrame* running, PyObject* e
   point->target = reentry.target;
   for (int slot = 0; slot < reentry.code->co_nlocalsplus; ++slot) {
     PyObject* value = frame.localsplus()[reentry.first_slot + slot];
-    if (value == nullptr || (!Contains(reentry.live, slot) && !IsCarriedDead(value))) continue;
+    if (value == nullptr || (!Contains(reentry.live, slot) && !DeathIsSeen(value))) continue;
     point->slots.push_back(slot);
     items.push_back(value);
   }

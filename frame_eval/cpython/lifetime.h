@@ -7,8 +7,8 @@
 
 namespace framejit {
 
-// Instances of classes with a __del__, and those that are referred to weakly. Of other objects (classes, functions,
-// tensors) weak references are common, and nothing is made of them.
+// Instances of classes with a __del__, and those that are referred to weakly. Of classes and functions weak references
+// are common, and nothing is made of them.
 inline bool DeathIsSeen(PyObject* object) {
   PyTypeObject* type = Py_TYPE(object);
   if ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) == 0 || PyType_Check(object)) return false;

@@ -13,6 +13,16 @@
 namespace framejit {
 namespace {
 
+// Of a state that frames were resumed with, or of the tuples in it.
+bool HoldsItem(PyObject* state, PyObject* object) {
+  if (state == nullptr || !PyTuple_CheckExact(state)) return false;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(state); ++i) {
+    PyObject* item = PyTuple_GET_ITEM(state, i);
+    if (item == object || HoldsItem(item, object)) return true;
+  }
+  return false;
+}
+
 bool HasFlag(PyObject* function, PyObject* name) {
   PyObject* dict = reinterpret_cast<PyFunctionObject*>(function)->func_dict;
   return dict != nullptr && PyDict_GetItemWithError(dict, name) != nullptr;
@@ -366,6 +376,11 @@ PyObject* RecorderState::Impl::CallInstance(PyObject* object, PyObject* const* a
     const SourceId source = SourceOf(object);
     PyObject* referent = PyWeakref_GetObject(object);
     if (source == kNoSource) return Scan(Py_NewRef(referent));
+    // The state holds what the frames may have dropped since, and objects that are to be written hold what they will
+    // drop; the interpreter, which goes on without the one and behind the other, knows what is alive.
+    const auto holds = [referent](PyObject* state) { return HoldsItem(state, referent); };
+    if (!writes.empty() || (IsSegment() && std::any_of(request.slots.begin(), request.slots.end(), holds)))
+      return BreakAtWeakReference("a weak reference to what may be dead");
     return Lift(Py_NewRef(referent), Intern(SourceKind::kWeakReferent, source));
   }
   if (method != nullptr && Py_TYPE(method) != &PyWrapperDescr_Type) {

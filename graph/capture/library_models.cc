@@ -73,8 +73,13 @@ PyObject* RecorderState::Impl::ModelRandomSeed(const NativeCall& call) {
 // A callback runs when the object dies, which inside the recording is where it dies in eager mode.
 PyObject* RecorderState::Impl::ModelWeakReference(const NativeCall& call) {
   const bool local = call.nargs >= 1 && !IsOutside(call.args[0]) && !IsTensor(call.args[0]);
-  if (!local) return BreakNull(BreakCode::kUnsupportedCallable, "a weak reference to an object from outside");
-  return CallPure(call);
+  return local ? CallPure(call) : BreakAtWeakReference("a weak reference to an object from outside");
+}
+
+// Variables that are not read any more keep their objects alive.
+PyObject* RecorderState::Impl::BreakAtWeakReference(const char* what) {
+  asks_what_lives = true;
+  return BreakNull(BreakCode::kUnsupportedCallable, what);
 }
 
 PyObject* RecorderState::Impl::ModelCallEffect(const NativeCall& call) {

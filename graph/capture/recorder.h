@@ -33,6 +33,8 @@ struct StopPoint {
   int64_t instruction = 0;
   PyRef code;      // of the frame that executes it
   int offset = 0;  // code units
+  // What runs there asks what is alive: variables that are not read any more are carried, too.
+  bool carries_dead = false;
 };
 
 // Callables that are one call of the torch-level graph each, whatever they call: modules, functions, and methods of

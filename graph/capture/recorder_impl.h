@@ -128,6 +128,7 @@ struct RecorderState::Impl {
   std::vector<StopPoint> StopsOfRaise(PyObject* exception);
   const std::vector<StopPoint>* RaiseOfHandled() const;
   int EnterStack(const ResumePoint& point, PyObject* state, LiveFrame& frame);
+  bool asks_what_lives = false;  // StopPoint::carries_dead of the stops at the break
   int EnterHandler(PyObject* exception, SourceId source, PyObject*** stack_top);
   bool IsOwnedIterator(size_t depth, PyObject* value, const std::vector<int>& live) const;
   void NoteRaise();
@@ -373,6 +374,7 @@ struct RecorderState::Impl {
   PyObject* ModelRandomSeed(const NativeCall& call);
   PyObject* ModelCallEffect(const NativeCall& call);
   PyObject* ModelWeakReference(const NativeCall& call);
+  PyObject* BreakAtWeakReference(const char* what);
   void GuardAbstractBases();
   PyObject* ModelAddress(const NativeCall& call);
   // What id() returned, and of which outside object, or null: of one that is another on each call.

@@ -105,7 +105,8 @@ std::vector<StopPoint> RecorderState::Impl::DirectStops() const {
   while (direct < frames.size() && frames[direct]->is_direct) ++direct;
   while (direct-- > 0) {
     const LiveFrame& frame = *frames[direct];
-    stops.push_back({frame.instruction, PyRef::Borrow(reinterpret_cast<PyObject*>(frame.code)), frame.offset});
+    stops.push_back(
+        {frame.instruction, PyRef::Borrow(reinterpret_cast<PyObject*>(frame.code)), frame.offset, asks_what_lives});
   }
   return stops;
 }
@@ -136,7 +137,7 @@ std::vector<StopPoint> RecorderState::Impl::WithEarlierStops(std::vector<StopPoi
   for (auto row = root_instructions.rbegin(); analysis != nullptr && row != root_instructions.rend(); ++row) {
     const int index = analysis->decoded.IndexCovering(row->second);
     if (row->first >= limit || index < 0 || !MayMakeObjects(analysis->decoded[index].info().name)) continue;
-    stops.push_back({row->first, PyRef::Borrow(reinterpret_cast<PyObject*>(entry_code)), row->second});
+    stops.push_back({row->first, PyRef::Borrow(reinterpret_cast<PyObject*>(entry_code)), row->second, asks_what_lives});
   }
   if (stops.size() > kMaxStops) stops.erase(stops.begin() + kMaxStops, stops.end());
   return stops;
@@ -246,7 +247,8 @@ bool RecorderState::Impl::LeaveFrame(size_t depth, PyObject** handled) {
   state.point.call = innermost ? -1 : index;
   if (!analysis->reentries->CanEnter(state.point.target)) return false;
   std::vector<int> slots = analysis->LiveSlots(index);
-  if (std::any_of(frames.begin(), frames.end(), [](const LiveFrame* live) { return StartsDebugger(live->code); })) {
+  const auto starts_debugger = [](const LiveFrame* live) { return StartsDebugger(live->code); };
+  if (request.stop->carries_dead || std::any_of(frames.begin(), frames.end(), starts_debugger)) {
     slots.resize(static_cast<size_t>(frame.code->co_nlocalsplus));
     std::iota(slots.begin(), slots.end(), 0);
   }
