@@ -2,7 +2,8 @@
 # Builds, tests and benchmarks on a machine with a GPU and no network: it has Python, torch, a compiler, cmake, ninja,
 # pybind11, pytest and transformers; asmjit, abseil and GoogleTest come as Debian packages in .debs (git-ignored).
 # One call does everything; logs go to $OUT.
-# usage: tools/device.sh [build] [test] [bench] [asan] [gpu] [memcheck]      (default: the first four)
+# usage: tools/device.sh [build] [test] [bench] [asan] [replay] [gpu] [memcheck]      (default: the first four)
+# test: the suite without the GPU (FRAMEJIT_LONG_TESTS=1: its long tests, too). replay: it again, under the replay check.
 # gpu: gpu-tests and gpu-bench, the tests and the benchmarks of the CUDA backend. memcheck: its kernels under
 # compute-sanitizer.
 set -u
@@ -27,11 +28,27 @@ case $what in *build*)
     cmake --build build/device --parallel --target framejit_extension >>"$out/build.log" 2>&1 &&
     cmake --install build/device --component python --prefix . >>"$out/build.log" 2>&1 || { tail -30 "$out/build.log"; exit 1; }
 esac
-case " $what " in *' test '*)
-  timeout 330 python3 -m pytest -q --maxfail=25 -o faulthandler_timeout=60 tests/python --ignore tests/python/demo --ignore tests/python/interpreters \
-    >"$out/pytest.log" 2>&1 || status=1
-  grep -E '^(FAILED|ERROR|E  )|passed|failed|Fatal' "$out/pytest.log" | cut -c1-220 | tail -40
-esac
+# The suite without the GPU, file by file on all cores. suite NAME [pytest's arguments...]
+suite() {
+  name=$1
+  shift
+  find tests/python -name 'test_*.py' | grep -vE '/(demo|interpreters)/' | sort -R |
+    CUDA_VISIBLE_DEVICES='' OMP_NUM_THREADS=2 xargs -P "$(nproc)" -I{} sh -c '
+      file=$1 log=$2.$(echo $1 | tr / -)
+      shift 2
+      timeout 500 python3 -m pytest -q -o faulthandler_timeout=120 $file "$@" >$log 2>&1
+      code=$?
+      [ $code -eq 0 ] || [ $code -eq 5 ] || echo "FAILED $file: exit $code"
+    ' run {} "$out/$name" "$@" >"$out/$name.failed"
+  cat "$out/$name".tests-* >"$out/$name.log" && rm -f "$out/$name".tests-*
+  grep -hE '^(FAILED|ERROR|E  )|Fatal' "$out/$name.log" "$out/$name.failed" | cut -c1-220 | tail -40
+  grep -oE '[0-9]+ (passed|failed|errors?)\b' "$out/$name.log" |
+    awk -v name="$name" '{ count[$2] += $1 } END { for (what in count) print name ": " count[what] " " what }'
+  [ ! -s "$out/$name.failed" ]
+}
+
+case " $what " in *' test '*) suite test || status=1 ;; esac
+case " $what " in *' replay '*) suite replay --check replay || status=1 ;; esac
 case " $what " in *' bench '*)
   for script in call_overhead first_call kernels models breaks plain_python; do
     timeout 300 python3 -m benchmarks.$script --check >"$out/$script.log" 2>&1
