@@ -8,6 +8,7 @@ export HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export PYTHONPATH=$PWD
 cpp_log=$build/ctest.log
 python_log=$build/pytest.log
+dynamic_log=$build/pytest-dynamic.log
 
 # Nothing may hang: a test that takes too long ends with what its threads were doing. The long sweeps over all floats
 # take minutes each.
@@ -25,6 +26,13 @@ timeout "$limit" "$python" -m pytest -q -o faulthandler_timeout=600 tests/python
 python_status=$?
 [ $python_status -eq 0 ] || cat "$python_log"
 
+# Gradients and the CUDA backend once more, with sizes that vary.
+timeout "$limit" "$python" -m pytest -q -o faulthandler_timeout=600 --dynamic tests/python/training tests/python/cuda \
+  >"$dynamic_log" 2>&1 </dev/null
+dynamic_status=$?
+[ $dynamic_status -eq 0 ] || cat "$dynamic_log"
+
 grep -E '^[0-9]+% tests passed' "$cpp_log"
 tail -n 1 "$python_log"
-[ $cpp_status -eq 0 ] && [ $python_status -eq 0 ]
+tail -n 1 "$dynamic_log"
+[ $cpp_status -eq 0 ] && [ $python_status -eq 0 ] && [ $dynamic_status -eq 0 ]

@@ -21,6 +21,7 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser):
     parser.addoption("--check", default="", help="run the tests under these checks, as FRAMEJIT_CHECK takes them")
+    parser.addoption("--dynamic", action="store_true", help="compile with dynamic=True where a test says nothing of it")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -42,6 +43,15 @@ def device(request):
         torch.set_default_device("cuda")
     yield request.param
     torch.set_default_device(None)
+
+
+@pytest.fixture(autouse=True)
+def open_sizes(request, monkeypatch):
+    import framejit
+
+    if request.config.getoption("--dynamic"):
+        compile_static = framejit.compile
+        monkeypatch.setattr(framejit, "compile", lambda *args, **named: compile_static(*args, **{"dynamic": True} | named))
 
 
 @pytest.fixture(autouse=True)
