@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "graph/operator_table.h"
 #include "graph/passes/relayout.h"
 #include "graph/print.h"
 
@@ -55,8 +56,20 @@ class ConvolutionPass {
     const bool possible = !layout_.IsHeld(out) && IsImage(input.value) && IsImage(node.operands[1].value);
     if (!possible || !IsWorthwhile(node) || !IsOneDnns(node)) return layout_.Restore(node);
     if (!IsChannelsLast(input.value)) input.value = layout_.Copy(input.value, at::MemoryFormat::ChannelsLast);
+    CallOneDnn(node);
     layout_.Change(out, ChannelsLastStrides(graph_.meta(out).sizes));
     return true;
+  }
+
+  // ATen's convolution copies the weight into the image's layout first, which oneDNN does not need.
+  void CallOneDnn(Node& node) const {
+    static const std::optional<c10::OperatorHandle> direct = FindOperator("aten::mkldnn_convolution");
+    const auto is_contiguous = [&](ValueId id) { return id == kNoValue || graph_.meta(id).is_contiguous(); };
+    if (!direct || !is_contiguous(node.operands[1].value) || !is_contiguous(node.operands[2].value)) return;
+    node.op = *direct;
+    // input, weight and bias; padding, stride, dilation; groups
+    node.operands = {node.operands[0], node.operands[1], node.operands[2], node.operands[4],
+                     node.operands[3], node.operands[5], node.operands[8]};
   }
 
   bool IsImage(ValueId id) const {
