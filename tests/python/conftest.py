@@ -50,8 +50,8 @@ def open_sizes(request, monkeypatch):
     import framejit
 
     if request.config.getoption("--dynamic"):
-        compile_static = framejit.compile
-        monkeypatch.setattr(framejit, "compile", lambda *args, **named: compile_static(*args, **{"dynamic": True} | named))
+        original = framejit.compile
+        monkeypatch.setattr(framejit, "compile", lambda *args, **named: original(*args, **{"dynamic": True} | named))
 
 
 @pytest.fixture(autouse=True)
