@@ -126,8 +126,6 @@ class GraphReport:
     guards: list[str]
     warm_checks: int
     compile_times: list[tuple[str, float]]
-    sizes_made: int
-    size_times: list[tuple[str, float]]
     statistics: dict[str, int]
     budget: Budget | None
     _export: Callable[[bool], Any] = field(repr=False)
@@ -199,20 +197,14 @@ def _trace_lines(trace: GraphReport) -> list[str]:
         lines += [f"  {line}" for line in trace.description.splitlines()]
     lines.append(f"  {len(trace.guards)} guards, {trace.warm_checks} checks on a warm call:")
     lines += [f"    {guard}" for guard in trace.guards]
-    lines.append(f"  compiled in {_times_text(trace.compile_times, 1)}")
-    if trace.sizes_made:
-        lines.append(f"  {trace.sizes_made} other sets of sizes, each in {_times_text(trace.size_times, trace.sizes_made)}")
+    within = ("kernels",)  # a part of the backend's time
+    total = sum(microseconds for stage, microseconds in trace.compile_times if stage not in within) / 1000
+    stages = ", ".join(f"{stage} {microseconds / 1000:.2f}" for stage, microseconds in trace.compile_times)
+    lines.append(f"  compiled in {total:.2f} ms ({stages})")
     if trace.budget is not None:
         lines.append("  a warm call:")
         lines += [f"    {line}" for line in trace.budget.lines()]
     return lines
-
-
-def _times_text(times: list[tuple[str, float]], count: int) -> str:
-    """Of `times` in microseconds, taken `count` times over."""
-    total = sum(microseconds for stage, microseconds in times if stage != "kernels")  # these are a part of the backend
-    stages = ", ".join(f"{stage} {microseconds / 1000 / count:.2f}" for stage, microseconds in times)
-    return f"{total / 1000 / count:.2f} ms ({stages})"
 
 
 def _budget(row: dict[str, Any] | None, checks: int) -> Budget | None:
@@ -246,8 +238,6 @@ def reports(extension: ModuleType, entry: Any, budgets: list[Any] | None = None)
                 guards=row["guards"].splitlines(),
                 warm_checks=row["warm_checks"],
                 compile_times=row["timings"],
-                sizes_made=row["sizes_made"],
-                size_times=row["size_timings"],
                 statistics={
                     "inputs": row["inputs"],
                     "ATen nodes": row["nodes"],
