@@ -89,17 +89,18 @@ def test_backwards_share_kernels():
     linear = torch.nn.Linear(32, 32)
 
     def function(x):
-        return F.gelu(linear(x)).tanh().sum()
+        return F.gelu(linear(x)).tanh()
 
     compiled = framejit.compile(function)
     counts = []
     for length in sizes(5, 120):
         x = torch.randn(2, length, 32, requires_grad=True)
-        expected = torch.autograd.grad(function(x), [x, *linear.parameters()])
-        actual = torch.autograd.grad(compiled(x), [x, *linear.parameters()])
+        given, gradient = [x, *linear.parameters()], torch.randn(2, length, 32)
+        expected = torch.autograd.grad(function(x), given, gradient)
+        actual = torch.autograd.grad(compiled(x), given, gradient)
         torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
         counts.append(made())
-    assert counts[-1] - counts[SIZES // 2] <= 4, "sizes met late share the kernels of those before them"
+    assert counts[-1] - counts[SIZES // 2] <= 2, "sizes met late share the kernels of those before them"
 
 
 @pytest.mark.parametrize("dynamic", [None, False])
