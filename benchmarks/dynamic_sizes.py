@@ -4,7 +4,8 @@ lengths.
 Targets: results equal to eager's at every size; at most two recordings behind the first, no break, no fallback; at most
 10 demands on sizes; at a size of both, within 10 % of the time of a static recording; recording it takes at most three
 times as long. A call of new sizes replays the recording, takes it through the passes, plans it and makes kernels: how
-long each takes, and how many kernels were made for how many sizes, is shown. --quick: small models, whose results and recordings count, not their times.
+long each takes, and how many kernels were made for all sizes, is shown. --quick: small models, whose results and
+recordings count, not their times.
 usage: python -m benchmarks.dynamic_sizes [--check] [--quick] [--models NAME,...]
 """
 

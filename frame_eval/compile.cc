@@ -461,9 +461,8 @@ class Compilation {
 
   // True where the trace has its graph now; false where torch's autograd has to differentiate the call.
   absl::StatusOr<bool> CompileWithBackward(std::shared_ptr<Backend>& backend) {
-    absl::StatusOr<Partition> partition = partition_.has_value()
-                                              ? *std::move(partition_)
-                                              : Split(std::move(*recording_->joint), Modes(), timings());
+    absl::StatusOr<Partition> partition =
+        partition_.has_value() ? *std::move(partition_) : Split(std::move(*recording_->joint), Modes(), timings());
     if (absl::IsUnimplemented(partition.status())) {
       absl::StatusOr<std::shared_ptr<Backend>> eager = TorchAutograd(std::string(partition.status().message()));
       if (!eager.ok()) return eager.status();

@@ -118,8 +118,8 @@ class TheCpuTarget : public native::Target {
     const bool log = LogEnabled(LogArtifact::k_asm);
     std::vector<CompiledCode> codes;
     for (const loop::Kernel& kernel : kernels) {
-      auto compiled = TheCompiler(options.keep_text || log)
-                          .Compile(kernel, options.open_sizes ? Sizes::kOpen : Sizes::kClosed);
+      auto compiled =
+          TheCompiler(options.keep_text || log).Compile(kernel, options.open_sizes ? Sizes::kOpen : Sizes::kClosed);
       if (!compiled.ok()) {
         codes.emplace_back(compiled.status());
         continue;

@@ -1,5 +1,5 @@
-// The loop IR shared by the code generators: one kernel = one perfectly nested loop over dimensions, with affine loads, scalar SSA, reductions over the last dimension, and stores. Data structures only; build kernels with
-// builder.h.
+// The loop IR shared by the code generators: one kernel = one perfectly nested loop over dimensions, with affine loads,
+// scalar SSA, reductions over the last dimension, and stores. Data structures only; build kernels with builder.h.
 //
 // Meaning. All dimensions but the last are the *rows* (they run in any order, in parallel); the last is the *inner*
 // dimension. Values that depend on the inner position are *element* values, others *row* values. A reduction turns an
@@ -56,8 +56,8 @@ inline constexpr ValueId kNoValue = -1;
 
 // An open number: a size, stride or offset that each call gives, as a parameter of the kernel, where others are part of
 // its text. Parameters are numbered as they stand: the dimensions' first, then access by access, the offset before the
-// strides. An open stride lets a load or store stay what it is: no row value, no element value becomes the other by what
-// it is worth. open.h opens and closes kernels; what is not said to take open kernels takes closed ones.
+// strides. An open stride lets a load or store stay what it is: no row value, no element value becomes the other by
+// what it is worth. open.h opens and closes kernels; what is not said to take open kernels takes closed ones.
 inline constexpr int64_t kFirstOpen = std::numeric_limits<int64_t>::min();
 inline constexpr int64_t kMaxParameters = 4096;
 constexpr int64_t OpenNumber(int64_t parameter) { return kFirstOpen + parameter; }

@@ -18,10 +18,10 @@ std::string FloatText(double value) {
 std::string AccessText(const Kernel& kernel, int64_t index) {
   if (index < 0 || index >= static_cast<int64_t>(kernel.accesses.size())) return absl::StrCat("?access ", index);
   const Access& access = kernel.accesses[index];
-  return absl::StrCat("b", access.buffer, "[", NumberText(access.offset), "; ",
-                      absl::StrJoin(access.strides, ", ",
-                                    [](std::string* out, int64_t stride) { out->append(NumberText(stride)); }),
-                      "]");
+  return absl::StrCat(
+      "b", access.buffer, "[", NumberText(access.offset), "; ",
+      absl::StrJoin(access.strides, ", ", [](std::string* out, int64_t stride) { out->append(NumberText(stride)); }),
+      "]");
 }
 
 void AppendNode(const Kernel& kernel, size_t id, std::string& out) {

@@ -153,8 +153,7 @@ std::vector<absl::Status> CompileParts(FusedGraph& fused, const Target& target, 
 }
 
 // Fuses and compiles; nodes whose kernel the code generator refuses are left to ATen and the rest is fused again.
-FusedGraph FuseAndCompile(const GraphFacts& facts, const Target& target, const CodeOptions& options,
-                          Timings* timings) {
+FusedGraph FuseAndCompile(const GraphFacts& facts, const Target& target, const CodeOptions& options, Timings* timings) {
   std::vector<bool> library_only(facts.graph.nodes.size(), false);
   while (true) {
     FusedGraph fused;
@@ -726,7 +725,8 @@ absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph, const T
   const std::unique_ptr<Dump> dump = Dump::Begin();
   if (dump != nullptr) dump->Write("graph.txt", PrintGraph(graph, {.max_constant_elements = 64}));
   auto plan = PlanWithRewrites(graph, target, /*split_losses=*/!graph.modes.strict, dump.get(), timings);
-  return plan != nullptr ? std::move(plan) : PlanWithRewrites(graph, target, /*split_losses=*/false, dump.get(), timings);
+  return plan != nullptr ? std::move(plan)
+                         : PlanWithRewrites(graph, target, /*split_losses=*/false, dump.get(), timings);
 }
 
 }  // namespace framejit::native

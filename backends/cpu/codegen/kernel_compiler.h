@@ -112,7 +112,8 @@ class KernelCompiler {
   KernelCompiler& operator=(const KernelCompiler&) = delete;
 
   // InvalidArgument: the kernel does not verify. Unimplemented: this CPU lacks AVX2.
-  absl::StatusOr<std::shared_ptr<const CompiledKernel>> Compile(const loop::Kernel& kernel, Sizes sizes = Sizes::kClosed);
+  absl::StatusOr<std::shared_ptr<const CompiledKernel>> Compile(const loop::Kernel& kernel,
+                                                                Sizes sizes = Sizes::kClosed);
   EmittedCode emitted() const;
 
  private:

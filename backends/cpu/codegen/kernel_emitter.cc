@@ -71,8 +71,7 @@ KernelEmitter::KernelEmitter(x86::Compiler& cc, Isa isa, const loop::Kernel& ker
 void KernelEmitter::Emit() {
   using asmjit::FuncSignatureT;
   asmjit::FuncNode* function =
-      cc_.addFunc(
-      FuncSignatureT<void, void* const*, int64_t, int64_t, const int64_t*>(asmjit::CallConvId::kCDecl));
+      cc_.addFunc(FuncSignatureT<void, void* const*, int64_t, int64_t, const int64_t*>(asmjit::CallConvId::kCDecl));
   function->frame().setAvxEnabled();
   function->frame().setAvxCleanup();
   if (simd_.wide) function->frame().setAvx512Enabled();

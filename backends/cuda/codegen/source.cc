@@ -313,11 +313,11 @@ class Generator {
                          : plan_.spread == Spread::kTiles  ? "tiles"
                          : plan_.spread == Spread::kRows   ? "rows"
                                                            : "columns";
-    const std::string entry = absl::StrFormat("framejit_%s_v%d_%016x", spread, plan_.vector, 
+    const std::string entry = absl::StrFormat("framejit_%s_v%d_%016x", spread, plan_.vector,
                                               Fingerprint(is_open_ ? ir + PrintClass(plan_) : ir));
     Comment(ir);
-    absl::StrAppend(&out_, "// ", is_open_ ? PrintClass(plan_) : Print(plan_), "\n", kTypesPrelude, kPrelude, "typedef ",
-                    plan_.wide_index ? "i64" : "int", " Offset;\n\n");
+    absl::StrAppend(&out_, "// ", is_open_ ? PrintClass(plan_) : Print(plan_), "\n", kTypesPrelude, kPrelude,
+                    "typedef ", plan_.wide_index ? "i64" : "int", " Offset;\n\n");
     if (plan_.spread == Spread::kElements)
       Elements(entry);
     else if (plan_.spread == Spread::kTiles)
@@ -412,8 +412,7 @@ class Generator {
     for (size_t d = 0; d < kernel_.dims.size(); ++d) {
       if (a.strides[d] == 0 || kernel_.dims[d].size == 1 || (d == inner() && !with_inner)) continue;
       const int64_t stride = a.strides[d];
-      const std::string times =
-          without_sign(stride) == 1 ? "" : absl::StrCat(" * ", OffsetText(without_sign(stride)));
+      const std::string times = without_sign(stride) == 1 ? "" : absl::StrCat(" * ", OffsetText(without_sign(stride)));
       absl::StrAppend(&text, is_negative(stride) ? " - " : " + ", d == inner() ? "i" : absl::StrCat("i", d), times);
     }
     return text;
@@ -471,8 +470,8 @@ class Generator {
     if (plan_.vectorised[static_cast<size_t>(n.attr)]) {
       Line(condition, "Store<", width, ">(", AddressText(a, true), ", s", id, ");");
     } else {
-      Line(condition, "Scatter<", width, ">(", AddressText(a, true), ", ", loop::NumberText(a.strides.back()), ", s", id,
-           ");");
+      Line(condition, "Scatter<", width, ">(", AddressText(a, true), ", ", loop::NumberText(a.strides.back()), ", s",
+           id, ");");
     }
   }
 
@@ -630,8 +629,7 @@ class Generator {
         Line("const Offset ", name, " = ", rest, ";");
         break;
       }
-      const std::string size = 
-          kernel_.dims[d].size == 0 ? "1" : loop::NumberText(kernel_.dims[d].size);
+      const std::string size = kernel_.dims[d].size == 0 ? "1" : loop::NumberText(kernel_.dims[d].size);
       Line("const Offset ", name, " = ", rest, " % ", size, ", q", d, " = ", rest, " / ", size, ";");
       rest = absl::StrCat("q", d);
     }

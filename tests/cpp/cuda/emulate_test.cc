@@ -47,9 +47,8 @@ enum class Opened : uint8_t { kNot, kOuter, kAll };
 Emulated Make(const NamedKernel& named, int max_vector, Opened opened) {
   Emulated emulated{named.name, named.kernel, PlanLaunch(named.kernel, max_vector), {}, {}};
   const loop::OpenedKernel open =
-      opened == Opened::kNot
-          ? loop::OpenedKernel{named.kernel, {}}
-          : loop::Open(named.kernel, PlacesOf(named.kernel, emulated.plan, opened == Opened::kAll));
+      opened == Opened::kNot ? loop::OpenedKernel{named.kernel, {}}
+                             : loop::Open(named.kernel, PlacesOf(named.kernel, emulated.plan, opened == Opened::kAll));
   emulated.source = GenerateSource(open.kernel, emulated.plan);
   emulated.values = open.values;
   return emulated;

@@ -157,9 +157,9 @@ TEST(OpenTest, ClosesWithOneValueForEachParameterAlone) {
 }
 
 TEST(OpenTest, ParametersAreNumberedAsTheyStand) {
-  for (const char* text : {"kernel [p1] { }", "kernel [p0, p0] { }", "kernel [p9999999] { }", "kernel [p-1] { }",
-                           "kernel [4] { b0: f32 v0: f32 = load b0[p0; p0] }",
-                           "kernel [p0] { b0: f32 v0: f32 = load b0[p2; p1] }"}) {
+  for (const char* text :
+       {"kernel [p1] { }", "kernel [p0, p0] { }", "kernel [p9999999] { }", "kernel [p-1] { }",
+        "kernel [4] { b0: f32 v0: f32 = load b0[p0; p0] }", "kernel [p0] { b0: f32 v0: f32 = load b0[p2; p1] }"}) {
     EXPECT_FALSE(Parse(text).ok()) << text;
   }
 }

@@ -87,28 +87,34 @@ TEST(OpenKernelTest, ElementsOfAnyNumber) {
   CheckExtents(make, 1, {.specials = false});
 }
 
+// What is far below the largest value has the rounding of the difference in its exponential.
+constexpr CheckOptions kSoftmaxOptions{.ulps = 64, .specials = false};
+
 // What is kept of a row on the stack has room for any length.
 TEST(OpenKernelTest, SoftmaxOverAnyLength) {
-  CheckExtents([](int64_t columns) { return Softmax(3, columns); }, 4, {.ulps = 16, .specials = false});
+  CheckExtents([](int64_t columns) { return Softmax(3, columns); }, 4, kSoftmaxOptions);
 }
 
 TEST(OpenKernelTest, SoftmaxOfAnyNumberOfRows) {
-  CheckExtents([](int64_t rows) { return Softmax(rows, 37); }, 2, {.ulps = 16, .specials = false});
+  CheckExtents([](int64_t rows) { return Softmax(rows, 37); }, 2, kSoftmaxOptions);
 }
 
-// Code for two lengths, and one for each length of the runs that are added up at a time: 8, 16, 32.
+// One for each length of the runs that are added up at a time, 8, 16 and 32, behind code for two lengths; and for one.
 TEST(OpenKernelTest, ColumnsOfAnyLength) {
-  CheckExtents([](int64_t length) { return ColumnSums(3, length); }, 8, {.ulps = 64, .absolute = 1e-4, .specials = false});
+  CheckExtents([](int64_t length) { return ColumnSums(3, length); }, 10,
+               {.ulps = 64, .absolute = 1e-4, .specials = false});
 }
 
 TEST(OpenKernelTest, ColumnsOfAnyBatch) {
-  CheckExtents([](int64_t batch) { return ColumnSums(batch, 12); }, 2, {.ulps = 64, .absolute = 1e-4, .specials = false});
+  CheckExtents([](int64_t batch) { return ColumnSums(batch, 12); }, 2,
+               {.ulps = 64, .absolute = 1e-4, .specials = false});
 }
 
 // Reductions of rows that are added up block by block are for their own length.
 TEST(OpenKernelTest, LongRowsStayClosed) {
   KernelCompiler compiler;
-  for (const int64_t columns : {5000, 5001, 5002, 5003}) CheckOpenKernel(compiler, Softmax(2, columns), {.ulps = 64, .specials = false});
+  for (const int64_t columns : {5000, 5001, 5002, 5003})
+    CheckOpenKernel(compiler, Softmax(2, columns), kSoftmaxOptions);
   EXPECT_EQ(compiler.emitted().emitted, 4);
 }
 

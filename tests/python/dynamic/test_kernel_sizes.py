@@ -79,7 +79,7 @@ def test_heads_that_are_turned_around():
 
 
 def test_columns_of_any_length():
-    """Sums over a dimension that varies, whose neighbours lie apart; code for each length of the runs that are added up."""
+    """Sums over a dimension whose neighbours lie apart; code for each length of the runs that are added up."""
     calls = [(torch.randn(3, length, 40),) for length in sizes(4, 120)]
     check(lambda x: (x * x).sum(1), calls, 8)
 
