@@ -19,6 +19,9 @@ namespace {
 // Of kernels that differ in the size that vectors run along, so many get code for their size alone.
 constexpr size_t kClosedInnerSizes = 2;
 
+// Many rows of less than that are walked up to half as fast by open code: stepping from row to row is most of it.
+constexpr int64_t kShortRow = 32, kManyRows = 256;
+
 class FirstError : public asmjit::ErrorHandler {
  public:
   void handleError(asmjit::Error error, const char* message, asmjit::BaseEmitter*) override {
@@ -207,6 +210,7 @@ absl::StatusOr<std::shared_ptr<const CompiledKernel>> KernelCompiler::Compile(co
   loop::Canonicalize(kernel);
   const Walk walk = WalkOf(kernel, *isa);
   const loop::Schedule schedule = loop::MakeSchedule(kernel, walk == Walk::kColumns ? 0 : kRowBufferBytes);
+  if (walk == Walk::kRows && kernel.inner_size() < kShortRow && kernel.row_count() >= kManyRows) sizes = Sizes::kClosed;
   Form form = FormOf(kernel, walk, schedule, sizes, /*inner=*/false);
   const bool may_open_inner = sizes == Sizes::kOpen && walk != Walk::kElements && MayOpenInner(kernel, walk);
   if (may_open_inner && state_->Find(form.key) == nullptr) {

@@ -129,6 +129,12 @@ TEST(OpenKernelTest, TransposedLoads) {
   CheckExtents(make, 2);
 }
 
+TEST(OpenKernelTest, ManyShortRowsStayClosed) {
+  KernelCompiler compiler;
+  for (const int64_t rows : {700, 701, 702, 703}) CheckOpenKernel(compiler, BiasAndScale(rows, 5));
+  EXPECT_EQ(compiler.emitted().emitted, 4);
+}
+
 TEST(OpenKernelTest, ClosedKernelsKeepTheirOwnCode) {
   KernelCompiler compiler;
   const auto one = compiler.Compile(BiasAndScale(3, 48)), other = compiler.Compile(BiasAndScale(4, 48));

@@ -68,13 +68,13 @@ def test_rows_of_any_length():
 
 def test_heads_that_are_turned_around():
     def function(x, cos, sin):
-        x = x.view(x.shape[0], x.shape[1], 4, 16).transpose(1, 2)
-        half = torch.cat((-x[..., 8:], x[..., :8]), -1)
+        x = x.view(x.shape[0], x.shape[1], 4, 64).transpose(1, 2)
+        half = torch.cat((-x[..., 32:], x[..., :32]), -1)
         return x * cos + half * sin
 
     calls = []
     for i, length in enumerate(sizes(3, 200)):
-        calls.append((torch.randn(1 + i % 3, length, 64), torch.randn(length, 16), torch.randn(length, 16)))
+        calls.append((torch.randn(1 + i % 3, length, 256), torch.randn(length, 64), torch.randn(length, 64)))
     check(function, calls, 6)
 
 
