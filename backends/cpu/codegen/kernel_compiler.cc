@@ -3,6 +3,8 @@
 
 #include <asmjit/x86.h>
 
+#include <algorithm>
+
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
@@ -66,6 +68,14 @@ struct Form {
 bool MayOpenInner(const loop::Kernel& kernel, Walk walk) {
   if (walk == Walk::kTiles || kernel.inner_size() <= 1) return false;
   return walk == Walk::kColumns || !kernel.has_reductions() || kernel.inner_size() <= kBlockElements;
+}
+
+// Loads that gather take longer than any step.
+bool HasManyShortRows(const loop::Kernel& kernel) {
+  if (kernel.inner_size() >= kShortRow || kernel.row_count() < kManyRows) return false;
+  return std::all_of(kernel.accesses.begin(), kernel.accesses.end(), [](const loop::Access& access) {
+    return access.strides.back() == 0 || access.strides.back() == 1;
+  });
 }
 
 // Vectors run along closed sizes, but where `inner` opens them.
@@ -210,7 +220,7 @@ absl::StatusOr<std::shared_ptr<const CompiledKernel>> KernelCompiler::Compile(co
   loop::Canonicalize(kernel);
   const Walk walk = WalkOf(kernel, *isa);
   const loop::Schedule schedule = loop::MakeSchedule(kernel, walk == Walk::kColumns ? 0 : kRowBufferBytes);
-  if (walk == Walk::kRows && kernel.inner_size() < kShortRow && kernel.row_count() >= kManyRows) sizes = Sizes::kClosed;
+  if (walk == Walk::kRows && HasManyShortRows(kernel)) sizes = Sizes::kClosed;
   Form form = FormOf(kernel, walk, schedule, sizes, /*inner=*/false);
   const bool may_open_inner = sizes == Sizes::kOpen && walk != Walk::kElements && MayOpenInner(kernel, walk);
   if (may_open_inner && state_->Find(form.key) == nullptr) {
