@@ -3,7 +3,9 @@ lengths.
 
 Targets: results equal to eager's at every size; at most two recordings behind the first, no break, no fallback; at most
 10 demands on sizes; at a size of both, within 10 % of the time of a static recording; recording it takes at most three
-times as long. --quick: small models, whose results and recordings count, not their times.
+times as long. A call of new sizes replays the recording, takes it through the passes, plans it and makes kernels: how
+long each takes, and how many kernels were made for all sizes, is shown. --quick: small models, whose results and
+recordings count, not their times.
 usage: python -m benchmarks.dynamic_sizes [--check] [--quick] [--models NAME,...]
 """
 
@@ -97,6 +99,18 @@ def recording_seconds(trace: dict) -> float:
     return sum(microseconds for step, microseconds in trace["timings"] if step in RECORDING) * 1e-6
 
 
+def new_size_milliseconds(traces: list[dict]) -> dict[str, float]:
+    """What a set of sizes takes that was not met before, by part."""
+    made = sum(trace["sizes_made"] for trace in traces)
+    total: dict[str, float] = {}
+    for trace in traces:
+        for step, microseconds in trace["size_timings"]:
+            total[step] = total.get(step, 0.0) + microseconds
+    replay, backend, kernels = (total.pop(step, 0.0) for step in ("replay", "backend", "kernels"))
+    parts = {"replay": replay, "passes": sum(total.values()), "plan": backend - kernels, "kernels": kernels}
+    return {part: microseconds * 1e-3 / max(1, made) for part, microseconds in parts.items()}
+
+
 def child(name: str, small: bool, _: bool, threads: int, rounds: int) -> None:
     """Prints what was recorded, the largest difference from eager and the times of one size, as JSON."""
     import framejit
@@ -106,8 +120,10 @@ def child(name: str, small: bool, _: bool, threads: int, rounds: int) -> None:
     model = text_model() if name == TEXTS else MODELS[name].build(small)
     batches = text_inputs() if name == TEXTS else [inputs_of(name, small, size) for size in sizes_of(name, small)]
     compiled = framejit.compile(model)
+    before = framejit._C.kernel_code()
     with torch.no_grad():
         difference = max(difference_of(compiled(**batch), model(**batch)) for batch in batches)
+        code = framejit._C.kernel_code()
         static = framejit.compile(model, dynamic=False)
         static(**batches[0])
         best = common.minimum_seconds(
@@ -120,6 +136,9 @@ def child(name: str, small: bool, _: bool, threads: int, rounds: int) -> None:
             {
                 **best,
                 "sizes": len(batches),
+                "new_size": new_size_milliseconds(open_traces),
+                "kernels": code["made"] - before["made"],
+                "code": code["held_bytes"] - before["held_bytes"],
                 "difference": difference,
                 "recordings": len(traces),
                 "captured": all(trace["captured"] for trace in traces),
@@ -136,7 +155,7 @@ def main() -> int:
     if common.run_child(child, arguments):
         return 0
     targets = common.Targets()
-    rows = []
+    rows, new_sizes = [], []
     for name, found in common.each_model("benchmarks.dynamic_sizes", arguments, 30):
         rows.append(
             [
@@ -150,6 +169,16 @@ def main() -> int:
                 f"{found['record']:.1f}x",
             ]
         )
+        parts = found["new_size"]
+        new_sizes.append(
+            [
+                name,
+                f"{sum(parts.values()):.2f}",
+                *(f"{milliseconds:.2f}" for milliseconds in parts.values()),
+                found["kernels"],
+                f"{found['code'] / 1024:.0f}",
+            ]
+        )
         targets.at_most(f"{name}, difference from eager", found["difference"], TOLERANCE)
         targets.exactly(f"{name}, recordings without a graph", int(not found["captured"]), 0)
         targets.at_most(f"{name}, recordings", found["recordings"], 3)
@@ -159,6 +188,8 @@ def main() -> int:
             targets.at_most(f"{name}, recording, dynamic/static", found["record"], 3)
     header = ["", "sizes", "recordings", "demands", "difference", "static ms", "dynamic ms", "recording"]
     common.print_table(header, rows)
+    print("\nA call of new sizes, ms; kernels made for all sizes, and their code")
+    common.print_table(["", "all", "replay", "passes", "plan", "kernels", "made", "KiB"], new_sizes)
     return targets.finish(arguments.check)
 
 

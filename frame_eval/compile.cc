@@ -238,8 +238,14 @@ class Compilation {
   bool KeepsCheckpoints() {
     if (!recording_->checkpoints) return true;
     if (recording_->joint == nullptr || !recording_->torch_level.empty()) return false;
-    partition_ = Split(*recording_->joint, options_.modes, timings());
+    partition_ = Split(*recording_->joint, Modes(), timings());
     return !absl::IsUnimplemented(partition_->status());
+  }
+
+  GraphModes Modes() const {
+    GraphModes modes = options_.modes;
+    modes.open_sizes = recording_->symbolic.any();
+    return modes;
   }
 
   Timings* timings() { return &trace_->report.timings; }
@@ -455,9 +461,8 @@ class Compilation {
 
   // True where the trace has its graph now; false where torch's autograd has to differentiate the call.
   absl::StatusOr<bool> CompileWithBackward(std::shared_ptr<Backend>& backend) {
-    absl::StatusOr<Partition> partition = partition_.has_value()
-                                              ? *std::move(partition_)
-                                              : Split(std::move(*recording_->joint), options_.modes, timings());
+    absl::StatusOr<Partition> partition =
+        partition_.has_value() ? *std::move(partition_) : Split(std::move(*recording_->joint), Modes(), timings());
     if (absl::IsUnimplemented(partition.status())) {
       absl::StatusOr<std::shared_ptr<Backend>> eager = TorchAutograd(std::string(partition.status().message()));
       if (!eager.ok()) return eager.status();
@@ -544,7 +549,7 @@ class Compilation {
       if (*done) return MakeVariants();
     }
     if ((*backend)->wants_functional_graph() && !in_order_) {
-      absl::StatusOr<Graph> lowered = Lower(report.recorded, options_.modes, timings());
+      absl::StatusOr<Graph> lowered = Lower(report.recorded, Modes(), timings());
       if (absl::IsUnimplemented(lowered.status())) {
         backend = CallsInOrder(std::string(lowered.status().message()));
         if (!backend.ok()) return backend.status();
@@ -600,6 +605,7 @@ class Compilation {
     absl::StatusOr<Graph> functional = Functionalize(trace_->report.recorded);
     if (absl::IsUnimplemented(functional.status())) return false;
     if (!functional.ok()) return functional.status();
+    functional->modes.open_sizes = Modes().open_sizes;
     if (trace_->guards->Check(state_) != GuardResult::kPass) return absl::AbortedError("the program's state changed");
     const std::vector<at::Tensor> examples = ExampleInputs(*trace_->guards, trace_->input_count);
     ScopedTiming timing(timings(), "backend");
@@ -677,9 +683,10 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& re
   if (!backend.ok()) return backend.status();
   try {
     if (request.joint != nullptr) {
-      absl::StatusOr<Partition> partition = Split(std::move(*request.joint), request.modes, nullptr);
+      absl::StatusOr<Partition> partition = Split(std::move(*request.joint), request.modes, request.timings);
       if (!partition.ok()) return partition.status();
       *lowered = partition->forward;
+      ScopedTiming timing(request.timings, "backend");
       return CompileTraining({.name = request.name,
                               .partition = *std::move(partition),
                               .backend = *std::move(backend),
@@ -689,18 +696,21 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& re
     CompileRequest compile;
     compile.graph = request.recorded;
     compile.example_inputs = request.example_inputs;
+    compile.timings = request.timings;
     if (!request.calls_in_order && !request.weights.empty()) {
       absl::StatusOr<Graph> graph = Functionalize(*request.recorded);
       if (!graph.ok()) return graph.status();
+      graph->modes.open_sizes = request.modes.open_sizes;
       return FrozenGraph::Make(*std::move(graph), *std::move(backend), request.weights, request.example_inputs, lowered,
-                               nullptr);
+                               request.timings);
     }
     if (!request.calls_in_order) {
-      absl::StatusOr<Graph> graph = Lower(*request.recorded, request.modes, nullptr);
+      absl::StatusOr<Graph> graph = Lower(*request.recorded, request.modes, request.timings);
       if (!graph.ok()) return graph.status();
       *lowered = *std::move(graph);
       compile.graph = lowered;
     }
+    ScopedTiming timing(request.timings, "backend");
     return (*backend)->Compile(compile);
   } catch (const std::exception& error) {
     return absl::InternalError(ErrorText(error));

@@ -44,6 +44,7 @@ struct SizedGraph {
   bool random = false;
   c10::ArrayRef<at::Tensor> example_inputs;
   std::vector<size_t> weights = {};  // positions of inputs that are frozen; without a backward
+  Timings* timings = nullptr;
 };
 // `lowered` is what the backend takes where it is not the recorded graph; both outlive what is returned.
 absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileSized(const SizedGraph& request, Graph* lowered);

@@ -11,7 +11,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "backends/backend.h"
+#include "backends/cpu/cpu_target.h"
 #include "backends/cuda/codegen/toolchain.h"
+#include "backends/cuda/cuda_target.h"
 #include "backends/native/emitter_rules.h"
 #include "backends/plugin/plugin.h"
 #include "base/log.h"
@@ -160,6 +162,12 @@ py::object BreakDict(const Break& graph_break) {
   return row;
 }
 
+py::list TimingRows(const Timings& timings) {
+  py::list rows;
+  for (const auto& [stage, microseconds] : timings.rows()) rows.append(py::make_tuple(stage, microseconds));
+  return rows;
+}
+
 py::dict TraceDict(const Trace& trace) {
   const TraceReport& report = trace.report;
   PrintOptions options;
@@ -189,9 +197,21 @@ py::dict TraceDict(const Trace& trace) {
   row["instructions"] = report.stats.instructions;
   row["frames"] = report.stats.frames;
   row["calls"] = report.stats.calls;
-  py::list timings;
-  for (const auto& [stage, microseconds] : report.timings.rows()) timings.append(py::make_tuple(stage, microseconds));
-  row["timings"] = timings;
+  row["timings"] = TimingRows(report.timings);
+  row["sizes_made"] = trace.variants == nullptr ? 0 : trace.variants->made();
+  row["size_timings"] = trace.variants == nullptr ? py::list() : TimingRows(trace.variants->timings());
+  return row;
+}
+
+py::dict KernelCode(const std::string& device) {
+  const absl::StatusOr<const native::Target*> target =
+      device == "cpu" ? &cpu::CpuTarget() : cuda::CudaTarget(c10::Device(device));
+  if (!target.ok()) throw std::runtime_error(std::string(target.status().message()));
+  const native::CodeCount count = (*target)->code_count();
+  py::dict row;
+  row["made"] = count.made;
+  row["held"] = count.held;
+  row["held_bytes"] = count.held_bytes;
   return row;
 }
 
@@ -343,6 +363,9 @@ PYBIND11_MODULE(_C, module) {
   module.def("entry_function",
              [](const py::object& entry) { return py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr())); });
   module.def("traces", &Traces, py::arg("entry"));
+  module.def("kernel_code", &KernelCode,
+             "What the code generator of the device has emitted so far, what of it is held, and that in bytes.",
+             py::arg("device") = "cpu");
   module.def("budgets", &Budgets, py::arg("entry"), py::arg("args"), py::arg("kwargs"));
   module.def("graph_module", &GraphModule, py::arg("entry"), py::arg("index"), py::arg("aten"));
   module.def("trace_program", &TraceProgram, py::arg("function"), py::arg("args"), py::arg("kwargs"), py::arg("leaves"),

@@ -140,14 +140,17 @@ std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const
 absl::Status SizeVariants::Compile(absl::Span<PyObject* const> fetched, const TorchGraph& torch_graph,
                                    const Graph& recorded, SizeVariant& variant) {
   const absl::Span<PyObject* const> inputs = fetched.first(origin_.program.varies.size());
-  absl::StatusOr<SizedRecording> replayed = Replay({.program = &origin_.program,
-                                                    .torch_graph = &torch_graph,
-                                                    .recorded = &recorded,
-                                                    .inputs = inputs,
-                                                    .numbers = NumbersOf(fetched),
-                                                    .versions = origin_.versions,
-                                                    .backward = origin_.has_backward,
-                                                    .names = &origin_.value_names});
+  absl::StatusOr<SizedRecording> replayed = [&] {
+    ScopedTiming timing(&timings_, "replay");
+    return Replay({.program = &origin_.program,
+                   .torch_graph = &torch_graph,
+                   .recorded = &recorded,
+                   .inputs = inputs,
+                   .numbers = NumbersOf(fetched),
+                   .versions = origin_.versions,
+                   .backward = origin_.has_backward,
+                   .names = &origin_.value_names});
+  }();
   if (!replayed.ok()) return replayed.status();
   variant.recorded = std::move(replayed->graph);
   variant.symbols = std::move(replayed->symbols);
@@ -178,7 +181,8 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> fetched, const To
                     .name = origin_.name,
                     .random = origin_.random,
                     .example_inputs = examples,
-                    .weights = origin_.weights},
+                    .weights = origin_.weights,
+                    .timings = &timings_},
                    &variant.lowered);
   if (!compiled.ok()) return compiled.status();
   variant.graph = *std::move(compiled);

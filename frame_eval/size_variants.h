@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "backends/backend.h"
+#include "base/timing.h"
 #include "frame_eval/cpython/py_ref.h"
 #include "frame_eval/size_modules.h"
 #include "graph/symbolic/program.h"
@@ -64,7 +65,7 @@ class SizeVariants {
     std::vector<size_t> weights;           // inputs that are frozen
     std::shared_ptr<SizeModules> modules;  // of a Python backend, which is called for many variants at once; else null
   };
-  explicit SizeVariants(Origin origin) : origin_(std::move(origin)) {}
+  explicit SizeVariants(Origin origin) : origin_(std::move(origin)) { origin_.modes.open_sizes = true; }
 
   // `fetched`, here and below: what the trace's guards fetched, which are its inputs first and its numbers last.
   // What the symbols that come of numbers alone are worth goes to `symbols`, as in EvaluateNumbers.
@@ -88,6 +89,9 @@ class SizeVariants {
   const SymbolicProgram& program() const { return origin_.program; }
   const std::vector<std::string>& value_names() const { return origin_.value_names; }
   size_t size() const { return variants_.size(); }
+  // Of all variants that were made for sizes met later.
+  const Timings& timings() const { return timings_; }
+  int64_t made() const { return made_; }
 
  private:
   using Sizes = std::vector<int64_t>;
@@ -104,6 +108,7 @@ class SizeVariants {
   int64_t uses_ = 0;
   int64_t calls_ = 0;
   int64_t made_ = 0;
+  Timings timings_;
   absl::flat_hash_set<Sizes> came_;     // CameBefore
   absl::flat_hash_set<Sizes> numbers_;  // that variants were made for, as they are in the keys
   absl::flat_hash_map<Sizes, std::shared_ptr<SizeVariant>> variants_;

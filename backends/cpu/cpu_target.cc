@@ -88,8 +88,8 @@ class CpuCode : public native::KernelCode {
     return 30 + static_cast<double>(kernel_->units() * kernel_->elements_per_unit()) * 0.1 *
                     std::max(1, kernel_->cost_per_element()) / 2;
   }
-  const std::string& name() const override { return kernel_->name(); }
-  const std::string& text() const override { return kernel_->assembly(); }
+  const std::string& name() const override { return kernel_->code().name(); }
+  const std::string& text() const override { return kernel_->code().assembly(); }
 
  private:
   static int64_t Grain(const CompiledKernel& kernel) {
@@ -113,19 +113,26 @@ class TheCpuTarget : public native::Target {
     return columns && loop::PassCount(kernel) > 1 ? 1 : 0;
   }
 
-  std::vector<CompiledCode> Compile(absl::Span<const loop::Kernel> kernels, bool keep_text) const override {
+  std::vector<CompiledCode> Compile(absl::Span<const loop::Kernel> kernels,
+                                    const native::CodeOptions& options) const override {
     const bool log = LogEnabled(LogArtifact::k_asm);
     std::vector<CompiledCode> codes;
     for (const loop::Kernel& kernel : kernels) {
-      auto compiled = TheCompiler(keep_text || log).Compile(kernel);
+      auto compiled =
+          TheCompiler(options.keep_text || log).Compile(kernel, options.open_sizes ? Sizes::kOpen : Sizes::kClosed);
       if (!compiled.ok()) {
         codes.emplace_back(compiled.status());
         continue;
       }
-      if (log) Log(LogArtifact::k_asm, (*compiled)->assembly());
+      if (log) Log(LogArtifact::k_asm, (*compiled)->code().assembly());
       codes.emplace_back(std::make_shared<CpuCode>(*std::move(compiled)));
     }
     return codes;
+  }
+
+  native::CodeCount code_count() const override {
+    const EmittedCode count = TheCompiler(false).emitted();
+    return {count.emitted, count.held, count.held_bytes};
   }
 
   native::OutCall FindOutCall(const Graph& graph, const Node& node) const override {

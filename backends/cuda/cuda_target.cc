@@ -27,34 +27,97 @@ namespace {
 
 constexpr double kLaunchNanoseconds = 3000;
 
-// A kernel of a launch plan, compiled, and on its device where there is one.
-struct Variant {
-  LaunchPlan plan;
+// Compiled source, and on its device where there is one.
+struct Program {
   KernelSource source;
   std::string cubin;
   std::unique_ptr<const LoadedKernel> loaded;
 };
 
-// Logs nothing; see CompileSource.
-absl::StatusOr<std::unique_ptr<Variant>> CompileVariant(const loop::Kernel& kernel, int max_vector,
-                                                        Architecture architecture, const Device* device) {
+// The programs of a device by their text. Kept, as what is loaded on the device is. Thread-safe; logs nothing.
+class Programs {
+ public:
+  using Found = absl::StatusOr<std::shared_ptr<const Program>>;
+
+  // `on`: null: only compiles.
+  Programs(Architecture architecture, const Device* on) : architecture_(architecture), on_(on) {}
+
+  Found Find(KernelSource source) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (const auto known = known_.find(source.text); known != known_.end()) return known->second;
+    }
+    auto program = std::make_shared<Program>();
+    absl::StatusOr<std::string> cubin = CompileSource(source.text, architecture_);
+    if (!cubin.ok()) return cubin.status();
+    program->cubin = *std::move(cubin);
+    if (on_ != nullptr) {
+      auto loaded = on_->Load(program->cubin, source.entry);
+      if (!loaded.ok()) return loaded.status();
+      program->loaded = *std::move(loaded);
+    }
+    program->source = std::move(source);
+    std::lock_guard<std::mutex> lock(mutex_);
+    return known_.try_emplace(program->source.text, program).first->second;  // another thread may have been faster
+  }
+
+  // Whether rows of other sizes were reduced by kernels of this text.
+  bool InnerVaries(const std::string& open_text, int64_t size) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return inner_sizes_.try_emplace(open_text, size).first->second != size;
+  }
+
+  native::CodeCount count() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    native::CodeCount count;
+    for (const auto& [text, program] : known_) count.held_bytes += static_cast<int64_t>(program->cubin.size());
+    count.made = count.held = static_cast<int64_t>(known_.size());
+    return count;
+  }
+
+ private:
+  const Architecture architecture_;
+  const Device* const on_;
+  mutable std::mutex mutex_;
+  absl::flat_hash_map<std::string, std::shared_ptr<const Program>> known_;
+  absl::flat_hash_map<std::string, int64_t> inner_sizes_;  // the first, by what is open then
+};
+
+// A kernel as it is launched with buffers of an alignment.
+struct Variant {
+  LaunchPlan plan;
+  std::vector<int64_t> values;  // of open numbers
+  std::shared_ptr<const Program> program;
+};
+
+// Of the places where kernels may be open: rows that are reduced are of a size that is known, which takes no masks,
+// until there are others.
+loop::OpenedKernel OpenFor(const loop::Kernel& kernel, const LaunchPlan& plan, Programs& programs) {
+  loop::OpenedKernel open = loop::Open(kernel, PlacesOf(kernel, plan, /*inner=*/true));
+  const bool reduces = plan.spread == Spread::kRows || plan.spread == Spread::kColumns;
+  if (!reduces || programs.InnerVaries(loop::Print(open.kernel), kernel.inner_size())) return open;
+  return loop::Open(kernel, PlacesOf(kernel, plan, /*inner=*/false));
+}
+
+absl::StatusOr<std::unique_ptr<Variant>> CompileVariant(const loop::Kernel& kernel, bool open_sizes, int max_vector,
+                                                        Programs& programs) {
   auto variant = std::make_unique<Variant>();
   variant->plan = PlanLaunch(kernel, max_vector);
-  variant->source = GenerateSource(kernel, variant->plan);
-  absl::StatusOr<std::string> cubin = CompileSource(variant->source.text, architecture);
-  if (!cubin.ok()) return cubin.status();
-  variant->cubin = *std::move(cubin);
-  if (device == nullptr) return variant;
-  auto loaded = device->Load(variant->cubin, variant->source.entry);
-  if (!loaded.ok()) return loaded.status();
-  variant->loaded = *std::move(loaded);
+  loop::OpenedKernel open = open_sizes ? OpenFor(kernel, variant->plan, programs) : loop::OpenedKernel{kernel, {}};
+  auto program = programs.Find(GenerateSource(open.kernel, variant->plan));
+  if (!program.ok()) return program.status();
+  variant->program = *std::move(program);
+  variant->values = std::move(open.values);
   return variant;
 }
 
 class CudaCode : public native::KernelCode {
  public:
-  CudaCode(loop::Kernel kernel, std::unique_ptr<Variant> variant, Architecture architecture, const Device* device)
-      : kernel_(std::move(kernel)), aligned_(std::move(variant)), architecture_(architecture), device_(device) {
+  CudaCode(loop::Kernel kernel, bool open_sizes, std::unique_ptr<Variant> variant, std::shared_ptr<Programs> programs)
+      : kernel_(std::move(kernel)),
+        open_sizes_(open_sizes),
+        aligned_(std::move(variant)),
+        programs_(std::move(programs)) {
     for (size_t b = 0; b < kernel_.buffers.size(); ++b) {
       misaligned_bits_.push_back(
           static_cast<uintptr_t>(aligned_->plan.AlignmentOf(kernel_, static_cast<int32_t>(b)) - 1));
@@ -71,22 +134,26 @@ class CudaCode : public native::KernelCode {
     const Variant& variant = misaligned == 0 ? *aligned_ : Unaligned();
     const LaunchPlan& plan = variant.plan;
     if (plan.blocks == 0) return;
-    TORCH_CHECK(variant.loaded != nullptr, "framejit: a kernel that was compiled for no device was run");
+    const Program& program = *variant.program;
+    TORCH_CHECK(program.loaded != nullptr, "framejit: a kernel that was compiled for no device was run");
+    // Parameters of 32 bits take the low half, which is the first on this machine and on every other with a GPU.
+    for (const int64_t& value : variant.values) arguments.push_back(const_cast<int64_t*>(&value));
     const int above = plan.spread == Spread::kColumns ? plan.lanes : plan.rows_per_block;
     const absl::Status status =
-        variant.loaded->Launch(plan.blocks, plan.threads / above, above, queue, arguments.data());
-    TORCH_CHECK(status.ok(), "CUDA error: ", std::string(status.message()), " (", variant.source.entry, ")");
+        program.loaded->Launch(plan.blocks, plan.threads / above, above, queue, arguments.data());
+    TORCH_CHECK(status.ok(), "CUDA error: ", std::string(status.message()), " (", program.source.entry, ")");
   }
 
   double nanoseconds() const override { return kLaunchNanoseconds; }
-  const std::string& name() const override { return aligned_->source.entry; }
-  const std::string& text() const override { return aligned_->source.text; }
+  const std::string& name() const override { return aligned_->program->source.entry; }
+  const std::string& text() const override { return aligned_->program->source.text; }
 
   // For the log: source, launch shape and what the kernel takes of the device.
   std::string Description() const {
-    std::string text = absl::StrCat(aligned_->source.text, "// ", Print(aligned_->plan), "\n");
-    if (aligned_->loaded == nullptr) return text;
-    const Resources taken = aligned_->loaded->resources();
+    const Program& program = *aligned_->program;
+    std::string text = absl::StrCat(program.source.text, "// ", Print(aligned_->plan), "\n");
+    if (program.loaded == nullptr) return text;
+    const Resources taken = program.loaded->resources();
     absl::StrAppend(&text, "// ", taken.registers, " registers, ", taken.local_bytes, " bytes spilled a thread, ",
                     taken.shared_bytes, " bytes shared a block\n");
     return text;
@@ -97,7 +164,7 @@ class CudaCode : public native::KernelCode {
   const Variant& Unaligned() const {
     std::lock_guard<std::mutex> lock(mutex_);
     if (unaligned_ == nullptr) {
-      auto variant = CompileVariant(kernel_, 1, architecture_, device_);
+      auto variant = CompileVariant(kernel_, open_sizes_, 1, *programs_);
       TORCH_CHECK(variant.ok(), "framejit: ", std::string(variant.status().message()));
       unaligned_ = *std::move(variant);
     }
@@ -105,9 +172,9 @@ class CudaCode : public native::KernelCode {
   }
 
   const loop::Kernel kernel_;
+  const bool open_sizes_;
   const std::unique_ptr<const Variant> aligned_;
-  const Architecture architecture_;
-  const Device* const device_;
+  const std::shared_ptr<Programs> programs_;
   std::vector<uintptr_t> misaligned_bits_;  // by buffer
   mutable std::mutex mutex_;
   mutable std::unique_ptr<const Variant> unaligned_;
@@ -159,7 +226,7 @@ class TheCudaTarget : public native::Target {
  public:
   // `on`: the device as the driver knows it; null: only compiles.
   TheCudaTarget(c10::Device device, Architecture architecture, const Device* on)
-      : device_(device), architecture_(architecture), on_(on) {}
+      : device_(device), programs_(std::make_shared<Programs>(architecture, on)) {}
 
   c10::Device device() const override { return device_; }
 
@@ -173,9 +240,10 @@ class TheCudaTarget : public native::Target {
     return loop::PiecesOfRow(kernel.inner_size(), kWantedBlocks / plan.blocks, shortest);
   }
 
-  std::vector<CompiledCode> Compile(absl::Span<const loop::Kernel> kernels, bool keep_text) const override {
+  std::vector<CompiledCode> Compile(absl::Span<const loop::Kernel> kernels,
+                                    const native::CodeOptions& options) const override {
     std::vector<CompiledCode> codes(kernels.size(), absl::InternalError("not compiled"));
-    ForEachInParallel(kernels.size(), [&](size_t i) { codes[i] = CompileOne(kernels[i]); });
+    ForEachInParallel(kernels.size(), [&](size_t i) { codes[i] = CompileOne(kernels[i], options.open_sizes); });
     if (const absl::Status failure = TakeCacheFailure(); !failure.ok()) LogWarning(std::string(failure.message()));
     if (LogEnabled(LogArtifact::k_cuda)) {
       for (const CompiledCode& code : codes) {
@@ -185,6 +253,8 @@ class TheCudaTarget : public native::Target {
     }
     return codes;
   }
+
+  native::CodeCount code_count() const override { return programs_->count(); }
 
   native::OutCall FindOutCall(const Graph& graph, const Node& node) const override {
     return cuda::FindOutCall(graph, node);
@@ -206,28 +276,17 @@ class TheCudaTarget : public native::Target {
  private:
   static c10::Allocator* Allocator() { return at::detail::getCUDAHooks().getCUDADeviceAllocator(); }
 
-  CompiledCode CompileOne(const loop::Kernel& source) const {
+  CompiledCode CompileOne(const loop::Kernel& source, bool open_sizes) const {
     if (absl::Status status = loop::Verify(source); !status.ok()) return status;
     loop::Kernel kernel = source;
     Canonicalize(kernel);
-    const std::string key = loop::Print(kernel);
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (const auto known = known_.find(key); known != known_.end()) return known->second;
-    }
-    auto variant = CompileVariant(kernel, 16, architecture_, on_);
+    auto variant = CompileVariant(kernel, open_sizes, 16, *programs_);
     if (!variant.ok()) return variant.status();
-    auto code = std::make_shared<const CudaCode>(std::move(kernel), *std::move(variant), architecture_, on_);
-    std::lock_guard<std::mutex> lock(mutex_);
-    return known_.try_emplace(key, std::move(code)).first->second;  // another thread may have been faster
+    return std::make_shared<const CudaCode>(std::move(kernel), open_sizes, *std::move(variant), programs_);
   }
 
   const c10::Device device_;
-  const Architecture architecture_;
-  const Device* const on_;
-  mutable std::mutex mutex_;
-  // By text. Kept, as what is loaded on the device is.
-  mutable absl::flat_hash_map<std::string, std::shared_ptr<const CudaCode>> known_;
+  const std::shared_ptr<Programs> programs_;
 };
 
 absl::StatusOr<const native::Target*> MakeTarget(c10::Device device) {

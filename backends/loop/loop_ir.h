@@ -1,6 +1,5 @@
-// The loop IR shared by the code generators: one kernel = one perfectly nested loop over constant dimensions, with
-// affine loads, scalar SSA, reductions over the last dimension, and stores. Data structures only; build kernels with
-// builder.h.
+// The loop IR shared by the code generators: one kernel = one perfectly nested loop over dimensions, with affine loads,
+// scalar SSA, reductions over the last dimension, and stores. Data structures only; build kernels with builder.h.
 //
 // Meaning. All dimensions but the last are the *rows* (they run in any order, in parallel); the last is the *inner*
 // dimension. Values that depend on the inner position are *element* values, others *row* values. A reduction turns an
@@ -14,6 +13,7 @@
 
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -54,7 +54,17 @@ inline bool IsComparison(Op op) { return op >= Op::kEq && op <= Op::kGe; }
 using ValueId = int32_t;
 inline constexpr ValueId kNoValue = -1;
 
-// A dimension of the iteration domain. (A struct so that a size can become a run-time parameter.)
+// An open number: a size, stride or offset that each call gives, as a parameter of the kernel, where others are part of
+// its text. Parameters are numbered as they stand: the dimensions' first, then access by access, the offset before the
+// strides. An open stride lets a load or store stay what it is: no row value, no element value becomes the other by
+// what it is worth. open.h opens and closes kernels; what is not said to take open kernels takes closed ones.
+inline constexpr int64_t kFirstOpen = std::numeric_limits<int64_t>::min();
+inline constexpr int64_t kMaxParameters = 4096;
+constexpr int64_t OpenNumber(int64_t parameter) { return kFirstOpen + parameter; }
+constexpr bool IsOpen(int64_t number) { return number < kFirstOpen + kMaxParameters; }
+constexpr int64_t ParameterOf(int64_t open) { return open - kFirstOpen; }
+
+// A dimension of the iteration domain.
 struct Dim {
   int64_t size = 1;
 };
@@ -97,7 +107,8 @@ struct Kernel {
 // Types, ranks, operand order, accesses; what every consumer relies on. The message carries the kernel's text.
 absl::Status Verify(const Kernel& kernel);
 
-// The text form; Parse(Print(k)) gives k again. The text is also a kernel's identity (cache key):
+// The text form; Parse(Print(k)) gives k again. The text is also a kernel's identity (cache key). Open numbers are p0,
+// p1, ...:
 //   kernel [4, 128] {
 //     b0: f32
 //     b1: f32 out
@@ -106,6 +117,7 @@ absl::Status Verify(const Kernel& kernel);
 //     v2: f32 = sub v0, v1
 //     store b1[0; 128, 1] v2           # takes number 3
 //   }
+std::string NumberText(int64_t number);  // of a size, stride or offset
 std::string Print(const Kernel& kernel);
 std::string PrintNode(const Kernel& kernel, ValueId id);  // one line of it
 absl::StatusOr<Kernel> Parse(std::string_view text);

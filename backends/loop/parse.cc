@@ -113,6 +113,14 @@ class Parser {
     return value;
   }
 
+  // A size, stride or offset, which may be open: p3.
+  int64_t TakeNumber() {
+    if (!reader_.token().starts_with('p')) return TakeInt();
+    const int64_t parameter = TakeName('p');
+    if (parameter < 0 || parameter >= kMaxParameters) Fail("unknown parameter before");
+    return OpenNumber(parameter);
+  }
+
   // An integer with a one-letter prefix: b0, v12.
   int64_t TakeName(char prefix) {
     int64_t value = 0;
@@ -143,7 +151,7 @@ class Parser {
   void ParseKernel() {
     Expect("kernel");
     Expect("[");
-    do kernel_.dims.push_back({TakeInt()});
+    do kernel_.dims.push_back({TakeNumber()});
     while (Going() && reader_.TakeIf(","));
     Expect("]");
     Expect("{");
@@ -174,9 +182,9 @@ class Parser {
     Access access;
     access.buffer = static_cast<int32_t>(TakeName('b'));
     Expect("[");
-    access.offset = TakeInt();
+    access.offset = TakeNumber();
     Expect(";");
-    do access.strides.push_back(TakeInt());
+    do access.strides.push_back(TakeNumber());
     while (Going() && reader_.TakeIf(","));
     Expect("]");
     const auto known = std::find(kernel_.accesses.begin(), kernel_.accesses.end(), access);

@@ -18,7 +18,10 @@ std::string FloatText(double value) {
 std::string AccessText(const Kernel& kernel, int64_t index) {
   if (index < 0 || index >= static_cast<int64_t>(kernel.accesses.size())) return absl::StrCat("?access ", index);
   const Access& access = kernel.accesses[index];
-  return absl::StrCat("b", access.buffer, "[", access.offset, "; ", absl::StrJoin(access.strides, ", "), "]");
+  return absl::StrCat(
+      "b", access.buffer, "[", NumberText(access.offset), "; ",
+      absl::StrJoin(access.strides, ", ", [](std::string* out, int64_t stride) { out->append(NumberText(stride)); }),
+      "]");
 }
 
 void AppendNode(const Kernel& kernel, size_t id, std::string& out) {
@@ -41,6 +44,10 @@ void AppendNode(const Kernel& kernel, size_t id, std::string& out) {
 
 }  // namespace
 
+std::string NumberText(int64_t number) {
+  return IsOpen(number) ? absl::StrCat("p", ParameterOf(number)) : absl::StrCat(number);
+}
+
 std::string PrintNode(const Kernel& kernel, ValueId id) {
   std::string text;
   AppendNode(kernel, static_cast<size_t>(id), text);
@@ -49,7 +56,7 @@ std::string PrintNode(const Kernel& kernel, ValueId id) {
 
 std::string Print(const Kernel& kernel) {
   std::string out = "kernel [";
-  for (size_t d = 0; d < kernel.dims.size(); ++d) absl::StrAppend(&out, d ? ", " : "", kernel.dims[d].size);
+  for (size_t d = 0; d < kernel.dims.size(); ++d) absl::StrAppend(&out, d ? ", " : "", NumberText(kernel.dims[d].size));
   out += "] {\n";
   for (size_t b = 0; b < kernel.buffers.size(); ++b) {
     const Buffer& buffer = kernel.buffers[b];

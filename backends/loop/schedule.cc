@@ -67,6 +67,7 @@ class Scheduler {
     }
     for (size_t id = 0; id < crosses.size(); ++id) {
       if (!crosses[id] || RecomputeCost(static_cast<ValueId>(id)) <= kKeepCost) continue;
+      if (IsOpen(kernel_.inner_size())) continue;  // it may be too long
       const int64_t bytes = kernel_.inner_size() * std::max<int64_t>(4, DTypeBytes(kernel_.nodes[id].dtype));
       if (bytes > bytes_left_) continue;
       bytes_left_ -= bytes;

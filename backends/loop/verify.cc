@@ -45,11 +45,12 @@ class Verifier {
   std::string Run() {
     if (kernel_.dims.empty()) return "a kernel has at least one dimension";
     for (const Dim& dim : kernel_.dims) {
-      if (dim.size < 0) return "negative size";
+      if (dim.size < 0 && !IsOpen(dim.size)) return "negative size";
     }
     for (const Access& access : kernel_.accesses) {
       if (std::string error = CheckAccess(access); !error.empty()) return error;
     }
+    if (std::string error = CheckParameters(); !error.empty()) return error;
     for (size_t id = 0; id < kernel_.nodes.size(); ++id) {
       std::string error = CheckNode(static_cast<ValueId>(id));
       if (!error.empty()) return absl::StrCat("v", id, " (", OpName(kernel_.nodes[id].op), "): ", error);
@@ -62,6 +63,21 @@ class Verifier {
     if (access.buffer < 0 || access.buffer >= static_cast<int64_t>(kernel_.buffers.size())) return "unknown buffer";
     if (access.strides.size() != kernel_.dims.size()) return "an access has one stride per dimension";
     return "";
+  }
+
+  // Each stands in one place, in order.
+  std::string CheckParameters() const {
+    int64_t next = 0;
+    bool in_order = true;
+    const auto check = [&](int64_t number) {
+      if (IsOpen(number)) in_order = in_order && ParameterOf(number) == next++;
+    };
+    for (const Dim& dim : kernel_.dims) check(dim.size);
+    for (const Access& access : kernel_.accesses) {
+      check(access.offset);
+      for (const int64_t stride : access.strides) check(stride);
+    }
+    return in_order ? "" : "parameters are numbered as they stand, each in one place";
   }
 
   std::string CheckNode(ValueId id) const {
@@ -109,8 +125,9 @@ class Verifier {
 
   std::string CheckRanks() const {
     const Schedule schedule = MakeSchedule(kernel_, 0);
+    const bool has_neighbours = IsOpen(kernel_.inner_size()) || kernel_.inner_size() > 1;
     for (const Node& node : kernel_.nodes) {
-      if (node.op == Op::kStore && schedule.is_element[node.operands[0]] && kernel_.inner_size() > 1 &&
+      if (node.op == Op::kStore && schedule.is_element[node.operands[0]] && has_neighbours &&
           kernel_.accesses[node.attr].strides.back() == 0) {
         return "a store with inner stride 0 needs a row value";
       }

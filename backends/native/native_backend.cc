@@ -13,7 +13,7 @@ absl::StatusOr<std::unique_ptr<CompiledGraph>> CompileFor(const Target& target, 
                                                           const FinishNativeGraph& finish) {
   if (request.graph == nullptr) return absl::InvalidArgumentError("a native backend: no graph was given");
   try {
-    auto plan = MakePlan(*request.graph, target);
+    auto plan = MakePlan(*request.graph, target, request.timings);
     if (plan.ok()) {
       auto made = std::make_unique<NativeGraph>(*std::move(plan));
       return finish != nullptr ? finish(std::move(made)) : std::move(made);

@@ -119,14 +119,19 @@ std::optional<FusedKernel> FindLowered(LoweredUnits& lowered, const FusedGraph& 
 }
 
 // Compiles all parts of all units. By unit: what went wrong with the first part that could not be compiled.
-std::vector<absl::Status> CompileParts(FusedGraph& fused, const Target& target, bool keep_text) {
+std::vector<absl::Status> CompileParts(FusedGraph& fused, const Target& target, const CodeOptions& options,
+                                       Timings* timings) {
   std::vector<loop::Kernel> kernels;
   for (const FusedKernel& kernel : fused.kernels) {
     for (const FusedKernel::Part& part : kernel.parts) {
       if (kernel.same_as < 0) kernels.push_back(part.kernel);
     }
   }
-  std::vector<Target::CompiledCode> compiled = target.Compile(kernels, keep_text);
+  std::vector<Target::CompiledCode> compiled;
+  {
+    ScopedTiming timing(timings, "kernels");
+    compiled = target.Compile(kernels, options);
+  }
   std::vector<absl::Status> failures(fused.kernels.size());
   size_t next = 0;
   for (size_t u = 0; u < fused.kernels.size(); ++u) {
@@ -148,7 +153,7 @@ std::vector<absl::Status> CompileParts(FusedGraph& fused, const Target& target, 
 }
 
 // Fuses and compiles; nodes whose kernel the code generator refuses are left to ATen and the rest is fused again.
-FusedGraph FuseAndCompile(const GraphFacts& facts, const Target& target, bool keep_text) {
+FusedGraph FuseAndCompile(const GraphFacts& facts, const Target& target, const CodeOptions& options, Timings* timings) {
   std::vector<bool> library_only(facts.graph.nodes.size(), false);
   while (true) {
     FusedGraph fused;
@@ -176,7 +181,7 @@ FusedGraph FuseAndCompile(const GraphFacts& facts, const Target& target, bool ke
         refuse(units[u], kernel.status());
     }
     if (refused) continue;
-    const std::vector<absl::Status> failures = CompileParts(fused, target, keep_text);
+    const std::vector<absl::Status> failures = CompileParts(fused, target, options, timings);
     for (size_t u = 0; u < units.size(); ++u) {
       if (!failures[u].ok()) refuse(units[u], failures[u]);
     }
@@ -681,7 +686,7 @@ class Planner {
 
 // Null where losses were split and a gather ended up outside a kernel: ATen's would check the indices itself.
 std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& target, bool split_losses,
-                                             const Dump* dump) {
+                                             const Dump* dump, Timings* timings) {
   auto plan = std::make_unique<Plan>();
   plan->target = &target;
   plan->graph = graph;
@@ -697,7 +702,8 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   }
   if (split_losses) SplitLosses(plan->graph);
   GraphFacts facts(plan->graph, target.device());
-  FusedGraph fused = FuseAndCompile(facts, target, dump != nullptr);
+  const CodeOptions options{.keep_text = dump != nullptr, .open_sizes = graph.modes.open_sizes};
+  FusedGraph fused = FuseAndCompile(facts, target, options, timings);
   for (size_t n = 0; split_losses && n < plan->graph.nodes.size(); ++n) {
     const Node& node = plan->graph.nodes[n];
     const int32_t unit = fused.fusion.unit_of[n];
@@ -710,7 +716,7 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph, const Target& target) {
+absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph, const Target& target, Timings* timings) {
   for (const Node& node : graph.nodes) {
     if (MutatesArguments(node.op)) {
       return absl::UnimplementedError(absl::StrCat(OperatorName(node.op), " writes its arguments"));
@@ -718,8 +724,9 @@ absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph, const T
   }
   const std::unique_ptr<Dump> dump = Dump::Begin();
   if (dump != nullptr) dump->Write("graph.txt", PrintGraph(graph, {.max_constant_elements = 64}));
-  auto plan = PlanWithRewrites(graph, target, /*split_losses=*/!graph.modes.strict, dump.get());
-  return plan != nullptr ? std::move(plan) : PlanWithRewrites(graph, target, /*split_losses=*/false, dump.get());
+  auto plan = PlanWithRewrites(graph, target, /*split_losses=*/!graph.modes.strict, dump.get(), timings);
+  return plan != nullptr ? std::move(plan)
+                         : PlanWithRewrites(graph, target, /*split_losses=*/false, dump.get(), timings);
 }
 
 }  // namespace framejit::native

@@ -10,6 +10,7 @@
 
 #include "absl/container/inlined_vector.h"
 #include "backends/loop/loop_ir.h"
+#include "base/timing.h"
 #include "graph/graph.h"
 
 namespace framejit::native {
@@ -152,7 +153,9 @@ struct Plan {
 };
 
 // For a target that outlives the plan. Unimplemented where the graph cannot be reordered (it mutates arguments).
-absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph, const Target& target);
+// `timings`, where it is given, says how long making code of the kernels took.
+absl::StatusOr<std::unique_ptr<const Plan>> MakePlan(const Graph& graph, const Target& target,
+                                                     Timings* timings = nullptr);
 
 }  // namespace framejit::native
 

@@ -15,6 +15,18 @@
 
 namespace framejit::native {
 
+struct CodeOptions {
+  bool keep_text = false;   // fill KernelCode::text
+  bool open_sizes = false;  // the graph is one of many, for other sizes each: code that serves several is worth it
+};
+
+// Code that kernels of all graphs share: what was made so far, and what is held.
+struct CodeCount {
+  int64_t made = 0;
+  int64_t held = 0;
+  int64_t held_bytes = 0;
+};
+
 // Thread-safe and immutable; one for each device, which is never destroyed.
 class Target {
  public:
@@ -27,8 +39,10 @@ class Target {
 
   // Into how many pieces the rows of a canonical kernel are cut (loop/split.h); 0: it runs whole.
   virtual int64_t PiecesOf(const loop::Kernel& kernel) const = 0;
-  // By kernel. An error leaves the kernel's operators to ATen. `keep_text`: fill KernelCode::text.
-  virtual std::vector<CompiledCode> Compile(absl::Span<const loop::Kernel> kernels, bool keep_text) const = 0;
+  // By kernel. An error leaves the kernel's operators to ATen.
+  virtual std::vector<CompiledCode> Compile(absl::Span<const loop::Kernel> kernels,
+                                            const CodeOptions& options) const = 0;
+  virtual CodeCount code_count() const = 0;
   // An OutCall that applies to the node, or none.
   virtual OutCall FindOutCall(const Graph& graph, const Node& node) const = 0;
   // Code of the target's own for a node that is no part of a fused kernel, or none. Its operands and its one result

@@ -14,19 +14,17 @@ using loop::Op;
 using loop::Pass;
 using loop::ValueId;
 
-// The run of elements that one lane adds up before they go into a total: about the square root of all, so that neither
-// the runs nor the totals are long chains of additions.
-int64_t BlockElements(int64_t count) {
-  int64_t block = 8;
-  while (block * block < count) block *= 2;
-  return block;
-}
-
 bool IsMemory(const Node& node) { return node.op == Op::kLoad || node.op == Op::kStore; }
 
 int64_t ColumnStride(const Access& access) { return access.strides[access.strides.size() - 2]; }
 
 }  // namespace
+
+int64_t BlockOfColumn(int64_t count) {
+  int64_t block = 8;
+  while (block * block < count) block *= 2;
+  return block;
+}
 
 bool WalksColumns(const loop::Kernel& kernel) {
   if (!kernel.has_reductions() || kernel.dims.size() < 2 || kernel.inner_size() == 1) return false;
@@ -129,9 +127,8 @@ void KernelEmitter::EmitColumnPass(const Pass& pass, int parts, const Tail* tail
     moving_[node.attr] = cc_.newIntPtr();
     cc_.mov(moving_[node.attr], pointers_[node.attr]);
   }
-  const int64_t count = kernel_.inner_size();
-  const int64_t block = BlockElements(count);
-  const bool blocked = count > block && HasBlockedSum(pass);
+  const int64_t count = kernel_.inner_size(), block = column_block_;
+  const bool blocked = (inner_end_.isValid() || count > block) && HasBlockedSum(pass);
   Gp left = cc_.newInt64();
   if (blocked) cc_.mov(left, block);
   index_ = cc_.newInt64();
@@ -146,7 +143,10 @@ void KernelEmitter::EmitColumnPass(const Pass& pass, int parts, const Tail* tail
   for (size_t a = 0; a < moving_.size(); ++a) {
     if (!moving_[a].isValid()) continue;
     const Access& access = kernel_.accesses[a];
-    Advance(moving_[a], access.strides.back() * loop::DTypeBytes(kernel_.buffers[access.buffer].dtype));
+    if (loop::IsOpen(access.strides.back()))
+      cc_.add(moving_[a], Argument(layout_.Stride(a, kernel_.dims.size() - 1)));
+    else
+      Advance(moving_[a], access.strides.back() * BytesOf(a));
   }
   if (blocked) {
     const Label inside = cc_.newLabel();
@@ -157,7 +157,10 @@ void KernelEmitter::EmitColumnPass(const Pass& pass, int parts, const Tail* tail
     cc_.bind(inside);
   }
   cc_.inc(index_);
-  cc_.cmp(index_, count);
+  if (inner_end_.isValid())
+    cc_.cmp(index_, inner_end_);
+  else
+    cc_.cmp(index_, count);
   cc_.jl(again);
   FinishColumns(pass, parts);
 }

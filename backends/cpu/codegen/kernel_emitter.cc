@@ -11,29 +11,67 @@ using loop::Op;
 using loop::Pass;
 using loop::ValueId;
 
-// Longest run of elements one accumulator adds up before it goes into a total: with a few dozen lanes this keeps the
-// error of a sum near that of a pairwise one.
-constexpr int64_t kBlockElements = 4096;
-
 bool FitsImmediate(int64_t value) { return value == static_cast<int32_t>(value); }
+
+// Units along a row dimension, and what an access moves from one to the next.
+struct RowUnits {
+  bool IsVector(size_t d) const { return walk == Walk::kColumns && d + 2 == kernel.dims.size(); }
+  int64_t Size(size_t d) const { return IsVector(d) ? ColumnVectors(kernel, lanes) : kernel.dims[d].size; }
+  int64_t Stride(size_t access, size_t d) const {
+    return kernel.accesses[access].strides[d] * (IsVector(d) ? lanes : 1);
+  }
+  // Stepping along d after the dimension inside wrapped also takes back that dimension's way.
+  int64_t Undo(size_t access, size_t d) const {
+    return d + 2 < kernel.dims.size() ? Stride(access, d + 1) * Size(d + 1) : 0;
+  }
+  bool IsStepOpen(size_t access, size_t d) const {
+    const std::vector<int64_t>& strides = kernel.accesses[access].strides;
+    if (loop::IsOpen(strides[d])) return true;
+    if (d + 2 >= kernel.dims.size() || strides[d + 1] == 0) return false;
+    return loop::IsOpen(strides[d + 1]) || loop::IsOpen(kernel.dims[d + 1].size);
+  }
+
+  const loop::Kernel& kernel;
+  const Walk walk;
+  const int lanes;
+};
 
 }  // namespace
 
+std::vector<int64_t> ArgumentsOf(const loop::Kernel& kernel, Walk walk, Isa isa) {
+  const RowUnits units{kernel, walk, LanesOf(isa)};
+  const size_t dims = kernel.dims.size();
+  const Arguments layout(dims);
+  std::vector<int64_t> words(layout.Offset(kernel.accesses.size()));
+  for (size_t d = 0; d < dims; ++d) words[layout.Size(d)] = units.Size(d);
+  for (size_t a = 0; a < kernel.accesses.size(); ++a) {
+    const int64_t bytes = loop::DTypeBytes(kernel.buffers[kernel.accesses[a].buffer].dtype);
+    words[layout.Offset(a)] = kernel.accesses[a].offset * bytes;
+    for (size_t d = 0; d < dims; ++d) words[layout.Stride(a, d)] = units.Stride(a, d) * bytes;
+    for (size_t d = 0; d + 1 < dims; ++d) {
+      words[layout.Step(a, d)] = (units.Stride(a, d) - units.Undo(a, d)) * bytes;
+    }
+  }
+  return words;
+}
+
 bool KernelEmitter::IsBlocked(const Node& node) { return node.op == Op::kReduceSum && loop::IsFloat(node.dtype); }
 
-KernelEmitter::KernelEmitter(x86::Compiler& cc, Isa isa, const loop::Kernel& kernel, const loop::Schedule& schedule)
+KernelEmitter::KernelEmitter(x86::Compiler& cc, Isa isa, const loop::Kernel& kernel, const Emission& emission)
     : cc_(cc),
       simd_(cc, isa),
       operators_(simd_),
       memory_(simd_),
       kernel_(kernel),
-      schedule_(schedule),
-      walk_(WalkOf(kernel, isa)) {}
+      schedule_(emission.schedule),
+      walk_(emission.walk),
+      column_block_(emission.column_block),
+      layout_(kernel.dims.size()) {}
 
 void KernelEmitter::Emit() {
   using asmjit::FuncSignatureT;
   asmjit::FuncNode* function =
-      cc_.addFunc(FuncSignatureT<void, void* const*, int64_t, int64_t>(asmjit::CallConvId::kCDecl));
+      cc_.addFunc(FuncSignatureT<void, void* const*, int64_t, int64_t, const int64_t*>(asmjit::CallConvId::kCDecl));
   function->frame().setAvxEnabled();
   function->frame().setAvxCleanup();
   if (simd_.wide) function->frame().setAvx512Enabled();
@@ -42,6 +80,8 @@ void KernelEmitter::Emit() {
   function->setArg(0, buffers_);
   function->setArg(1, begin);
   function->setArg(2, end);
+  arguments_ = cc_.newIntPtr("arguments");
+  function->setArg(3, arguments_);
   values_.resize(kernel_.nodes.size());
   accumulators_.resize(kernel_.nodes.size());
   totals_.resize(kernel_.nodes.size());
@@ -52,14 +92,14 @@ void KernelEmitter::Emit() {
   for (size_t id = 0; id < kernel_.nodes.size(); ++id) {
     if (kernel_.nodes[id].op == Op::kConst) values_[id] = operators_.Constant(kernel_.nodes[id]);
   }
-  for (const ValueId id : schedule_.kept) {
-    const int64_t vectors = (kernel_.inner_size() + simd_.lanes - 1) / simd_.lanes;
-    const int64_t bytes = vectors * simd_.vector_bytes() * RegisterCount(RegisterType(kernel_.nodes[id].dtype));
-    row_buffers_[id] = cc_.newStack(static_cast<uint32_t>(bytes), 64);
-  }
+  for (const ValueId id : schedule_.kept) row_buffers_[id] = NewRowBuffer(id);
   const Label done = cc_.newLabel();
   cc_.cmp(begin, end);
   cc_.jge(done);
+  if (walk_ != Walk::kElements && loop::IsOpen(kernel_.inner_size())) {
+    inner_end_ = cc_.newInt64("inner_end");
+    cc_.mov(inner_end_, Argument(layout_.Size(kernel_.dims.size() - 1)));
+  }
   switch (walk_) {
     case Walk::kElements:
       EmitElementRange(begin, end);
@@ -78,17 +118,34 @@ void KernelEmitter::Emit() {
   cc_.endFunc();
 }
 
+// Where the inner dimension is open, all that are kept together fit for each length with which they were chosen.
+Mem KernelEmitter::NewRowBuffer(ValueId id) {
+  const auto width = [&](ValueId kept) { return RegisterCount(RegisterType(kernel_.nodes[kept].dtype)); };
+  int64_t longest = kernel_.inner_size();
+  if (loop::IsOpen(longest)) {
+    int64_t words = 0;
+    for (const ValueId kept : schedule_.kept) words += width(kept);
+    longest = kRowBufferBytes / (4 * words);
+  }
+  const int64_t vectors = (longest + simd_.lanes - 1) / simd_.lanes;
+  return cc_.newStack(static_cast<uint32_t>(vectors * simd_.vector_bytes() * width(id)), 64);
+}
+
 void KernelEmitter::LoadBufferPointers() {
-  for (const loop::Access& access : kernel_.accesses) {
+  for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
+    const loop::Access& access = kernel_.accesses[a];
     Gp pointer = cc_.newIntPtr();
     cc_.mov(pointer, x86::qword_ptr(buffers_, access.buffer * 8));
     pointers_.push_back(pointer);
-    AddToPointer(pointers_.size() - 1, access.offset);
+    if (loop::IsOpen(access.offset))
+      cc_.add(pointer, Argument(layout_.Offset(a)));
+    else
+      Advance(pointer, access.offset * BytesOf(a));
   }
 }
 
-void KernelEmitter::AddToPointer(size_t access, int64_t elements) {
-  Advance(pointers_[access], elements * loop::DTypeBytes(kernel_.buffers[kernel_.accesses[access].buffer].dtype));
+int64_t KernelEmitter::BytesOf(size_t access) const {
+  return loop::DTypeBytes(kernel_.buffers[kernel_.accesses[access].buffer].dtype);
 }
 
 void KernelEmitter::Advance(const Gp& pointer, int64_t bytes) {
@@ -110,14 +167,11 @@ void KernelEmitter::EmitElementRange(const Gp& begin, const Gp& end) {
   }
 }
 
-int64_t KernelEmitter::RowSize(size_t d) const {
-  const bool vectors = walk_ == Walk::kColumns && d + 2 == kernel_.dims.size();
-  return vectors ? ColumnVectors(kernel_, simd_.lanes) : kernel_.dims[d].size;
-}
-
-int64_t KernelEmitter::RowStride(size_t access, size_t d) const {
-  const bool vectors = walk_ == Walk::kColumns && d + 2 == kernel_.dims.size();
-  return kernel_.accesses[access].strides[d] * (vectors ? simd_.lanes : 1);
+void KernelEmitter::LoadRowSize(const Gp& size, size_t d) {
+  if (loop::IsOpen(kernel_.dims[d].size))
+    cc_.mov(size, Argument(layout_.Size(d)));
+  else
+    cc_.mov(size, RowUnits{kernel_, walk_, simd_.lanes}.Size(d));
 }
 
 // The row's position by division once, by counting afterwards.
@@ -133,21 +187,32 @@ void KernelEmitter::SetPosition(const Gp& first_row) {
       continue;
     }
     Gp size = cc_.newInt64();
-    cc_.mov(size, RowSize(d));
+    LoadRowSize(size, d);
     cc_.xor_(position_[d].r32(), position_[d].r32());
     cc_.div(position_[d], rest, size);
   }
   for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
-    const loop::Access& access = kernel_.accesses[a];
-    const int64_t bytes = loop::DTypeBytes(kernel_.buffers[access.buffer].dtype);
     for (size_t d = 0; d < row_dims; ++d) {
-      if (access.strides[d] == 0) continue;
+      const int64_t stride = kernel_.accesses[a].strides[d];
+      if (stride == 0) continue;
       Gp distance = cc_.newInt64();
-      cc_.mov(distance, RowStride(a, d) * bytes);
+      if (loop::IsOpen(stride))
+        cc_.mov(distance, Argument(layout_.Stride(a, d)));
+      else
+        cc_.mov(distance, RowUnits{kernel_, walk_, simd_.lanes}.Stride(a, d) * BytesOf(a));
       cc_.imul(distance, position_[d]);
       cc_.add(pointers_[a], distance);
     }
   }
+}
+
+// `units` is one for open dimensions.
+void KernelEmitter::AdvanceAlong(size_t access, size_t d, int64_t units) {
+  const RowUnits rows{kernel_, walk_, simd_.lanes};
+  if (rows.IsStepOpen(access, d))
+    cc_.add(pointers_[access], Argument(layout_.Step(access, d)));
+  else
+    Advance(pointers_[access], (rows.Stride(access, d) * units - rows.Undo(access, d)) * BytesOf(access));
 }
 
 // By `units` along the last row dimension, whose end they do not pass.
@@ -156,15 +221,11 @@ void KernelEmitter::AdvanceRow(int64_t units) {
   const Label done = cc_.newLabel();
   for (size_t d = row_dims; d-- > 0;) {
     const int64_t steps = d + 1 == row_dims ? units : 1;
-    for (size_t a = 0; a < kernel_.accesses.size(); ++a) {
-      // Stepping here after the dimension inside wrapped also takes back that dimension's way.
-      const int64_t undo = d + 1 < row_dims ? RowStride(a, d + 1) * RowSize(d + 1) : 0;
-      AddToPointer(a, RowStride(a, d) * steps - undo);
-    }
+    for (size_t a = 0; a < kernel_.accesses.size(); ++a) AdvanceAlong(a, d, steps);
     cc_.add(position_[d], steps);
     if (d == 0) break;
     Gp size = cc_.newInt64();
-    cc_.mov(size, RowSize(d));
+    LoadRowSize(size, d);
     cc_.cmp(position_[d], size);
     cc_.jl(done);
     cc_.xor_(position_[d].r32(), position_[d].r32());
@@ -192,7 +253,7 @@ void KernelEmitter::EmitRow() {
     if (pass.elements.empty()) continue;
     Gp zero = cc_.newInt64();
     cc_.xor_(zero.r32(), zero.r32());
-    EmitPass(pass, Range{zero, Gp(), kernel_.inner_size()});
+    EmitPass(pass, inner_end_.isValid() ? Range{zero, inner_end_, 0} : Range{zero, Gp(), kernel_.inner_size()});
   }
 }
 

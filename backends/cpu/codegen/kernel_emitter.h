@@ -21,9 +21,40 @@ bool IsTransposed(const loop::Kernel& kernel, const loop::Node& node);
 bool HasTransposedTiles(const loop::Kernel& kernel);
 int64_t RowsOfTile();
 
+// What a pass may keep of a row, on the stack: fits the second-level cache with room for the inputs.
+inline constexpr int64_t kRowBufferBytes = 64 * 1024;
+// Longest run of elements one accumulator adds up before it goes into a total: with a few dozen lanes this keeps the
+// error of a sum near that of a pairwise one.
+inline constexpr int64_t kBlockElements = 4096;
+
+// Of kColumns: the run of elements that one lane adds up before they go into a total, about the square root of all, so
+// that neither the runs nor the totals are long chains of additions.
+int64_t BlockOfColumn(int64_t count);
+
+// What the code of an open kernel reads at each call: sizes as rows are counted, and what pointers move by, in bytes.
+// The layout depends on the numbers of dimensions and accesses alone.
+struct Arguments {
+  explicit Arguments(size_t dims) : dims(dims) {}
+  size_t Size(size_t d) const { return d; }
+  size_t Offset(size_t access) const { return dims + access * (1 + 2 * dims); }
+  size_t Stride(size_t access, size_t d) const { return Offset(access) + 1 + d; }
+  // From the last position of the row dimensions inside d to the first of the next one along d.
+  size_t Step(size_t access, size_t d) const { return Offset(access) + 1 + dims + d; }
+  size_t dims;
+};
+// For a closed kernel.
+std::vector<int64_t> ArgumentsOf(const loop::Kernel& kernel, Walk walk, Isa isa);
+
+// What an emitter is given besides the kernel, which may be open.
+struct Emission {
+  const loop::Schedule& schedule;  // of the closed kernel
+  Walk walk;
+  int64_t column_block;  // of kColumns: BlockOfColumn
+};
+
 class KernelEmitter {
  public:
-  KernelEmitter(x86::Compiler& cc, Isa isa, const loop::Kernel& kernel, const loop::Schedule& schedule);
+  KernelEmitter(x86::Compiler& cc, Isa isa, const loop::Kernel& kernel, const Emission& emission);
   void Emit();
 
  private:
@@ -57,10 +88,12 @@ class KernelEmitter {
   void SetPosition(const Gp& first_row);
   void AdvanceRow(int64_t units = 1);
   // Units along a row dimension, and what an access moves from one to the next.
-  int64_t RowSize(size_t d) const;
-  int64_t RowStride(size_t access, size_t d) const;
-  void AddToPointer(size_t access, int64_t elements);
+  void LoadRowSize(const Gp& size, size_t d);
+  void AdvanceAlong(size_t access, size_t d, int64_t units);
+  int64_t BytesOf(size_t access) const;
   void Advance(const Gp& pointer, int64_t bytes);
+  Mem Argument(size_t word) const { return x86::qword_ptr(arguments_, static_cast<int32_t>(word * 8)); }
+  Mem NewRowBuffer(loop::ValueId id);
 
   void EmitRowNodes(const loop::Pass& pass);
   void EmitPass(const loop::Pass& pass, const Range& range);
@@ -99,8 +132,12 @@ class KernelEmitter {
   const loop::Kernel& kernel_;
   const loop::Schedule& schedule_;
   const Walk walk_;
+  const int64_t column_block_;
+  const Arguments layout_;
 
   Gp buffers_;
+  Gp arguments_;
+  Gp inner_end_;                                  // the size of an open inner dimension
   Gp index_;                                      // inner position of the current group; of kColumns, of the loop
   std::vector<Gp> pointers_;                      // by access: element 0 of the current row
   std::vector<Gp> position_;                      // of the current row in each row dimension

@@ -285,23 +285,35 @@ void Canonicalize(Kernel& kernel) {
 
 LaunchPlan PlanLaunch(const Kernel& kernel, int max_vector) { return Planner(kernel, max_vector).Run(); }
 
-std::string Print(const LaunchPlan& plan) {
-  std::string text;
+loop::OpenPlaces PlacesOf(const Kernel& kernel, const LaunchPlan& plan, bool inner) {
+  loop::OpenPlaces places{std::vector<loop::OpenPlaces::Along>(kernel.dims.size()), false};
+  if (plan.spread == Spread::kTiles) return places;
+  places.offsets = true;
+  std::fill(places.dims.begin(), places.dims.end() - 1, loop::OpenPlaces::Along{true, true});
+  places.dims.back().size = inner || plan.spread == Spread::kElements;
+  places.dims.back().strides = plan.spread == Spread::kColumns;
+  return places;
+}
+
+namespace {
+
+std::string SpreadText(const LaunchPlan& plan) {
   switch (plan.spread) {
     case Spread::kElements:
-      text = "elements";
-      break;
+      return "elements";
     case Spread::kTiles:
-      text = "tiles";
-      break;
+      return "tiles";
     case Spread::kRows:
-      text = "rows";
-      break;
+      return "rows";
     case Spread::kColumns:
-      text = "columns";
-      break;
+      return "columns";
   }
-  absl::StrAppend(&text, ": ", plan.blocks, " blocks of ", plan.threads, " threads");
+  return "";
+}
+
+// Behind the number of blocks.
+std::string ShapeText(const LaunchPlan& plan) {
+  std::string text = absl::StrCat(plan.threads, " threads");
   if (plan.spread == Spread::kTiles) return absl::StrCat(text, ", ", plan.tile, " x ", plan.tile, " elements");
   if (plan.spread != Spread::kElements) {
     absl::StrAppend(&text, ", ", plan.rows_per_block, " rows x ", plan.lanes, " lanes");
@@ -310,6 +322,18 @@ std::string Print(const LaunchPlan& plan) {
   if (plan.resident) text += " in registers";
   if (plan.wide_index) text += ", 64-bit offsets";
   return text;
+}
+
+}  // namespace
+
+std::string PrintClass(const LaunchPlan& plan) {
+  std::string text = absl::StrCat(SpreadText(plan), ": blocks of ", ShapeText(plan), ", accesses");
+  for (const bool vectorised : plan.vectorised) text += vectorised ? " v" : " -";
+  return text;
+}
+
+std::string Print(const LaunchPlan& plan) {
+  return absl::StrCat(SpreadText(plan), ": ", plan.blocks, " blocks of ", ShapeText(plan));
 }
 
 }  // namespace framejit::cuda

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "backends/loop/loop_ir.h"
+#include "backends/loop/open.h"
 
 namespace framejit::cuda {
 
@@ -47,6 +48,13 @@ LaunchPlan PlanLaunch(const loop::Kernel& kernel, int max_vector = 16);
 // Elements from row to row of a tile in shared memory: one bank more than a row has, so that a column is in as many
 // banks as a row.
 int TilePitch(int tile, loop::DType dtype);
+
+// What a kernel leaves open to serve others of its plan's class: sizes, strides and offsets but those that the plan was
+// made from. `inner`: the size of rows that are reduced, too; that of kElements always is. Nothing of kTiles is open.
+loop::OpenPlaces PlacesOf(const loop::Kernel& kernel, const LaunchPlan& plan, bool inner);
+
+// What of a plan its source depends on: all but how many blocks there are.
+std::string PrintClass(const LaunchPlan& plan);
 
 // One line: "rows: 4096 blocks of 128 threads, 4 rows x 32 lanes, 8 elements a vector, 2 steps in registers".
 std::string Print(const LaunchPlan& plan);

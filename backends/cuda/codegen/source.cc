@@ -302,6 +302,7 @@ class Generator {
   Generator(const Kernel& kernel, const LaunchPlan& plan)
       : kernel_(kernel),
         plan_(plan),
+        is_open_(loop::ParameterCount(kernel) > 0),
         schedule_(loop::MakeSchedule(kernel, 0)),
         loaded_(kernel.nodes.size()),
         approximate_(StoresNarrowFloats(kernel)) {}
@@ -312,10 +313,11 @@ class Generator {
                          : plan_.spread == Spread::kTiles  ? "tiles"
                          : plan_.spread == Spread::kRows   ? "rows"
                                                            : "columns";
-    const std::string entry = absl::StrFormat("framejit_%s_v%d_%016x", spread, plan_.vector, Fingerprint(ir));
+    const std::string entry = absl::StrFormat("framejit_%s_v%d_%016x", spread, plan_.vector,
+                                              Fingerprint(is_open_ ? ir + PrintClass(plan_) : ir));
     Comment(ir);
-    absl::StrAppend(&out_, "// ", Print(plan_), "\n", kTypesPrelude, kPrelude, "typedef ",
-                    plan_.wide_index ? "i64" : "int", " Offset;\n\n");
+    absl::StrAppend(&out_, "// ", is_open_ ? PrintClass(plan_) : Print(plan_), "\n", kTypesPrelude, kPrelude,
+                    "typedef ", plan_.wide_index ? "i64" : "int", " Offset;\n\n");
     if (plan_.spread == Spread::kElements)
       Elements(entry);
     else if (plan_.spread == Spread::kTiles)
@@ -364,12 +366,14 @@ class Generator {
       parameters.push_back(
           absl::StrCat(buffer.written ? "" : "const ", TypeText(buffer.dtype, true), "* __restrict__ b", b));
     }
+    for (int64_t p = 0; p < loop::ParameterCount(kernel_); ++p) parameters.push_back(absl::StrCat("Offset p", p));
     return absl::StrJoin(parameters, ", ");
   }
 
   std::string Arguments() const {
     std::vector<std::string> arguments;
     for (size_t b = 0; b < kernel_.buffers.size(); ++b) arguments.push_back(absl::StrCat("b", b));
+    for (int64_t p = 0; p < loop::ParameterCount(kernel_); ++p) arguments.push_back(absl::StrCat("p", p));
     return absl::StrJoin(arguments, ", ");
   }
 
@@ -378,18 +382,38 @@ class Generator {
   const Access& access(const Node& n) const { return kernel_.accesses[static_cast<size_t>(n.attr)]; }
   size_t inner() const { return kernel_.dims.size() - 1; }
 
+  // `number`: not negative, or open.
+  std::string OffsetText(int64_t number) const {
+    return absl::StrCat(loop::NumberText(number), plan_.wide_index && !loop::IsOpen(number) ? "ll" : "");
+  }
+
+  // The size of the first `dims` dimensions together.
+  std::string SizeText(size_t dims) const {
+    int64_t closed = 1;
+    std::string text;
+    for (size_t d = 0; d < dims; ++d) {
+      if (loop::IsOpen(kernel_.dims[d].size))
+        absl::StrAppend(&text, text.empty() ? "" : " * ", loop::NumberText(kernel_.dims[d].size));
+      else
+        closed *= kernel_.dims[d].size;
+    }
+    if (text.empty()) return absl::StrCat(closed);
+    return closed == 1 ? absl::StrCat("(", text, ")") : absl::StrCat("(", text, " * ", OffsetText(closed), ")");
+  }
+
   // Pointer to the element of the access at the row, and at position `i` of the inner dimension unless that is no
   // matter.
   std::string AddressText(const Access& a, bool with_inner) const {
     std::string text = absl::StrCat("b", a.buffer);
+    const auto is_negative = [](int64_t number) { return number < 0 && !loop::IsOpen(number); };
+    const auto without_sign = [&](int64_t number) { return is_negative(number) ? -number : number; };
     if (a.offset != 0)
-      absl::StrAppend(&text, a.offset < 0 ? " - " : " + ", std::abs(a.offset), plan_.wide_index ? "ll" : "");
+      absl::StrAppend(&text, is_negative(a.offset) ? " - " : " + ", OffsetText(without_sign(a.offset)));
     for (size_t d = 0; d < kernel_.dims.size(); ++d) {
       if (a.strides[d] == 0 || kernel_.dims[d].size == 1 || (d == inner() && !with_inner)) continue;
       const int64_t stride = a.strides[d];
-      const std::string times =
-          std::abs(stride) == 1 ? "" : absl::StrCat(" * ", std::abs(stride), plan_.wide_index ? "ll" : "");
-      absl::StrAppend(&text, stride < 0 ? " - " : " + ", d == inner() ? "i" : absl::StrCat("i", d), times);
+      const std::string times = without_sign(stride) == 1 ? "" : absl::StrCat(" * ", OffsetText(without_sign(stride)));
+      absl::StrAppend(&text, is_negative(stride) ? " - " : " + ", d == inner() ? "i" : absl::StrCat("i", d), times);
     }
     return text;
   }
@@ -437,7 +461,7 @@ class Generator {
     if (plan_.vectorised[static_cast<size_t>(n.attr)]) {
       return absl::StrCat("Load<", width, ">(", AddressText(a, true), ")");
     }
-    return absl::StrCat("Gather<", width, ">(", AddressText(a, true), ", ", a.strides.back(), ")");
+    return absl::StrCat("Gather<", width, ">(", AddressText(a, true), ", ", loop::NumberText(a.strides.back()), ")");
   }
 
   void StoreVector(ValueId id, const std::string& width, const std::string& condition) {
@@ -446,7 +470,8 @@ class Generator {
     if (plan_.vectorised[static_cast<size_t>(n.attr)]) {
       Line(condition, "Store<", width, ">(", AddressText(a, true), ", s", id, ");");
     } else {
-      Line(condition, "Scatter<", width, ">(", AddressText(a, true), ", ", a.strides.back(), ", s", id, ");");
+      Line(condition, "Scatter<", width, ">(", AddressText(a, true), ", ", loop::NumberText(a.strides.back()), ", s",
+           id, ");");
     }
   }
 
@@ -482,8 +507,7 @@ class Generator {
   // --- without reductions ---
 
   void Elements(const std::string& entry) {
-    const int64_t total = kernel_.row_count() * kernel_.inner_size();
-    const std::string vector = absl::StrCat(plan_.vector), last = absl::StrCat(total);
+    const std::string vector = absl::StrCat(plan_.vector), last = SizeText(kernel_.dims.size());
     Line("template <int W> FJ void Compute(Offset at, ", Parameters(), ") {");
     ++depth_;
     Coordinates("at", 0);
@@ -509,7 +533,9 @@ class Generator {
     Line("#pragma unroll 1");
     Open("for (int step = 0; step < ", plan_.steps, "; ++step)");
     Line("const Offset at = first + step * ", plan_.threads * plan_.vector, ";");
-    if (total % plan_.vector == 0) {
+    // Of several dimensions, vectors take the inner one up.
+    const bool open = loop::IsOpen(kernel_.inner_size());
+    if (kernel_.dims.size() > 1 || plan_.vector == 1 || (!open && kernel_.inner_size() % plan_.vector == 0)) {
       Line("if (at < ", last, ") Compute<", vector, ">(at, ", Arguments(), ");");
     } else {
       Open("if (at + ", vector, " <= ", last, ")");
@@ -603,7 +629,7 @@ class Generator {
         Line("const Offset ", name, " = ", rest, ";");
         break;
       }
-      const std::string size = absl::StrCat(std::max<int64_t>(1, kernel_.dims[d].size));
+      const std::string size = kernel_.dims[d].size == 0 ? "1" : loop::NumberText(kernel_.dims[d].size);
       Line("const Offset ", name, " = ", rest, " % ", size, ", q", d, " = ", rest, " / ", size, ";");
       rest = absl::StrCat("q", d);
     }
@@ -614,7 +640,7 @@ class Generator {
   void Rows(const std::string& entry) {
     Line("extern \"C\" __global__ void __launch_bounds__(", plan_.threads, ") ", entry, "(", Parameters(), ") {");
     ++depth_;
-    const std::string rows = absl::StrCat(kernel_.row_count());
+    const std::string rows = SizeText(kernel_.dims.size() - 1);
     const bool columns = plan_.spread == Spread::kColumns;
     if (columns) {
       Line("const Offset own = (Offset)blockIdx.x * ", plan_.rows_per_block, " + threadIdx.x;");
@@ -623,7 +649,8 @@ class Generator {
       Line("const int lane = threadIdx.y;");
     } else {
       Line("const Offset row = (Offset)blockIdx.x * ", plan_.rows_per_block, " + threadIdx.y;");
-      if (kernel_.row_count() % plan_.rows_per_block != 0) Line("if (row >= ", rows, ") return;");
+      const bool fills_blocks = is_open_ ? plan_.rows_per_block == 1 : kernel_.row_count() % plan_.rows_per_block == 0;
+      if (!fills_blocks) Line("if (row >= ", rows, ") return;");
       Line("const int lane = threadIdx.x;");
     }
     if (kernel_.dims.size() > 1) Coordinates("row", 1);
@@ -721,12 +748,14 @@ class Generator {
 
   // A loop over the vectors of this lane: i is the position of the first element.
   void OpenVectors() {
-    const int64_t size = kernel_.inner_size(), stride = int64_t{plan_.lanes} * plan_.vector;
+    const bool open = loop::IsOpen(kernel_.inner_size());
+    const std::string size = loop::NumberText(kernel_.inner_size());
+    const int64_t stride = int64_t{plan_.lanes} * plan_.vector;
     if (plan_.resident) {
       Line("#pragma unroll");
       Open("for (int k = 0; k < ", plan_.steps, "; ++k)");
       Line("const Offset i = (k * ", plan_.lanes, " + lane) * ", plan_.vector, ";");
-      partial_ = size % stride != 0;
+      partial_ = open || kernel_.inner_size() % stride != 0;
       if (partial_) Open("if (i < ", size, ")");
     } else {
       Line("#pragma unroll 4");
@@ -751,6 +780,7 @@ class Generator {
 
   const Kernel& kernel_;
   const LaunchPlan& plan_;
+  const bool is_open_;
   const loop::Schedule schedule_;
   std::vector<bool> loaded_;  // by ValueId: what is in registers
   const bool approximate_;    // functions may be off by some units in the last place

@@ -14,11 +14,12 @@
 namespace framejit::cuda {
 
 struct KernelSource {
-  std::string entry;  // name of the __global__ function; its parameters are one pointer per buffer, in order
+  std::string entry;  // name of the __global__ function; its parameters are one pointer per buffer, in order, and
+                      // then the open numbers: int, or long long where offsets are of 64 bits
   std::string text;
 };
 
-// The kernel is canonical and the plan its own.
+// The kernel is canonical, and closed, or opened at PlacesOf() the plan, which is its own.
 KernelSource GenerateSource(const loop::Kernel& kernel, const LaunchPlan& plan);
 
 }  // namespace framejit::cuda

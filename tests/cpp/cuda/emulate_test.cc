@@ -18,6 +18,7 @@
 #include "backends/cuda/codegen/source.h"
 #include "backends/loop/builder.h"
 #include "backends/loop/interpret.h"
+#include "backends/loop/open.h"
 #include "backends/loop/schedule.h"
 #include "tests/cpp/cuda/kernels.h"
 #include "tests/cpp/kernels/kernel_harness.h"
@@ -31,24 +32,36 @@ using testing::NamedKernel;
 
 struct Emulated {
   std::string name;
-  Kernel kernel;
+  Kernel kernel;  // closed
   LaunchPlan plan;
   KernelSource source;
+  std::vector<int64_t> values;  // of the open numbers of the source
 };
 
 using Bytes = std::vector<char>;
 
-constexpr size_t kMostBuffers = 12;  // as emulation.h
+constexpr size_t kMostArguments = 40;  // as emulation.h
+
+enum class Opened : uint8_t { kNot, kOuter, kAll };
+
+Emulated Make(const NamedKernel& named, int max_vector, Opened opened) {
+  Emulated emulated{named.name, named.kernel, PlanLaunch(named.kernel, max_vector), {}, {}};
+  const loop::OpenedKernel open =
+      opened == Opened::kNot ? loop::OpenedKernel{named.kernel, {}}
+                             : loop::Open(named.kernel, PlacesOf(named.kernel, emulated.plan, opened == Opened::kAll));
+  emulated.source = GenerateSource(open.kernel, emulated.plan);
+  emulated.values = open.values;
+  return emulated;
+}
 
 // With vectors, and without where that makes a difference.
-std::vector<Emulated> Plan(const std::vector<NamedKernel>& kernels) {
+std::vector<Emulated> Plan(const std::vector<NamedKernel>& kernels, Opened opened = Opened::kNot) {
   std::vector<Emulated> out;
-  absl::flat_hash_set<std::string> entries;
+  absl::flat_hash_set<std::string> made;
   for (const NamedKernel& named : kernels) {
     for (const int max_vector : {16, 1}) {
-      Emulated emulated{named.name, named.kernel, PlanLaunch(named.kernel, max_vector), {}};
-      emulated.source = GenerateSource(named.kernel, emulated.plan);
-      if (entries.insert(emulated.source.entry).second) out.push_back(std::move(emulated));
+      Emulated emulated = Make(named, max_vector, opened);
+      if (made.insert(loop::Print(named.kernel) + emulated.source.entry).second) out.push_back(std::move(emulated));
     }
   }
   return out;
@@ -61,7 +74,9 @@ void* Build(const std::vector<Emulated>& kernels) {
   const std::string stem = (std::filesystem::temp_directory_path() / name).string();
   std::ofstream file(stem + ".cc");
   file << "#include \"tests/cpp/cuda/emulation.h\"\n" << kPrelude;
+  absl::flat_hash_set<std::string> entries;
   for (size_t k = 0; k < kernels.size(); ++k) {
+    if (!entries.insert(kernels[k].source.entry).second) continue;
     const std::string& text = kernels[k].source.text;
     file << "namespace k" << k << " {\n" << text.substr(text.find(" Offset;") - 11) << "}\n";
   }
@@ -102,7 +117,11 @@ struct Memory {
       std::memcpy(start, content[b].data(), content[b].size());
       pointers.push_back(start);
     }
-    pointers.resize(kMostBuffers, nullptr);
+    pointers.resize(kMostArguments, nullptr);
+  }
+  // Behind the buffers.
+  void Add(const std::vector<int64_t>& values) {
+    for (size_t i = 0; i < values.size(); ++i) pointers[blocks.size() + i] = reinterpret_cast<void*>(values[i]);
   }
   std::vector<Bytes> blocks;
   std::vector<void*> pointers;
@@ -161,18 +180,18 @@ void Compare(const Emulated& emulated, const Memory& got, const std::vector<Byte
   }
 }
 
-void CheckAll(const std::vector<NamedKernel>& named) {
+void CheckAll(const std::vector<Emulated>& kernels) {
   using Emulate = void (*)(void*, void**, long long, unsigned, unsigned);
-  const std::vector<Emulated> kernels = Plan(named);
   void* library = Build(kernels);
   ASSERT_NE(library, nullptr);
   const auto emulate = reinterpret_cast<Emulate>(dlsym(library, "Emulate"));
   for (const Emulated& e : kernels) {
     void* function = dlsym(library, e.source.entry.c_str());
     ASSERT_NE(function, nullptr) << e.name;
-    ASSERT_LE(e.kernel.buffers.size(), kMostBuffers) << e.name;
+    ASSERT_LE(e.kernel.buffers.size() + e.values.size(), kMostArguments) << e.name;
     std::vector<Bytes> content = MakeBuffers(e.kernel);
     Memory memory(e.kernel, content, /*aligned=*/e.plan.vector > 1);
+    memory.Add(e.values);
     std::vector<void*> pointers;
     for (Bytes& buffer : content) pointers.push_back(buffer.data());
     const auto precision = e.kernel.has_reductions() ? loop::Precision::kExact : loop::Precision::kAsTyped;
@@ -185,10 +204,50 @@ void CheckAll(const std::vector<NamedKernel>& named) {
   }
 }
 
-TEST(EmulateTest, Operators) { CheckAll(testing::OperatorKernels()); }
-TEST(EmulateTest, Casts) { CheckAll(testing::CastKernels()); }
-TEST(EmulateTest, Layouts) { CheckAll(testing::LayoutKernels()); }
-TEST(EmulateTest, Reductions) { CheckAll(testing::ReductionKernels()); }
+TEST(EmulateTest, Operators) { CheckAll(Plan(testing::OperatorKernels())); }
+TEST(EmulateTest, Casts) { CheckAll(Plan(testing::CastKernels())); }
+TEST(EmulateTest, Layouts) { CheckAll(Plan(testing::LayoutKernels())); }
+TEST(EmulateTest, Reductions) { CheckAll(Plan(testing::ReductionKernels())); }
+TEST(EmulateTest, OpenLayouts) { CheckAll(Plan(testing::LayoutKernels(), Opened::kAll)); }
+TEST(EmulateTest, OpenRows) { CheckAll(Plan(testing::ReductionKernels(), Opened::kOuter)); }
+TEST(EmulateTest, OpenReductions) { CheckAll(Plan(testing::ReductionKernels(), Opened::kAll)); }
+
+// `make`, of 50 sizes: 1, what is around vectors and warps, primes and others. Sources that are not the same text
+// differ in how they are launched.
+void CheckSizes(const std::string& name, loop::Kernel (*make)(int64_t), size_t most) {
+  std::vector<Emulated> kernels;
+  absl::flat_hash_set<std::string> texts;
+  for (int64_t i = 1; i <= 50; ++i) {
+    const int64_t size = i <= 34 ? i : i * i * i / 125;
+    Kernel kernel = make(size);
+    Canonicalize(kernel);
+    kernels.push_back(Make({absl::StrCat(name, size), std::move(kernel)}, 16, Opened::kAll));
+    texts.insert(kernels.back().source.text);
+  }
+  EXPECT_LE(texts.size(), most) << name;
+  CheckAll(kernels);
+}
+
+TEST(EmulateTest, OneSourceForManySizes) {
+  const auto bias = [](int64_t rows) {
+    loop::KernelBuilder b({2, rows, 48});
+    const loop::ValueId x = b.Load(b.AddInput(DType::kFloat32), {(rows + 1) * 48, 48, 1});
+    const loop::ValueId y = b.Load(b.AddInput(DType::kFloat32), {0, 0, 1});
+    b.Store(b.AddOutput(DType::kFloat32), {48, 96, 1}, b.Binary(loop::Op::kAdd, x, y));
+    return testing::MustFinish(std::move(b));
+  };
+  CheckSizes("rows", bias, 2);
+  const auto softmax = [](int64_t columns) {
+    loop::KernelBuilder b({6, columns});
+    const loop::ValueId x = b.Load(b.AddInput(DType::kFloat32), {columns, 1});
+    const loop::ValueId rest = b.Binary(loop::Op::kSub, x, b.Reduce(loop::Op::kReduceMax, x));
+    const loop::ValueId power = b.Unary(loop::Op::kExpNonPositive, rest);
+    b.Store(b.AddOutput(DType::kFloat32), {columns, 1},
+            b.Binary(loop::Op::kDiv, power, b.Reduce(loop::Op::kReduceSum, power)));
+    return testing::MustFinish(std::move(b));
+  };
+  CheckSizes("softmax", softmax, 30);
+}
 
 // The logarithm of the sum of exponentials of rows too long for registers, whose sum is scaled where a larger value
 // comes: rows that rise and fall, and with numbers that are not finite.
@@ -228,7 +287,7 @@ TEST(EmulateTest, SumsOfExponentialsInOnePass) {
     EXPECT_FALSE(e.plan.resident);
     EXPECT_TRUE(absl::StrContains(e.source.text, "Finite(most)"));
     std::vector<float> got(kRows);
-    std::vector<void*> buffers(kMostBuffers, nullptr);
+    std::vector<void*> buffers(kMostArguments, nullptr);
     buffers[0] = values.data(), buffers[1] = got.data();
     const auto emulate =
         reinterpret_cast<void (*)(void*, void**, long long, unsigned, unsigned)>(dlsym(library, "Emulate"));

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #define __device__
@@ -49,7 +50,13 @@ inline std::vector<Thread> threads;
 inline size_t current = 0;
 inline Index block;
 inline ucontext_t scheduler;
-inline void (*kernel)(void*, void*, void*, void*, void*, void*, void*, void*, void*, void*, void*, void*);
+// Pointers to buffers, and open numbers behind them: each takes a register or 8 bytes of the stack, as int or pointer.
+template <size_t... kIndex>
+void Call(void* kernel, void** arguments, std::index_sequence<kIndex...>) {
+  reinterpret_cast<void (*)(decltype(static_cast<void*>(arguments[kIndex]))...)>(kernel)(arguments[kIndex]...);
+}
+constexpr size_t kMostArguments = 40;
+inline void* kernel;
 inline void** buffers;
 
 inline void Fail(const char* what) {
@@ -64,8 +71,7 @@ inline void Yield(Wait wait) {
 }
 
 inline void Body() {
-  void** b = buffers;
-  kernel(b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11]);
+  Call(kernel, buffers, std::make_index_sequence<kMostArguments>());
   threads[current].wait = Wait::kDone;
   swapcontext(&threads[current].context, &scheduler);
 }
@@ -176,7 +182,7 @@ inline float ApproximateReciprocal(float x) { return 1 / x; }
 inline float ApproximateDiv(float x, float y) { return x / y; }
 
 extern "C" void Emulate(void* kernel, void** buffers, long long blocks, unsigned width, unsigned height) {
-  emulation::kernel = reinterpret_cast<decltype(emulation::kernel)>(kernel);
+  emulation::kernel = kernel;
   emulation::buffers = buffers;
   for (long long b = 0; b < blocks; ++b) {
     emulation::block.x = static_cast<unsigned>(b);

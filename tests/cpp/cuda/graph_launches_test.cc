@@ -44,14 +44,16 @@ class FakeTarget : public native::Target {
  public:
   c10::Device device() const override { return c10::kCPU; }
   int64_t PiecesOf(const loop::Kernel& /*kernel*/) const override { return 0; }
-  std::vector<CompiledCode> Compile(absl::Span<const loop::Kernel> kernels, bool keep_text) const override {
+  std::vector<CompiledCode> Compile(absl::Span<const loop::Kernel> kernels,
+                                    const native::CodeOptions& options) const override {
     for (const loop::Kernel& kernel : kernels) EXPECT_EQ(kernel.buffers.size(), TapedCode::kBuffers);
-    std::vector<CompiledCode> codes = cpu::CpuTarget().Compile(kernels, keep_text);
+    std::vector<CompiledCode> codes = cpu::CpuTarget().Compile(kernels, options);
     for (CompiledCode& code : codes) {
       if (code.ok()) code = std::make_shared<const TapedCode>(*std::move(code));
     }
     return codes;
   }
+  native::CodeCount code_count() const override { return {}; }
   native::OutCall FindOutCall(const Graph& /*graph*/, const Node& /*node*/) const override { return {}; }
   at::Tensor Allocate(const native::TensorShape& shape, bool zeroed) const override {
     at::Tensor tensor = cpu::CpuTarget().Allocate(shape, zeroed);

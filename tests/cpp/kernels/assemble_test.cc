@@ -20,8 +20,8 @@ class AssembleTest : public ::testing::TestWithParam<CodegenOptions::IsaChoice> 
     ASSERT_TRUE(kernel.ok()) << kernel.status();
     const auto compiled = compiler.Compile(*kernel);
     ASSERT_TRUE(compiled.ok()) << compiled.status();
-    EXPECT_NE((*compiled)->assembly().find("ret"), std::string::npos);
-    EXPECT_NE((*compiled)->assembly().find("vzeroupper"), std::string::npos);
+    EXPECT_NE((*compiled)->code().assembly().find("ret"), std::string::npos);
+    EXPECT_NE((*compiled)->code().assembly().find("vzeroupper"), std::string::npos);
   }
 };
 

@@ -10,6 +10,8 @@
 #include <limits>
 #include <random>
 
+#include "absl/strings/str_cat.h"
+
 namespace framejit::testing {
 namespace {
 
@@ -103,7 +105,37 @@ void RunInPieces(const cpu::CompiledKernel& compiled, void* const* buffers, int 
   }
 }
 
+void CheckCompiled(KernelCompiler& compiler, cpu::Sizes sizes, const Kernel& kernel, const Buffers& expected,
+                   const CheckOptions& options, const std::string& what) {
+  const auto compiled = compiler.Compile(kernel, sizes);
+  ASSERT_TRUE(compiled.ok()) << compiled.status();
+  for (const auto flush : {GuardedBuffer::Flush::kAtEnd, GuardedBuffer::Flush::kAtStart}) {
+    for (const int pieces : {1, 3}) {
+      const Buffers got = Allocate(kernel, flush, options);
+      RunInPieces(**compiled, Pointers(got).data(), pieces);
+      Compare(kernel, got, expected, options, what);
+    }
+  }
+}
+
+// So that the inner size is one of several to the compiler, which makes code for any then. Some kernels make sense for
+// one element alone.
+void CompileLonger(KernelCompiler& compiler, Kernel kernel) {
+  for (int i = 0; i < 3; ++i) {
+    ++kernel.dims.back().size;
+    if (!loop::Verify(kernel).ok()) return;
+    EXPECT_TRUE(compiler.Compile(kernel, cpu::Sizes::kOpen).ok());
+  }
+}
+
 }  // namespace
+
+void CheckOpenKernel(KernelCompiler& compiler, const Kernel& kernel, const CheckOptions& options) {
+  const auto precision = options.ulps > 0 ? loop::Precision::kExact : loop::Precision::kAsTyped;
+  const Buffers expected = Allocate(kernel, GuardedBuffer::Flush::kAtEnd, options);
+  loop::Interpret(kernel, Pointers(expected).data(), precision);
+  CheckCompiled(compiler, cpu::Sizes::kOpen, kernel, expected, options, "open");
+}
 
 GuardedBuffer::GuardedBuffer(int64_t bytes, Flush flush) : bytes_(bytes) {
   const int64_t inside = (bytes + kPage - 1) / kPage * kPage + kPage;
@@ -182,15 +214,9 @@ void CheckKernel(const Kernel& kernel, const CheckOptions& options) {
     CodegenOptions codegen;
     codegen.isa = isa;
     KernelCompiler compiler(codegen);
-    const auto compiled = compiler.Compile(kernel);
-    ASSERT_TRUE(compiled.ok()) << compiled.status();
-    for (const auto flush : {GuardedBuffer::Flush::kAtEnd, GuardedBuffer::Flush::kAtStart}) {
-      for (const int pieces : {1, 3}) {
-        const Buffers got = Allocate(kernel, flush, options);
-        RunInPieces(**compiled, Pointers(got).data(), pieces);
-        Compare(kernel, got, expected, options, NameOf(isa));
-      }
-    }
+    CheckCompiled(compiler, cpu::Sizes::kClosed, kernel, expected, options, NameOf(isa));
+    CompileLonger(compiler, kernel);
+    CheckCompiled(compiler, cpu::Sizes::kOpen, kernel, expected, options, absl::StrCat(NameOf(isa), ", open"));
     if (::testing::Test::HasFailure()) return;
   }
 }

@@ -55,9 +55,12 @@ struct CheckOptions {
   uint64_t seed = 1;
 };
 
-// EXPECTs that compiled and interpreted agree on random inputs, for each instruction set and both guard positions, run
-// in one piece and in several. Buffer sizes follow from the kernel's accesses.
+// EXPECTs that compiled and interpreted agree on random inputs, for each instruction set and both guard positions, with
+// code for the kernel's sizes alone and for any, run in one piece and in several. Buffer sizes follow from the kernel's
+// accesses.
 void CheckKernel(const Kernel& kernel, const CheckOptions& options = {});
+// The same with code that the compiler shares among kernels, for its instruction set.
+void CheckOpenKernel(KernelCompiler& compiler, const Kernel& kernel, const CheckOptions& options = {});
 
 // Elements of each buffer that the kernel's accesses span, assuming no negative offsets.
 std::vector<int64_t> BufferElements(const Kernel& kernel);

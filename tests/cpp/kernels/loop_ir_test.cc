@@ -17,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "backends/loop/builder.h"
 #include "backends/loop/canonicalize.h"
+#include "backends/loop/open.h"
 #include "backends/loop/schedule.h"
 
 namespace framejit::loop {
@@ -108,6 +109,59 @@ TEST(LoopTextTest, PrintsAndParsesBack) {
   const auto again = Parse(text);
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(Print(*again), text);
+}
+
+constexpr char kClosed[] = R"(kernel [6, 7, 768] {
+  b0: f32
+  b1: f32 out
+  v0: f32 = load b0[12; 5376, 768, 1]
+  v1: f32 = load b0[0; 0, 768, 1]
+  v2: f32 = add v0, v1
+  v3: f32 = mul v2, v0
+  store b1[0; 768, 4608, 1] v3
+}
+)";
+constexpr char kOpen[] = R"(kernel [p0, p1, 768] {
+  b0: f32
+  b1: f32 out
+  v0: f32 = load b0[p2; p3, p4, 1]
+  v1: f32 = load b0[0; 0, p5, 1]
+  v2: f32 = add v0, v1
+  v3: f32 = mul v2, v0
+  store b1[0; p6, p7, 1] v3
+}
+)";
+
+TEST(OpenTest, OpensPrintsParsesAndCloses) {
+  const auto kernel = Parse(kClosed);
+  ASSERT_TRUE(kernel.ok()) << kernel.status();
+  EXPECT_EQ(ParameterCount(*kernel), 0);
+  const OpenedKernel opened = Open(*kernel, {{{true, true}, {true, true}, {false, false}}, true});
+  EXPECT_EQ(Print(opened.kernel), kOpen);
+  EXPECT_EQ(opened.values, std::vector<int64_t>({6, 7, 12, 5376, 768, 768, 768, 4608}));
+  const auto again = Parse(kOpen);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(Print(*again), kOpen);
+  EXPECT_EQ(ParameterCount(*again), 8);
+  const auto closed = Close(*again, opened.values);
+  ASSERT_TRUE(closed.ok()) << closed.status();
+  EXPECT_EQ(Print(*closed), kClosed);
+}
+
+TEST(OpenTest, ClosesWithOneValueForEachParameterAlone) {
+  const auto open = Parse(kOpen);
+  ASSERT_TRUE(open.ok()) << open.status();
+  EXPECT_FALSE(Close(*open, std::vector<int64_t>(7, 1)).ok());
+  EXPECT_FALSE(Close(*open, std::vector<int64_t>(9, 1)).ok());
+  EXPECT_FALSE(Close(*open, std::vector<int64_t>(8, -1)).ok()) << "sizes are not negative";
+}
+
+TEST(OpenTest, ParametersAreNumberedAsTheyStand) {
+  for (const char* text :
+       {"kernel [p1] { }", "kernel [p0, p0] { }", "kernel [p9999999] { }", "kernel [p-1] { }",
+        "kernel [4] { b0: f32 v0: f32 = load b0[p0; p0] }", "kernel [p0] { b0: f32 v0: f32 = load b0[p2; p1] }"}) {
+    EXPECT_FALSE(Parse(text).ok()) << text;
+  }
 }
 
 TEST(BuilderTest, SharesEqualNodesAndKeepsZerosApart) {
