@@ -8,6 +8,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -17,6 +18,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "backends/training/program.h"
 #include "backends/training/reconnect.h"
+#include "graph/generator_state.h"
 
 namespace framejit {
 
@@ -43,10 +45,10 @@ auto OwnerOf(N* node) {
 
 class BackwardNode : public torch::autograd::Node {
  public:
-  // `inputs` are the call's. `generator_state` is what the default generator was in before a forward that draws random
-  // numbers, else undefined. `check` may be null.
-  BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayRef<at::Tensor> inputs, at::Tensor generator_state,
-               StateCheck check);
+  // `inputs` are the call's. `generators`: as they were before a forward that draws random numbers; empty where none is
+  // drawn, or where that is not known. `check` may be null.
+  BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayRef<at::Tensor> inputs,
+               std::optional<DefaultGeneratorStates> generators, StateCheck check);
 
   // Takes what the backward needs from the results of the forward graph, once the call's outputs have their history.
   void Save(const std::vector<at::Tensor>& results);
@@ -151,7 +153,7 @@ class BackwardNode : public torch::autograd::Node {
   std::vector<torch::autograd::SavedVariable> saved_;
   Variables inputs_;  // the call's, for a backward that is differentiated
   std::vector<uint32_t> versions_;
-  at::Tensor generator_state_;
+  std::optional<DefaultGeneratorStates> generators_;
   StateCheck check_;
   Variables now_;  // the inputs as they are in the backward that runs; empty where nothing reads them anew
   // By output. A backward that comes from them keeps them alive, and reads them without the lock.
