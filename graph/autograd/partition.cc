@@ -619,9 +619,10 @@ class Extractor {
   void DrawAgain(const Draws& draws) {
     if (!drawn_.insert(&draws).second) return;
     const ValueId before = NewValueLike(draws.state);
-    AddCall("framejit::random_state", {Operand::Constant({})}, {before});
+    const Operand generator = source_.nodes[static_cast<size_t>(producer_[draws.state])].operands[0];
+    AddCall("framejit::random_state", {generator}, {before});
     Provide(draws.state);
-    AddCall("framejit::set_random_state", {Operand::Constant({}), Operand::Value(draws.state)}, {});
+    AddCall("framejit::set_random_state", {generator, Operand::Value(draws.state)}, {});
     auto last = draws.nodes.end();
     while (last != draws.nodes.begin() && !live_[static_cast<size_t>(*(last - 1))]) --last;
     for (auto index = draws.nodes.begin(); index != last; ++index) {
@@ -637,7 +638,7 @@ class Extractor {
       }
       result_.graph.nodes.push_back(std::move(node));
     }
-    AddCall("framejit::set_random_state", {Operand::Constant({}), Operand::Value(before)}, {});
+    AddCall("framejit::set_random_state", {generator, Operand::Value(before)}, {});
   }
 
   ValueId NewValueLike(ValueId id) {
