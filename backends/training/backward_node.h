@@ -18,20 +18,10 @@
 #include "absl/container/flat_hash_set.h"
 #include "backends/training/program.h"
 #include "backends/training/reconnect.h"
+#include "graph/autograd/make_node.h"
 #include "graph/generator_state.h"
 
 namespace framejit {
-
-// Newer torch counts references in the node; before, a shared_ptr did, whose deleter takes long chains of nodes apart
-// without recursion. It is found by the node's base class.
-template <typename N, typename... Arguments>
-auto MakeNode(Arguments&&... arguments) {
-  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
-    return c10::make_intrusive<N>(std::forward<Arguments>(arguments)...);
-  } else {
-    return std::shared_ptr<N>(new N(std::forward<Arguments>(arguments)...), [](N* node) { deleteNode(node); });
-  }
-}
 
 // Holds a node that may be about to die, but whose destructor has not ended: null where it does.
 template <typename N>

@@ -698,7 +698,8 @@ void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, St
   std::optional<Stack> results = ResultsOfData(op, info, *recording, *stack, base);
   recording->has_read_data |= results.has_value();
   if (!results) CheckRecordable(info, *recording, *stack, base);
-  if (!results && info.source == MetadataSource::kComposite) return info.kernel->callBoxed(op, keys, stack);
+  const bool leaf = info.leaf_on_gpu && arguments.device.is_cuda();
+  if (!results && info.source == MetadataSource::kComposite && !leaf) return info.kernel->callBoxed(op, keys, stack);
   if (!results && info.source == MetadataSource::kOnFakes) {
     const bool on_gpu = arguments.device.is_cuda() && info.cuda_kernel != nullptr;
     return (on_gpu ? info.cuda_kernel : info.kernel)->callBoxed(op, keys, stack);

@@ -1,5 +1,6 @@
 // framejit_cuda_testing: training calls on GPU tensors that are not there, from recording to compiled kernels, for
 // tests/python/cuda/test_training_graphs.py. Stands in for the driver: devices have streams that nothing runs on.
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/FakeGuardImpl.h>
 #include <c10/util/strides.h>
 #include <torch/csrc/Dtype.h>
@@ -59,6 +60,24 @@ Compiled Compile(Graph graph, int architecture) {
   return {std::move(text), Take(native::MakePlan(graph, TargetFor(architecture)))->description};
 }
 
+// The engine asks for the streams of devices that torch says there are.
+struct Hooks : at::CUDAHooksInterface {
+  explicit Hooks(at::CUDAHooksArgs /*arguments*/) {}
+  void init() const override {}
+  bool hasCUDA() const override { return true; }
+};
+
+void PretendDevices() {
+  if (c10::impl::hasDeviceGuardImpl(c10::kCUDA)) return;
+  static const c10::impl::FakeGuardImpl<c10::DeviceType::CUDA> devices;
+  static const c10::impl::DeviceGuardImplRegistrar registrar(c10::kCUDA, &devices);
+  at::CUDAHooksRegistry()->Register("CUDAHooks",
+                                    [](at::CUDAHooksArgs arguments) -> std::unique_ptr<at::CUDAHooksInterface> {
+                                      return std::make_unique<Hooks>(arguments);
+                                    });
+  TORCH_CHECK(at::hasCUDA(), "torch was asked for GPUs before this module was imported");
+}
+
 // One call: its tensors, then its forward, then its backward.
 class Call {
  public:
@@ -77,6 +96,13 @@ class Call {
     at::Tensor fake = Take(session_->MakeInput(real));
     if (requires_grad) inputs_.push_back({session_->graph().inputs.size() - 1, fake});
     return fake;
+  }
+
+  // What was recorded so far.
+  std::vector<std::string> Operators() {
+    std::vector<std::string> names;
+    for (const Node& node : session_->graph().nodes) names.push_back(OperatorName(node.op));
+    return names;
   }
 
   // The forward, and the backward for all gradients, as compiled for each architecture.
@@ -106,10 +132,7 @@ class Call {
 }  // namespace
 
 PYBIND11_MODULE(framejit_cuda_testing, module) {
-  if (!c10::impl::hasDeviceGuardImpl(c10::kCUDA)) {
-    static const c10::impl::FakeGuardImpl<c10::DeviceType::CUDA> devices;
-    static const c10::impl::DeviceGuardImplRegistrar registrar(c10::kCUDA, &devices);
-  }
+  PretendDevices();
   py::class_<Compiled>(module, "Compiled")
       .def_readonly("graph", &Compiled::graph)
       .def_readonly("plan", &Compiled::plan);
@@ -119,6 +142,7 @@ PYBIND11_MODULE(framejit_cuda_testing, module) {
           "__enter__", [](Call& call) -> Call& { return call.Enter(), call; }, py::return_value_policy::reference)
       .def("__exit__", [](Call& call, const py::args&) { call.Exit(); })
       .def("input", &Call::Input, py::arg("sizes"), py::arg("dtype"), py::arg("requires_grad"), py::arg("device"))
+      .def("operators", &Call::Operators)
       .def("compile", &Call::Compile, py::arg("outputs"), py::arg("architectures"));
 }
 

@@ -74,6 +74,16 @@ def test_batch_norm_keeps_its_statistics(call):
         assert "running" not in backward.graph
 
 
+def test_reserves_of_cudnn_are_not_copied(call):
+    """Their recorded size is made up."""
+    x, w, b = call.input(4, 8, 6, 6), call.input(8), call.input(8)
+    mean, variance = call.input(8, grad=False), call.input(8, grad=False)
+    y, *_ = torch.ops.aten.cudnn_batch_norm(x, w, b, mean, variance, True, 0.1, 1e-5)
+    for forward, backward in call.compile(y.exp().sum()):
+        assert "aten::cudnn_batch_norm" in operators(forward.plan)
+        assert operators(backward.plan) == {"aten::cudnn_batch_norm_backward"} and "clone" not in backward.graph
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_and_dropout(call, dtype):
     def heads(x):
@@ -99,6 +109,22 @@ def test_recurrent_cells(call, make, bias):
     state = call.input(3, 5)
     y = torch.func.functional_call(module, tensors, (x, (state, call.input(3, 5)) if make is nn.LSTMCell else state))
     call.compile(y[0] if make is nn.LSTMCell else y)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn_tanh", "rnn_relu"])
+def test_recurrent_layers_are_one_operator(call, name, batch_first):
+    """cuDNN's look at where their weights lie, which nobody knows while recording."""
+    gates = {"lstm": 4, "gru": 3}.get(name, 1)
+    shapes = [(gates * 5, 4), (gates * 5, 5), (gates * 5,), (gates * 5,)]
+    with torch.inference_mode():
+        x, state = call.input(3, 2, 4, grad=False), call.input(1, 2 if not batch_first else 3, 5, grad=False)
+        weights = [call.input(*shape, grad=False) for shape in shapes]
+        start = [state, state] if name == "lstm" else state
+        y, *last = getattr(torch, name)(x, start, weights, True, 1, 0.0, False, False, batch_first)
+    assert call.call.operators() == [f"aten::{name}.input"]
+    assert y.shape == (3, 2, 5) and y.stride() == ((5, 15, 1) if batch_first else (10, 5, 1))
+    assert all(tensor.shape == state.shape for tensor in last)
 
 
 def test_numbers_on_the_cpu(call):

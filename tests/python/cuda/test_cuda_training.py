@@ -152,8 +152,8 @@ def test_backward_runs_on_the_streams_of_the_forward():
             loss = call(x, leaf)
         loss.backward()  # asked for on the default stream, which waits for the gradients
         results.append(leaf.grad.clone())
-    torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-7)
-    assert torch.equal(results[1], results[2])
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-4, atol=1e-7)
     assert_native(compiled)
 
 
@@ -297,7 +297,7 @@ def test_second_gpu():
 def test_memory_is_given_back():
     module = Block().cuda()
     compiled, x = framejit.compile(module), values(4, 32, 64)
-    for _ in range(8):  # beyond the calls that may be captured
+    for _ in range(20):  # beyond those that may be captured
         compiled(x).sum().backward()
     module.zero_grad()
     before = torch.cuda.memory_allocated()
