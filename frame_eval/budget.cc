@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "base/least_time.h"
-#include "frame_eval/generator_state.h"
+#include "graph/generator_state.h"
 
 namespace framejit {
 namespace {
@@ -88,8 +88,8 @@ std::optional<Budget> MeasureBudget(Trace& trace, const CallState& state) {
   CompiledGraph& graph = choice.variant != nullptr ? *choice.variant->graph : *trace.graph;
   // What takes numbers beside tensors, or generators of its own, is told by its guards alone.
   const bool plain = !trace.own_generators && (choice.variant == nullptr || choice.variant->numbers.empty());
-  std::optional<GeneratorState> generator;
-  if (trace.random) generator.emplace();
+  std::optional<DefaultGeneratorStates> generator;
+  if (!trace.random.empty()) generator = DefaultGeneratorStates::Take(trace.random);
   try {
     if (plain) budget.steps = graph.TimeSteps(fetched.inputs, kPatience);
     if (!budget.steps.empty() && WritesNothing(trace, choice.variant.get()))

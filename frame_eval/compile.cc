@@ -396,8 +396,7 @@ class Compilation {
     ScopedTiming timing(timings(), "guards");
     std::vector<SourceId> fetch = recording_->inputs;
     trace_->input_count = fetch.size();
-    trace_->random = std::any_of(recording_->graph.nodes.begin(), recording_->graph.nodes.end(),
-                                 [](const Node& node) { return IsRandom(node.op); });
+    trace_->random = RandomDevices(recording_->graph);
     trace_->own_generators = recording_->own_generators;
     trace_->versions = recording_->versions;
     trace_->output_versions = recording_->output_versions;

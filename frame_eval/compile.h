@@ -41,7 +41,7 @@ struct SizedGraph {
   JointGraph* joint = nullptr;  // taken apart
   const TorchGraph* torch_graph = nullptr;
   std::string name = {};
-  bool random = false;
+  std::vector<c10::Device> random = {};  // as in Trace
   c10::ArrayRef<at::Tensor> example_inputs;
   std::vector<size_t> weights = {};  // positions of inputs that are frozen; without a backward
   Timings* timings = nullptr;

@@ -163,7 +163,7 @@ bool DataSection::Run(ReplayedValues& values) {
                                                                     .calls_in_order = false,
                                                                     .modes = options_.modes,
                                                                     .has_backward = false,
-                                                                    .random = false,
+                                                                    .random = {},
                                                                     .versions = {},
                                                                     .program = program_,
                                                                     .value_names = value_names_,

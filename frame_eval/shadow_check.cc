@@ -192,10 +192,14 @@ ShadowPlan MakeShadowPlan(const Recording& recording, bool is_segment, const std
   plan.written = WrittenInputs(recording.graph);
   plan.left_out = LeftOut(recording, is_segment, plan.written);
   plan.rounded = Roundings(recording.graph);
+  plan.random = RandomDevices(recording.graph);
+  const c10::Device cpu(c10::kCPU);
+  if (std::find(plan.random.begin(), plan.random.end(), cpu) == plan.random.end()) plan.random.push_back(cpu);
   return plan;
 }
 
-ShadowCall::ShadowCall(const ShadowPlan& plan, std::vector<PyRef> inputs) : plan_(plan), inputs_(std::move(inputs)) {
+ShadowCall::ShadowCall(const ShadowPlan& plan, std::vector<PyRef> inputs)
+    : plan_(plan), inputs_(std::move(inputs)), generators_before_(DefaultGeneratorStates::Take(plan.random)) {
   for (size_t i = 0; i < inputs_.size(); ++i) versions_.push_back(VersionOf(TensorAt(inputs_, i)));
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   for (size_t position : plan_.written) {
@@ -215,7 +219,7 @@ absl::Status ShadowCall::RunEager(const CallState& state) {
   PyRef tuple = TupleOf(written);
   if (expected_ && tuple)
     kept_ = PyRef::Steal(PyObject_CallFunctionObjArgs(keep_function, expected_.get(), tuple.get(), nullptr));
-  generator_after_.emplace();
+  generators_after_ = DefaultGeneratorStates::Take(plan_.random);
   eager_written_ = Written();
   {
     at::AutoDispatchBelowADInplaceOrView below_autograd;
@@ -240,7 +244,7 @@ void ShadowCall::TakeBack() {
     c10::VariableVersion counter = TensorAt(inputs_, i).unsafeGetTensorImpl()->version_counter();
     counter.set_version(versions_[i]);
   }
-  generator_before_.Restore();
+  if (generators_before_.has_value()) generators_before_->Restore();
 }
 
 absl::Status ShadowCall::CompareInputs() {
@@ -280,7 +284,7 @@ absl::Status ShadowCall::Compare(PyObject* result) {
                                                          rounded.get(), nullptr));
   if (!text) return absl::InternalError(TakeError());
   if (text.get() != Py_None) return absl::InternalError(PyUnicode_AsUTF8(text.get()));
-  if (GeneratorState() == *generator_after_) return absl::OkStatus();
+  if (DefaultGeneratorStates::Take(plan_.random) == generators_after_) return absl::OkStatus();
   return absl::InternalError("another number of random numbers is drawn");
 }
 

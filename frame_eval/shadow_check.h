@@ -18,9 +18,9 @@
 
 #include "absl/status/status.h"
 #include "frame_eval/cpython/py_ref.h"
-#include "frame_eval/generator_state.h"
 #include "frame_eval/guards/guard_program.h"
 #include "graph/capture/recorder.h"
+#include "graph/generator_state.h"
 
 namespace framejit {
 
@@ -45,6 +45,7 @@ struct ShadowPlan {
   std::string left_out;         // why its calls are not checked; empty where they are
   // By dtype of results: the coarsest one that any of them is computed in.
   std::vector<std::pair<c10::ScalarType, c10::ScalarType>> rounded;
+  std::vector<c10::Device> random;  // whose default generators are looked at
 };
 ShadowPlan MakeShadowPlan(const Recording& recording, bool is_segment, const std::vector<std::string>& argument_names);
 
@@ -72,8 +73,7 @@ class ShadowCall {
   std::vector<std::pair<at::Tensor, at::Tensor>> before_;  // the written inputs, and what they held
   std::vector<at::Tensor> after_;                          // and what they held behind the eager call
   std::vector<bool> eager_written_;
-  GeneratorState generator_before_;
-  std::optional<GeneratorState> generator_after_;
+  std::optional<DefaultGeneratorStates> generators_before_, generators_after_;
   PyRef expected_;  // null: it raised
   std::string raised_;
   PyRef kept_;

@@ -58,7 +58,7 @@ class SizeVariants {
     bool calls_in_order;  // the graph as it was recorded is what that runs
     GraphModes modes;
     bool has_backward;
-    bool random;
+    std::vector<c10::Device> random;                    // as in Trace
     std::vector<std::pair<size_t, uint32_t>> versions;  // as in Trace
     SymbolicProgram program;
     std::vector<std::string> value_names;

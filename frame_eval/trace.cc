@@ -12,10 +12,10 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
-#include "frame_eval/generator_state.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/error_text.h"
 #include "graph/fake/open_number.h"
+#include "graph/generator_state.h"
 #include "graph/symbolic/open_graph.h"
 
 namespace framejit {
@@ -215,8 +215,8 @@ Trace::Outcome Trace::Run(const CallState& state, const Choice& choice, PyObject
   if (!lent.Take()) return Outcome::kDiscarded;
   OutputBuffer outputs;
   // So that the native run after a discarded one draws the same numbers.
-  std::optional<GeneratorState> generator;
-  if (random) generator.emplace();
+  std::optional<DefaultGeneratorStates> generator;
+  if (!random.empty()) generator = DefaultGeneratorStates::Take(random);
   std::optional<SavedInputs> saved;
   const std::vector<size_t>& written = variant != nullptr ? variant->written_inputs : written_inputs;
   if (!written.empty()) saved.emplace(inputs, written);

@@ -61,7 +61,7 @@ class Trace {
   std::unique_ptr<ExitProgram> exit;
   // Of GuardProgram::Fetched(): inputs first, then ExitProgram::sources(), then SymbolicProgram::numbers.
   size_t input_count = 0;
-  bool random = false;
+  std::vector<c10::Device> random;  // draws from the default generators of these
   // What the graph adds to the versions of the inputs that it writes, by position.
   std::vector<std::pair<size_t, uint32_t>> versions;
   std::vector<std::pair<size_t, uint32_t>> output_versions;  // Recording::output_versions

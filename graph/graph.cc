@@ -2,6 +2,8 @@
 
 #include <ATen/core/function_schema.h>
 
+#include <algorithm>
+
 #include "graph/constant.h"
 #include "graph/operator_table.h"
 
@@ -64,6 +66,24 @@ std::optional<c10::OperatorHandle> FindOperator(const std::string& name) {
 bool MutatesArguments(const c10::OperatorHandle& op) { return op.schema().is_mutable(); }
 
 bool IsRandom(const c10::OperatorHandle& op) { return op.hasTag(at::Tag::nondeterministic_seeded); }
+
+std::vector<c10::Device> RandomDevices(const Graph& graph) {
+  std::vector<c10::Device> devices;
+  const auto add = [&](const c10::Device& device) {
+    if (std::find(devices.begin(), devices.end(), device) == devices.end()) devices.push_back(device);
+  };
+  for (const Node& node : graph.nodes) {
+    if (!IsRandom(node.op)) continue;
+    if (node.outputs.empty()) {  // of all devices
+      add(c10::Device(c10::kCPU));
+      for (const TensorMeta& meta : graph.values) add(meta.device);
+    }
+    for (ValueId id : node.outputs) {
+      if (id != kNoValue) add(graph.meta(id).device);
+    }
+  }
+  return devices;
+}
 
 bool EqualsDefault(const Operand& operand, const c10::Argument& argument) {
   if (!argument.default_value().has_value() || operand.kind == Operand::Kind::kValueList) return false;

@@ -117,6 +117,8 @@ std::string OperatorName(const c10::OperatorHandle& op);
 bool MutatesArguments(const c10::OperatorHandle& op);
 // True where the operator draws random numbers from a generator (tag nondeterministic_seeded).
 bool IsRandom(const c10::OperatorHandle& op);
+// The devices whose default generators the graph may draw from, or seed.
+std::vector<c10::Device> RandomDevices(const Graph& graph);
 // True where the operand is what the schema's argument defaults to. An absent tensor equals a default of None, however
 // the operand says it; constants compare exactly (graph/constant.h).
 bool EqualsDefault(const Operand& operand, const c10::Argument& argument);

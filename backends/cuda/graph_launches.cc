@@ -21,6 +21,7 @@
 #include "backends/native/library_calls.h"
 #include "backends/native/target.h"
 #include "base/log.h"
+#include "graph/passes/analysis.h"
 
 namespace framejit::cuda {
 namespace {
@@ -76,6 +77,24 @@ Root RootOf(const Plan& plan, TensorRef ref) {
     }
   }
   return root;
+}
+
+// By input: a library call writes it, where it lies: running statistics.
+std::vector<bool> WrittenInPlace(const Plan& plan) {
+  std::vector<bool> written(plan.graph.inputs.size(), false);
+  for (const native::Step& step : plan.steps) {
+    const auto* call = std::get_if<LibraryStep>(&step.action);
+    if (call == nullptr) continue;
+    const Node& node = *call->node;
+    if (!MutatesArguments(node.op) && (!HasEffect(node) || IsRandom(node.op))) continue;
+    for (const auto& operand : call->operands) {
+      for (const TensorRef ref : operand) {
+        const TensorRef root = RootOf(plan, ref).ref;
+        if (root.kind == TensorRef::Kind::kInput) written[static_cast<size_t>(root.index)] = true;
+      }
+    }
+  }
+  return written;
 }
 
 // How a call gets one of the graph's results.
@@ -143,7 +162,11 @@ struct Lane {
 class GraphLaunches : public CompiledGraph {
  public:
   GraphLaunches(std::unique_ptr<native::NativeGraph> plain, const LaunchDevice& device)
-      : plain_(std::move(plain)), plan_(plain_->plan()), device_(device), always_(plan_.graph.modes.reduce_overhead) {
+      : plain_(std::move(plain)),
+        plan_(plain_->plan()),
+        device_(device),
+        always_(plan_.graph.modes.reduce_overhead),
+        written_in_place_(WrittenInPlace(plan_)) {
     std::string why_not = WhyNotCapturable(plan_);
     if (why_not.empty() && !always_) why_not = WhyNotWorthwhile();
     if (!why_not.empty()) GiveUp(why_not);
@@ -185,7 +208,8 @@ class GraphLaunches : public CompiledGraph {
   const Plan& plan_;
   const LaunchDevice& device_;
   const bool always_;
-  std::atomic<bool> is_plain_{false};  // from now on
+  const std::vector<bool> written_in_place_;  // by input
+  std::atomic<bool> is_plain_{false};         // from now on
   // Who finds it set runs the graph plainly: who set it may be waiting for the GIL, or be further up on this thread.
   std::atomic<bool> busy_{false};
   std::vector<std::unique_ptr<Lane>> lanes_;  // of whoever set `busy_`
@@ -251,9 +275,9 @@ void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Te
   if (!turn.taken()) return run_plain();
   const c10::Device device = plan_.target->device();
   const c10::DeviceGuard on_device(device);
-  const bool are_plain = std::all_of(inputs.begin(), inputs.end(), [](const at::Tensor& input) {
+  const bool are_plain = std::all_of(inputs.begin(), inputs.end(), [&](const at::Tensor& input) {
     return input.defined() && input.layout() == at::kStrided && input.has_storage() && !input.is_conj() &&
-           !input.is_neg();
+           !input.is_neg() && input.device() == device;  // attention's seed is on the CPU, but in a capture
   });
   const std::optional<c10::Stream> stream = are_plain ? device_.UsableStream(device) : std::nullopt;
   std::optional<Turn> on_stream;
@@ -294,6 +318,8 @@ absl::StatusOr<std::unique_ptr<const Captured>> GraphLaunches::Capture(const c10
     const c10::InferenceMode normal_tensors(false);  // they outlive this call's mode
     for (size_t i = 0; i < given.size(); ++i) {
       if (!policy.IsCopied(i)) continue;
+      if (written_in_place_[i])
+        return absl::UnimplementedError("an input that it writes lies elsewhere in other calls");
       TensorShape memory{given[i].scalar_type(), {}, {}, true};
       memory.sizes = {ExtentBytes(ShapeOf(given[i])) / static_cast<int64_t>(given[i].element_size())};
       memory.strides = {1};

@@ -25,7 +25,8 @@ void FileResult(const LibraryStep& step, const LibraryResult& result, at::Tensor
     if (!HasLayout(tensor, *result.meta)) {
       TORCH_INTERNAL_ASSERT(tensor.sizes() == c10::IntArrayRef(result.meta->sizes), OperatorName(step.node->op),
                             " returned another shape than was recorded");
-      at::Tensor expected = at::empty_strided(result.meta->sizes, result.meta->strides, tensor.options());
+      at::Tensor expected =
+          at::empty_strided(result.meta->sizes, result.meta->strides, tensor.options().dtype(result.meta->dtype));
       tensor = expected.copy_(tensor);
     }
     call.bases[result.base] = const_cast<void*>(tensor.const_data_ptr());

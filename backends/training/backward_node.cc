@@ -21,15 +21,18 @@ namespace {
 using torch::autograd::SavedVariable;
 using torch::autograd::variable_list;
 
-// Anything but a dense tensor in CPU memory goes through the dispatcher: batched tensors of vmap, subclasses, sparse
-// ones.
+// Anything but a dense tensor in memory of the CPU or a GPU goes through the dispatcher: batched tensors of vmap,
+// subclasses, sparse ones.
 bool IsPlain(const at::Tensor& tensor) {
-  static const c10::DispatchKeySet plain =
-      c10::DispatchKeySet(c10::DispatchKey::CPU) |
-      c10::getAutogradRelatedKeySetFromBackend(c10::BackendComponent::CPUBit) |
-      c10::getAutocastRelatedKeySetFromBackend(c10::BackendComponent::CPUBit) |
-      c10::DispatchKeySet({c10::DispatchKey::ADInplaceOrView, c10::DispatchKey::Conjugate, c10::DispatchKey::Negative,
-                           c10::DispatchKey::ZeroTensor});
+  static const c10::DispatchKeySet plain = [] {
+    c10::DispatchKeySet keys({c10::DispatchKey::CPU, c10::DispatchKey::CUDA, c10::DispatchKey::ADInplaceOrView,
+                              c10::DispatchKey::Conjugate, c10::DispatchKey::Negative, c10::DispatchKey::ZeroTensor});
+    for (c10::BackendComponent backend : {c10::BackendComponent::CPUBit, c10::BackendComponent::CUDABit}) {
+      keys =
+          keys | c10::getAutogradRelatedKeySetFromBackend(backend) | c10::getAutocastRelatedKeySetFromBackend(backend);
+    }
+    return keys;
+  }();
   return (tensor.key_set().raw_repr() & ~plain.raw_repr()) == 0 && tensor.has_storage();
 }
 
@@ -103,10 +106,10 @@ void Add(variable_list& sum, variable_list&& more) {
 }  // namespace
 
 BackwardNode::BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayRef<at::Tensor> inputs,
-                           at::Tensor generator_state, StateCheck check)
+                           std::optional<DefaultGeneratorStates> generators, StateCheck check)
     : program_(std::move(program)),
       inputs_(inputs.begin(), inputs.end()),
-      generator_state_(std::move(generator_state)),
+      generators_(std::move(generators)),
       check_(std::move(check)) {
   torch::autograd::edge_list edges;
   edges.reserve(program_->joint().differentiable_inputs.size());
@@ -180,7 +183,7 @@ void BackwardNode::FreeAll() {
   for (SavedVariable& saved : saved_) saved.reset_data();
   inputs_.clear();
   now_.clear();
-  generator_state_.reset();
+  generators_.reset();
   check_ = nullptr;
 }
 
@@ -191,7 +194,7 @@ void BackwardNode::FreeAllButOutputs() {
   }
   inputs_.clear();
   now_.clear();
-  generator_state_.reset();
+  generators_.reset();
   check_ = nullptr;
 }
 

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -17,19 +18,10 @@
 #include "absl/container/flat_hash_set.h"
 #include "backends/training/program.h"
 #include "backends/training/reconnect.h"
+#include "graph/autograd/make_node.h"
+#include "graph/generator_state.h"
 
 namespace framejit {
-
-// Newer torch counts references in the node; before, a shared_ptr did, whose deleter takes long chains of nodes apart
-// without recursion. It is found by the node's base class.
-template <typename N, typename... Arguments>
-auto MakeNode(Arguments&&... arguments) {
-  if constexpr (std::is_base_of_v<c10::intrusive_ptr_target, N>) {
-    return c10::make_intrusive<N>(std::forward<Arguments>(arguments)...);
-  } else {
-    return std::shared_ptr<N>(new N(std::forward<Arguments>(arguments)...), [](N* node) { deleteNode(node); });
-  }
-}
 
 // Holds a node that may be about to die, but whose destructor has not ended: null where it does.
 template <typename N>
@@ -43,10 +35,10 @@ auto OwnerOf(N* node) {
 
 class BackwardNode : public torch::autograd::Node {
  public:
-  // `inputs` are the call's. `generator_state` is what the default generator was in before a forward that draws random
-  // numbers, else undefined. `check` may be null.
-  BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayRef<at::Tensor> inputs, at::Tensor generator_state,
-               StateCheck check);
+  // `inputs` are the call's. `generators`: as they were before a forward that draws random numbers; empty where none is
+  // drawn, or where that is not known. `check` may be null.
+  BackwardNode(std::shared_ptr<TrainingProgram> program, c10::ArrayRef<at::Tensor> inputs,
+               std::optional<DefaultGeneratorStates> generators, StateCheck check);
 
   // Takes what the backward needs from the results of the forward graph, once the call's outputs have their history.
   void Save(const std::vector<at::Tensor>& results);
@@ -151,7 +143,7 @@ class BackwardNode : public torch::autograd::Node {
   std::vector<torch::autograd::SavedVariable> saved_;
   Variables inputs_;  // the call's, for a backward that is differentiated
   std::vector<uint32_t> versions_;
-  at::Tensor generator_state_;
+  std::optional<DefaultGeneratorStates> generators_;
   StateCheck check_;
   Variables now_;  // the inputs as they are in the backward that runs; empty where nothing reads them anew
   // By output. A backward that comes from them keeps them alive, and reads them without the lock.

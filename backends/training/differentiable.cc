@@ -1,6 +1,5 @@
 // BackwardNode's backwards that are to be differentiated (create_graph).
 #include <ATen/ATen.h>
-#include <ATen/CPUGeneratorImpl.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/utils/pybind.h>
@@ -8,6 +7,7 @@
 #include <algorithm>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -20,26 +20,24 @@ namespace {
 
 using torch::autograd::Edge;
 
-// The default generator as it was before the forward, and as it is now afterwards.
-class ReplayedGenerator {
+// The default generators as they were before the forward, and as they are now afterwards.
+class ReplayedGenerators {
  public:
-  explicit ReplayedGenerator(const at::Tensor& state) : generator_(at::detail::getDefaultCPUGenerator()) {
-    if (!state.defined()) return;
-    std::lock_guard<std::mutex> lock(generator_.mutex());
-    now_ = generator_.get_state();
-    generator_.set_state(state);
+  ReplayedGenerators(const std::vector<c10::Device>& devices, std::optional<DefaultGeneratorStates>& before) {
+    if (devices.empty()) return;
+    now_ = DefaultGeneratorStates::Take(devices);
+    TORCH_CHECK(before.has_value() && now_.has_value(),
+                "framejit: a backward is differentiated whose call drew random numbers, and one of them is captured");
+    before->Restore();
   }
-  ~ReplayedGenerator() {
-    if (!now_.defined()) return;
-    std::lock_guard<std::mutex> lock(generator_.mutex());
-    generator_.set_state(now_);
+  ~ReplayedGenerators() {
+    if (now_.has_value()) now_->Restore();
   }
-  ReplayedGenerator(const ReplayedGenerator&) = delete;
-  ReplayedGenerator& operator=(const ReplayedGenerator&) = delete;
+  ReplayedGenerators(const ReplayedGenerators&) = delete;
+  ReplayedGenerators& operator=(const ReplayedGenerators&) = delete;
 
  private:
-  at::Generator generator_;
-  at::Tensor now_;
+  std::optional<DefaultGeneratorStates> now_;
 };
 
 }  // namespace
@@ -209,7 +207,7 @@ at::Tensor BackwardNode::OutputAmong(const std::vector<at::Tensor>& results, siz
 std::vector<at::Tensor> BackwardNode::RunUnderAutograd(const Variables& inputs) {
   std::vector<at::Tensor> outputs;
   pybind11::gil_scoped_acquire gil;
-  ReplayedGenerator generator(generator_state_);
+  const ReplayedGenerators generators(program_->random(), generators_);
   program_->AutogradGraph().Run(inputs, outputs);
   return outputs;
 }

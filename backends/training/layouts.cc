@@ -1,7 +1,5 @@
 #include "backends/training/layouts.h"
 
-#include <ATen/ops/empty_strided.h>
-
 #include <algorithm>
 #include <exception>
 #include <utility>
@@ -48,10 +46,9 @@ class Relayout {
     if (meta.is_number) {
       example = WrapNumber(meta.dtype == at::kDouble ? at::Scalar(0.5) : at::Scalar(int64_t{2}));
     } else {
-      FakeSession::Pause pause;
-      example =
-          at::empty_strided(meta.sizes, strides.empty() ? at::IntArrayRef(meta.strides) : at::IntArrayRef(strides),
-                            at::TensorOptions().dtype(meta.dtype).device(meta.device));
+      const at::IntArrayRef recorded(meta.strides);
+      example = TensorWithoutMemory(meta.sizes, strides.empty() ? recorded : at::IntArrayRef(strides), meta.dtype,
+                                    meta.device);
     }
     absl::StatusOr<at::Tensor> fake = session_.MakeInput(example);
     if (!fake.ok()) return fake.status();

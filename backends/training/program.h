@@ -39,7 +39,7 @@ class TrainingProgram {
 
   const Partition& partition() const { return request_.partition; }
   const JointGraph& joint() const { return request_.partition.joint; }
-  bool random() const { return request_.random; }
+  const std::vector<c10::Device>& random() const { return request_.random; }
   // Whether a result depends on the differentiable input number `input`.
   bool HasGradient(size_t input) const { return has_gradient_[input]; }
   // The differentiable inputs that the differentiable output number `output` depends on.

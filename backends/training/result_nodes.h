@@ -11,7 +11,7 @@
 
 namespace framejit {
 
-using BackwardCore = decltype(MakeNode<BackwardNode>(nullptr, c10::ArrayRef<at::Tensor>(), at::Tensor(), nullptr));
+using BackwardCore = decltype(MakeNode<BackwardNode>(nullptr, c10::ArrayRef<at::Tensor>(), std::nullopt, nullptr));
 
 // Gives the differentiable results among `outputs`, the forward graph's, their history. `make_views` makes the call's
 // results that are views of what has its history by then, up to a sequence number of the recording; `view` gives the

@@ -1,13 +1,12 @@
 #include "backends/training/training.h"
 
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/SavedTensorHooks.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include <memory>
-#include <mutex>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,12 +21,6 @@ namespace {
 // What only eager does exactly: anomaly detection names operators and lines, hooks pack each tensor that is saved.
 bool NeedsEager() {
   return torch::autograd::AnomalyMode::is_enabled() || at::SavedTensorDefaultHooks::get_hooks().has_value();
-}
-
-at::Tensor GeneratorState() {
-  at::Generator generator = at::detail::getDefaultCPUGenerator();
-  std::lock_guard<std::mutex> lock(generator.mutex());
-  return generator.get_state();
 }
 
 // Makes the results of one call that are views, under torch's own autograd.
@@ -104,8 +97,8 @@ class TrainingGraph : public CompiledGraph {
     const bool mixed = views.inputs == OutputViews::Order::kMixed || views.inputs == OutputViews::Order::kMixedBehind;
     TORCH_CHECK(!mixed || !BackwardNode::LeavesHaveHooks(*program_, inputs),
                 "leaves have hooks, and views of inputs are made between what the backward computes");
-    at::Tensor generator_state;
-    if (program_->random()) generator_state = GeneratorState();
+    std::optional<DefaultGeneratorStates> generators;
+    if (!program_->random().empty()) generators = DefaultGeneratorStates::Take(program_->random());
     StateCheck check = program_->CheckOfThisCall();
     forward_->Run(inputs, outputs);
     ViewMaker maker(views, inputs);
@@ -113,7 +106,7 @@ class TrainingGraph : public CompiledGraph {
     const bool one_node = program_->joint().differentiable_outputs.size() == 1 && program_->joint().cuts.empty();
     if (views.inputs == OutputViews::Order::kBefore || (one_node && views.inputs == OutputViews::Order::kMixed))
       maker.LookAtInputs();
-    Differentiate(inputs, outputs, std::move(generator_state), std::move(check), one_node, maker);
+    Differentiate(inputs, outputs, std::move(generators), std::move(check), one_node, maker);
     if (!views.calls.empty()) maker.Finish(outputs);
   }
 
@@ -125,11 +118,12 @@ class TrainingGraph : public CompiledGraph {
   std::string Describe() const override { return absl::StrCat(forward_->Describe(), program_->Describe()); }
 
  private:
-  void Differentiate(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs, at::Tensor generator_state,
-                     StateCheck check, bool one_node, ViewMaker& maker) {
+  void Differentiate(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs,
+                     std::optional<DefaultGeneratorStates> generators, StateCheck check, bool one_node,
+                     ViewMaker& maker) {
     const JointGraph& joint = program_->joint();
     if (joint.differentiable_outputs.empty()) return;
-    auto node = MakeNode<BackwardNode>(program_, inputs, std::move(generator_state), std::move(check));
+    auto node = MakeNode<BackwardNode>(program_, inputs, std::move(generators), std::move(check));
     for (int32_t position : joint.differentiable_outputs) {
       at::Tensor& output = outputs[static_cast<size_t>(position)];
       if (output.is_view()) Detach(output);

@@ -27,7 +27,7 @@ struct TrainingRequest {
   std::string name;     // of the function, for the log
   Partition partition;  // its forward has been through the passes
   std::shared_ptr<Backend> backend;
-  bool random = false;  // the forward draws random numbers
+  std::vector<c10::Device> random = {};  // the forward draws from the default generators of these
   AutogradGraphMaker make_autograd_graph;
   std::function<StateCheck()> check_of_this_call;  // null where there is nothing to check
 };

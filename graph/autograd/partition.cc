@@ -127,6 +127,7 @@ class Partitioner {
     if (IgnoresStatistics(node) && node.op.schema().name() == "aten::native_batch_norm_backward") {
       for (size_t operand : kStatistics) node.operands[operand] = Operand::Value(kNoValue);
     }
+    if (node.op.schema().name() == "aten::cudnn_batch_norm_backward") TakeReserveItself(node);
     bool depends = false;
     ForEachOperandValue(node, [&](ValueId& id) { depends = depends || partition_.depends_on_tangent[id]; });
     in_backward_[index] = depends;
@@ -135,6 +136,16 @@ class Partitioner {
       producer_[id] = static_cast<int32_t>(index);
       partition_.depends_on_tangent[id] = depends;
     }
+  }
+
+  // Its formula copies cuDNN's reserve where the graph is retained, as it is while recording. How large that is nobody
+  // but cuDNN knows: it can be handed on and not copied.
+  void TakeReserveItself(Node& node) {
+    constexpr size_t kReserve = 8;
+    ValueId& reserve = node.operands[kReserve].value;
+    if (reserve == kNoValue || producer_[reserve] < 0) return;
+    const Node& producer = ProducerOf(reserve);
+    if (producer.op.schema().name() == "aten::clone") reserve = producer.operands[0].value;
   }
 
   // What the forward writes must not matter to anything but what is written: it is gone when the backward runs.
@@ -619,9 +630,10 @@ class Extractor {
   void DrawAgain(const Draws& draws) {
     if (!drawn_.insert(&draws).second) return;
     const ValueId before = NewValueLike(draws.state);
-    AddCall("framejit::random_state", {Operand::Constant({})}, {before});
+    const Operand generator = source_.nodes[static_cast<size_t>(producer_[draws.state])].operands[0];
+    AddCall("framejit::random_state", {generator}, {before});
     Provide(draws.state);
-    AddCall("framejit::set_random_state", {Operand::Constant({}), Operand::Value(draws.state)}, {});
+    AddCall("framejit::set_random_state", {generator, Operand::Value(draws.state)}, {});
     auto last = draws.nodes.end();
     while (last != draws.nodes.begin() && !live_[static_cast<size_t>(*(last - 1))]) --last;
     for (auto index = draws.nodes.begin(); index != last; ++index) {
@@ -637,7 +649,7 @@ class Extractor {
       }
       result_.graph.nodes.push_back(std::move(node));
     }
-    AddCall("framejit::set_random_state", {Operand::Constant({}), Operand::Value(before)}, {});
+    AddCall("framejit::set_random_state", {generator, Operand::Value(before)}, {});
   }
 
   ValueId NewValueLike(ValueId id) {

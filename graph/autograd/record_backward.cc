@@ -1,6 +1,8 @@
 #include "graph/autograd/record_backward.h"
 
-#include <ATen/ops/empty_strided.h>
+#include <ATen/EmptyTensor.h>
+#include <c10/core/AutogradState.h>
+#include <c10/util/strides.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -11,6 +13,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <optional>
 #include <string_view>
 
 #include "absl/container/flat_hash_map.h"
@@ -131,6 +134,12 @@ class ReleasedGil {
 
 }  // namespace
 
+EngineInThisThread::EngineInThisThread() : before_(c10::AutogradState::get_tls_state().get_multithreading_enabled()) {
+  c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
+}
+
+EngineInThisThread::~EngineInThisThread() { c10::AutogradState::get_tls_state().set_multithreading_enabled(before_); }
+
 StoppedGradients::StoppedGradients(at::ArrayRef<at::Tensor> tensors) {
   struct Stop : torch::autograd::FunctionPreHook {
     explicit Stop(uint32_t slot) : slot(slot) {}
@@ -161,6 +170,7 @@ class BackwardRecorder {
 
   absl::StatusOr<std::unique_ptr<JointGraph>> Run() {
     if (absl::Status status = FindEnds(); !status.ok()) return status;
+    if (absl::Status status = JudgeDevices(); !status.ok()) return status;
     if (absl::Status status = JudgeNodes(); !status.ok()) return status;
     for (const at::Tensor& output : outputs_) {
       absl::StatusOr<at::Tensor> tangent = MakeTangent(output);
@@ -183,6 +193,7 @@ class BackwardRecorder {
     }
     FindNodes();
     if (absl::Status status = AddCuts(); !status.ok()) return status;
+    if (absl::Status status = JudgeDevices(); !status.ok()) return status;
     joint_->graph = graph_;
     return std::move(joint_);
   }
@@ -223,6 +234,7 @@ class BackwardRecorder {
 
   variable_list Gradients(const variable_list& outputs, const variable_list& inputs, const variable_list& tangents) {
     ReleasedGil released;
+    const EngineInThisThread one_thread;
     // Autocast does not reach into a backward that is started outside of it.
     c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     return torch::autograd::grad(outputs, inputs, tangents, /*retain_graph=*/true, /*create_graph=*/false,
@@ -235,7 +247,6 @@ class BackwardRecorder {
     for (const LiftedInput& input : all_inputs_) fakes.emplace(input.position, &input.fake);
     for (size_t i = 0; i < graph_.inputs.size(); ++i) {
       const TensorMeta& meta = graph_.meta(graph_.inputs[i]);
-      if (!meta.device.is_cpu()) return absl::UnimplementedError("an input is not on the CPU");
       auto row = fakes.find(i);
       if (row == fakes.end()) {
         if (meta.requires_grad) return absl::UnimplementedError("an input that requires grad is replaced");
@@ -248,7 +259,6 @@ class BackwardRecorder {
       if (!output.requires_grad()) continue;
       if (output.retains_grad()) return absl::UnimplementedError("a result retains its gradient");
       if (output.grad_fn() == nullptr) return absl::UnimplementedError("a result is a leaf that requires grad");
-      if (!output.device().is_cpu()) return absl::UnimplementedError("a result is not on the CPU");
     }
     absl::StatusOr<ForwardOutputs> forward = FindForwardOutputs(graph_, all_inputs_, all_outputs_);
     if (!forward.ok()) return forward.status();
@@ -269,6 +279,26 @@ class BackwardRecorder {
     if (outputs_.empty() && joint_->views.calls.empty()) return absl::UnimplementedError("no result requires grad");
     if (outputs_.size() > kMaxDifferentiableOutputs) {
       return absl::UnimplementedError(absl::StrCat(outputs_.size(), " results require grad"));
+    }
+    return absl::OkStatus();
+  }
+
+  // Eager runs each node in the thread and on the stream of its device: all of a call is one node, of one device. What
+  // else is on the CPU goes with any.
+  absl::Status JudgeDevices() const {
+    std::optional<c10::Device> device;
+    for (const auto* tensors : {&outputs_, &inputs_}) {
+      for (const at::Tensor& tensor : *tensors) {
+        if (!device.has_value()) device = tensor.device();
+        if (tensor.device() != *device)
+          return absl::UnimplementedError(absl::StrCat("inputs and results that require grad are on ", device->str(),
+                                                       " and on ", tensor.device().str()));
+      }
+    }
+    for (const TensorMeta& meta : graph_.values) {
+      if (device.has_value() && meta.device != *device && !meta.device.is_cpu())
+        return absl::UnimplementedError(
+            absl::StrCat("what requires grad is on ", device->str(), ", something on ", meta.device.str()));
     }
     return absl::OkStatus();
   }
@@ -344,12 +374,10 @@ class BackwardRecorder {
   // The gradient of an output: its layout where that has one element per address, else a contiguous one.
   absl::StatusOr<at::Tensor> MakeTangent(const at::Tensor& output) {
     const bool same_layout = output.is_non_overlapping_and_dense();
-    {
-      FakeSession::Pause pause;
-      const auto options = at::TensorOptions().dtype(output.scalar_type()).device(at::kCPU);
-      examples_.push_back(same_layout ? at::empty_strided(output.sizes(), output.strides(), options)
-                                      : at::empty(output.sizes(), options));
-    }
+    const c10::DimVector contiguous = c10::contiguous_strides(output.sizes());
+    examples_.push_back(TensorWithoutMemory(output.sizes(),
+                                            same_layout ? output.strides() : at::IntArrayRef(contiguous),
+                                            output.scalar_type(), output.device()));
     return session_.MakeInput(examples_.back());
   }
 

@@ -22,6 +22,19 @@ struct Node;
 
 namespace framejit {
 
+// While alive, the engine runs all of a backward in the thread that asks for it, as it does for the CPU: a recording is
+// one of its thread. The nodes of other devices would go to threads of theirs.
+class EngineInThisThread {
+ public:
+  EngineInThisThread();
+  ~EngineInThisThread();
+  EngineInThisThread(const EngineInThisThread&) = delete;
+  EngineInThisThread& operator=(const EngineInThisThread&) = delete;
+
+ private:
+  const bool before_;
+};
+
 // A node of a custom Function written in Python: these are named so, and those of torch end in a number.
 bool IsCustomFunction(const torch::autograd::Node& node);
 // Whether the node runs code of the program, which need not be linear: a custom Function's or a hook's.

@@ -257,6 +257,7 @@ class AutogradCalls {
     const size_t first = torch_.calls.size(), first_node = graph_.nodes.size();
     const NativeCall made{call.callable, args.data(), call.nargs, call.kwnames};
     PyRef result = PyRef::Steal(recorder_.CallTorch(TorchCall::Kind::kFunction, call.callable, made, [&] {
+      const EngineInThisThread one_thread;
       std::optional<RunsCode> engine;
       if (history.runs_program) engine.emplace(ProgramCode::kGradient);
       PyObject* gradients =
@@ -454,6 +455,7 @@ class AutogradCalls {
     const NativeCall call{function.get(), args, std::size(args), nullptr};
     const size_t first = torch_.calls.size(), first_node = graph_.nodes.size();
     PyRef done = PyRef::Steal(recorder_.CallTorch(TorchCall::Kind::kFunction, function.get(), call, [&]() -> PyObject* {
+      const EngineInThisThread one_thread;
       std::optional<RunsCode> engine;
       if (made.runs_program) engine.emplace(ProgramCode::kGradient);
       const NativeCall& own = made.call;

@@ -34,6 +34,18 @@ bool InScan(const std::vector<LiveFrame*>& frames) {
   return !frames.empty() && PyUnicode_CompareWithASCIIString(frames.back()->code->co_name, "mamba_selective_scan") == 0;
 }
 
+// Transformers makes no mask for attention over all there is where nothing is padded, but where torch compiles it:
+// then, in some versions, one that lets everything through, for which torch's attention is another kernel that draws
+// other random numbers. Where it was given no tensors there is no data to look at, and it may decide as in eager mode.
+bool SkipsMask(const std::vector<LiveFrame*>& frames) {
+  if (frames.empty()) return false;
+  const LiveFrame& frame = *frames.back();
+  const bool decides = PyUnicode_CompareWithASCIIString(frame.code->co_name, "_ignore_bidirectional_mask_sdpa") == 0 ||
+                       PyUnicode_CompareWithASCIIString(frame.code->co_name, "_ignore_causal_mask_sdpa") == 0;
+  return decides && std::none_of(frame.locals, frame.locals + frame.code->co_nlocalsplus,
+                                 [](PyObject* local) { return local != nullptr && IsTensor(local); });
+}
+
 // Whether code of libraries takes a lock, for something that a recording only reads.
 bool GuardsReads(const LiveFrame& frame) {
   PyObject* name = PyDict_GetItemString(frame.globals, "__name__");
@@ -162,7 +174,7 @@ PyObject* RecorderState::Impl::CallModel(Treatment treatment, const NativeCall& 
     case Treatment::kAlwaysFalse:
       return Py_NewRef(Py_False);
     case Treatment::kIsCompiling:
-      return Boolean(!InOptimizer() && !InScan(frames));
+      return Boolean(!InOptimizer() && !InScan(frames) && !SkipsMask(frames));
     case Treatment::kRecursionLimit:
       if (!frames.empty() && PyUnicode_CompareWithASCIIString(frames.back()->code->co_qualname, "unwrap") == 0)
         return CallReal(call);

@@ -1,6 +1,9 @@
 #include "graph/capture/program_gradients.h"
 
+#include <ATen/Context.h>
+
 #include <algorithm>
+#include <mutex>
 #include <utility>
 
 #include "graph/autograd/record_backward.h"
@@ -112,28 +115,45 @@ absl::StatusOr<std::unique_ptr<JointGraph>> RecordWithProgram(Recording& recordi
   return joint;
 }
 
-Node RandomStateCall(Graph& graph, int32_t torch_call) {
-  TensorMeta state{.dtype = at::kByte, .sizes = {RandomStateSize()}, .strides = {1}};
+// Of the device's default generator.
+Node RandomStateCall(Graph& graph, int32_t torch_call, const c10::Device& device) {
+  c10::IValue generator;
+  int64_t size = RandomStateSize();
+  if (!device.is_cpu()) {
+    generator = at::globalContext().defaultGenerator(device);
+    at::Generator real = generator.toGenerator();
+    std::lock_guard<std::mutex> lock(real.mutex());
+    size = real.get_state().numel();
+  }
+  TensorMeta state{.dtype = at::kByte, .sizes = {size}, .strides = {1}};
   for (const TensorMeta& meta : graph.values) state.storage = std::max(state.storage, meta.storage + 1);
   return {.op = c10::Dispatcher::singleton().findSchemaOrThrow("framejit::random_state", ""),
-          .operands = {Operand::Constant({})},
+          .operands = {Operand::Constant(std::move(generator))},
           .outputs = {graph.AddValue(std::move(state))},
           .list_lengths = {},
           .torch_call = torch_call};
 }
 
 // The state of the generator in front of what a checkpoint draws, which its backward draws again.
-void SaveRandomStates(Graph& graph) {
+absl::Status SaveRandomStates(Graph& graph) {
   std::vector<Node> nodes;
   int32_t drawing = 0;  // Node::torch_call of what drew last
+  c10::Device from(c10::kCPU);
   for (Node& node : graph.nodes) {
+    if (IsRandom(node.op) && node.torch_call <= kFirstCheckpoint) {
+      const c10::Device device = node.outputs.empty() ? from : graph.meta(node.outputs[0]).device;
+      if (node.torch_call == drawing && device != from)
+        return absl::UnimplementedError("a checkpoint draws random numbers on several devices");
+      from = device;
+    }
     if (IsRandom(node.op) && node.torch_call != drawing) {
       drawing = node.torch_call;
-      if (drawing <= kFirstCheckpoint) nodes.push_back(RandomStateCall(graph, drawing));
+      if (drawing <= kFirstCheckpoint) nodes.push_back(RandomStateCall(graph, drawing, from));
     }
     nodes.push_back(std::move(node));
   }
   graph.nodes = std::move(nodes);
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -181,7 +201,7 @@ absl::StatusOr<std::unique_ptr<JointGraph>> RecordGradients(Recording& recording
   }
   if (joint.ok() && !program.checkpoints.empty()) {
     HoldArguments(program.checkpoints, **joint);
-    SaveRandomStates((*joint)->graph);
+    if (absl::Status status = SaveRandomStates((*joint)->graph); !status.ok()) return status;
   }
   return joint;
 }

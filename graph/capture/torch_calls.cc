@@ -1,13 +1,17 @@
 // Torch-level calls: each call of torch on fakes is made natively, which records its ATen operators, and is noted as
 // the program made it.
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/functions/basic_ops.h>
+#include <torch/csrc/autograd/functions/utils.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <algorithm>
 #include <string_view>
+#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "bytecode/exception_table.h"
+#include "graph/autograd/make_node.h"
 #include "graph/capture/evaluator.h"
 #include "graph/capture/program_gradients.h"
 #include "graph/capture/recorder_impl.h"
@@ -304,17 +308,60 @@ PyObject* RecorderState::Impl::CallLeaf(PyObject* method, const NativeCall& call
 }
 
 // A composite operator as one node: below autograd, the dispatcher has no other kernel of it than the recording's.
-PyObject* RecorderState::Impl::ModelTorchLeaf(const NativeCall& call) {
-  bool differentiable = false;
-  for (Py_ssize_t i = 0; i < call.total(); ++i) {
-    differentiable |= at::GradMode::is_enabled() && IsTensor(call.args[i]) && TensorOf(call.args[i]).requires_grad();
+namespace {
+
+// Tensors among the arguments of a call, and in lists and tuples among them, that gradients are asked for of.
+std::vector<at::Tensor> Differentiable(const NativeCall& call) {
+  std::vector<at::Tensor> found;
+  const auto add = [&](PyObject* object) {
+    if (IsTensor(object) && TensorOf(object).requires_grad()) found.push_back(TensorOf(object));
+  };
+  for (Py_ssize_t i = 0; at::GradMode::is_enabled() && i < call.total(); ++i) {
+    PyObject* argument = call.args[i];
+    add(argument);
+    if (!PyTuple_CheckExact(argument) && !PyList_CheckExact(argument)) continue;
+    for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(argument); ++k) add(PySequence_Fast_GET_ITEM(argument, k));
   }
+  return found;
+}
+
+// lstm(input, hx, weights, has_biases, num_layers, dropout, train, bidirectional, batch_first) and its kin, by cuDNN,
+// which looks at where the weights lie. With dropout it draws random numbers, which no operator says.
+constexpr Py_ssize_t kRecurrentArguments = 9;
+bool IsRecurrentOnGpu(const NativeCall& call) {
+  constexpr Py_ssize_t kBiases = 3, kDropout = 5, kTrain = 6;
+  if (call.nargs != kRecurrentArguments || call.kwnames != nullptr || !IsTensor(call.args[0])) return false;
+  if (!TensorOf(call.args[0]).is_cuda() || !PyBool_Check(call.args[kBiases])) return false;
+  return call.args[kTrain] == Py_False ||
+         (PyFloat_CheckExact(call.args[kDropout]) && PyFloat_AS_DOUBLE(call.args[kDropout]) == 0);
+}
+
+// Gives the tensors of a result a history that cannot be recorded: torch's own autograd runs the call.
+void DifferentiateByTorch(PyObject* result, const std::vector<at::Tensor>& inputs) {
+  const auto node =
+      MakeNode<torch::autograd::Error>("a recurrent layer of cuDNN", torch::autograd::collect_next_edges(inputs));
+  const Py_ssize_t count = PyTuple_Check(result) ? PyTuple_GET_SIZE(result) : 0;
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    torch::autograd::set_history(TensorOf(PyTuple_GET_ITEM(result, i)), node);
+  }
+}
+
+}  // namespace
+
+PyObject* RecorderState::Impl::ModelTorchLeaf(const NativeCall& call) {
+  const std::vector<at::Tensor> differentiable = Differentiable(call);
+  const bool is_recurrent = IsRecurrentOnGpu(call);
+  if (!is_recurrent && call.nargs == kRecurrentArguments)  // no other one has as many
+    return CallTorch(TorchCall::Kind::kFunction, call.callable, call);
   const bool is_method = Py_TYPE(call.callable) == &PyMethodDescr_Type;
   PyObject* target = is_method ? reinterpret_cast<PyDescrObject*>(call.callable)->d_name : call.callable;
   return CallTorch(is_method ? TorchCall::Kind::kMethod : TorchCall::Kind::kFunction, target, call, [&] {
     std::optional<c10::impl::ExcludeDispatchKeyGuard> below_autograd;
-    if (!differentiable) below_autograd.emplace(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
-    return PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames);
+    if (differentiable.empty() || is_recurrent)
+      below_autograd.emplace(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+    PyObject* result = PyObject_Vectorcall(call.callable, call.args, static_cast<size_t>(call.nargs), call.kwnames);
+    if (result != nullptr && is_recurrent && !differentiable.empty()) DifferentiateByTorch(result, differentiable);
+    return result;
   });
 }
 

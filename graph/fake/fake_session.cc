@@ -1,9 +1,11 @@
 // FakeSession: the public face of graph/fake. Owns a FakeRecording and the thread-local dispatch state; see the header.
 #include "graph/fake/fake_session.h"
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/FunctionalTensorWrapper.h>
 #include <ATen/ops/clone.h>
 #include <c10/core/InferenceMode.h>
+#include <c10/core/TensorOptions.h>
 
 #include <utility>
 
@@ -55,6 +57,18 @@ at::Tensor MakeShadow(const at::Tensor& real, FakeRecording& recording) {
 }  // namespace
 
 bool IsFake(const at::Tensor& tensor) { return tensor.defined() && AsFake(tensor) != nullptr; }
+
+at::Tensor TensorWithoutMemory(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType dtype,
+                               c10::Device device) {
+  const caffe2::TypeMeta type = c10::scalarTypeToTypeMeta(dtype);
+  const size_t bytes = at::detail::computeStorageNbytes(sizes, strides, type.itemsize());
+  c10::Storage storage(c10::Storage::use_byte_size_t(), bytes, c10::DataPtr(nullptr, device), /*allocator=*/nullptr,
+                       /*resizable=*/false);
+  const c10::DispatchKeySet keys(c10::computeDispatchKey(dtype, c10::kStrided, device));
+  at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(std::move(storage), keys, type);
+  tensor.unsafeGetTensorImpl()->set_sizes_and_strides(sizes, strides);
+  return tensor;
+}
 
 struct FakeSession::State {
   FakeRecording recording;

@@ -24,6 +24,10 @@ namespace framejit {
 // True where `tensor` is one of our fakes (of any session).
 bool IsFake(const at::Tensor& tensor);
 
+// A tensor without memory: for MakeInput, which asks for its metadata alone. Of any device, whether it is there or not.
+at::Tensor TensorWithoutMemory(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType dtype,
+                               c10::Device device);
+
 class FakeSession {
  public:
   // Makes the session current in this thread and turns DispatchKey::Fake on for factories; the destructor undoes both.

@@ -33,6 +33,8 @@ using torch::jit::Stack;
 // How many metadata kernels of torch are running in this thread. What they call in turn comes back to the fallback,
 // which answers it from the same kernels; the dispatcher would find Python ones.
 thread_local int metadata_depth = 0;
+// Of the operator whose metadata are computed; what its kernel calls in turn is on the same.
+thread_local c10::DeviceType metadata_device = c10::kCPU;
 
 class MetadataScope {
  public:
@@ -91,7 +93,7 @@ void RunMetadata(const c10::OperatorHandle& op, OpInfo& info, Stack* stack) {
   switch (info.source) {
     case MetadataSource::kOwn: {
       MetadataScope scope(/*intercept=*/true);
-      MetaCall call(*stack, info.arguments.size());
+      MetaCall call(*stack, info.arguments.size(), metadata_device);
       info.own(call);
       return;
     }
@@ -180,6 +182,7 @@ class RecordedCall {
       return RunLike(*like, std::move(node));
     for (size_t i = 0; i < info_.arguments.size(); ++i) TakeArgument(i, node.operands[i]);
     TakeDevice(device_known);
+    metadata_device = device_.type();
     if (results != nullptr) {
       stack_.resize(base_);
       for (IValue& result : *results) stack_.push_back(ShadowOfResult(result.toTensor()));
@@ -695,7 +698,8 @@ void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, St
   std::optional<Stack> results = ResultsOfData(op, info, *recording, *stack, base);
   recording->has_read_data |= results.has_value();
   if (!results) CheckRecordable(info, *recording, *stack, base);
-  if (!results && info.source == MetadataSource::kComposite) return info.kernel->callBoxed(op, keys, stack);
+  const bool leaf = info.leaf_on_gpu && arguments.device.is_cuda();
+  if (!results && info.source == MetadataSource::kComposite && !leaf) return info.kernel->callBoxed(op, keys, stack);
   if (!results && info.source == MetadataSource::kOnFakes) {
     const bool on_gpu = arguments.device.is_cuda() && info.cuda_kernel != nullptr;
     return (on_gpu ? info.cuda_kernel : info.kernel)->callBoxed(op, keys, stack);

@@ -129,6 +129,13 @@ bool IsLeafComposite(const std::string& name) {
   return leaves->contains(name);
 }
 
+// Layers of cuDNN, which look at where their weights lie.
+bool IsRecurrentLayer(const c10::OperatorName& name) {
+  static const auto* layers =
+      new absl::flat_hash_set<std::string_view>{"aten::lstm", "aten::gru", "aten::rnn_tanh", "aten::rnn_relu"};
+  return name.overload_name == "input" && layers->contains(name.name);
+}
+
 void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
   const bool aten = op.schema().name().rfind("aten::", 0) == 0;
   if ((aten || op.schema().name().rfind("framejit::", 0) == 0) &&
@@ -147,6 +154,7 @@ void ResolveMetadata(const c10::OperatorHandle& op, OpInfo& info) {
     const bool leaf = IsLeafComposite(op.schema().name()) && info.written_arguments == 0;
     info.source = leaf ? MetadataSource::kCppKernel : MetadataSource::kComposite;
     info.kernel = composite;
+    info.leaf_on_gpu = IsRecurrentLayer(op.operator_name());
     return;
   }
   if (!aten) return;

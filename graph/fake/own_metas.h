@@ -1,8 +1,8 @@
 // Metadata kernels of our own, for operators whose only other one is Python (or is wrong about what the CPU does). Each
-// computes the sizes, dtypes and strides that eager's result has on the CPU; tests/python/fake compares every one with
-// the operator itself. They run on bare meta tensors below every other dispatch key, and only compute metadata: checks
-// that cannot influence it are left to the operator, but for those of the memory that is written, which tell where a
-// program ends.
+// computes the sizes, dtypes and strides that eager's result has, on the CPU but where MetaCall::on_gpu is asked;
+// tests/python/fake compares every one with the operator itself. They run on bare meta tensors below every other
+// dispatch key, and only compute metadata: checks that cannot influence it are left to the operator, but for those of
+// the memory that is written, which tell where a program ends.
 #ifndef FRAMEJIT_GRAPH_FAKE_OWN_METAS_H_
 #define FRAMEJIT_GRAPH_FAKE_OWN_METAS_H_
 
@@ -21,10 +21,13 @@ namespace framejit {
 // The boxed arguments of one call; Return replaces them by the results.
 class MetaCall {
  public:
-  MetaCall(torch::jit::Stack& stack, size_t arguments) : stack_(stack), base_(stack.size() - arguments) {}
+  MetaCall(torch::jit::Stack& stack, size_t arguments, c10::DeviceType device)
+      : stack_(stack), base_(stack.size() - arguments), device_(device) {}
 
   const c10::IValue& operator[](size_t i) const { return stack_[base_ + i]; }
   const at::Tensor& tensor(size_t i) const { return (*this)[i].toTensor(); }
+  // Whether the operator runs on a GPU, whose kernels make some results otherwise than the CPU's.
+  bool on_gpu() const { return device_ == c10::kCUDA; }
   // False for None and for an undefined tensor.
   bool has(size_t i) const { return !(*this)[i].isNone() && !((*this)[i].isTensor() && !tensor(i).defined()); }
   int64_t integer(size_t i) const { return (*this)[i].toInt(); }
@@ -41,6 +44,7 @@ class MetaCall {
  private:
   torch::jit::Stack& stack_;
   size_t base_;
+  c10::DeviceType device_;
 };
 
 using OwnMeta = void (*)(MetaCall&);

@@ -1,4 +1,5 @@
 // Metadata of neural network operators: embedding, normalisations, convolution, attention, adaptive pooling.
+#include <ATen/AccumulateType.h>
 #include <ATen/native/ConvUtils.h>
 
 #include "graph/fake/own_metas.h"
@@ -32,6 +33,12 @@ at::ScalarType StatisticsDtype(const at::Tensor& input, const MetaCall& call, si
   return call.has(weight) ? call.tensor(weight).scalar_type() : input.scalar_type();
 }
 
+// Layer and batch norms on a GPU keep what they add up in.
+at::ScalarType SumsDtype(const at::Tensor& input, const MetaCall& call, size_t weight) {
+  if (call.on_gpu()) return at::toAccumulateType(input.scalar_type(), /*is_cuda=*/true);
+  return StatisticsDtype(input, call, weight);
+}
+
 // native_layer_norm(input, normalized_shape, weight, bias, eps) -> (output, mean, rstd)
 void LayerNorm(MetaCall& call) {
   const at::Tensor& input = call.tensor(0);
@@ -47,7 +54,7 @@ void LayerNorm(MetaCall& call) {
   }
   c10::DimVector statistics(input.sizes());
   for (size_t i = outer; i < statistics.size(); ++i) statistics[i] = 1;
-  const at::ScalarType dtype = StatisticsDtype(input, call, 2);
+  const at::ScalarType dtype = SumsDtype(input, call, 2);
   at::Tensor output = NewContiguous(input.sizes(), input.scalar_type());
   call.Return(std::move(output), NewContiguous(statistics, dtype), NewContiguous(statistics, dtype));
 }
@@ -77,11 +84,13 @@ struct BatchNormTypes {
   at::ScalarType statistics;
 };
 
-// The output of a batch norm on the CPU, and the dtype of its saved statistics.
+// The output of a batch norm, and the dtype of its saved statistics.
 BatchNormTypes BatchNormOutput(const MetaCall& call) {
   const at::Tensor& input = call.tensor(0);
   TORCH_CHECK(input.dim() >= 2, "batch_norm: expected an input of two dimensions or more, got ", input.sizes());
-  return {NewIn(input.sizes(), input.scalar_type(), SuggestedFormat(input)), StatisticsDtype(input, call, 1)};
+  at::Tensor output =
+      call.on_gpu() ? NewLike(input) : NewIn(input.sizes(), input.scalar_type(), SuggestedFormat(input));
+  return {std::move(output), SumsDtype(input, call, 1)};
 }
 
 // native_batch_norm and _native_batch_norm_legit(input, weight, bias, running_mean, running_var, training, ...)
@@ -133,8 +142,9 @@ c10::DimVector Broadcast(c10::DimVector values, size_t rank) {
   return values;
 }
 
-at::MemoryFormat ConvolutionFormat(const at::Tensor& input, const at::Tensor& weight) {
+at::MemoryFormat ConvolutionFormat(const MetaCall& call, const at::Tensor& input, const at::Tensor& weight) {
   at::MemoryFormat format = at::MemoryFormat::Contiguous;
+  if (call.on_gpu() && input.scalar_type() == at::kDouble) return format;
   for (const at::Tensor* tensor : {&input, &weight}) {
     if (weight.dim() >= 4 && SuggestedFormat(*tensor) != at::MemoryFormat::Contiguous) {
       format = SuggestedFormat(*tensor);
@@ -152,8 +162,9 @@ bool IsLengthLast(const at::Tensor& weight) {
   return !c10::is_channels_last_strides_2d(at::IntArrayRef(sizes4), at::IntArrayRef(strides4));
 }
 
-at::Tensor NewConvolved(at::IntArrayRef sizes, const at::Tensor& input, const at::Tensor& weight) {
-  if (IsLengthLast(weight)) return NewIn(sizes, input.scalar_type(), ConvolutionFormat(input, weight));
+at::Tensor NewConvolved(const MetaCall& call, at::IntArrayRef sizes, const at::Tensor& input,
+                        const at::Tensor& weight) {
+  if (IsLengthLast(weight)) return NewIn(sizes, input.scalar_type(), ConvolutionFormat(call, input, weight));
   return NewStrided(sizes, {sizes[1] * sizes[2], 1, sizes[1]}, input.scalar_type());
 }
 
@@ -187,7 +198,7 @@ void Convolution(MetaCall& call) {
       transposed ? at::native::conv_input_size(input.sizes(), weight.sizes(), padding, extra, stride, dilation, groups)
                  : at::native::conv_output_size(input.sizes(), weight.sizes(), padding, stride, dilation);
   for (int64_t size : sizes) TORCH_CHECK(size >= 0, "Calculated output size is too small for input ", input.sizes());
-  call.Return(NewConvolved(sizes, input, weight));
+  call.Return(NewConvolved(call, sizes, input, weight));
 }
 
 // convolution_backward(grad_output, input, weight, bias_sizes, stride, padding, dilation, transposed, output_padding,
@@ -196,8 +207,8 @@ void ConvolutionBackward(MetaCall& call) {
   const at::Tensor &input = call.tensor(1), &weight = call.tensor(2);
   const auto mask = call[10].toBoolList();
   at::Tensor grad_input, grad_weight, grad_bias;
-  if (mask[0]) grad_input = NewConvolved(input.sizes(), input, weight);
-  if (mask[1]) grad_weight = NewConvolved(weight.sizes(), input, weight);
+  if (mask[0]) grad_input = NewConvolved(call, input.sizes(), input, weight);
+  if (mask[1]) grad_weight = NewConvolved(call, weight.sizes(), input, weight);
   if (mask[2]) grad_bias = NewContiguous(call.integers(3), weight.scalar_type());
   call.Return(std::move(grad_input), std::move(grad_weight), std::move(grad_bias));
 }
@@ -224,6 +235,49 @@ void FlashAttention(MetaCall& call) {
   call.Return(NewLike(query), std::move(logsumexp));
 }
 
+// A sum of gates over the batch, or none.
+at::Tensor GateBias(const at::Tensor& gates, bool has_bias) {
+  return has_bias ? NewContiguous({gates.size(1)}, gates.scalar_type()) : at::Tensor();
+}
+
+// _thnn_fused_gru_cell(input_gates, hidden_gates, hx, input_bias?, hidden_bias?) -> (hy, workspace of five gates)
+void GruCell(MetaCall& call) {
+  const at::Tensor& hx = call.tensor(2);
+  at::Tensor workspace = NewContiguous({hx.size(0), hx.size(1) * 5}, hx.scalar_type());
+  call.Return(NewContiguous(hx.sizes(), hx.scalar_type()), std::move(workspace));
+}
+
+// _thnn_fused_gru_cell_backward(grad_hy, workspace, has_bias) -> gradients of both gates, hx and both biases
+void GruCellBackward(MetaCall& call) {
+  const at::Tensor &grad = call.tensor(0), &workspace = call.tensor(1);
+  const bool has_bias = call[2].toBool();
+  const auto gates = [&] {
+    return NewContiguous({workspace.size(0), workspace.size(1) / 5 * 3}, workspace.scalar_type());
+  };
+  at::Tensor of_input = gates(), of_hidden = gates();
+  at::Tensor input_bias = GateBias(of_input, has_bias), hidden_bias = GateBias(of_hidden, has_bias);
+  call.Return(std::move(of_input), std::move(of_hidden), NewContiguous(grad.sizes(), grad.scalar_type()),
+              std::move(input_bias), std::move(hidden_bias));
+}
+
+// _thnn_fused_lstm_cell(input_gates, hidden_gates, cx, input_bias?, hidden_bias?) -> (hy, cy, workspace of the gates)
+void LstmCell(MetaCall& call) {
+  const at::Tensor &gates = call.tensor(0), &cx = call.tensor(2);
+  at::Tensor workspace = NewContiguous(gates.sizes(), gates.scalar_type());
+  call.Return(NewContiguous(cx.sizes(), cx.scalar_type()), NewContiguous(cx.sizes(), cx.scalar_type()),
+              std::move(workspace));
+}
+
+// _thnn_fused_lstm_cell_backward_impl(grad_hy?, grad_cy?, cx, cy, workspace, has_bias) -> gradients of the gates, cx
+// and the bias
+void LstmCellBackward(MetaCall& call) {
+  if (!call.has(0) && !call.has(1)) return call.Return(at::Tensor(), at::Tensor(), at::Tensor());
+  const at::Tensor &cx = call.tensor(2), &workspace = call.tensor(4);
+  at::Tensor gates = NewContiguous(workspace.sizes(), workspace.scalar_type());
+  at::Tensor bias = GateBias(gates, call[5].toBool());
+  call.Return(std::move(gates), NewContiguous(cx.sizes(), cx.scalar_type()), std::move(bias));
+}
+
 }  // namespace
 
 const std::vector<OwnMetaRow>& NeuralMetas() {
@@ -243,6 +297,10 @@ const std::vector<OwnMetaRow>& NeuralMetas() {
       {"aten::convolution_backward", ConvolutionBackward},
       {"aten::_adaptive_avg_pool2d", AdaptiveAvgPool2d},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", FlashAttention},
+      {"aten::_thnn_fused_gru_cell", GruCell},
+      {"aten::_thnn_fused_gru_cell_backward", GruCellBackward},
+      {"aten::_thnn_fused_lstm_cell", LstmCell},
+      {"aten::_thnn_fused_lstm_cell_backward_impl", LstmCellBackward},
   };
   return *rows;
 }

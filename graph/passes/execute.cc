@@ -61,7 +61,11 @@ torch::jit::Stack ExecuteOnMeta(const Node& node, const Graph& graph) {
     return at::empty_strided(meta.sizes, meta.strides, at::TensorOptions().dtype(meta.dtype).device(at::kMeta));
   });
   if (const OwnMeta own = FindOwnMeta(node.op.operator_name()); own != nullptr) {
-    MetaCall call(stack, node.operands.size());
+    c10::DeviceType device = c10::kCPU;
+    for (ValueId id : node.outputs) {
+      if (id != kNoValue && !graph.meta(id).device.is_cpu()) device = graph.meta(id).device.type();
+    }
+    MetaCall call(stack, node.operands.size(), device);
     own(call);
   } else {
     node.op.callBoxed(stack);

@@ -179,6 +179,19 @@ def test_is_compiling_is_false_outside():
     assert torch.equal(framejit.compile(f)(X), X + 1)
 
 
+def _ignore_bidirectional_mask_sdpa(padding_mask):
+    """As in transformers, where a mask would have torch's attention draw other random numbers."""
+    return not torch.compiler.is_compiling()
+
+
+def test_masks_are_made_as_in_eager_mode_where_nothing_is_padded():
+    def f(x, mask):
+        return x + 1 if _ignore_bidirectional_mask_sdpa(mask) else x - 1
+
+    assert torch.equal(framejit.compile(f)(X, None), X + 1)
+    assert torch.equal(framejit.compile(f)(X, X), X - 1)
+
+
 def test_compiled_function_looks_like_the_function():
     def documented(x: int, y=2):
         """Adds."""

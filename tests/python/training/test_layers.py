@@ -27,7 +27,8 @@ def test_embedding():
 
 @pytest.mark.parametrize("make", [nn.LSTM, nn.GRU, nn.RNN])
 def test_recurrent(make):
-    check(First(make(4, 5)), x(3, 2, 4))
+    """cuDNN's look at where their weights lie: torch's autograd differentiates them."""
+    check(First(make(4, 5)), x(3, 2, 4), native=torch.get_default_device().type == "cpu")
 
 
 class First(nn.Module):
