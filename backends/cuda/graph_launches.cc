@@ -274,7 +274,7 @@ void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Te
   const Turn turn(busy_);
   if (!turn.taken()) return run_plain();
   const c10::Device device = plan_.target->device();
-  const c10::DeviceGuard on_device(device);
+  const c10::DeviceGuard guard(device);
   const bool are_plain = std::all_of(inputs.begin(), inputs.end(), [&](const at::Tensor& input) {
     return input.defined() && input.layout() == at::kStrided && input.has_storage() && !input.is_conj() &&
            !input.is_neg() && input.device() == device;  // attention's seed is on the CPU, but in a capture
@@ -301,6 +301,10 @@ void GraphLaunches::RunWith(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Te
     Launch(*lane->captured, inputs, outputs);
   } else {
     run_plain();
+    // Attention's seed: in a capture it would be on the device, where a backward that is not captured cannot read it.
+    const bool on_device = std::all_of(outputs.begin(), outputs.end(),
+                                       [&](const at::Tensor& out) { return !out.defined() || out.device() == device; });
+    if (!on_device) return GiveUp("a result is not on the device");
   }
   if (!timed) return;
   timing->device->Stop(*stream);
