@@ -79,7 +79,7 @@ void PretendDevices() {
                                     [](at::CUDAHooksArgs arguments) -> std::unique_ptr<at::CUDAHooksInterface> {
                                       return std::make_unique<Hooks>(arguments);
                                     });
-  TORCH_CHECK(at::globalContext().hasCUDA(), "torch was asked for GPUs before this module was imported");
+  TORCH_CHECK(at::globalContext().hasCUDA(), "torch was imported before this module, and has asked for its GPUs");
 }
 
 // One call: its tensors, then its forward, then its backward.

@@ -56,7 +56,7 @@ def test_perceptron(call):
     y = torch.func.functional_call(module, tensors, (x,))
     for forward, backward in call.compile(F.cross_entropy(y, targets)):
         assert operators(forward.plan) == {"aten::addmm", "aten::_assert_async"}
-        assert operators(backward.plan) == {"aten::mm"}
+        assert "aten::mm" in operators(backward.plan) and "aten::gelu_backward" not in operators(backward.plan)
         assert 'device="cuda:0"' in backward.graph
 
 
