@@ -1,5 +1,6 @@
 // framejit_cuda_testing: training calls on GPU tensors that are not there, from recording to compiled kernels, for
 // tests/python/cuda/test_training_graphs.py. Stands in for the driver: devices have streams that nothing runs on.
+#include <ATen/Context.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/FakeGuardImpl.h>
 #include <c10/util/strides.h>
@@ -65,6 +66,9 @@ struct Hooks : at::CUDAHooksInterface {
   explicit Hooks(at::CUDAHooksArgs /*arguments*/) {}
   void init() const override {}
   bool hasCUDA() const override { return true; }
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasPrimaryContext(c10::DeviceIndex /*device*/) const override { return true; }
 };
 
 void PretendDevices() {
@@ -75,7 +79,7 @@ void PretendDevices() {
                                     [](at::CUDAHooksArgs arguments) -> std::unique_ptr<at::CUDAHooksInterface> {
                                       return std::make_unique<Hooks>(arguments);
                                     });
-  TORCH_CHECK(at::hasCUDA(), "torch was asked for GPUs before this module was imported");
+  TORCH_CHECK(at::globalContext().hasCUDA(), "torch was imported before this module, and has asked for its GPUs");
 }
 
 // One call: its tensors, then its forward, then its backward.

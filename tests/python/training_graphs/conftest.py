@@ -6,8 +6,7 @@ import sys
 sys.path.insert(0, os.environ.get("FRAMEJIT_CUDA_TESTING", ""))
 collect_ignore_glob = []
 try:
-    import framejit_cuda_testing  # noqa: F401
-    import torch  # noqa: F401  (its libraries must be loaded first)
+    import framejit_cuda_testing  # noqa: F401  (before torch asks for its GPUs)
 except ImportError as error:  # The C++ tests are not built: say so instead of failing to import each file.
     collect_ignore_glob = ["test_*.py"]
     IMPORT_ERROR = str(error)
