@@ -87,7 +87,11 @@ EmitResults LeakyRelu(Emitter& e) {
 EmitResults Hardtanh(Emitter& e) {
   Derivative d(e, 1);
   if (!d.ok) return {d.x};
-  // NaN is not inside.
+  // NaN is not inside, nor is it outside for kernels of GPUs.
+  if (!e.out_meta().device.is_cpu()) {
+    ValueId outside = e.b().Binary(Op::kOr, d.Bin(Op::kLe, d.x, d.Operand(2)), d.Bin(Op::kGe, d.x, d.Operand(3)));
+    return {d.Select(outside, d.Number(0), d.gradient)};
+  }
   ValueId inside = e.b().Binary(Op::kAnd, d.Bin(Op::kGt, d.x, d.Operand(2)), d.Bin(Op::kLt, d.x, d.Operand(3)));
   return {d.Select(inside, d.gradient, d.Number(0))};
 }

@@ -235,6 +235,13 @@ void FlashAttention(MetaCall& call) {
   call.Return(NewLike(query), std::move(logsumexp));
 }
 
+// log_sigmoid_forward(self) -> (output, what the backward of the CPU reads)
+void LogSigmoid(MetaCall& call) {
+  const at::Tensor& self = call.tensor(0);
+  if (call.on_gpu()) return call.Return(NewLike(self), NewContiguous({0}, self.scalar_type()));
+  call.Return(NewContiguous(self.sizes(), self.scalar_type()), NewContiguous(self.sizes(), self.scalar_type()));
+}
+
 // A sum of gates over the batch, or none.
 at::Tensor GateBias(const at::Tensor& gates, bool has_bias) {
   return has_bias ? NewContiguous({gates.size(1)}, gates.scalar_type()) : at::Tensor();
@@ -297,6 +304,7 @@ const std::vector<OwnMetaRow>& NeuralMetas() {
       {"aten::convolution_backward", ConvolutionBackward},
       {"aten::_adaptive_avg_pool2d", AdaptiveAvgPool2d},
       {"aten::_scaled_dot_product_flash_attention_for_cpu", FlashAttention},
+      {"aten::log_sigmoid_forward", LogSigmoid},
       {"aten::_thnn_fused_gru_cell", GruCell},
       {"aten::_thnn_fused_gru_cell_backward", GruCellBackward},
       {"aten::_thnn_fused_lstm_cell", LstmCell},

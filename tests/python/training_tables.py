@@ -101,8 +101,17 @@ class Tied(nn.Module):
 # What torch's own autograd differentiates still: dropout and gates that are written in another layout, formulas that
 # look at the data or have no metadata.
 DIFFERENTIATED_BY_TORCH = {
-    "transformer encoder", "multi margin", "prod", "max of all", "cumprod",
+    "transformer encoder", "multi margin", "prod", "max of all", "cumprod", "median", "masked scatter",
+    "masked fill by a tensor",
 }  # fmt: skip
+# On GPUs their formulas look at no data.
+NATIVE_ON_GPUS = {"transformer encoder", "max of all", "median"}
+
+
+def is_native(name: str) -> bool:
+    """Whether the case has a backward of our own on the default device."""
+    on_gpu = torch.get_default_device().type == "cuda"
+    return name not in DIFFERENTIATED_BY_TORCH or (on_gpu and name in NATIVE_ON_GPUS)
 
 
 def target(*shape: int) -> torch.Tensor:

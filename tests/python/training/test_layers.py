@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from training_tables import DIFFERENTIATED_BY_TORCH, LAYERS, LOSSES, positive, x
+from training_tables import LAYERS, LOSSES, is_native, positive, x
 from training_testing import check
 
 pytestmark = pytest.mark.usefixtures("device")
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("device")
 def test_layer(name):
     make, shape = LAYERS[name]
     args = (x(*shape),) if shape is not None else (x(4, 6), x(4, 6, seed=2))
-    check(make(), *args, native=name not in DIFFERENTIATED_BY_TORCH)
+    check(make(), *args, native=is_native(name))
 
 
 def test_embedding():
@@ -51,7 +51,7 @@ def test_attention():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_loss(name):
-    check(*LOSSES[name], native=name not in DIFFERENTIATED_BY_TORCH)
+    check(*LOSSES[name], native=is_native(name))
 
 
 OPERATORS = {
@@ -138,4 +138,4 @@ OPERATORS = {
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator(name):
-    check(*OPERATORS[name], native=name not in DIFFERENTIATED_BY_TORCH)
+    check(*OPERATORS[name], native=is_native(name))

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from framejit_testing import vector
+from training_tables import is_native
 from training_testing import NEEDS_AMINMAX, check
 
 I4 = torch.eye(4)
@@ -202,10 +203,7 @@ IMAGES = {
 ALL = {**ELEMENTWISE, **{name: (f, x(4, 6)) for name, f in ACTIVATIONS.items()}, **REDUCTIONS, **PRODUCTS, **INDEXING,
        **IMAGES}  # fmt: skip
 # Their derivatives look at data.
-DIFFERENTIATED_BY_TORCH = {"median", "masked scatter", "masked fill by a tensor"}
-
-
 @pytest.mark.parametrize("name", [pytest.param(n, marks=NEEDS_AMINMAX) if n == "aminmax" else n for n in ALL])
 def test_operator(name):
     function, *args = ALL[name]
-    check(function, *args, native=name not in DIFFERENTIATED_BY_TORCH)
+    check(function, *args, native=is_native(name))
