@@ -52,7 +52,7 @@ struct OpInfo {
   uint64_t number_arguments = 0;   // bit i: argument i is a Scalar
   DataDependence data_dependence = DataDependence::kNone;
   bool replaces_memory = false;  // set_, resize_: the tensor's storage or extent changes under other fakes
-  bool leaf_on_gpu = false;  // a composite whose kernel for GPUs looks at memory: recorded as one operator there
+  bool leaf_on_gpu = false;      // a composite whose kernel for GPUs looks at memory: recorded as one operator there
   bool one_dtype = false;  // its kernels raise where tensors of several dtypes come together; its metadata does not
   bool returns_tensors = false;
   bool keeps_plain_layout = false;  // KeepsPlainLayout

@@ -100,8 +100,8 @@ def test_transformer_block_in_reduced_precision(dtype):
 @pytest.mark.parametrize("mode", [None, "reduce-overhead"])
 def test_batch_norm_updates_its_statistics(mode):
     module = nn.Sequential(
-        nn.Flatten(), nn.Linear(192, 288, bias=False), nn.Unflatten(1, (8, 6, 6)), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
-        nn.Linear(288, 32, bias=False), nn.BatchNorm1d(32), nn.Tanh(),
+        nn.Flatten(), nn.Linear(192, 288, bias=False), nn.Unflatten(1, (8, 6, 6)), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Flatten(), nn.Linear(288, 32, bias=False), nn.BatchNorm1d(32), nn.Tanh(),
     )  # fmt: skip
     options = {} if mode is None else {"mode": mode}
     inputs = [values(4, 3, 8, 8, seed=s) for s in range(3)]

@@ -202,6 +202,8 @@ IMAGES = {
 
 ALL = {**ELEMENTWISE, **{name: (f, x(4, 6)) for name, f in ACTIVATIONS.items()}, **REDUCTIONS, **PRODUCTS, **INDEXING,
        **IMAGES}  # fmt: skip
+
+
 # Their derivatives look at data.
 @pytest.mark.parametrize("name", [pytest.param(n, marks=NEEDS_AMINMAX) if n == "aminmax" else n for n in ALL])
 def test_operator(name):
