@@ -117,8 +117,9 @@ class Parser {
   int64_t TakeNumber() {
     if (!reader_.token().starts_with('p')) return TakeInt();
     const int64_t parameter = TakeName('p');
-    if (parameter < 0 || parameter >= kMaxParameters) Fail("unknown parameter before");
-    return OpenNumber(parameter);
+    if (parameter >= 0 && parameter < kMaxParameters) return OpenNumber(parameter);
+    Fail("unknown parameter before");
+    return 0;
   }
 
   // An integer with a one-letter prefix: b0, v12.
