@@ -23,6 +23,7 @@ SIZES = 50
 LENGTHS = 200
 TEXTS = "texts"
 IMAGES = {"vit-s": "pixel_values", "resnet18": "x"}
+NAMES = ["minilm", "bert-base", "gpt2", "llama-60m", *IMAGES, TEXTS]
 TOLERANCE = 2e-5  # of the largest magnitude
 # Steps of a recording; what follows makes machine code, once for each set of sizes.
 RECORDING = ("record", "guards", "replay")
@@ -151,7 +152,7 @@ def child(name: str, small: bool, _: bool, threads: int, rounds: int) -> None:
 
 
 def main() -> int:
-    arguments = common.model_parser(__doc__, [*MODELS, TEXTS]).parse_args()
+    arguments = common.model_parser(__doc__, NAMES).parse_args()
     if common.run_child(child, arguments):
         return 0
     targets = common.Targets()
