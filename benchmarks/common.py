@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -153,10 +153,27 @@ def parser(description: str) -> argparse.ArgumentParser:
     return result
 
 
+def names_among(known: Collection[str]) -> Callable[[str], str]:
+    """The type of an argument that is a list of such names, with commas between them."""
+
+    def check(text: str) -> str:
+        unknown = [name for name in text.split(",") if name not in known]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: expected names among {', '.join(known)}")
+        return text
+
+    return check
+
+
 def model_parser(description: str, names: Sequence[str]) -> argparse.ArgumentParser:
     """For scripts that measure models, each in a fresh process."""
     result = parser(description)
-    result.add_argument("--models", default=",".join(names), help=f"comma-separated, of {', '.join(names)}")
+    result.add_argument(
+        "--models",
+        default=",".join(names),
+        type=names_among(names),
+        help=f"comma-separated, of {', '.join(names)}",
+    )
     result.add_argument("--no-inductor", action="store_true", help="leave torch.compile out (its compilation is slow)")
     return result
 

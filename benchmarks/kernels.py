@@ -419,7 +419,9 @@ def compare_threads(names: list[str], threads: int, quick: bool, rounds: int, ta
 
 def main() -> int:
     parser = common.parser(__doc__)
-    parser.add_argument("--kernels", default=",".join(KERNELS), help="comma-separated names")
+    parser.add_argument(
+        "--kernels", default=",".join(KERNELS), type=common.names_among(KERNELS), help="comma-separated names"
+    )
     parser.add_argument("--no-inductor", action="store_true", help="leave torch.compile out (its compilation is slow)")
     parser.add_argument("--scaling", action="store_true", help="compare one thread with --threads of them")
     arguments = parser.parse_args()

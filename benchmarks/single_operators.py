@@ -73,7 +73,9 @@ def operand(dtype: torch.dtype, count: int) -> Tensor:
 
 def main() -> int:
     parser = common.parser(__doc__)
-    parser.add_argument("--operators", default=",".join(CASES), help="comma-separated names")
+    parser.add_argument(
+        "--operators", default=",".join(CASES), type=common.names_among(CASES), help="comma-separated names"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(common.environment_line(arguments.threads))
