@@ -71,9 +71,9 @@ bool TakeResults(const Node& node, torch::jit::Stack& stack, std::vector<at::Ten
       for (const at::Tensor& element : result.toTensorVector()) {
         if (!take(element)) return false;
       }
-    } else if (!result.isNone() || !take(at::Tensor())) {
+    } else if (result.isNone() && !take(at::Tensor())) {
       return false;
-    }
+    }  // a number, such as attention's longest length, is no value of the graph
   }
   return next == node.outputs.size();
 }

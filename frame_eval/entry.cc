@@ -18,6 +18,7 @@
 #include "frame_eval/cpython/recursion.h"
 #include "frame_eval/cpython/shim.h"
 #include "frame_eval/guards/torch_state.h"
+#include "frame_eval/internal_errors.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/resume_loop.h"
 #include "frame_eval/shadow_check.h"
@@ -64,7 +65,6 @@ PyTypeObject* entry_type = nullptr;
 PyObject* graph_break_error = nullptr;
 PyObject* check_error = nullptr;
 PyObject* dynamic_shape_error = nullptr;
-int64_t check_failures = 0;  // guarded by the GIL
 std::atomic<bool> enabled{true};
 thread_local int disable_depth = 0;
 
@@ -216,14 +216,8 @@ EntryStep RaiseCheckError(const absl::Status& status) {
   const std::string text(status.message());
   LogWarning(text);
   PyErr_SetString(check_error != nullptr ? check_error : PyExc_RuntimeError, text.c_str());
-  ++check_failures;
+  CountInternalError();
   return EntryStep{.kind = EntryStep::Kind::kReturned, .result = {}, .function = {}};
-}
-
-// The call runs in the interpreter; tests count what failed.
-void ReportInternalError(const std::exception& error) {
-  LogWarning(absl::StrCat("internal error: ", ErrorText(error)));
-  ++check_failures;
 }
 
 EntryStep RaiseShadowError(EntryObject* entry, const Trace& trace, const std::string& what) {
@@ -377,7 +371,7 @@ PyObject* EntryVectorcall(PyObject* self, PyObject* const* args, size_t nargsf, 
   try {
     return Dispatch(call);
   } catch (const std::exception& error) {
-    ReportInternalError(error);
+    ReportInternalError(ErrorText(error));  // the call runs in the interpreter
   }
   PyErr_Clear();
   return call.Native();
@@ -549,7 +543,7 @@ EntryStep RunEntry(PyObject* entry, const CallState& call_state) {
   try {
     return Step(AsEntry(entry), call_state);
   } catch (const std::exception& error) {
-    ReportInternalError(error);
+    ReportInternalError(ErrorText(error));  // the call runs in the interpreter
   }
   PyErr_Clear();
   return {};
@@ -623,6 +617,5 @@ void AddDisableDepth(int change) { disable_depth += change; }
 void SetGraphBreakError(PyObject* type) { Py_XSETREF(graph_break_error, Py_NewRef(type)); }
 void SetCheckError(PyObject* type) { Py_XSETREF(check_error, Py_NewRef(type)); }
 void SetDynamicShapeError(PyObject* type) { Py_XSETREF(dynamic_shape_error, Py_NewRef(type)); }
-int64_t CheckFailures() { return check_failures; }
 
 }  // namespace framejit

@@ -60,9 +60,8 @@ void AddDisableDepth(int change);
 
 // The exception raised under fullgraph=True.
 void SetGraphBreakError(PyObject* type);
-// The exception raised where a check finds a fault of ours, and how often one did.
+// The exception raised where a check finds a fault of ours.
 void SetCheckError(PyObject* type);
-int64_t CheckFailures();
 // The exception raised where a size that the program says varies had to be fixed.
 void SetDynamicShapeError(PyObject* type);
 

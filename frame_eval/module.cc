@@ -24,6 +24,7 @@
 #include "frame_eval/entry.h"
 #include "frame_eval/export_program.h"
 #include "frame_eval/guards/program_torch_state.h"
+#include "frame_eval/internal_errors.h"
 #include "frame_eval/optimizer_steps.h"
 #include "frame_eval/replay_check.h"
 #include "frame_eval/shadow_check.h"
@@ -389,7 +390,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("is_compiling", &IsRecording);
   module.def("set_check_error", [](const py::object& type) { SetCheckError(type.ptr()); });
   module.def("set_dynamic_shape_error", [](const py::object& type) { SetDynamicShapeError(type.ptr()); });
-  module.def("check_failures", &CheckFailures);
+  module.def("internal_errors", &InternalErrors);
   module.def("set_replay_check", &SetReplayCheck);
   module.def("set_shadow_check", &SetShadowCheck, py::arg("every"));
   module.def("set_shadow_functions", [](const py::object& keep, const py::object& difference) {

@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "absl/container/inlined_vector.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "frame_eval/internal_errors.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/error_text.h"
 #include "graph/fake/open_number.h"
@@ -94,9 +96,13 @@ bool RunGraph(Run run) {
     reason = ErrorText(error);
   }
   PyErr_Clear();
-  if (LogEnabled(LogArtifact::k_breaks)) {
-    Log(LogArtifact::k_breaks, absl::StrCat("a compiled graph raised; the function runs in the interpreter instead: ",
-                                            reason.substr(0, reason.find('\n'))));
+  const std::string text = absl::StrCat("a compiled graph raised; the function runs in the interpreter instead: ",
+                                        reason.substr(0, reason.find('\n')));
+  const bool is_fault = absl::StrContains(reason, "INTERNAL ASSERT FAILED");  // nothing that the program did
+  if (is_fault) {
+    ReportInternalError(text);
+  } else if (LogEnabled(LogArtifact::k_breaks)) {
+    Log(LogArtifact::k_breaks, text);
   }
   return false;
 }

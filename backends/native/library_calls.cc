@@ -117,9 +117,9 @@ void CallBoxed(const LibraryStep& step, CallState& call) {
       file(std::move(value).toTensor());
     } else if (value.isTensorList()) {
       for (at::Tensor& element : value.toTensorVector()) file(std::move(element));
-    } else {
+    } else if (value.isNone()) {
       file(at::Tensor());
-    }
+    }  // a number, such as attention's longest length, is no value of the graph
   }
   TORCH_INTERNAL_ASSERT(next == step.results.size(), OperatorName(step.node->op), " returned too few tensors");
 }

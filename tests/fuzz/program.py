@@ -214,7 +214,7 @@ def difference(
     Raises Invalid where the program is none. `after_eager` is called between the two runs."""
     framejit.reset()
     framejit.set_checks(program.checks)
-    failures = framejit._C.check_failures()
+    failures = framejit._C.internal_errors()
     try:
         try:
             with _limit(EAGER_SECONDS):
@@ -226,7 +226,7 @@ def difference(
         after_eager()
         with _limit(SECONDS):
             actual = run(program, compiled=True)
-        if framejit._C.check_failures() != failures:
+        if framejit._C.internal_errors() != failures:
             return "check: a check or an internal error, which the program cannot see; the log says which"
         if statistics is not None:
             _count(statistics, program, actual)

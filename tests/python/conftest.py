@@ -65,12 +65,12 @@ def clean_state(request):
     checks = request.config.getoption("--check")
     if checks:
         framejit.set_checks(checks)
-    failures = framejit._C.check_failures()
+    failures = framejit._C.internal_errors()
     torch.manual_seed(0)
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
     yield
     framejit.reset()
-    expected = request.node.get_closest_marker("check_failures")
-    found = framejit._C.check_failures() - failures
-    assert found == (expected.args[0] if expected else 0), f"{found} checks of framejit failed; the log says how"
+    expected = request.node.get_closest_marker("internal_errors")
+    found = framejit._C.internal_errors() - failures
+    assert found == (expected.args[0] if expected else 0), f"{found} faults of framejit; the log says which"

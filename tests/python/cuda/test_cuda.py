@@ -69,6 +69,20 @@ def test_gelu_of_a_linear_layer(dtype):
     assert torch.equal(got.isnan(), expected.isnan())
 
 
+@pytest.mark.parametrize("kind", ["plain", "causal", "masked"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_attention(dtype, kind):
+    """By whichever of its kernels torch takes: some return numbers beside tensors."""
+    mask = torch.ones(128, 128, dtype=torch.bool, device="cuda").tril() if kind == "masked" else None
+
+    def function(q, k, v):
+        return F.scaled_dot_product_attention(q * 2, k, v, attn_mask=mask, is_causal=kind == "causal") + 1
+
+    q, k, v = (values(2, 4, 128, 64, dtype=dtype, seed=s) for s in range(3))
+    check(function, q, k, v, calls=4)
+    assert "call _scaled_dot_product" in explain(function, q, k, v)
+
+
 @pytest.mark.parametrize("offset", range(1, 8))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 def test_misaligned_views(offset, dtype):

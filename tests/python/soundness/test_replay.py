@@ -35,7 +35,7 @@ def test_what_is_guarded_passes():
     assert [trace["hits"] for trace in framejit._C.traces(compiled)] == [3]
 
 
-@pytest.mark.check_failures(1)
+@pytest.mark.internal_errors(1)
 def test_a_missing_guard_is_named(monkeypatch, caplog):
     framejit._C._switch_off(["guard:ConstantIs"])
     compiled = framejit.compile(scaled)
@@ -57,7 +57,7 @@ def test_memory_that_is_only_read_may_be_shared():
     assert torch.equal(compiled(X[1:3], X[2:]), X[1:3] * X[2:])
 
 
-@pytest.mark.check_failures(1)
+@pytest.mark.internal_errors(1)
 def test_effects_are_compared(monkeypatch):
     framejit._C._switch_off(["guard:ConstantIs"])
 
@@ -72,7 +72,7 @@ def test_effects_are_compared(monkeypatch):
         compiled(X, [])
 
 
-@pytest.mark.check_failures(1)
+@pytest.mark.internal_errors(1)
 def test_nothing_of_the_call_has_happened_when_it_raises(monkeypatch):
     framejit._C._switch_off(["guard:ConstantIs"])
     items = []

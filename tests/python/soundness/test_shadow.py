@@ -43,7 +43,7 @@ WRONG = {
 }
 
 
-@pytest.mark.check_failures(1)
+@pytest.mark.internal_errors(1)
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_backend_is_found(name, caplog):
     change, message = WRONG[name]
@@ -54,14 +54,14 @@ def test_a_wrong_backend_is_found(name, caplog):
     assert "a recording of " in text and "aten::relu" in text and text in caplog.text
 
 
-@pytest.mark.check_failures(1)
+@pytest.mark.internal_errors(1)
 def test_memory_that_is_shared_with_an_input():
     compiled = framejit.compile(lambda x: x[1:], backend=wrong(torch.clone))
     with pytest.raises(framejit.CheckError, match="storage_offset|has memory of its own, in eager mode shares memory"):
         compiled(X)
 
 
-@pytest.mark.check_failures(1)
+@pytest.mark.internal_errors(1)
 def test_memory_that_results_share():
     compiled = framejit.compile(lambda x: [x + 1, 2], backend=wrong(lambda t: t))
     compiled(X)
@@ -87,7 +87,7 @@ def test_right_results_pass():
     assert checked() == before + 3
 
 
-@pytest.mark.check_failures(1)
+@pytest.mark.internal_errors(1)
 def test_what_is_written_is_compared():
     compiled = framejit.compile(lambda x: (x.mul_(2), x.sum())[1])
     x = X.clone()

@@ -91,6 +91,25 @@ def test_with_sizes_that_depend_on_data():
     check(lambda x: data_dependent(x * 2).sum() * 3, X, graphs=2, breaks=1)
 
 
+def test_that_returns_a_number_beside_tensors():
+    """As attention does on GPUs. A number that depends on sizes holds for these alone."""
+    library = torch.library.Library("framejit_tests", "FRAGMENT")
+    library.define("with_length(Tensor x) -> (Tensor, SymInt, Tensor)")
+    library.impl("with_length", framejit.disable(lambda x: (x * 2, x.shape[0], x + 1)), "CPU")
+    library.impl("with_length", lambda x: (torch.empty_like(x), x.shape[0], torch.empty_like(x)), "Meta")
+
+    def function(x):
+        doubled, length, more = torch.ops.framejit_tests.with_length.default(x)
+        return doubled * length + more
+
+    check(function, X)
+    for backend in ("interp", "cpu", "eager"):
+        compiled = framejit.compile(function, backend=backend, dynamic=True, fullgraph=True)
+        for length in (4, 7, 9, 4):
+            x = vector(length, 6, seed=length)
+            assert_same(compiled(x), function(x))
+
+
 def test_the_backward_is_the_operators():
     def function(x):
         return (cube(x * 2) + 1).sum()

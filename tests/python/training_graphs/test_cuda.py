@@ -106,6 +106,18 @@ def test_attention_and_dropout(call, dtype):
         assert not drawing & operators(backward.plan)  # random numbers are drawn once
 
 
+@pytest.mark.parametrize("name", ["cudnn", "flash"])
+def test_attention_that_returns_numbers(call, name):
+    q, k, v = (call.input(2, 4, 16, 8, dtype=torch.bfloat16) for _ in range(3))
+    extra = {"cudnn": (None, True), "flash": ()}[name]
+    operator = getattr(torch.ops.aten, f"_scaled_dot_product_{name}_attention")
+    attended, _, _, _, longest_q, longest_k, *_ = operator(q, k, v, *extra, 0.1, False)
+    assert (longest_q, longest_k) == (16, 16)
+    for forward, backward in call.compile(attended.float().square().mean()):
+        assert f"aten::_scaled_dot_product_{name}_attention" in operators(forward.plan)
+        assert f"aten::_scaled_dot_product_{name}_attention_backward" in operators(backward.plan)
+
+
 @pytest.mark.parametrize("make", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
 @pytest.mark.parametrize("bias", [True, False])
 def test_recurrent_cells(call, make, bias):
