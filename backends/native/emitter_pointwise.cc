@@ -108,9 +108,14 @@ EmitResults PowScalarExponent(Emitter& e) {
   double exponent = e.constant(1).toScalar().toDouble();
   ValueId x = e.As(0, type);
   if (exponent == 2 && type != at::ScalarType::Bool) return One(e.b().Binary(Op::kMul, x, x));
-  // ATen rounds the intermediate products of reduced types, takes float16 through std::pow where others have square
-  // roots (which differ on -0.0 and -infinity), and integer powers are its own.
-  if (!c10::isFloatingType(type) || (IsReduced(type) && (exponent == 3 || exponent == -2))) return One(e.Fail());
+  // ATen rounds the intermediate products of reduced types, takes float16 on the CPU through std::pow where others have
+  // products and square roots (which differ on -0.0 and -infinity), and integer powers are its own.
+  if (!c10::isFloatingType(type) || (IsReduced(type) && exponent == -2)) return One(e.Fail());
+  if (IsReduced(type) && exponent == 3) {
+    if (type == at::ScalarType::Half && e.facts().device.is_cpu()) return One(e.Fail());
+    const ValueId square = e.As({.dtype = type, .value = e.b().Binary(Op::kMul, x, x)}, type);
+    return One(e.b().Binary(Op::kMul, square, x));
+  }
   if (type == at::ScalarType::Half && (exponent == 0.5 || exponent == -0.5)) return One(e.Fail());
   if (exponent == 0) return One(e.Number(1, type));
   const ValueId power = e.b().Binary(Op::kPow, x, e.Number(exponent, type));

@@ -80,7 +80,29 @@ def test_attention(dtype, kind):
 
     q, k, v = (values(2, 4, 128, 64, dtype=dtype, seed=s) for s in range(3))
     check(function, q, k, v, calls=4)
-    assert "call _scaled_dot_product" in explain(function, q, k, v)
+    text = explain(function, q, k, v)
+    assert "1 graph(s), 0 break(s)" in text and "attention" in text and "runs in the interpreter" not in text
+
+
+@pytest.mark.parametrize("rows", [2048, 2051])
+@pytest.mark.parametrize("columns", [8001, 8002, 8003, 8004, 8005, 8006, 8007, 8008])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_products_of_misaligned_rows(dtype, columns, rows):
+    """As those over a vocabulary: computed as products of rows that are aligned alike."""
+    x, w = values(rows, 768, dtype=dtype), values(columns, 768, dtype=dtype, seed=1)
+
+    def function(x, w):
+        return F.linear(x, w)
+
+    compiled = framejit.compile(function, fullgraph=True)
+    with torch.no_grad():
+        got, expected, exact = compiled(x, w), function(x, w), function(x.double(), w.double())
+        assert got.dtype == expected.dtype and got.stride() == expected.stride()
+        assert (got.double() - exact).abs().max() <= (expected.double() - exact).abs().max() * 1.05
+        compiled(x, w)
+        x[rows - 1] = float("nan")
+        assert compiled(x, w).isnan().sum() == columns
+    assert "call into place aten::mm" in explain(function, x, w)
 
 
 @pytest.mark.parametrize("offset", range(1, 8))
