@@ -43,9 +43,10 @@ class Scheduler {
 
   bool InLoop(ValueId id) const { return out_.is_element[id] || IsReduction(kernel_.nodes[id].op); }
 
-  // Instructions to compute an element value again from memory and row values.
+  // Instructions to compute an element value again from memory, row values and what is kept.
   int RecomputeCost(ValueId id) const {
     const Node& node = kernel_.nodes[id];
+    if (IsKept(id)) return 1;
     int cost = OpCost(kernel_, node);
     for (int i = 0; i < OperandCount(node.op); ++i) {
       if (out_.is_element[node.operands[i]]) cost += RecomputeCost(node.operands[i]);
@@ -62,7 +63,8 @@ class Scheduler {
       if (!InLoop(static_cast<ValueId>(id))) continue;
       for (int i = 0; i < OperandCount(node.op); ++i) {
         const ValueId operand = node.operands[i];
-        if (out_.is_element[operand] && out_.first_pass[operand] < out_.first_pass[id]) crosses[operand] = true;
+        if (out_.is_element[operand] && out_.first_pass[operand] < out_.first_pass[id])
+          crosses[Narrowest(operand)] = true;
       }
     }
     for (size_t id = 0; id < crosses.size(); ++id) {
@@ -73,6 +75,15 @@ class Scheduler {
       bytes_left_ -= bytes;
       out_.kept.push_back(static_cast<ValueId>(id));
     }
+  }
+
+  // What the value is cast from without loss, which takes less room.
+  ValueId Narrowest(ValueId id) const {
+    const Node& node = kernel_.nodes[id];
+    if (node.op != Op::kCast || !IsFloat(node.dtype)) return id;
+    const DType from = kernel_.nodes[node.operands[0]].dtype;
+    const bool is_floating = IsFloat(from) || ClassOf(from) == DTypeClass::kNarrowFloat;
+    return is_floating && DTypeBytes(from) < DTypeBytes(node.dtype) ? Narrowest(node.operands[0]) : id;
   }
 
   bool IsKept(ValueId id) const { return std::binary_search(out_.kept.begin(), out_.kept.end(), id); }

@@ -216,6 +216,7 @@ class Planner {
     while (passes && bytes() > kResidentBytes && plan_.lanes < kMaxLanes) plan_.lanes *= 2;
     plan_.steps = static_cast<int>(std::min<int64_t>(CeilDiv(vectors, plan_.lanes), INT32_MAX));
     plan_.resident = passes && bytes() <= kResidentBytes;
+    if (plan_.resident) plan_.kept_bytes = plan_.lanes < kMaxLanes ? kResidentBytes : kResidentBytes / 2;
   }
 
   // --- columns ---
@@ -241,6 +242,7 @@ class Planner {
     plan_.steps = static_cast<int>(std::min<int64_t>(CeilDiv(kernel_.inner_size(), plan_.lanes), INT32_MAX));
     const bool passes = schedule_.passes.size() > 1 && !schedule_.passes[1].elements.empty();
     plan_.resident = passes && plan_.steps * LoadedBytes() <= kResidentBytes;
+    if (plan_.resident) plan_.kept_bytes = kResidentBytes / 2;
     plan_.threads = plan_.lanes * kColumnsOfBlock;
     plan_.blocks = CeilDiv(kernel_.row_count(), kColumnsOfBlock);
   }

@@ -27,6 +27,7 @@ struct LaunchPlan {
   int rows_per_block = 1;        // rows that a block computes side by side
   int steps = 1;                 // vectors that a thread takes: of a row, or of its part of the elements
   bool resident = false;         // what a lane loads of a row stays in its registers from pass to pass
+  int64_t kept_bytes = 0;        // if so: of values it computed that may stay there, too
   bool wide_index = false;       // 64-bit offsets
   std::vector<bool> vectorised;  // by access: aligned where its buffer is; others go element by element
   int tile = 0;                  // of kTiles: elements of a side of the square

@@ -303,7 +303,7 @@ class Generator {
       : kernel_(kernel),
         plan_(plan),
         is_open_(loop::ParameterCount(kernel) > 0),
-        schedule_(loop::MakeSchedule(kernel, 0)),
+        schedule_(loop::MakeSchedule(kernel, plan.kept_bytes * plan.lanes)),
         loaded_(kernel.nodes.size()),
         approximate_(StoresNarrowFloats(kernel)) {}
 
@@ -477,13 +477,18 @@ class Generator {
 
   // The element nodes of a pass at positions i, i + 1, ... `loaded`: how an element of a load's vector is named.
   template <typename Loaded>
-  void VectorOfPass(const std::vector<ValueId>& elements, const std::string& width, const std::string& condition,
+  void VectorOfPass(const loop::Pass& pass, const std::string& width, const std::string& condition,
                     const Exponentials& sum, Loaded loaded) {
+    const std::vector<ValueId>& elements = pass.elements;
     for (const ValueId id : elements) {
       if (node(id).op == Op::kStore) Line(VecType(node(id).dtype, width), " s", id, ";");
     }
     Line("#pragma unroll");
     Open("for (int w = 0; w < ", width, "; ++w)");
+    for (const ValueId id : pass.reloaded) {
+      const DType dtype = node(id).dtype;
+      Line("const ", TypeText(dtype), " ", V(id), " = ", FromMemory(dtype, absl::StrCat("k", id, "[k].at[w]")), ";");
+    }
     for (const ValueId id : elements) {
       const Node& n = node(id);
       if (n.op == Op::kStore) {
@@ -498,6 +503,7 @@ class Generator {
         Line("const ", TypeText(n.dtype), " ", V(id), " = ", ValueText(id, "(i + w)"), ";");
       }
     }
+    for (const ValueId id : pass.kept) Line("k", id, "[k].at[w] = ", V(id), ";");
     Close();
     for (const ValueId id : elements) {
       if (node(id).op == Op::kStore) StoreVector(id, width, condition);
@@ -516,7 +522,7 @@ class Generator {
     for (const ValueId id : pass.elements) {
       if (node(id).op == Op::kLoad) Line(VecType(node(id).dtype, "W"), " l", id, " = ", LoadText(node(id), "W"), ";");
     }
-    VectorOfPass(pass.elements, "W", "", {}, [](ValueId id) { return absl::StrCat("l", id); });
+    VectorOfPass(pass, "W", "", {}, [](ValueId id) { return absl::StrCat("l", id); });
     Close();
     Line();
     Line("extern \"C\" __global__ void __launch_bounds__(", plan_.threads, ") ", entry, "(", Parameters(), ") {");
@@ -697,13 +703,14 @@ class Generator {
     }
     if (sum.total != loop::kNoValue) Line(TypeText(node(sum.total).dtype), " a", sum.total, " = 0;");
     if (plan_.resident) LoadResident(pass);
+    for (const ValueId id : pass.kept) Line(VecType(node(id).dtype, Width()), " k", id, "[", plan_.steps, "];");
     OpenVectors();
     for (const ValueId id : pass.elements) {
       if (plan_.resident || node(id).op != Op::kLoad) continue;
       Line("const ", VecType(node(id).dtype, Width()), " l", id, " = ", LoadText(node(id), Width()), ";");
     }
     if (sum.total != loop::kNoValue) Line(TypeText(node(sum.values).dtype), " x", sum.values, "[", Width(), "];");
-    VectorOfPass(pass.elements, Width(), columns ? "if (live) " : "", sum,
+    VectorOfPass(pass, Width(), columns ? "if (live) " : "", sum,
                  [&](ValueId id) { return plan_.resident ? absl::StrCat("l", id, "[k]") : absl::StrCat("l", id); });
     if (sum.total != loop::kNoValue) AddExponentials(sum);
     CloseVectors();
@@ -758,7 +765,8 @@ class Generator {
       partial_ = open || kernel_.inner_size() % stride != 0;
       if (partial_) Open("if (i < ", size, ")");
     } else {
-      Line("#pragma unroll 4");
+      // Single elements need more of them on their way.
+      Line("#pragma unroll ", plan_.vector == 1 ? 8 : 4);
       Open("for (Offset i = lane * ", plan_.vector, "; i < ", size, "; i += ", stride, ")");
       partial_ = false;
     }
