@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "graph/graph.h"
+#include "graph/recorded_level.h"
 
 namespace framejit {
 
@@ -17,7 +18,7 @@ namespace framejit {
 // views of inputs know their base and share its version counter, as they do in eager.
 class RecordedLevelGuard {
  public:
-  RecordedLevelGuard() : guard_(c10::autograd_dispatch_keyset | c10::autocast_dispatch_keyset) {}
+  RecordedLevelGuard() : guard_(kAboveRecorded) {}
 
  private:
   c10::impl::ExcludeDispatchKeyGuard guard_;

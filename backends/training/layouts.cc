@@ -8,6 +8,7 @@
 #include "graph/error_text.h"
 #include "graph/fake/fake_session.h"
 #include "graph/fake/open_number.h"
+#include "graph/recorded_level.h"
 
 namespace framejit {
 namespace {
@@ -86,7 +87,7 @@ absl::StatusOr<Graph> WithInputStrides(const Graph& graph, const std::vector<std
     return absl::UnimplementedError("lazy conjugation");
   c10::InferenceMode normal(false);
   FakeSession session;
-  c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+  c10::impl::ExcludeDispatchKeyGuard below(kAboveRecordedViews);
   try {
     return Relayout(graph, session).Run(strides);
   } catch (const std::exception& error) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "graph/capture/frame_evaluator.h"
+#include "graph/capture/resume.h"
 
 namespace framejit {
 
@@ -142,10 +143,20 @@ constexpr OpcodeRow kRows[] = {
     {IMPORT_FROM, ImportFrom},
 };
 
+// super() takes the class out of the frame's closure, unseen. False where the recording cannot go on.
+bool ReadClassOfSuper(FrameEvaluator& f) {
+  const std::vector<int> slots = SlotsOfSuper(f.code);
+  if (slots.empty()) return true;
+  const int cell = slots[1], closure = f.code->co_nlocalsplus - f.code->co_nfreevars;
+  const PyRef read = PyRef::Steal(f.recorder.LoadCell(f.locals[cell], f.function, cell - closure));
+  return read || !(f.recorder.broken() || PyErr_Occurred());
+}
+
 }  // namespace
 
 Flow CallWithStack(FrameEvaluator& f, PyObject* callable, int total, PyObject* kwnames, int drop) {
   const Py_ssize_t keywords = kwnames != nullptr ? PyTuple_GET_SIZE(kwnames) : 0;
+  if (total == 0 && callable == reinterpret_cast<PyObject*>(&PySuper_Type) && !ReadClassOfSuper(f)) return Flow::kError;
   PyObject* result = f.recorder.Call(callable, f.sp - total, total - keywords, kwnames);
   f.Drop(drop);
   return f.PushResult(result);

@@ -14,6 +14,7 @@
 #include "graph/fake/fake_tensor_impl.h"
 #include "graph/fake/known_value.h"
 #include "graph/fake/recording.h"
+#include "graph/recorded_level.h"
 
 namespace framejit {
 namespace {
@@ -124,7 +125,7 @@ absl::StatusOr<at::Tensor> FakeSession::MakeConstant(const at::Tensor& real) {
     {
       Pause pause;
       c10::InferenceMode normal(false);
-      c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+      c10::impl::ExcludeDispatchKeyGuard below(kAboveRecordedViews);
       held = at::clone(real);
     }
     const ValueId constant = recording.AddConstant(real, std::move(held));
@@ -132,7 +133,7 @@ absl::StatusOr<at::Tensor> FakeSession::MakeConstant(const at::Tensor& real) {
     AsFake(view)->set_value(constant);
     at::Tensor fake;
     {
-      c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+      c10::impl::ExcludeDispatchKeyGuard below(kAboveRecordedViews);
       fake = at::clone(view);
     }
     if (real.requires_grad()) fake.set_requires_grad(true);

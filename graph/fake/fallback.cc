@@ -21,6 +21,7 @@
 #include "graph/fake/probed_layouts.h"
 #include "graph/fake/random_state_operators.h"
 #include "graph/fake/recording.h"
+#include "graph/recorded_level.h"
 
 namespace framejit {
 namespace {
@@ -647,7 +648,7 @@ std::optional<Stack> ResultsOfData(const c10::OperatorHandle& op, const OpInfo& 
   if (!known) return std::nullopt;
   FakeSession::Pause pause;
   c10::InferenceMode normal(false);
-  c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+  c10::impl::ExcludeDispatchKeyGuard below(kAboveRecordedViews);
   op.callBoxed(real);
   return real;
 }

@@ -22,6 +22,7 @@
 #include "graph/fake/fake_tensor_impl.h"
 #include "graph/fake/mutation.h"
 #include "graph/fake/recording.h"
+#include "graph/recorded_level.h"
 
 namespace framejit {
 
@@ -129,7 +130,7 @@ bool AreApart(const TensorMeta& a, const TensorMeta& b) {
   return !Meet(dims, 0, reach, b.storage_offset - a.storage_offset);
 }
 
-// The dispatch state of the replay: functionalization on, autograd off, whatever the caller's modes are.
+// The dispatch state of the replay: functionalization on, autograd and autocast off, whatever the caller's modes are.
 class FunctionalizeScope {
  public:
   FunctionalizeScope()
@@ -586,7 +587,7 @@ absl::StatusOr<Graph> Functionalize(Graph graph) {
   if (!Mutates(graph)) return graph;
   c10::InferenceMode normal(false);
   FakeSession session;
-  c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+  c10::impl::ExcludeDispatchKeyGuard below(kAboveRecordedViews);
   FakeRecording& recording = *FakeRecording::Current();
   try {
     if (absl::Status status = Functionalizer(graph, recording).Run(); !status.ok()) return status;

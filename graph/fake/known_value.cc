@@ -12,6 +12,7 @@
 #include "graph/fake/call_node.h"
 #include "graph/fake/mutation.h"
 #include "graph/fake/op_info.h"
+#include "graph/recorded_level.h"
 
 namespace framejit {
 namespace {
@@ -38,7 +39,7 @@ class History {
     if (!Need(id) || !Collect()) return std::nullopt;
     FakeSession::Pause pause;
     c10::InferenceMode normal(false);
-    c10::impl::ExcludeDispatchKeyGuard below_autograd(c10::autograd_dispatch_keyset_with_ADInplaceOrView);
+    c10::impl::ExcludeDispatchKeyGuard below(kAboveRecordedViews);
     for (const GraphConstant& constant : graph_.constants) {
       if (values_.contains(constant.id)) tensors_[constant.id] = constant.tensor.clone();
     }

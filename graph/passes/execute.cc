@@ -8,6 +8,7 @@
 
 #include "graph/constant.h"
 #include "graph/fake/own_metas.h"
+#include "graph/recorded_level.h"
 
 namespace framejit {
 namespace {
@@ -47,7 +48,7 @@ torch::jit::Stack Arguments(const Node& node, const std::function<at::Tensor(Val
 
 torch::jit::Stack Execute(const Node& node, const std::function<at::Tensor(ValueId)>& tensor) {
   c10::InferenceMode no_inference(false);  // the results may be used in graphs of either kind
-  at::AutoDispatchBelowAutograd no_autograd;
+  c10::impl::ExcludeDispatchKeyGuard below(kAboveRecorded);
   torch::jit::Stack stack = Arguments(node, tensor);
   node.op.callBoxed(stack);
   return stack;
@@ -55,7 +56,7 @@ torch::jit::Stack Execute(const Node& node, const std::function<at::Tensor(Value
 
 torch::jit::Stack ExecuteOnMeta(const Node& node, const Graph& graph) {
   c10::InferenceMode no_inference(false);
-  at::AutoDispatchBelowAutograd no_autograd;
+  c10::impl::ExcludeDispatchKeyGuard below(kAboveRecorded);
   torch::jit::Stack stack = Arguments(node, [&](ValueId id) {
     const TensorMeta& meta = graph.meta(id);
     return at::empty_strided(meta.sizes, meta.strides, at::TensorOptions().dtype(meta.dtype).device(at::kMeta));

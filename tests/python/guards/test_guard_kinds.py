@@ -53,6 +53,31 @@ def of_argument(function, before, after, unrelated):
 
 
 @scenario
+def class_of_super():
+    """super() reads the class out of its method's closure."""
+
+    class First:
+        def scale(self, x):
+            return x * 2
+
+    class Second(First):
+        def scale(self, x):
+            return x * 3
+
+    class Third(Second):
+        def scale(self, x):
+            bound = super()
+            return bound.scale(x) + super().scale(x)
+
+    cell = Third.scale.__closure__[0]
+
+    def change():
+        cell.cell_contents = Second
+
+    return Scenario(lambda x, o: o.scale(x), lambda third=Third(): (X, third), relevant=change)
+
+
+@scenario
 def argument_type():
     return of_argument(lambda x, n: x * n, (X, 2), (X, 2.0), (X + 1, 2))
 

@@ -10,6 +10,8 @@ from framejit_testing import Cases, assert_same, check, counting, vector
 
 import framejit
 
+F = torch.nn.functional
+
 case = Cases()
 X, Y = vector(4, 6, seed=1), vector(4, 6, seed=2)
 I = torch.arange(6).reshape(2, 3)  # noqa: E741
@@ -462,6 +464,50 @@ def test_results_stay_usable():
             assert torch.equal(y.clone().add_(1), X * 2 + 1)
             with pytest.raises(RuntimeError, match="Inplace update to inference tensor outside InferenceMode"):
                 y.add_(1)
+
+
+@pytest.mark.parametrize("backend", ["interp", "cpu", "eager", "aot_eager"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_regions_without_autocast_in_one_with_it(backend, grad):
+    """Whatever becomes of the graph behind its recording: writes are taken out of it, constants are folded."""
+    w, constant = torch.randn(6, 5), torch.randn(6, 6)
+
+    def function(x):
+        with torch.autocast("cpu", enabled=False):
+            y = x @ w
+            y.add_(1)
+            folded = torch.ones(6, 6) @ torch.full((6, 6), 1.0 + 2**-12)
+            z = F.scaled_dot_product_attention(x, x, x, dropout_p=0.5)
+        return y, x @ w, folded, z, x @ constant
+
+    compiled = framejit.compile(function, backend=backend, fullgraph=True)
+    with torch.autocast("cpu"):
+        for _ in range(2):
+            x = X.clone().requires_grad_(grad)
+            torch.manual_seed(3)
+            expected = function(x)
+            torch.manual_seed(3)
+            for got, wanted in zip(compiled(x), expected, strict=True):
+                assert got.dtype == wanted.dtype and got.requires_grad == wanted.requires_grad
+                torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
+    assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("backend", ["interp", "cpu", "eager"])
+def test_attention_with_dropout_under_autocast(backend):
+    """Its kernel computes in single precision, without autocast."""
+
+    def function(q, k, v):
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=0.25)
+
+    q, k, v = (torch.randn(2, 2, 8, 4, generator=torch.Generator().manual_seed(s)) for s in range(3))
+    compiled = framejit.compile(function, backend=backend, fullgraph=True)
+    with torch.autocast("cpu"):
+        for seed in range(4):
+            torch.manual_seed(seed)
+            expected = function(q, k, v)
+            torch.manual_seed(seed)
+            torch.testing.assert_close(compiled(q, k, v), expected, rtol=2**-8, atol=2**-10)
 
 
 def test_a_graph_that_raises_leaves_the_state_as_it_was():
