@@ -20,8 +20,8 @@ for minor in 11 12 13; do
     -DFRAMEJIT_BUILD_CHECK=ON -DPython3_EXECUTABLE="$("$python" -c 'import sys; print(sys.executable)')" >/dev/null
   cmake --build "$build" --parallel "$jobs" >/dev/null
   echo "framejit: testing with $("$python" -V)"
-  ctest --test-dir "$build" --output-on-failure --no-tests=error --parallel "$jobs" --exclude-regex '^kernels_test$'
-  env -u FRAMEJIT_LONG_TESTS ctest --test-dir "$build" --output-on-failure --no-tests=error -R '^kernels_test$'
+  ctest --test-dir "$build" --output-on-failure --no-tests=error --parallel "$jobs" --exclude-regex '^kernels_test'
+  env -u FRAMEJIT_LONG_TESTS ctest --test-dir "$build" --output-on-failure --no-tests=error --parallel "$jobs" -R '^kernels_test'
   found=$((found + 1))
 done
 echo "framejit: tested $found interpreters"
