@@ -9,6 +9,7 @@ recordings count, not their times.
 usage: python -m benchmarks.dynamic_sizes [--check] [--quick] [--models NAME,...]
 """
 
+import gc
 import json
 import random
 import sys
@@ -121,6 +122,8 @@ def child(name: str, small: bool, _: bool, threads: int, rounds: int) -> None:
     model = text_model() if name == TEXTS else MODELS[name].build(small)
     batches = text_inputs() if name == TEXTS else [inputs_of(name, small, size) for size in sizes_of(name, small)]
     compiled = framejit.compile(model)
+    gc.collect()
+    gc.freeze()  # else what Inductor's imports left is walked in the middle of a recording that is measured
     before = framejit._C.kernel_code()
     with torch.no_grad():
         difference = max(difference_of(compiled(**batch), model(**batch)) for batch in batches)

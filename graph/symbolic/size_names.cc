@@ -163,6 +163,21 @@ std::optional<Names> SizeNames::OfResult(const TorchCall& call, const TorchGraph
   return std::nullopt;
 }
 
+std::optional<Names> SizeNames::OfParts(const TorchCall& call) const {
+  if (call.args.empty() || call.args[0].kind != Kind::kValue || call.kind == TorchCall::Kind::kAttribute)
+    return std::nullopt;
+  const std::string name = NameOf(call.target.get());
+  if (name != "split" && name != "chunk") return std::nullopt;
+  Names sizes = Of(call.args[0].value);
+  std::optional<size_t> dimension = sizes.empty() ? std::nullopt : std::optional<size_t>(0);
+  if (call.args.size() > 2) dimension = DimensionOf(call.args[2], sizes.size());
+  for (const auto& [key, argument] : call.kwargs) {
+    if (PyUnicode_CompareWithASCIIString(key.get(), "dim") == 0) dimension = DimensionOf(argument, sizes.size());
+  }
+  if (!dimension) return std::nullopt;
+  return sizes[*dimension].clear(), sizes;
+}
+
 void SizeNames::Set(TorchValueId value, std::optional<Names> sizes, const TorchGraph& graph,
                     const std::vector<std::string>& names) {
   const auto id = static_cast<size_t>(value);
@@ -194,15 +209,15 @@ void SizeNames::Follow(const TorchGraph& graph, const SymbolicProgram& program, 
     const TorchValueId value = graph.constants[constants_].first;
     Set(value, numbers(value), graph, names);
   }
-  // A result of several parts has names of its own.
-  const auto name_parts = [&](const auto& self, const TorchArgument& result) -> void {
-    if (result.kind == Kind::kValue) Set(result.value, std::nullopt, graph, names);
-    for (const TorchArgument& item : result.items) self(self, item);
+  const auto name_parts = [&](const auto& self, const TorchArgument& result,
+                              const std::optional<Names>& sizes) -> void {
+    if (result.kind == Kind::kValue) Set(result.value, sizes, graph, names);
+    for (const TorchArgument& item : result.items) self(self, item, sizes);
   };
   for (; calls_ < graph.calls.size(); ++calls_) {
     const TorchCall& call = graph.calls[calls_];
-    if (call.result.kind == Kind::kValue) Set(call.result.value, OfResult(call, graph, program), graph, names);
-    name_parts(name_parts, call.result);
+    const bool is_one = call.result.kind == Kind::kValue;
+    name_parts(name_parts, call.result, is_one ? OfResult(call, graph, program) : OfParts(call));
   }
 }
 
