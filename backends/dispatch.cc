@@ -38,6 +38,7 @@ c10::IValue OperandValue(const c10::TypePtr& type, const Operand& operand, const
     case Operand::Kind::kConstant:
       return operand.constant;
     case Operand::Kind::kValue:
+      if (type->kind() == c10::TypeKind::NumberType) return tensors[static_cast<size_t>(operand.value)].item();
       if (operand.value != kNoValue) return tensors[static_cast<size_t>(operand.value)];
       if (type->kind() == c10::TypeKind::OptionalType) return c10::IValue();
       return at::Tensor();

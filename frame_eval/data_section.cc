@@ -138,8 +138,9 @@ void DataSection::OpenNumbers(absl::Span<PyObject* const> fetched) {
   program_.SortNumbers(graph_);
 }
 
-std::shared_ptr<const SizeVariant> DataSection::Choose(absl::Span<PyObject* const> fetched) {
-  std::shared_ptr<const SizeVariant> chosen = variants_->Find(fetched);
+std::shared_ptr<const SizeVariant> DataSection::Choose(absl::Span<PyObject* const> fetched,
+                                                       const std::vector<PyRef>& symbols) {
+  std::shared_ptr<const SizeVariant> chosen = variants_->Find(fetched, symbols);
   if (chosen == nullptr && !is_first_ && !variants_->CameBefore(fetched)) return nullptr;
   if (chosen == nullptr || chosen->is_provisional) {
     chosen = variants_->Make(fetched, graph_, recorded_);
@@ -171,7 +172,7 @@ bool DataSection::Run(ReplayedValues& values) {
   }
   std::vector<PyRef> symbols(program_.symbols.size());
   if (!variants_->TakeNumbers(fetched, symbols).ok()) return false;
-  const std::shared_ptr<const SizeVariant> variant = Choose(fetched);
+  const std::shared_ptr<const SizeVariant> variant = Choose(fetched, symbols);
   if (variant == nullptr) return false;
   for (size_t i = 0; i < symbols.size(); ++i) {
     if (!symbols[i]) symbols[i] = variant->symbols[i];

@@ -46,7 +46,7 @@ class DataSection {
   DataSection() = default;
   void OpenNumbers(absl::Span<PyObject* const> fetched);
   // Null: none, or none yet.
-  std::shared_ptr<const SizeVariant> Choose(absl::Span<PyObject* const> fetched);
+  std::shared_ptr<const SizeVariant> Choose(absl::Span<PyObject* const> fetched, const std::vector<PyRef>& symbols);
 
   // Sections with that many sets of sizes that have no graph are left alone.
   static constexpr int kMaxRefusals = 4;

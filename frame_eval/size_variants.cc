@@ -28,14 +28,27 @@ int64_t NumberKey(PyObject* number) {
   return PyLong_AsLongLong(number);
 }
 
+// With those for other numbers.
+size_t CountWith(const SizeVariant& first) {
+  size_t count = 0;
+  for (const SizeVariant* variant = &first; variant != nullptr; variant = variant->otherwise.get()) ++count;
+  return count;
+}
+
 }  // namespace
 
 bool SizeVariant::Takes(const std::vector<PyRef>& symbol_values) const {
+  const auto worth = [&](SymbolId symbol) {
+    PyObject* object = symbol_values[static_cast<size_t>(symbol)].get();
+    return PyFloat_CheckExact(object) ? PyFloat_AS_DOUBLE(object) : static_cast<double>(PyLong_AsLongLong(object));
+  };
   return std::all_of(numbers.begin(), numbers.end(), [&](const NumberInput& input) {
-    PyObject* object = symbol_values[static_cast<size_t>(input.symbol)].get();
-    const double number =
-        PyFloat_CheckExact(object) ? PyFloat_AS_DOUBLE(object) : static_cast<double>(PyLong_AsLongLong(object));
-    return !std::isfinite(number) || std::abs(number) <= input.largest;
+    const double number = worth(input.symbol);
+    if (std::isfinite(number) && std::abs(number) > input.largest) return false;
+    return std::all_of(input.conditions.begin(), input.conditions.end(), [&](const NumberCondition& condition) {
+      const double other = condition.other == kNoSymbol ? condition.constant : worth(condition.other);
+      return Holds(condition.relation, number, other) == condition.answer;
+    });
   });
 }
 
@@ -81,7 +94,14 @@ bool SizeVariants::HasSizes(absl::Span<PyObject* const> fetched, const Sizes& si
   return true;
 }
 
-std::shared_ptr<const SizeVariant> SizeVariants::Find(absl::Span<PyObject* const> fetched) {
+size_t SizeVariants::size() const {
+  size_t count = 0;
+  for (const auto& [sizes, first] : variants_) count += CountWith(*first);
+  return count;
+}
+
+std::shared_ptr<const SizeVariant> SizeVariants::Find(absl::Span<PyObject* const> fetched,
+                                                      const std::vector<PyRef>& symbols) {
   if (last_ == nullptr || !HasSizes(fetched, last_sizes_)) {
     Sizes sizes = SizesOf(fetched);
     auto row = variants_.find(sizes);
@@ -90,7 +110,9 @@ std::shared_ptr<const SizeVariant> SizeVariants::Find(absl::Span<PyObject* const
     last_sizes_ = std::move(sizes);
   }
   last_->last_use = ++uses_;
-  return last_;
+  std::shared_ptr<const SizeVariant> variant = last_;
+  while (variant != nullptr && variant->graph != nullptr && !variant->Takes(symbols)) variant = variant->otherwise;
+  return variant;
 }
 
 bool SizeVariants::CameBefore(absl::Span<PyObject* const> fetched) {
@@ -110,6 +132,17 @@ void SizeVariants::Add(Sizes sizes, std::shared_ptr<SizeVariant> variant) {
   variants_[std::move(sizes)] = std::move(variant);
 }
 
+void SizeVariants::AddForNumbers(Sizes sizes, std::shared_ptr<SizeVariant> variant) {
+  const auto row = variants_.find(sizes);
+  SizeVariant* last = row == variants_.end() || row->second->graph == nullptr ? nullptr : row->second.get();
+  if (last == nullptr || last->Takes(variant->symbols)) {
+    if (last != nullptr) variant->otherwise = last->otherwise;
+    return Add(std::move(sizes), std::move(variant));
+  }
+  while (last->otherwise != nullptr) last = last->otherwise.get();
+  last->otherwise = std::move(variant);
+}
+
 void SizeVariants::AddFirst(absl::Span<PyObject* const> fetched, std::shared_ptr<SizeVariant> variant) {
   Add(SizesOf(fetched), std::move(variant));
 }
@@ -121,6 +154,10 @@ std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const
                                     [](const SymbolicNumber& number) { return number.in_graph; });
   if (in_key > 0) numbers_.insert(Sizes(sizes.end() - in_key, sizes.end()));
   auto variant = std::make_shared<SizeVariant>();
+  if (const auto row = variants_.find(sizes); row != variants_.end() && CountWith(*row->second) >= kMaxForNumbers) {
+    variant->why_not = "there are too many graphs for numbers of these sizes";
+    return variant;
+  }
   variant->is_provisional =
       ++made_ > kCompiledAtOnce && !origin_.has_backward && origin_.modules == nullptr && !variants_.contains(sizes);
   absl::Status status = Compile(fetched, torch_graph, recorded, *variant);
@@ -133,7 +170,9 @@ std::shared_ptr<const SizeVariant> SizeVariants::Make(absl::Span<PyObject* const
         absl::StrCat(origin_.name, status.ok() ? " is made" : " does not hold", " for sizes, strides and numbers ",
                      absl::StrJoin(sizes, " "), status.ok() ? "" : ": ", status.message()));
   }
-  Add(std::move(sizes), variant);
+  const bool is_of_numbers = !variant->symbols.empty() && !variant->Takes(variant->symbols);
+  if (variant->graph != nullptr || (!is_of_numbers && !variants_.contains(sizes)))
+    AddForNumbers(std::move(sizes), variant);
   return variant;
 }
 
@@ -156,6 +195,7 @@ absl::Status SizeVariants::Compile(absl::Span<PyObject* const> fetched, const To
   variant.symbols = std::move(replayed->symbols);
   variant.numbers = std::move(replayed->numbers);
   if (replayed->joint != nullptr && ReplayCheckEnabled()) variant.joint = replayed->joint->graph;
+  if (!variant.Takes(variant.symbols)) return absl::FailedPreconditionError("a number that the graph does not take");
   if (origin_.modules != nullptr) {
     absl::StatusOr<std::shared_ptr<CompiledGraph>> graph = origin_.modules->Find({.graph = &variant.recorded,
                                                                                   .torch_graph = &replayed->torch_graph,

@@ -37,6 +37,7 @@ struct SizeVariant {
   std::vector<NumberInput> numbers;    // that the graph is given behind its tensors
   bool is_provisional = false;         // runs operator by operator, until these sizes come again
   int64_t last_use = 0;
+  std::shared_ptr<SizeVariant> otherwise;  // of the same sizes, for numbers that this one does not take
 
   // Whether the graph is one for the numbers that the symbols are worth.
   bool Takes(const std::vector<PyRef>& symbol_values) const;
@@ -45,6 +46,8 @@ struct SizeVariant {
 class SizeVariants {
  public:
   static constexpr size_t kMaxRemembered = 1024;  // CameBefore
+  // For one set of sizes, where torch goes by what open numbers are worth.
+  static constexpr size_t kMaxForNumbers = 16;
   // Beyond that many sets of sizes the one that was not used for longest is compiled anew when it comes back.
   static constexpr size_t kMaxVariants = 128;
   // Behind that many, what comes once is not worth kernels: it is compiled when it comes again.
@@ -70,8 +73,8 @@ class SizeVariants {
   // `fetched`, here and below: what the trace's guards fetched, which are its inputs first and its numbers last.
   // What the symbols that come of numbers alone are worth goes to `symbols`, as in EvaluateNumbers.
   absl::Status TakeNumbers(absl::Span<PyObject* const> fetched, std::vector<PyRef>& symbols) const;
-  // Null: there is none yet.
-  std::shared_ptr<const SizeVariant> Find(absl::Span<PyObject* const> fetched);
+  // `symbols`: of TakeNumbers. Null: there is none yet.
+  std::shared_ptr<const SizeVariant> Find(absl::Span<PyObject* const> fetched, const std::vector<PyRef>& symbols);
   // The first variant, at which the recording was made.
   void AddFirst(absl::Span<PyObject* const> fetched, std::shared_ptr<SizeVariant> variant);
   // A call comes that the guards let pass.
@@ -88,7 +91,7 @@ class SizeVariants {
   bool CameBefore(absl::Span<PyObject* const> fetched);
   const SymbolicProgram& program() const { return origin_.program; }
   const std::vector<std::string>& value_names() const { return origin_.value_names; }
-  size_t size() const { return variants_.size(); }
+  size_t size() const;
   // Of all variants that were made for sizes met later.
   const Timings& timings() const { return timings_; }
   int64_t made() const { return made_; }
@@ -101,6 +104,8 @@ class SizeVariants {
     return fetched.last(origin_.program.numbers.size());
   }
   void Add(Sizes sizes, std::shared_ptr<SizeVariant> variant);
+  // Adds it to those of these sizes, or in place of the provisional one that takes its numbers.
+  void AddForNumbers(Sizes sizes, std::shared_ptr<SizeVariant> variant);
   absl::Status Compile(absl::Span<PyObject* const> fetched, const TorchGraph& torch_graph, const Graph& recorded,
                        SizeVariant& variant);
 

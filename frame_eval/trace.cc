@@ -151,7 +151,7 @@ bool Trace::CoversSizes(const CallState& state, Choice& choice) {
   variants->CountCall();
   choice.symbols.assign(variants->program().symbols.size(), {});
   if (!variants->TakeNumbers(guards->Fetched(), choice.symbols).ok()) return guards->Release(), false;
-  std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched());
+  std::shared_ptr<const SizeVariant> variant = variants->Find(guards->Fetched(), choice.symbols);
   if (variant == nullptr || variant->is_provisional) {
     if (variants->HasTooManyNumbers()) return guards->Release(), false;
     std::vector<PyRef> owned;
@@ -181,7 +181,7 @@ std::string Trace::ExplainMiss(const CallState& state) const {
   if (variants != nullptr && guards->Check(state) == GuardResult::kPass) {
     std::vector<PyRef> symbols;
     const absl::Status numbers = variants->TakeNumbers(guards->Fetched(), symbols);
-    std::shared_ptr<const SizeVariant> variant = numbers.ok() ? variants->Find(guards->Fetched()) : nullptr;
+    std::shared_ptr<const SizeVariant> variant = numbers.ok() ? variants->Find(guards->Fetched(), symbols) : nullptr;
     guards->Release();
     if (!numbers.ok()) return absl::StrCat("it does not hold for these numbers: ", numbers.message());
     if (variant != nullptr && variant->graph == nullptr) return "it does not hold for these sizes: " + variant->why_not;

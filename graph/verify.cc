@@ -58,9 +58,14 @@ bool ConstantMatches(const c10::IValue& value, const ArgumentType& type) {
   return true;
 }
 
-bool OperandMatches(const Operand& operand, const ArgumentType& type) {
+bool IsNumber(const Graph& graph, ValueId id) {
+  return id >= 0 && static_cast<size_t>(id) < graph.values.size() && graph.meta(id).is_number;
+}
+
+bool OperandMatches(const Graph& graph, const Operand& operand, const ArgumentType& type) {
   switch (operand.kind) {
     case Operand::Kind::kValue:
+      if (type.kind == ArgumentKind::kScalar) return IsNumber(graph, operand.value);
       return type.kind == ArgumentKind::kTensor;  // undefined tensors pass as Tensor too
     case Operand::Kind::kValueList:
       return type.kind == ArgumentKind::kTensorList;
@@ -132,7 +137,7 @@ class Verifier {
 
   void CheckOperand(const Operand& operand, const c10::Argument& argument) {
     ArgumentType type = TypeOf(argument);
-    if (!OperandMatches(operand, type)) {
+    if (!OperandMatches(graph_, operand, type)) {
       Error("operand '", argument.name(), "' is not of type ", ArgumentTypeName(type));
     }
   }

@@ -6,6 +6,7 @@
 #include "backends/alias.h"
 #include "backends/native/alike.h"
 #include "backends/native/emitter_rules.h"
+#include "graph/number_operand.h"
 
 namespace framejit::native {
 namespace {
@@ -185,6 +186,12 @@ loop::ValueId Emitter::Number(double value, at::ScalarType common) {
 }
 
 loop::ValueId Emitter::NumberOperand(size_t operand, at::ScalarType common) {
+  if (IsNumberOperand(*node_, operand)) {
+    const Arg arg = Get(operand);
+    // ATen decides how it converts, or raises.
+    if (c10::isFloatingType(arg.dtype) && !c10::isFloatingType(common)) return Fail();
+    return As(arg, common, /*exact_number=*/true);
+  }
   const c10::IValue& value = constant(operand);
   if (!LoopDType(NumberType(value))) return Fail();
   return NumberAs(value.toScalar(), common, /*exact_number=*/true);

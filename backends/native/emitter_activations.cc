@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "backends/native/emitter_rules.h"
+#include "graph/number_operand.h"
 
 namespace framejit::native {
 namespace {
@@ -62,8 +63,16 @@ EmitResults LeakyRelu(Emitter& e) {
   return {a.Select(a.Bin(Op::kGt, a.x, a.Number(0)), a.x, scaled)};
 }
 
+// The factors are multiplied as ATen's kernel does it, in the type that it computes in.
+EmitResults OpenElu(Activation& a) {
+  ValueId power = a.Un(Op::kExpm1, a.Bin(Op::kMul, a.x, a.Operand(3)));
+  ValueId negative = a.Bin(Op::kMul, power, a.Bin(Op::kMul, a.Operand(1), a.Operand(2)));
+  return {a.Select(a.Bin(Op::kLt, a.x, a.Number(0)), negative, a.Bin(Op::kMul, a.x, a.Operand(2)))};
+}
+
 EmitResults Elu(Emitter& e) {
   Activation a(e);
+  if (IsNumberOperand(e.node(), 1) || IsNumberOperand(e.node(), 2) || IsNumberOperand(e.node(), 3)) return OpenElu(a);
   double alpha = e.constant(1).toScalar().toDouble(), scale = e.constant(2).toScalar().toDouble();
   double input_scale = e.constant(3).toScalar().toDouble();
   ValueId negative =

@@ -3,6 +3,7 @@
 #include <array>
 
 #include "backends/native/emitter_rules.h"
+#include "graph/number_operand.h"
 #include "graph/operator_table.h"
 
 namespace framejit::native {
@@ -104,6 +105,11 @@ EmitResults MinMax(Emitter& e) {
 
 EmitResults PowScalarExponent(Emitter& e) {
   at::ScalarType type = e.out();
+  // An open exponent is none of those that ATen has other formulas for.
+  if (IsNumberOperand(e.node(), 1)) {
+    if (!c10::isFloatingType(type) || e.strict()) return One(e.Fail());
+    return One(e.b().Binary(Op::kPow, e.As(0, type), e.NumberOperand(1, type)));
+  }
   if (!e.constant(1).isInt() && !e.constant(1).isDouble()) return One(e.Fail());
   double exponent = e.constant(1).toScalar().toDouble();
   ValueId x = e.As(0, type);

@@ -63,6 +63,8 @@ void PushOperand(const LibraryStep& step, size_t i, const CallState& call, torch
     case Operand::Kind::kValue:
       if (operand.value == kNoValue && type->kind() == c10::TypeKind::OptionalType) {
         stack.emplace_back();
+      } else if (type->kind() == c10::TypeKind::NumberType) {
+        stack.emplace_back(call.At(step.operands[i][0]).item());
       } else {
         stack.emplace_back(call.At(step.operands[i][0]));
       }

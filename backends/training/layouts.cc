@@ -4,10 +4,14 @@
 #include <exception>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "backends/dispatch.h"
 #include "graph/error_text.h"
+#include "graph/fake/call_node.h"
 #include "graph/fake/fake_session.h"
+#include "graph/fake/number_answers.h"
 #include "graph/fake/open_number.h"
+#include "graph/number_operand.h"
 #include "graph/recorded_level.h"
 
 namespace framejit {
@@ -26,8 +30,11 @@ class Relayout {
       if (absl::Status status = AddConstant(constant); !status.ok()) return status;
     }
     for (const Node& node : graph_.nodes) {
-      CallNode(node, tensors_);
+      Call(node);
       if (session_.failure().has_value()) return absl::UnimplementedError(session_.failure()->detail);
+    }
+    for (const auto& [id, number] : numbers_) {
+      if (number->looked) return absl::UnimplementedError("an open number is looked at");
     }
     Graph made = session_.graph();
     for (ValueId id : graph_.outputs) {
@@ -45,7 +52,7 @@ class Relayout {
     const TensorMeta& meta = graph_.meta(id);
     at::Tensor example;
     if (meta.is_number) {
-      example = WrapNumber(meta.dtype == at::kDouble ? at::Scalar(0.5) : at::Scalar(int64_t{2}));
+      example = WrapNumber(meta.dtype == at::kDouble ? at::Scalar(0.375) : at::Scalar(int64_t{5}));
     } else {
       const at::IntArrayRef recorded(meta.strides);
       example = TensorWithoutMemory(meta.sizes, strides.empty() ? recorded : at::IntArrayRef(strides), meta.dtype,
@@ -55,11 +62,24 @@ class Relayout {
     if (!fake.ok()) return fake.status();
     if (meta.is_number) {
       fake->unsafeGetTensorImpl()->set_wrapped_number(true);
-      session_.graph().values[static_cast<size_t>(session_.graph().inputs.back())].is_number = true;
+      const ValueId input = session_.graph().inputs.back();
+      session_.graph().values[static_cast<size_t>(input)].is_number = true;
+      numbers_[id] = NumberOfValue(input, example.item());
     }
     tensors_[static_cast<size_t>(id)] = *std::move(fake);
     examples_.push_back(std::move(example));
     return absl::OkStatus();
+  }
+
+  // Numbers are not to be read, as a call's are.
+  void Call(const Node& node) {
+    torch::jit::Stack stack;
+    PushOperands(node, [&](ValueId id) -> const at::Tensor& { return tensors_[static_cast<size_t>(id)]; }, stack);
+    for (size_t i = 0; i < node.operands.size(); ++i) {
+      if (IsNumberOperand(node, i)) stack[i] = ArgumentOfNumber(numbers_.at(node.operands[i].value));
+    }
+    CallOperator(node.op, stack);
+    TORCH_INTERNAL_ASSERT(TakeResults(node, stack, tensors_), OperatorName(node.op), " returned other results");
   }
 
   // Numbers stand for themselves.
@@ -75,7 +95,8 @@ class Relayout {
 
   const Graph& graph_;
   FakeSession& session_;
-  std::vector<at::Tensor> tensors_;   // by value of `graph_`
+  std::vector<at::Tensor> tensors_;  // by value of `graph_`
+  absl::flat_hash_map<ValueId, std::shared_ptr<OpenNumber>> numbers_;
   std::vector<at::Tensor> examples_;  // alive, so that no two have one address
 };
 

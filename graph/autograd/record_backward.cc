@@ -22,6 +22,7 @@
 #include "absl/strings/str_cat.h"
 #include "frame_eval/cpython/py_ref.h"
 #include "graph/error_text.h"
+#include "graph/fake/shown_numbers.h"
 #include "graph/passes/analysis.h"
 
 namespace framejit {
@@ -103,6 +104,7 @@ class Saved {
 // Whether a node has saved tensors, which it frees once it has run: its Python attributes _saved_* show them. What
 // cannot be read counts as saved.
 bool SavesTensors(Node& node, const Saved& saved, EngineNode& made) {
+  const ShownNumbers shown;
   PyRef object = PyRef::Steal(torch::autograd::functionToPyObject(node.getptr()));
   PyRef names = PyRef::Steal(object ? PyObject_Dir(reinterpret_cast<PyObject*>(Py_TYPE(object.get()))) : nullptr);
   bool known = static_cast<bool>(names);

@@ -9,13 +9,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
 #include "graph/fake/fake_tensor_impl.h"
 #include "graph/fake/known_value.h"
+#include "graph/fake/number_answers.h"
+#include "graph/fake/number_rules.h"
 #include "graph/fake/op_info.h"
 #include "graph/fake/plain_call.h"
 #include "graph/fake/probed_layouts.h"
@@ -197,7 +198,7 @@ class RecordedCall {
     CheckOutSizes();
     for (size_t i = base_; i < stack_.size(); ++i) WrapResult(stack_[i], node);
     CheckNumbers(node);
-    CheckOpenNumbers(node);
+    CheckOpenNumbers(recording_.graph, info_, node, numbers_, has_number_operand_);
     if (info_.recorded) recording_.graph.nodes.push_back(std::move(node));
   }
 
@@ -317,6 +318,7 @@ class RecordedCall {
     const bool written = i < 64 && (info_.written_arguments >> i & 1) != 0;
     switch (info_.arguments[i]) {
       case ArgumentKind::kOther:
+        if (std::shared_ptr<OpenNumber> open = NumberOfArgument(value)) return TakeNumber(std::move(open), i, operand);
         operand.constant = value;
         return;
       case ArgumentKind::kTensor:
@@ -334,6 +336,19 @@ class RecordedCall {
         TakeList<std::optional<at::Tensor>>(value, written, operand);
         return;
     }
+  }
+
+  // Metadata are those of the number as it is here (TakesOpenNumbers).
+  void TakeNumber(std::shared_ptr<OpenNumber> open, size_t i, Operand& operand) {
+    IValue& value = stack_[base_ + i];
+    value = open->hint;
+    if (IsSpecialPower(info_, stack_[base_], *open, i == 0)) {
+      operand.constant = value;
+      return;
+    }
+    operand = Operand::Value(open->value);
+    numbers_.push_back(std::move(open));
+    has_number_operand_ = true;
   }
 
   template <typename Element>
@@ -389,7 +404,7 @@ class RecordedCall {
 
   // Metadata takes numbers as they are, but for bounds, which are to be on one device with what they bound.
   at::Tensor ShadowOfNumber(const at::Tensor& real) const {
-    if (!IsClamp() || !real.unsafeGetTensorImpl()->is_wrapped_number()) return real;
+    if (!IsClamp(info_) || !real.unsafeGetTensorImpl()->is_wrapped_number()) return real;
     MetadataScope scope(/*intercept=*/false);
     at::Tensor shadow = at::detail::empty_strided_meta({}, {}, real.scalar_type());
     shadow.unsafeGetTensorImpl()->set_wrapped_number(true);
@@ -400,8 +415,6 @@ class RecordedCall {
     MetadataScope scope(/*intercept=*/false);
     return at::Tensor(at::detail::empty_strided_meta(real.sizes(), real.strides(), real.scalar_type()));
   }
-
-  bool IsClamp() const { return info_.name.name.starts_with("aten::clamp"); }
 
   static at::Tensor CopyNumber(const at::Tensor& real) {
     FakeSession::Pause pause;
@@ -433,7 +446,7 @@ class RecordedCall {
     if (info_.number_arguments == 0 || node.outputs.empty() || node.outputs[0] == kNoValue) return;
     const at::ScalarType dtype = recording_.graph.meta(node.outputs[0]).dtype;
     if (!at::isFloatingType(dtype) || dtype == at::kDouble) return;
-    const double largest = LargestOf(dtype);
+    const double largest = LargestNumberOf(dtype);
     for (size_t i = 0; i < node.operands.size() && i < 64; ++i) {
       const IValue& constant = node.operands[i].constant;
       if ((info_.number_arguments >> i & 1) == 0 || (!constant.isDouble() && !constant.isInt())) continue;
@@ -441,38 +454,6 @@ class RecordedCall {
       if (std::isfinite(number) && std::abs(number) > largest)
         FailAndThrow(recording_, BreakCode::kUnsupportedCallable, NameOf(info_) + " with a number out of range");
     }
-  }
-
-  // Kernels of the CPU that are given the number when they run convert it as eager's do in these dtypes.
-  void CheckOpenNumbers(const Node& node) {
-    if (numbers_.empty()) return;
-    bool fits = true;
-    double largest = std::numeric_limits<double>::infinity();
-    const auto look = [&](ValueId id, bool is_result) {
-      const TensorMeta& meta = recording_.graph.meta(id);
-      if (meta.is_number) return;
-      fits = fits && meta.device.is_cpu();
-      const bool is_float = at::isFloatingType(meta.dtype);
-      fits = fits && (is_float || meta.dtype == at::kLong || meta.dtype == at::kBool);
-      if (is_float && meta.dtype != at::kDouble) largest = std::min(largest, LargestOf(meta.dtype));
-      for (const auto& number : numbers_)
-        fits = fits && (!is_result || meta.dtype != at::kLong || !number->hint.isFloatingPoint());
-    };
-    ForEachOperandValue(node, [&](ValueId id) { look(id, false); });
-    for (ValueId id : node.outputs) {
-      if (id != kNoValue) look(id, true);
-    }
-    const bool raises = IsClamp() || info_.name.name.starts_with("aten::masked_fill");
-    for (const auto& number : numbers_) {
-      number->looked |= !fits;
-      if (raises) number->largest = std::min(number->largest, largest);
-    }
-  }
-
-  static double LargestOf(at::ScalarType dtype) {
-    if (dtype == at::kHalf) return std::numeric_limits<c10::Half>::max();
-    if (dtype == at::kBFloat16) return std::numeric_limits<c10::BFloat16>::max();
-    return std::numeric_limits<float>::max();
   }
 
   void TakeDevice(bool device_known) {
@@ -533,6 +514,7 @@ class RecordedCall {
   c10::Device device_{c10::kCPU};
   absl::InlinedVector<std::pair<const c10::TensorImpl*, at::Tensor>, 4> fakes_;  // shadow -> fake
   absl::InlinedVector<std::shared_ptr<OpenNumber>, 1> numbers_;
+  bool has_number_operand_ = false;  // in the place of a number, not of a tensor
 };
 
 bool HasMask(const Stack& stack, size_t base) {
@@ -726,15 +708,19 @@ bool HoldsSymbolic(const Stack& stack, size_t base) {
   });
 }
 
+void CallFake(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, Stack* stack) {
+  if (metadata_depth > 0) return RunNested(op, info, keys, stack);
+  Record(op, info, keys, stack);
+}
+
 void FakeFallback(const c10::OperatorHandle& op, DispatchKeySet keys, Stack* stack) {
   OpInfo& info = OpInfoOf(op);
   if (const size_t base = stack->size() - info.arguments.size(); HoldsSymbolic(*stack, base)) {
     std::optional<c10::OperatorHandle> form = op;
     TakeNumbers(form, *stack, base);
-    return FakeFallback(*form, keys, stack);
+    return CallFake(*form, OpInfoOf(*form), keys, stack);
   }
-  if (metadata_depth > 0) return RunNested(op, info, keys, stack);
-  Record(op, info, keys, stack);
+  CallFake(op, info, keys, stack);
 }
 
 }  // namespace

@@ -21,7 +21,9 @@
 #include "graph/fake/fake_session.h"
 #include "graph/fake/fake_tensor_impl.h"
 #include "graph/fake/mutation.h"
+#include "graph/fake/number_answers.h"
 #include "graph/fake/recording.h"
+#include "graph/number_operand.h"
 #include "graph/recorded_level.h"
 
 namespace framejit {
@@ -165,6 +167,7 @@ class Functionalizer {
         if (absl::Status status = Replay(node); !status.ok()) return status;
       }
     }
+    if (absl::Status status = CheckNumbers(); !status.ok()) return status;
     if (absl::Status status = FindMutations(); !status.ok()) return status;
     for (ValueId output : source_.outputs) {
       if (MutatedBase(output) == nullptr && !(KeepsLayout(output, false) && KeepsStrides(output)))
@@ -226,9 +229,25 @@ class Functionalizer {
 
   void AddNumber(ValueId id) {
     const bool is_float = source_.meta(id).dtype == at::kDouble;
-    const std::shared_ptr<OpenNumber> number = target_.NewNumber(is_float ? at::Scalar(0.5) : at::Scalar(int64_t{2}));
+    const std::shared_ptr<OpenNumber> number = target_.NewNumber(is_float ? at::Scalar(0.375) : at::Scalar(int64_t{5}));
     target_.graph.inputs.push_back(number->value);
     tensors_[static_cast<size_t>(id)] = target_.TensorOfNumber(number);
+    numbers_[id] = number;
+  }
+
+  // Nothing may ask what the numbers are worth, which is not known here.
+  absl::Status CheckNumbers() const {
+    for (const auto& [id, number] : numbers_) {
+      if (number->looked || !target_.number_answers.empty())
+        return absl::UnimplementedError("an open number is looked at");
+    }
+    return absl::OkStatus();
+  }
+
+  void OpenNumberOperands(const Node& node, torch::jit::Stack& stack) const {
+    for (size_t i = 0; i < node.operands.size(); ++i) {
+      if (IsNumberOperand(node, i)) stack[i] = ArgumentOfNumber(numbers_.at(node.operands[i].value));
+    }
   }
 
   // Numbers stay real tensors, so that kernels that look at them may (see OperandOf).
@@ -256,8 +275,9 @@ class Functionalizer {
   // What a node that has no operands but numbers computes is a tensor of each call, not of the compilation.
   bool HasOnlyNumbers(const Node& node) const {
     bool found = false, only = true;
-    for (const Operand& operand : node.operands) {
-      VisitTensors(operand, [&](ValueId id) {
+    for (size_t i = 0; i < node.operands.size(); ++i) {
+      if (IsNumberOperand(node, i)) continue;
+      VisitTensors(node.operands[i], [&](ValueId id) {
         found = true;
         only &= !functional::isFunctionalTensor(tensors_[static_cast<size_t>(id)]);
       });
@@ -299,6 +319,7 @@ class Functionalizer {
         const bool as_fakes = HasOnlyNumbers(node);
         if (as_fakes && ReadsOpenNumber(node)) return absl::UnimplementedError("a tensor of an open number alone");
         PushOperands(node, [&](ValueId id) -> const at::Tensor& { return OperandOf(id, as_fakes); }, stack);
+        OpenNumberOperands(node, stack);
         if (IsPlainView(node)) {
           const at::Tensor view = stack[0].toTensor().view(source_.meta(node.outputs[0]).sizes);
           stack.assign(1, view);
@@ -577,6 +598,7 @@ class Functionalizer {
   std::vector<const Node*> read_only_;  // likewise: the view because of which it cannot be written through
   std::vector<const Node*> last_use_;   // likewise: the last node that reads it; behind the last for what outlives them
   absl::node_hash_map<ValueId, at::Tensor> fake_numbers_;
+  absl::flat_hash_map<ValueId, std::shared_ptr<OpenNumber>> numbers_;
   std::vector<Input> inputs_;
   absl::flat_hash_map<int32_t, c10::Storage> memory_;
 };

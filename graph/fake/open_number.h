@@ -41,7 +41,7 @@ at::Tensor WrapNumber(const at::Scalar& number);
 // numbers as tensors of no dimensions.
 std::optional<c10::OperatorHandle> TensorOverload(const c10::OperatorHandle& op);
 // Puts numbers in place of the symbolic ones among a call's arguments. Where `op` has a form that takes tensors and an
-// open number is among them, `op` becomes that.
+// open number is among them, `op` becomes that. Open ones stay where a recorded operator takes them (number_answers.h).
 void TakeNumbers(std::optional<c10::OperatorHandle>& op, torch::jit::Stack& stack, size_t base);
 
 }  // namespace framejit

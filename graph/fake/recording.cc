@@ -122,9 +122,12 @@ std::shared_ptr<OpenNumber> FakeRecording::NewNumber(const at::Scalar& hint) {
   meta.dtype = hint.isFloatingPoint() ? at::kDouble : at::kLong;
   meta.storage = next_storage_++;
   meta.is_number = true;
+  return NumberOfValue(graph.AddValue(std::move(meta)), hint);
+}
+
+std::shared_ptr<OpenNumber> FakeRecording::NumberOfValue(ValueId value, const at::Scalar& hint) {
   has_numbers_ = true;
-  return std::make_shared<OpenNumber>(
-      OpenNumber{.hint = hint, .value = graph.AddValue(std::move(meta)), .recording_serial = serial_});
+  return std::make_shared<OpenNumber>(OpenNumber{.hint = hint, .value = value, .recording_serial = serial_});
 }
 
 // What the tensor holds is what no number is likely to be, so that reading it shows.

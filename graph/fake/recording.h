@@ -13,6 +13,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "graph/fake/fake_session.h"
 #include "graph/fake/fake_tensor_impl.h"
+#include "graph/fake/number_answers.h"
 #include "graph/fake/open_number.h"
 #include "graph/graph.h"
 
@@ -59,6 +60,8 @@ class FakeRecording {
   ValueId NumberConstant(const at::Scalar& number);
   // A value for a number that the graph leaves open, no input yet.
   std::shared_ptr<OpenNumber> NewNumber(const at::Scalar& hint);
+  // One that is a value already.
+  std::shared_ptr<OpenNumber> NumberOfValue(ValueId value, const at::Scalar& hint);
   // The tensor that stands for such a number.
   at::Tensor TensorOfNumber(const std::shared_ptr<OpenNumber>& number);
   // The number that the tensor stands for, or null. Torch's parser makes such tensors of Python's symbolic numbers,
@@ -76,6 +79,7 @@ class FakeRecording {
   std::vector<at::Tensor> real_inputs;  // then: one per input of the graph
   bool reads_data = false;              // FakeSession::ReadData
   bool has_read_data = false;
+  std::vector<NumberAnswer> number_answers;
 
  private:
   struct Constant {

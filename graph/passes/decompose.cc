@@ -6,6 +6,7 @@
 //
 // Kept whole, since backends have a kernel for them: gelu, softmax, layer norm, mean, var, convolution, attention.
 #include "graph/constant.h"
+#include "graph/number_operand.h"
 #include "graph/operator_table.h"
 #include "graph/passes/analysis.h"
 #include "graph/passes/pipeline.h"
@@ -280,6 +281,9 @@ class Decomposer {
     if (graph_.modes.strict && !row.exact) return false;
     if (HasEffect(node) || facts_.TouchesWritten(node) || node.outputs[0] == kNoValue) return false;
     if (row.kind == Kind::kBatchNorm) return BatchNormApplies(node, row);
+    for (size_t i = 0; i < node.operands.size(); ++i) {
+      if (IsNumberOperand(node, i)) return false;
+    }
     at::ScalarType dtype = graph_.meta(node.outputs[0]).dtype;
     return at::isFloatingType(dtype) || (row.kind == Kind::kPower && at::isIntegralType(dtype, false));
   }

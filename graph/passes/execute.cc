@@ -2,6 +2,7 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty_strided.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -19,6 +20,7 @@ c10::IValue Boxed(const Operand& operand, const c10::Argument& argument,
     case Operand::Kind::kConstant:
       return operand.constant;
     case Operand::Kind::kValue:
+      if (TypeOf(argument).kind == ArgumentKind::kScalar) return tensor(operand.value).item();
       if (operand.value != kNoValue) return tensor(operand.value);
       return TypeOf(argument).optional ? c10::IValue() : c10::IValue(at::Tensor());
     case Operand::Kind::kValueList:
@@ -59,6 +61,8 @@ torch::jit::Stack ExecuteOnMeta(const Node& node, const Graph& graph) {
   c10::impl::ExcludeDispatchKeyGuard below(kAboveRecorded);
   torch::jit::Stack stack = Arguments(node, [&](ValueId id) {
     const TensorMeta& meta = graph.meta(id);
+    // Metadata are the same for all numbers that are open.
+    if (meta.is_number) return at::scalar_tensor(2, at::TensorOptions().dtype(meta.dtype));
     return at::empty_strided(meta.sizes, meta.strides, at::TensorOptions().dtype(meta.dtype).device(at::kMeta));
   });
   if (const OwnMeta own = FindOwnMeta(node.op.operator_name()); own != nullptr) {

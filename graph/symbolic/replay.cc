@@ -6,8 +6,9 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
-#include <array>
 #include <exception>
+#include <iterator>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -83,17 +84,26 @@ class StateScope {
 };
 
 // Whether the call computes with the numbers among its arguments, and does nothing else with them.
-bool IsArithmetic(const TorchCall& call) {
-  static constexpr std::array<std::string_view, 24> kNames = {
-      "add",      "sub",      "mul",          "truediv", "div",     "true_divide", "rsub",        "iadd",
-      "isub",     "imul",     "itruediv",     "__add__", "__sub__", "__mul__",     "__truediv__", "__radd__",
-      "__rsub__", "__rmul__", "__rtruediv__", "lt",      "le",      "gt",          "ge",          "masked_fill"};
+// The function's or method's name; empty where it has none.
+std::string NameOfTarget(const TorchCall& call) {
   PyRef name = call.kind == TorchCall::Kind::kFunction
                    ? PyRef::Steal(PyObject_GetAttrString(call.target.get(), "__name__"))
                    : call.target;
   const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
   PyErr_Clear();
-  return text != nullptr && std::find(kNames.begin(), kNames.end(), text) != kNames.end();
+  return text == nullptr ? std::string() : std::string(text);
+}
+
+// Functions whose ints, but for those in lists, are numbers that are computed with.
+bool IsArithmetic(const TorchCall& call) {
+  static constexpr std::string_view kNames[] = {
+      "add",          "sub",      "mul",      "truediv",     "div",          "true_divide", "rsub",        "iadd",
+      "isub",         "imul",     "itruediv", "__add__",     "__sub__",      "__mul__",     "__truediv__", "__radd__",
+      "__rsub__",     "__rmul__", "lt",       "le",          "gt",           "ge",          "eq",          "ne",
+      "__rtruediv__", "add_",     "sub_",     "mul_",        "div_",         "pow",         "__pow__",     "__rpow__",
+      "remainder",    "mod",      "fmod",     "masked_fill", "masked_fill_", "fill_",       "full",        "full_like",
+      "new_full",     "lerp",     "clamp",    "clamp_",      "clamp_min",    "clamp_max",   "where"};
+  return std::find(std::begin(kNames), std::end(kNames), NameOfTarget(call)) != std::end(kNames);
 }
 
 class Replayer {
@@ -120,7 +130,9 @@ class Replayer {
     SizedRecording sized;
     if (!FindOutputs()) return Failed();
     AddNumberInputs(sized);
-    if (!MakeBackward(sized) || LooksAtNumbers()) return Failed();
+    if (!MakeBackward(sized)) return Failed();
+    AddNumberAnswers(sized);
+    if (LooksAtNumbers()) return Failed();
     sized.graph = std::move(session_.graph());
     sized.torch_graph = SizedTorchGraph(sized);
     sized.symbols = std::move(values_.symbols);
@@ -243,7 +255,27 @@ class Replayer {
     for (size_t i = 0; i < numbers_.size(); ++i) {
       if (numbers_[i] == nullptr) continue;
       session_.graph().inputs.push_back(numbers_[i]->value);
-      sized.numbers.push_back({program_.open[i], numbers_[i]->largest});
+      sized.numbers.push_back({.symbol = program_.open[i]});
+    }
+  }
+
+  SymbolId SymbolOf(ValueId number) const {
+    for (size_t i = 0; i < numbers_.size(); ++i) {
+      if (numbers_[i] != nullptr && numbers_[i]->value == number) return program_.open[i];
+    }
+    return kNoSymbol;
+  }
+
+  void AddNumberAnswers(SizedRecording& sized) const {
+    auto input = sized.numbers.begin();
+    for (const std::shared_ptr<OpenNumber>& number : numbers_) {
+      if (number == nullptr) continue;
+      input->largest = number->largest;
+      for (const NumberAnswer& answer : NumberAnswers()) {
+        if (answer.number != number->value) continue;
+        input->conditions.push_back({answer.relation, SymbolOf(answer.other), answer.constant, answer.answer});
+      }
+      ++input;
     }
   }
 

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "graph/autograd/joint_graph.h"
+#include "graph/fake/number_answers.h"
 #include "graph/graph.h"
 #include "graph/symbolic/program.h"
 
@@ -34,10 +35,19 @@ struct ReplayRequest {
   const std::vector<std::string>* names = nullptr;
 };
 
+// What the graph holds for: `relation` to another number, or to `constant`, is true or it is not.
+struct NumberCondition {
+  NumberRelation relation;
+  SymbolId other = kNoSymbol;
+  double constant = 0;
+  bool answer = false;
+};
+
 // A number that is an input of a graph.
 struct NumberInput {
   SymbolId symbol = kNoSymbol;
   double largest = 0;  // the graph is none for finite numbers beyond that
+  std::vector<NumberCondition> conditions;
 };
 
 // The recording at the sizes of some inputs. Of its graph's inputs, those for open numbers come last.

@@ -85,7 +85,7 @@ def test_dtypes(name, dtype, kind):
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.uint8, torch.complex64])
 def test_other_dtypes(dtype):
-    """What kernels make of a number in these is ATen's: each value has a graph of its own."""
+    """What kernels make of numbers that these do not have is ATen's: each has a graph of its own."""
 
     def function(x, p):
         return x * p, x + p
@@ -199,10 +199,10 @@ def test_backwards_later():
 @pytest.mark.parametrize(
     "function",
     [
-        lambda x, p: x**p,
-        lambda x, p: F.leaky_relu(x, p),
-        lambda x, p: torch.add(x, x, alpha=p),
-        lambda x, p: torch.full((2, 2), p) + x[:2, :2],
+        lambda x, p: F.celu(x, p),
+        lambda x, p: torch.addmm(x[:4], x[:4], x[:4], alpha=p),
+        lambda x, p: F.pad(x, (1, 1), value=p),
+        lambda x, p: x.norm(p),
         lambda x, p: F.dropout(x, p / 100, training=False) * p,
         lambda x, p: x + torch.arange(0.0, 4.0, p)[:1],
     ],
