@@ -83,7 +83,6 @@ class StateScope {
   bool tracing_;
 };
 
-// Whether the call computes with the numbers among its arguments, and does nothing else with them.
 // The function's or method's name; empty where it has none.
 std::string NameOfTarget(const TorchCall& call) {
   PyRef name = call.kind == TorchCall::Kind::kFunction
@@ -94,7 +93,8 @@ std::string NameOfTarget(const TorchCall& call) {
   return text == nullptr ? std::string() : std::string(text);
 }
 
-// Functions whose ints, but for those in lists, are numbers that are computed with.
+// Whether the call computes with the numbers among its arguments, but for those in lists, and does nothing else with
+// them.
 bool IsArithmetic(const TorchCall& call) {
   static constexpr std::string_view kNames[] = {
       "add",          "sub",      "mul",      "truediv",     "div",          "true_divide", "rsub",        "iadd",
