@@ -19,6 +19,7 @@
 #include "graph/error_text.h"
 #include "graph/fake/fake_session.h"
 #include "graph/passes/analysis.h"
+#include "graph/symbolic/call_name.h"
 #include "graph/symbolic/values.h"
 
 namespace framejit {
@@ -82,16 +83,6 @@ class StateScope {
   ProgramTorchState state_;
   bool tracing_;
 };
-
-// The function's or method's name; empty where it has none.
-std::string NameOfTarget(const TorchCall& call) {
-  PyRef name = call.kind == TorchCall::Kind::kFunction
-                   ? PyRef::Steal(PyObject_GetAttrString(call.target.get(), "__name__"))
-                   : call.target;
-  const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
-  PyErr_Clear();
-  return text == nullptr ? std::string() : std::string(text);
-}
 
 // Whether the call computes with the numbers among its arguments, but for those in lists, and does nothing else with
 // them.

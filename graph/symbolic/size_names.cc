@@ -10,6 +10,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "graph/symbolic/call_name.h"
 
 namespace framejit {
 namespace {
@@ -30,14 +31,6 @@ constexpr std::array<std::string_view, 20> kBroadcast = {
 template <size_t N>
 bool IsOneOf(std::string_view name, const std::array<std::string_view, N>& names) {
   return std::find(names.begin(), names.end(), name) != names.end();
-}
-
-std::string NameOf(PyObject* target) {
-  PyRef name =
-      PyUnicode_Check(target) ? PyRef::Borrow(target) : PyRef::Steal(PyObject_GetAttrString(target, "__name__"));
-  const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
-  PyErr_Clear();
-  return text == nullptr ? "" : text;
 }
 
 std::optional<int64_t> IntOf(const TorchArgument& argument) {
@@ -86,7 +79,7 @@ std::optional<Names> SizeNames::OfResult(const TorchCall& call, const TorchGraph
   for (const TorchArgument& argument : call.args) {
     if (argument.kind == Kind::kValue) operands.push_back(&Of(argument.value));
   }
-  const std::string name = NameOf(call.target.get());
+  const std::string name = NameOfTarget(call);
   if (operands.empty() || name.empty()) return std::nullopt;
   Names sizes = *operands[0];
   const size_t rank = sizes.size();
@@ -166,7 +159,7 @@ std::optional<Names> SizeNames::OfResult(const TorchCall& call, const TorchGraph
 std::optional<Names> SizeNames::OfParts(const TorchCall& call) const {
   if (call.args.empty() || call.args[0].kind != Kind::kValue || call.kind == TorchCall::Kind::kAttribute)
     return std::nullopt;
-  const std::string name = NameOf(call.target.get());
+  const std::string name = NameOfTarget(call);
   if (name != "split" && name != "chunk") return std::nullopt;
   Names sizes = Of(call.args[0].value);
   std::optional<size_t> dimension = sizes.empty() ? std::nullopt : std::optional<size_t>(0);

@@ -12,6 +12,7 @@
 #include "backends/cuda/cuda_backend.h"
 #include "backends/cuda/cuda_target.h"
 #include "backends/cuda/graph_launches.h"
+#include "backends/cuda/out_calls.h"
 #include "graph/parse.h"
 
 namespace framejit {
@@ -79,6 +80,32 @@ return RESULTS
         graph("bfloat16", "tanh", "%5"), absl::StrCat("strict\n", graph("bfloat16", "tanh", "%6"))}) {
     EXPECT_FALSE(absl::StrContains(Describe(other.c_str()), "activation")) << other;
   }
+}
+
+// Where no 16-byte access fits the rows of a large product, rows that are aligned alike are multiplied together.
+TEST(CudaProducts, MisalignedRowsOfLargeOnesAreTakenApart) {
+  const auto function_for = [](const char* type, int64_t rows, int64_t columns, const char* mode = "") {
+    const std::string text = absl::StrReplaceAll(
+        R"(MODE
+input %0: TYPE[ROWS, 768] device="cuda:0" @0
+input %1: TYPE[768, COLUMNS] strides=[1, 768] device="cuda:0" @1
+%2: TYPE[ROWS, COLUMNS] device="cuda:0" @2 = aten::mm(%0, %1)
+return %2
+)",
+        {{"MODE", mode}, {"TYPE", type}, {"ROWS", absl::StrCat(rows)}, {"COLUMNS", absl::StrCat(columns)}});
+    absl::StatusOr<Graph> graph = ParseGraph(text);
+    EXPECT_TRUE(graph.ok()) << graph.status();
+    return graph.ok() ? cuda::FindOutCall(*graph, graph->nodes[0]).function : nullptr;
+  };
+  const auto plain = function_for("bfloat16", 4096, 50256);
+  ASSERT_NE(plain, nullptr);
+  for (int64_t columns = 8001; columns < 8008; ++columns) EXPECT_NE(function_for("float16", 4096, columns), plain);
+  EXPECT_NE(function_for("bfloat16", 4096, 50257), plain);
+  EXPECT_EQ(function_for("bfloat16", 4096, 8008), plain);
+  EXPECT_EQ(function_for("float32", 4096, 50257), plain);
+  EXPECT_EQ(function_for("bfloat16", 16, 50257), plain);
+  EXPECT_EQ(function_for("bfloat16", 4096, 101), plain);
+  EXPECT_EQ(function_for("bfloat16", 4096, 50257, "strict"), plain);
 }
 
 TEST_P(CudaPlan, ViewsAreMetadata) {
