@@ -7,7 +7,7 @@
 
 namespace framejit {
 
-// Warns, and counts; from any thread.
+// Warns, once of each, and counts; from any thread.
 void ReportInternalError(const std::string& what);
 // One that is told otherwise.
 void CountInternalError();
