@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "backends/alias.h"
+#include "backends/native/spelt_gelu.h"
 #include "graph/operator_table.h"
 
 namespace framejit::native {
@@ -41,39 +42,49 @@ class EpilogueFuser {
   }
 
  private:
-  // The node that makes the value, if that is the operator's and nobody else reads the value; -1.
-  int32_t OnlyFor(ValueId id, const char* name) const {
+  // The node that makes the value, if that is the operator's and nobody reads the value but `reads` operands; -1.
+  int32_t OnlyFor(ValueId id, const char* name, int32_t reads = 1) const {
     const int32_t producer = id == kNoValue ? -1 : producers_[static_cast<size_t>(id)];
-    if (producer < 0 || reads_[static_cast<size_t>(id)] != 1) return -1;
+    if (producer < 0 || reads_[static_cast<size_t>(id)] != reads) return -1;
     return OperatorName(graph_.nodes[static_cast<size_t>(producer)].op) == name ? producer : -1;
   }
 
+  // That of one operator, or spelt out.
+  std::optional<SpeltGelu> FindGelu(size_t n) const {
+    const Node& node = graph_.nodes[n];
+    const auto index = static_cast<int32_t>(n);
+    if (OperatorName(node.op) != "aten::gelu") return FindSpeltGelu(graph_, producers_, reads_, index);
+    if (node.operands[1].constant.toStringRef() != "tanh") return std::nullopt;
+    return SpeltGelu{node.operands[0].value, {index}, 1};
+  }
+
   void Fuse(size_t n) {
-    if (OperatorName(graph_.nodes[n].op) != "aten::gelu") return;
-    const Node gelu = graph_.nodes[n];
-    if (gelu.operands[1].constant.toStringRef() != "tanh") return;
-    ValueId sum = gelu.operands[0].value;
-    const int32_t view = OnlyFor(sum, "aten::view");  // linear layers on more than two dimensions
+    const std::optional<SpeltGelu> gelu = FindGelu(n);
+    if (!gelu) return;
+    const ValueId result = graph_.nodes[n].outputs[0];
+    ValueId sum = gelu->x;
+    const int32_t view = OnlyFor(sum, "aten::view", gelu->reads);  // linear layers on more than two dimensions
     if (view >= 0) sum = graph_.nodes[static_cast<size_t>(view)].operands[0].value;
-    const int32_t product = OnlyFor(sum, "aten::addmm");
-    if (view >= 0 && IsReturned(graph_.meta(gelu.outputs[0]).storage)) return;  // as a view, which eager's is not
-    if (product < 0 || !Applies(graph_.nodes[static_cast<size_t>(product)], gelu)) return;
+    const int32_t product = OnlyFor(sum, "aten::addmm", view >= 0 ? 1 : gelu->reads);
+    if (view >= 0 && IsReturned(graph_.meta(result).storage)) return;  // as a view, which eager's is not
+    if (product < 0 || !Applies(graph_.nodes[static_cast<size_t>(product)], result)) return;
     Node fused = graph_.nodes[static_cast<size_t>(product)];
     fused.op = *fused_;
     fused.operands.push_back(Operand::Constant(true));
     removed_[static_cast<size_t>(product)] = true;
+    for (const int32_t node : gelu->nodes) removed_[static_cast<size_t>(node)] = static_cast<size_t>(node) != n;
     if (view < 0) {
-      fused.outputs = gelu.outputs;
+      fused.outputs = {result};
       graph_.nodes[n] = std::move(fused);
       return;
     }
     TensorMeta meta = graph_.meta(sum);
-    meta.storage = graph_.meta(gelu.outputs[0]).storage;
-    const ValueId result = graph_.AddValue(std::move(meta));
-    fused.outputs = {result};
+    meta.storage = graph_.meta(result).storage;
+    const ValueId activated = graph_.AddValue(std::move(meta));
+    fused.outputs = {activated};
     Node shaped = graph_.nodes[static_cast<size_t>(view)];
-    shaped.operands[0] = Operand::Value(result);
-    shaped.outputs = gelu.outputs;
+    shaped.operands[0] = Operand::Value(activated);
+    shaped.outputs = {result};
     graph_.nodes[static_cast<size_t>(view)] = std::move(fused);
     graph_.nodes[n] = std::move(shaped);
   }
@@ -83,8 +94,8 @@ class EpilogueFuser {
     return std::any_of(graph_.outputs.begin(), graph_.outputs.end(), lies_there);
   }
 
-  bool Applies(const Node& product, const Node& gelu) const {
-    const TensorMeta &sum = graph_.meta(product.outputs[0]), &result = graph_.meta(gelu.outputs[0]);
+  bool Applies(const Node& product, ValueId activated) const {
+    const TensorMeta &sum = graph_.meta(product.outputs[0]), &result = graph_.meta(activated);
     const bool narrow = sum.dtype == at::kHalf || sum.dtype == at::kBFloat16;
     const auto is_one = [&](Position p) { return product.operands[p].constant.toScalar().equal(1); };
     return narrow && sum.is_contiguous() && result.is_contiguous() && result.dtype == sum.dtype && sum.numel() > 0 &&

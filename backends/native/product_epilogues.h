@@ -6,8 +6,9 @@
 
 namespace framejit::native {
 
-// gelu(addmm(bias, a, b), "tanh") of bfloat16 or float16 becomes one _addmm_activation, where nothing else reads the
-// product. The sum is not rounded in between. (There is a relu as well; whether it keeps NaN was not measured.)
+// gelu(addmm(bias, a, b), "tanh") of bfloat16 or float16, also one that is spelt out, becomes one _addmm_activation,
+// where nothing else reads the product. The sum is not rounded in between. (There is a relu as well; whether it keeps
+// NaN was not measured.)
 void FuseProductEpilogues(Graph& graph);
 
 }  // namespace framejit::native

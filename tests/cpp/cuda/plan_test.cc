@@ -82,6 +82,52 @@ return RESULTS
   }
 }
 
+// As transformers' NewGELUActivation and FastGELUActivation write it, and what looks like it and is not.
+TEST_P(CudaPlan, GelusThatAreSpeltOutAreTheLibrarysToo) {
+  const std::string head = R"(
+input %0: bfloat16[8, 64] device="cuda:0" @0
+input %1: bfloat16[64, 32] device="cuda:0" @1
+input %2: bfloat16[32] device="cuda:0" @2
+%3: bfloat16[8, 32] device="cuda:0" @3 = aten::addmm(%2, %0, %1, 1, 1)
+%4: bfloat16[2, 4, 32] device="cuda:0" @3 = aten::view(%3, [2, 4, 32])
+%5: bfloat16[2, 4, 32] device="cuda:0" @5 = aten::mul.Scalar(%4, 0.5)
+)";
+  const auto new_gelu = [&](const char* exponent, const char* factor, const char* results) {
+    return head + absl::StrReplaceAll(R"(
+%6: bfloat16[2, 4, 32] device="cuda:0" @6 = aten::pow.Tensor_Scalar(%4, EXPONENT)
+%7: bfloat16[2, 4, 32] device="cuda:0" @7 = aten::mul.Scalar(%6, FACTOR)
+%8: bfloat16[2, 4, 32] device="cuda:0" @8 = aten::add.Tensor(%4, %7, 1)
+%9: bfloat16[2, 4, 32] device="cuda:0" @9 = aten::mul.Scalar(%8, 0.7978845608028654)
+%10: bfloat16[2, 4, 32] device="cuda:0" @10 = aten::tanh(%9)
+%11: bfloat16[2, 4, 32] device="cuda:0" @11 = aten::add.Scalar(%10, 1.0, 1)
+%12: bfloat16[2, 4, 32] device="cuda:0" @12 = aten::mul.Tensor(%5, %11)
+%13: bfloat16[2, 4, 32] device="cuda:0" @13 = aten::exp(%12)
+return RESULTS
+)",
+                                      {{"EXPONENT", exponent}, {"FACTOR", factor}, {"RESULTS", results}});
+  };
+  const std::string fast_gelu = head + R"(
+%6: bfloat16[2, 4, 32] device="cuda:0" @6 = aten::mul.Scalar(%4, 0.7978845608)
+%7: bfloat16[2, 4, 32] device="cuda:0" @7 = aten::mul.Scalar(%4, 0.044715)
+%8: bfloat16[2, 4, 32] device="cuda:0" @8 = aten::mul.Tensor(%7, %4)
+%9: bfloat16[2, 4, 32] device="cuda:0" @9 = aten::add.Scalar(%8, 1.0, 1)
+%10: bfloat16[2, 4, 32] device="cuda:0" @10 = aten::mul.Tensor(%6, %9)
+%11: bfloat16[2, 4, 32] device="cuda:0" @11 = aten::tanh(%10)
+%12: bfloat16[2, 4, 32] device="cuda:0" @12 = aten::add.Scalar(%11, 1.0, 1)
+%13: bfloat16[2, 4, 32] device="cuda:0" @13 = aten::mul.Tensor(%5, %12)
+%14: bfloat16[2, 4, 32] device="cuda:0" @14 = aten::exp(%13)
+return %14
+)";
+  const char* const expected = "call into place aten::_addmm_activation\nkernel exp: 1024 bytes\narena: 512 bytes\n";
+  EXPECT_EQ(Describe(new_gelu("3.0", "0.044715", "%13").c_str()), expected);
+  EXPECT_EQ(Describe(fast_gelu.c_str()), expected);
+  for (const std::string& other :
+       {new_gelu("2.0", "0.044715", "%13"), new_gelu("3.0", "0.0447", "%13"), new_gelu("3.0", "0.044715", "%10, %13"),
+        new_gelu("3.0", "0.044715", "%4, %13"), absl::StrCat("strict", new_gelu("3.0", "0.044715", "%13"))}) {
+    EXPECT_FALSE(absl::StrContains(Describe(other.c_str()), "activation")) << other;
+  }
+}
+
 // Where no 16-byte access fits the rows of a large product, rows that are aligned alike are multiplied together.
 TEST(CudaProducts, MisalignedRowsOfLargeOnesAreTakenApart) {
   const auto function_for = [](const char* type, int64_t rows, int64_t columns, const char* mode = "") {

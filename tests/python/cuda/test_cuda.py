@@ -1,5 +1,6 @@
 """What is particular to GPUs: streams, devices, memory, mixed numbers, misaligned views, random numbers, errors."""
 
+import math
 import os
 import re
 import subprocess
@@ -49,10 +50,15 @@ def test_matmul_between_kernels():
     )
 
 
+def spelt_gelu(x):
+    return 0.5 * x * (1.0 + torch.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * torch.pow(x, 3.0))))
+
+
+@pytest.mark.parametrize("gelu", [lambda x: F.gelu(x, approximate="tanh"), spelt_gelu], ids=["operator", "spelt"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_gelu_of_a_linear_layer(dtype):
+def test_gelu_of_a_linear_layer(dtype, gelu):
     def function(x, w, b):
-        return F.gelu(F.linear(x, w, b), approximate="tanh") * 2
+        return gelu(F.linear(x, w, b)) * 2
 
     x, w, b = (values(*sizes, dtype=dtype, seed=len(sizes)) for sizes in ((4, 16, 64), (96, 64), (96,)))
     with torch.no_grad():
@@ -151,6 +157,22 @@ def test_other_devices_raise_as_eager_does():
         function(x, y)
     with pytest.raises(RuntimeError) as got:
         framejit.compile(function)(x, y)
+    assert str(got.value) == str(expected.value)
+
+
+MIXED = {
+    "results on another device": lambda x: torch.mode(x, 1, out=(torch.zeros(4), torch.zeros(4, dtype=torch.long))),
+    "layer norm with parameters of another dtype": lambda x: F.layer_norm(x.bfloat16(), (4,), x[0]),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_what_goes_on_the_cpu_or_with_one_device_raises_as_eager_does(name):
+    function, x = MIXED[name], values(4, 4)
+    with torch.no_grad(), pytest.raises(RuntimeError) as expected:
+        function(x)
+    with torch.no_grad(), pytest.raises(RuntimeError) as got:
+        framejit.compile(function)(x)
     assert str(got.value) == str(expected.value)
 
 
