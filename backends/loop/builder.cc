@@ -130,6 +130,11 @@ ValueId KernelBuilder::Cast(DType dtype, ValueId value) {
   }
   const Node& source = kernel_.nodes[value];
   if (source.dtype == dtype) return value;
+  // There and back again: floats of all types have the values of the narrow ones.
+  if (source.op == Op::kCast && IsFloat(source.dtype) && ClassOf(dtype) == DTypeClass::kNarrowFloat &&
+      dtype_of(source.operands[0]) == dtype) {
+    return source.operands[0];
+  }
   if (source.op == Op::kConst && IsComputeType(dtype)) {
     const bool from_float = IsFloat(source.dtype);
     if (dtype == DType::kBool) return ConstInt(dtype, from_float ? source.float_value != 0 : source.int_value != 0);

@@ -180,6 +180,17 @@ TEST(BuilderTest, PowersBecomeProducts) {
   EXPECT_EQ(b.Binary(Op::kPow, x, b.Const(DType::kFloat32, 0.5)), b.Unary(Op::kSqrt, x));
 }
 
+TEST(BuilderTest, CastsBackToNarrowFloatsAreLeftOut) {
+  KernelBuilder b({4});
+  const ValueId x = b.Load(b.AddInput(DType::kBFloat16), {1}), wide = b.Cast(DType::kFloat32, x);
+  EXPECT_EQ(b.Cast(DType::kBFloat16, wide), x);
+  EXPECT_NE(b.Cast(DType::kFloat16, wide), x);
+  const ValueId rounded = b.Cast(DType::kFloat32, b.Cast(DType::kBFloat16, b.Unary(Op::kExp, wide)));
+  EXPECT_NE(b.Unary(Op::kExp, wide), rounded);
+  const ValueId integer = b.Load(b.AddInput(DType::kInt32), {1});
+  EXPECT_NE(b.Cast(DType::kInt32, b.Cast(DType::kFloat32, integer)), integer);
+}
+
 TEST(BuilderTest, ReportsWhatMakesNoSense) {
   KernelBuilder types({4});
   const ValueId x = types.Load(types.AddInput(DType::kFloat32), {1});
