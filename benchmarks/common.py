@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOISE = 1.03
 CHILD_ENVIRONMENT = {
     "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+    "CUDA_CACHE_DISABLE": "1",  # NVRTC's and the driver's, of machine code
     "HF_HUB_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }

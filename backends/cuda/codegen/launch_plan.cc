@@ -23,9 +23,10 @@ constexpr int kColumnsOfBlock = kWarp;  // neighbouring rows of a block
 constexpr int kMaxColumnLanes = 32;
 constexpr int kMaxLanes = 1024;
 constexpr int kSharedBytes = 48 << 10;
-constexpr int kBankBytes = 4;        // of shared memory, in a row
-constexpr int kVectorsOfLane = 4;    // what a lane should have to do before a row gets more of them
-constexpr int kResidentBytes = 128;  // of a row in the registers of one thread; 256 are all that large blocks leave
+constexpr int kBankBytes = 4;         // of shared memory, in a row
+constexpr int kVectorsOfLane = 4;     // what a lane should have to do before a row gets more of them
+constexpr int kBytesOnTheirWay = 32;  // of loads in each thread, which keep memory busy
+constexpr int kResidentBytes = 128;   // of a row in the registers of one thread; 256 are all that large blocks leave
 constexpr int64_t kMinColumns = 8;
 constexpr int kTileTurns = 4;                           // in which a block takes the rows of a tile
 constexpr int64_t kFewTileElements = int64_t{1} << 15;  // less is over before tiles make a difference
@@ -132,7 +133,7 @@ class Planner {
     const int64_t vectors = kernel_.row_count() * CeilDiv(kernel_.inner_size(), vector);
     plan_.spread = Spread::kElements;
     plan_.threads = kThreads;
-    plan_.steps = vectors >= kManyVectors ? 2 : 1;
+    plan_.steps = vectors >= kManyVectors && LoadedBytes() * vector < kBytesOnTheirWay ? 2 : 1;
     plan_.blocks = CeilDiv(vectors, int64_t{kThreads} * plan_.steps);
   }
 

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -19,6 +20,9 @@ constexpr Result kCompilationError = 6;  // NVRTC_ERROR_COMPILATION
 // Products and sums stay apart, as the operators they come from: eager rounds between them. Subnormal numbers, division
 // and square roots are exact by default. 177: positions that no access of a kernel needs.
 constexpr const char* kOptions[] = {"--std=c++17", "--fmad=false", "--diag-suppress=177"};
+
+// Without the declarations of textures and of the runtime's functions, which take time to read (from NVRTC 12.4 on).
+constexpr const char* kMinimal = "--minimal";
 
 // Programs are destroyed however a compilation ends.
 struct ProgramOwner {
@@ -107,12 +111,14 @@ absl::StatusOr<std::unique_ptr<const Nvrtc>> Nvrtc::Open(const std::vector<std::
       continue;
     }
     auto nvrtc = std::unique_ptr<Nvrtc>(new Nvrtc(functions));
+    nvrtc->options_.assign(std::begin(kOptions), std::end(kOptions));
     int count = 0;
     absl::Status status = functions->Check(functions->nvrtcVersion(&nvrtc->major_, &nvrtc->minor_), "nvrtcVersion");
     status.Update(functions->Check(functions->nvrtcGetNumSupportedArchs(&count), "nvrtcGetNumSupportedArchs"));
     nvrtc->architectures_.resize(static_cast<size_t>(count));
     status.Update(
         functions->Check(functions->nvrtcGetSupportedArchs(nvrtc->architectures_.data()), "nvrtcGetSupportedArchs"));
+    if (std::pair(nvrtc->major_, nvrtc->minor_) >= std::pair(12, 4)) nvrtc->options_.push_back(kMinimal);
     if (status.ok()) return nvrtc;
     reasons.push_back(absl::StrCat(name, ": ", status.message()));
   }
@@ -136,7 +142,7 @@ absl::StatusOr<std::string> Nvrtc::Compile(const std::string& source, Architectu
   if (!status.ok()) return status;
   const std::string target = absl::StrCat("--gpu-architecture=", architecture.name());
   std::vector<const char*> options = {target.c_str()};
-  options.insert(options.end(), std::begin(kOptions), std::end(kOptions));
+  for (const std::string& option : options_) options.push_back(option.c_str());
   const Result compiled = f.nvrtcCompileProgram(owner.program, static_cast<int>(options.size()), options.data());
   if (compiled == kCompilationError) {
     return absl::InvalidArgumentError(
@@ -153,7 +159,7 @@ absl::StatusOr<std::string> Nvrtc::Compile(const std::string& source, Architectu
 }
 
 std::string Nvrtc::Identity() const {
-  return absl::StrCat("nvrtc ", major_, ".", minor_, " ", absl::StrJoin(kOptions, " "));
+  return absl::StrCat("nvrtc ", major_, ".", minor_, " ", absl::StrJoin(options_, " "));
 }
 
 }  // namespace framejit::cuda

@@ -39,6 +39,7 @@ class Nvrtc {
 
   std::shared_ptr<const Functions> functions_;
   std::vector<int> architectures_;
+  std::vector<std::string> options_;  // but the architecture
   int major_ = 0, minor_ = 0;
 };
 

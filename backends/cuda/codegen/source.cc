@@ -270,17 +270,18 @@ class Generator {
     Line("extern \"C\" __global__ void __launch_bounds__(", plan_.threads, ") ", entry, "(", Parameters(), ") {");
     ++depth_;
     const int64_t block = int64_t{plan_.threads} * plan_.steps * plan_.vector;
-    Line("const Offset first = (Offset)blockIdx.x * ", block, " + threadIdx.x * ", vector, ";");
     if (plan_.steps > 1) {
-      // Nothing to ask in between, so that the loads of all steps may go first.
-      Open("if (((Offset)blockIdx.x + 1) * ", block, " <= ", last, ")");
-      for (int step = 0; step < plan_.steps; ++step) ComputeStep(step);
-      Line("return;");
-      Close();
+      LongBlock(block, last);
+    } else {
+      Line("const Offset at = (Offset)blockIdx.x * ", block, " + threadIdx.x * ", vector, ";");
+      PartialVector(last);
     }
-    Line("#pragma unroll 1");
-    Open("for (int step = 0; step < ", plan_.steps, "; ++step)");
-    Line("const Offset at = first + step * ", plan_.threads * plan_.vector, ";");
+    Close();
+  }
+
+  // One vector of a thread, where there is all or a part of it.
+  void PartialVector(const std::string& last) {
+    const std::string vector = Width();
     // Of several dimensions, vectors take the inner one up.
     const bool open = loop::IsOpen(kernel_.inner_size());
     if (kernel_.dims.size() > 1 || plan_.vector == 1 || (!open && kernel_.inner_size() % plan_.vector == 0)) {
@@ -294,7 +295,23 @@ class Generator {
       Line("for (Offset e = at; e < ", last, "; ++e) Compute<1>(e, ", Arguments(), ");");
       Close();
     }
-    Close();
+  }
+
+  // Several vectors of a thread with nothing to ask in between, so that the loads of all of them may go first. What is
+  // left for the last of very many blocks goes by single elements: it is of the text, and the time to compile it, what
+  // one more element of a vector would be.
+  void LongBlock(int64_t block, const std::string& last) {
+    const bool even = !is_open_ && kernel_.row_count() * kernel_.inner_size() % block == 0;
+    Line("const Offset begin = (Offset)blockIdx.x * ", block, ", first = begin + threadIdx.x * ", Width(), ";");
+    if (!even) Open("if (begin + ", block, " <= ", last, ")");
+    for (int step = 0; step < plan_.steps; ++step) ComputeStep(step);
+    if (even) return;
+    --depth_;
+    Line("} else {");
+    ++depth_;
+    Line("#pragma unroll 1");
+    Line("for (Offset e = begin + threadIdx.x; e < ", last, "; e += ", plan_.threads, ") Compute<1>(e, ", Arguments(),
+         ");");
     Close();
   }
 

@@ -49,7 +49,8 @@ class CompileTest : public ::testing::TestWithParam<int> {};
 TEST_P(CompileTest, EveryKernel) {
   for (const int max_vector : {16, 1}) {
     for (const std::vector<NamedKernel>& kernels :
-         {testing::OperatorKernels(), testing::CastKernels(), testing::LayoutKernels(), testing::ReductionKernels()}) {
+         {testing::OperatorKernels(), testing::CastKernels(), testing::LayoutKernels(), testing::LongKernels(),
+          testing::ReductionKernels()}) {
       ASSERT_FALSE(kernels.empty());
       const auto cubin = TheNvrtc().Compile(OneProgram(kernels, max_vector), Architecture{GetParam()});
       ASSERT_TRUE(cubin.ok()) << cubin.status();

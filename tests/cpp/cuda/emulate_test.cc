@@ -208,6 +208,8 @@ TEST(EmulateTest, Operators) { CheckAll(Plan(testing::OperatorKernels())); }
 TEST(EmulateTest, Casts) { CheckAll(Plan(testing::CastKernels())); }
 TEST(EmulateTest, Layouts) { CheckAll(Plan(testing::LayoutKernels())); }
 TEST(EmulateTest, Reductions) { CheckAll(Plan(testing::ReductionKernels())); }
+TEST(EmulateTest, LongKernels) { CheckAll(Plan(testing::LongKernels())); }
+TEST(EmulateTest, OpenLongKernels) { CheckAll(Plan(testing::LongKernels(), Opened::kAll)); }
 TEST(EmulateTest, OpenLayouts) { CheckAll(Plan(testing::LayoutKernels(), Opened::kAll)); }
 TEST(EmulateTest, OpenRows) { CheckAll(Plan(testing::ReductionKernels(), Opened::kOuter)); }
 TEST(EmulateTest, OpenReductions) { CheckAll(Plan(testing::ReductionKernels(), Opened::kAll)); }

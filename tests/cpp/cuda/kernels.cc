@@ -197,4 +197,18 @@ std::vector<NamedKernel> ReductionKernels() {
   return out;
 }
 
+std::vector<NamedKernel> LongKernels() {
+  std::vector<NamedKernel> out;
+  for (const std::vector<int64_t>& sizes : {std::vector<int64_t>{1 << 21}, {(1 << 21) + 5}, {3, (1 << 19) + 5}}) {
+    KernelBuilder b(sizes);
+    std::vector<int64_t> strides = Contiguous(sizes);
+    if (sizes.size() > 1) ++strides[0];  // rows that stay apart
+    const ValueId x = b.Load(b.AddInput(DType::kFloat64), strides);
+    b.Store(b.AddOutput(DType::kFloat64), Contiguous(sizes), b.Binary(Op::kMul, x, x));
+    out.push_back(Finish(absl::StrCat("long_", absl::StrJoin(sizes, "x")), std::move(b)));
+    EXPECT_EQ(cuda::PlanLaunch(out.back().kernel).steps, 2) << out.back().name;
+  }
+  return out;
+}
+
 }  // namespace framejit::testing

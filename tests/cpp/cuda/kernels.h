@@ -22,6 +22,8 @@ std::vector<NamedKernel> CastKernels();
 std::vector<NamedKernel> LayoutKernels();
 // Rows of all lengths from one lane to a block of lanes, softmax and norms, columns, whole tensors.
 std::vector<NamedKernel> ReductionKernels();
+// So many elements that each thread takes several vectors: whole blocks, and a part of the last one.
+std::vector<NamedKernel> LongKernels();
 
 }  // namespace framejit::testing
 
