@@ -81,7 +81,8 @@ PyObject* RecorderState::Impl::ListGetItem(Shadow& shadow, PyObject* key) {
   return nullptr;
 }
 
-// torch makes a tensor of each list of integers in an index; here that tensor is a constant of the graph.
+// torch makes a tensor of each list of integers in an index; here that tensor is a constant of the graph. It lies on
+// the CPU, whatever the default device is: operators take such an index for tensors anywhere.
 PyObject* RecorderState::Impl::TensorIndex(PyObject* key) {
   if (PyList_Check(key)) {
     if (Prepare(key) != 0) return nullptr;
@@ -89,7 +90,9 @@ PyObject* RecorderState::Impl::TensorIndex(PyObject* key) {
     for (Py_ssize_t i = 0; integers && i < PyList_GET_SIZE(key); ++i) {
       integers = PyLong_CheckExact(PyList_GET_ITEM(key, i)) != 0;
     }
-    return integers ? Call(Names().tensor_function, {key}) : Py_NewRef(key);
+    if (!integers) return Py_NewRef(key);
+    PyObject* args[] = {key, Names().cpu};
+    return Call(Names().tensor_function, args, 1, Names().device_keyword);
   }
   if (!PyTuple_CheckExact(key)) return Py_NewRef(key);
   PyRef parts = PyRef::Steal(PyTuple_New(PyTuple_GET_SIZE(key)));

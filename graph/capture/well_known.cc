@@ -78,6 +78,7 @@ void LoadTorch(WellKnown& n) {
   n.fft_module = Intern("torch._C._fft");
   n.special_module = Intern("torch._C._special"), n.sparse_module = Intern("torch._C._sparse");
   n.tensor_function = Import("torch", "tensor");
+  n.cpu = Intern("cpu"), n.device_keyword = Require(PyTuple_Pack(1, Intern("device")), "a tuple");
 }
 
 void LoadLibrary(WellKnown& n) {

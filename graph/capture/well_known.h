@@ -16,8 +16,9 @@ struct WellKnown {
   PyTypeObject *tensor_base, *tensor, *parameter, *buffer, *variable_functions, *device, *dtype, *layout,
       *memory_format, *size, *op_overload, *op_overload_packet, *generator;
   PyObject *nn_module, *linalg_module, *fft_module, *special_module,
-      *sparse_module;         // names of the C modules of functions
-  PyObject* tensor_function;  // torch.tensor
+      *sparse_module;              // names of the C modules of functions
+  PyObject* tensor_function;       // torch.tensor
+  PyObject *cpu, *device_keyword;  // "cpu", ("device",)
   // The standard library.
   PyTypeObject *ordered_dict, *default_dict, *deque, *tuplegetter, *partial, *lru_cache, *method_wrapper, *attrgetter,
       *itemgetter, *pattern, *match, *context_var, *mappingproxy, *local_class;

@@ -323,6 +323,7 @@ class RecordedCall {
         return;
       case ArgumentKind::kTensor:
         operand.kind = Operand::Kind::kValue;
+        if (written && value.isTensor()) CheckOutDevice(i, value.toTensor());
         if (value.isTensor()) value = ShadowOf(value.toTensor(), written, operand.value);
         return;
       case ArgumentKind::kTensorList:
@@ -336,6 +337,12 @@ class RecordedCall {
         TakeList<std::optional<at::Tensor>>(value, written, operand);
         return;
     }
+  }
+
+  // Operators raise where they are to write their results to another device.
+  void CheckOutDevice(size_t i, const at::Tensor& tensor) const {
+    if (tensor.defined() && tensor.device() != device_ && op_.schema().arguments()[i].is_out())
+      FailAndThrow(recording_, BreakCode::kUnsupportedCallable, NameOf(info_) + " with out= on another device");
   }
 
   // Metadata are those of the number as it is here (TakesOpenNumbers).
@@ -526,8 +533,9 @@ bool HasMask(const Stack& stack, size_t base) {
   return false;
 }
 
-// Normalisations take inputs of reduced precision with parameters and statistics of full precision: all of them.
-bool MixesDtypes(const OpInfo& info, const Stack& stack, size_t base) {
+// Normalisations take inputs of reduced precision with parameters and statistics of full precision: all of them, those
+// with running statistics on every device.
+bool MixesDtypes(const OpInfo& info, c10::Device device, const Stack& stack, size_t base) {
   std::optional<at::ScalarType> first;
   bool mixed = false, full = true;
   ForEachTensor(info, stack, base, [&](const at::Tensor& tensor) {
@@ -538,11 +546,12 @@ bool MixesDtypes(const OpInfo& info, const Stack& stack, size_t base) {
     mixed |= tensor.scalar_type() != *first;
     full &= tensor.scalar_type() == at::kFloat;
   });
-  const bool norm = info.name.name.rfind("aten::native_", 0) == 0;
+  const bool norm = info.name.name.rfind(device.is_cpu() ? "aten::native_" : "aten::native_batch_norm", 0) == 0;
   return mixed && !(norm && full && at::isReducedFloatingType(*first));
 }
 
-void CheckRecordable(const OpInfo& info, FakeRecording& recording, const Stack& stack, size_t base) {
+void CheckRecordable(const OpInfo& info, c10::Device device, FakeRecording& recording, const Stack& stack,
+                     size_t base) {
   switch (info.data_dependence) {
     case DataDependence::kNone:
       break;
@@ -554,7 +563,7 @@ void CheckRecordable(const OpInfo& info, FakeRecording& recording, const Stack& 
       if (HasMask(stack, base)) FailAndThrow(recording, BreakCode::kDataDependent, NameOf(info) + " with a mask");
       break;
   }
-  if (info.one_dtype && MixesDtypes(info, stack, base))
+  if (info.one_dtype && MixesDtypes(info, device, stack, base))
     FailAndThrow(recording, BreakCode::kUnsupportedCallable, NameOf(info) + " of tensors of several dtypes");
   if (info.replaces_memory) FailAndThrow(recording, BreakCode::kTensorMetadataMutation, NameOf(info));
 }
@@ -680,7 +689,7 @@ void Record(const c10::OperatorHandle& op, OpInfo& info, DispatchKeySet keys, St
   if (info.replaces_memory && KeepsSizes(info, *stack, base)) return stack->resize(base + 1);
   std::optional<Stack> results = ResultsOfData(op, info, *recording, *stack, base);
   recording->has_read_data |= results.has_value();
-  if (!results) CheckRecordable(info, *recording, *stack, base);
+  if (!results) CheckRecordable(info, arguments.device, *recording, *stack, base);
   const bool leaf = info.leaf_on_gpu && arguments.device.is_cuda();
   if (!results && info.source == MetadataSource::kComposite && !leaf) return info.kernel->callBoxed(op, keys, stack);
   if (!results && info.source == MetadataSource::kOnFakes) {
