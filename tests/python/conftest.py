@@ -21,10 +21,20 @@ torch.set_num_threads(1)
 
 def pytest_addoption(parser):
     parser.addoption("--check", default="", help="run the tests under these checks, as FRAMEJIT_CHECK takes them")
+    parser.addoption("--device", default=None, help="the default device of all tests that choose none")
     parser.addoption("--dynamic", action="store_true", help="compile with dynamic=True where a test says nothing of it")
 
 
+def pytest_configure(config):
+    torch.set_default_device(config.getoption("--device"))  # modules make tensors as they are imported
+
+
 def pytest_collection_modifyitems(config, items):
+    if config.getoption("--device"):
+        of_the_cpu = pytest.mark.skip(reason="of the CPU")
+        for item in items:
+            if item.get_closest_marker("cpu") is not None:
+                item.add_marker(of_the_cpu)
     if os.environ.get("FRAMEJIT_LONG_TESTS") == "1":
         return
     skip = pytest.mark.skip(reason="long; set FRAMEJIT_LONG_TESTS=1")
@@ -42,7 +52,7 @@ def device(request):
     if request.param == "cuda":
         torch.set_default_device("cuda")
     yield request.param
-    torch.set_default_device(None)
+    torch.set_default_device(request.config.getoption("--device"))
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +79,7 @@ def clean_state(request):
     torch.manual_seed(0)
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
+    torch.set_default_device(request.config.getoption("--device"))
     yield
     framejit.reset()
     expected = request.node.get_closest_marker("internal_errors")

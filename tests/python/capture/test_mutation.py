@@ -200,7 +200,7 @@ def random_slices(generator, size: int, length: int) -> slice:
 @pytest.mark.parametrize("seed", range(40))
 def test_parts_of_one_tensor(seed):
     """One part of a tensor is written with another, which may lie beside it, between its elements or over them."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(seed)
     rows, columns = (1 + int(torch.randint(limit, (), generator=generator)) for limit in (3, 4))
     parts = [(random_slices(generator, 6, rows), random_slices(generator, 9, columns)) for _ in range(3)]
 

@@ -1,7 +1,7 @@
 """torch function and dispatch modes: the program's own see every operator, so nothing of ours runs under them."""
 
 import torch
-from framejit_testing import counting, vector
+from framejit_testing import check, counting, vector
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -87,6 +87,15 @@ def test_device_contexts_are_told_apart_by_their_devices():
         with torch.no_grad():
             assert compiled(3).device.type == "cpu"
     assert backend.count == 3
+
+
+def test_lists_as_indices_lie_where_tensors_take_them():
+    def function(x):
+        return x[[0, 2]], x[:, [1, 3]], x[[0, 1], [1, 2]]
+
+    x = torch.arange(12.0, device="cpu").reshape(3, 4)
+    with torch.device("meta"):
+        check(function, x)
 
 
 def test_annotations_of_functions_made_inside_are_kept():

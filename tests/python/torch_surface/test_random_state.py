@@ -186,6 +186,7 @@ def states_agree(function, make, calls=3, graphs=1, backends=("counting", "cpu",
         assert counted is None or counted.count == graphs
 
 
+@pytest.mark.cpu
 def test_generators_go_on_from_call_to_call():
     def function(x, g):
         return torch.rand(3, generator=g) + x[0, :3], F.dropout(x), torch.randperm(4, generator=g)
@@ -193,6 +194,7 @@ def test_generators_go_on_from_call_to_call():
     states_agree(function, lambda: [torch.Generator().manual_seed(3)])
 
 
+@pytest.mark.cpu
 def test_two_generators():
     def function(x, g, h):
         a = torch.rand(3, generator=g)
@@ -202,6 +204,7 @@ def test_two_generators():
     states_agree(function, lambda: [torch.Generator().manual_seed(3), torch.Generator()])
 
 
+@pytest.mark.cpu
 def test_one_generator_in_two_places():
     def function(x, g, h):
         return torch.rand(3, generator=g), torch.rand(3, generator=h), x
@@ -218,6 +221,7 @@ def test_one_generator_in_two_places():
         assert_same([g.get_state() for g in own], [g.get_state() for g in eager])
 
 
+@pytest.mark.cpu
 def test_a_generator_of_each_call():
     def function(x, g):
         return torch.rand(3, generator=g) + x[0, :3]
@@ -238,6 +242,7 @@ def test_a_generator_that_is_not_used_is_not_guarded():
     assert backend.count == 1
 
 
+@pytest.mark.cpu
 def test_a_generator_is_not_kept_alive():
     def function(x, g):
         return torch.rand(3, generator=g) + x[0, :3]
@@ -251,6 +256,7 @@ def test_a_generator_is_not_kept_alive():
     assert sys.getrefcount(g) == before
 
 
+@pytest.mark.cpu
 def test_a_break_between_draws():
     def function(x, g):
         a = torch.rand(2, generator=g)
@@ -261,6 +267,7 @@ def test_a_break_between_draws():
     states_agree(function, lambda: [torch.Generator().manual_seed(1)], graphs=2)
 
 
+@pytest.mark.cpu
 def test_a_generator_made_inside_is_alive_at_a_break():
     def function(x):
         y = x * 2
@@ -275,6 +282,7 @@ def test_a_generator_made_inside_is_alive_at_a_break():
             assert_same(target(X), function(X))
 
 
+@pytest.mark.cpu
 def test_a_generator_made_inside_is_returned():
     def function(x):
         g = torch.Generator().manual_seed(1)
@@ -308,6 +316,7 @@ def test_the_seed_is_asked_for():
         assert_same(compiled(X, g), of_a_generator(X, g))
 
 
+@pytest.mark.cpu
 def test_a_graph_that_raises_puts_generators_back():
     def function(x, i, g):
         a = torch.rand(2, generator=g)
@@ -399,6 +408,7 @@ def test_gradients_beside_a_seed():
     assert backend.count == 1
 
 
+@pytest.mark.cpu
 def test_threads_with_generators_of_their_own():
     def function(x):
         g = torch.Generator().manual_seed(3)

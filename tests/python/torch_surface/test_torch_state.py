@@ -493,6 +493,7 @@ def test_regions_without_autocast_in_one_with_it(backend, grad):
     assert not torch.is_autocast_enabled("cpu")
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("backend", ["interp", "cpu", "eager"])
 def test_attention_with_dropout_under_autocast(backend):
     """Its kernel computes in single precision, without autocast."""
