@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
@@ -196,6 +197,14 @@ void NameResult(const TorchArgument& result, const std::string& target, std::vec
   if (name.empty()) name = absl::StrCat(target, "_", result.value);
 }
 
+// (17 > 1), which no size changes.
+bool SaysNumbersAlone(const SymbolStep& step, const SymbolicProgram& program) {
+  const std::string text = step.kind == SymbolStep::Kind::kEqual
+                               ? program.symbols[static_cast<size_t>(step.symbol)].text
+                               : AskText(step.ask, program, {});
+  return std::none_of(text.begin(), text.end(), absl::ascii_isalpha);
+}
+
 }  // namespace
 
 void NameResults(const TorchGraph& graph, size_t first_call, std::vector<std::string>& names) {
@@ -239,7 +248,8 @@ std::string PrintDemands(const SymbolicProgram& program, const std::vector<std::
     // What is asked of tensors besides is what kind of tensor they are.
     const bool is_size =
         step.kind == SymbolStep::Kind::kEqual || std::any_of(step.ask.args.begin(), step.ask.args.end(), HasSymbol);
-    std::string demand = is_size ? DemandText(step, program, names) : "";
+    if (!is_size || SaysNumbersAlone(step, program)) continue;
+    std::string demand = DemandText(step, program, names);
     if (!demand.empty() && seen.insert(demand).second) absl::StrAppend(&text, demand, "\n");
   }
   return text;

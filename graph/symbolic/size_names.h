@@ -30,6 +30,7 @@ class SizeNames {
  private:
   using Names = std::vector<std::string>;
   std::optional<Names> OfResult(const TorchCall& call, const TorchGraph& graph, const SymbolicProgram& program) const;
+  std::optional<Names> OfJoined(const TorchCall& call, bool adds_dimension) const;
   // Of each result of a call that cuts its operand into parts.
   std::optional<Names> OfParts(const TorchCall& call) const;
   // Keeps what fits the sizes of the value in the recording, and gives other sizes names of their own.

@@ -58,6 +58,14 @@ TEST_F(ProgramTest, DemandsAreSaidOnce) {
   EXPECT_EQ(PrintDemands(program_, {}), "x.shape[0] == 1000\n");
 }
 
+TEST_F(ProgramTest, NumbersDemandNothing) {
+  program_.symbols.push_back({python_->Eval("1001"), "17"});
+  SymbolStep equal{.kind = SymbolStep::Kind::kEqual};
+  equal.symbol = 1;
+  program_.steps = {equal, Ask("operator.gt", {SymbolArgument(1), Constant("4")}, Constant("False"))};
+  EXPECT_EQ(PrintDemands(program_, {}), "");
+}
+
 TEST_F(ProgramTest, WhatKindOfTensorItIsGoesWithoutSaying) {
   TorchArgument tensor;
   tensor.kind = TorchArgument::Kind::kValue;
