@@ -2,9 +2,10 @@
 # Builds, tests and benchmarks on a machine with a GPU and no network: it has Python, torch, a compiler, cmake, ninja,
 # pybind11, pytest and transformers; asmjit, abseil and GoogleTest come as Debian packages in .debs (git-ignored).
 # One call does everything; logs go to $OUT.
-# usage: tools/device.sh [build] [test] [bench] [asan] [replay] [gpu] [memcheck]      (default: the first four)
+# usage: tools/device.sh [build] [test] [bench] [asan] [replay] [gpu] [gpu-capture] [memcheck]      (default: the first four)
 # test: the suite without the GPU (FRAMEJIT_LONG_TESTS=1: its long tests, too). replay: it again, under the replay check.
-# gpu: gpu-tests and gpu-bench, the tests and the benchmarks of the CUDA backend. memcheck: its kernels under
+# gpu: gpu-tests and gpu-bench, the tests and the benchmarks of the CUDA backend; gpu-capture: of the former, the tests of
+# capture with the GPU as the default device. memcheck: its kernels under
 # compute-sanitizer.
 set -u
 out=${OUT:-build/device-logs}
@@ -28,12 +29,11 @@ case $what in *build*)
     cmake --build build/device --parallel --target framejit_extension >>"$out/build.log" 2>&1 &&
     cmake --install build/device --component python --prefix . >>"$out/build.log" 2>&1 || { tail -30 "$out/build.log"; exit 1; }
 esac
-# The suite without the GPU, file by file on all cores. suite NAME [pytest's arguments...]
-suite() {
+# The test files that stdin names, side by side on all cores. by_file NAME [pytest's arguments...]
+by_file() {
   name=$1
   shift
-  find tests/python -name 'test_*.py' | grep -vE '/(demo|interpreters)/' | sort -R |
-    CUDA_VISIBLE_DEVICES='' OMP_NUM_THREADS=2 xargs -P "$(nproc)" -I{} sh -c '
+  sort -R | OMP_NUM_THREADS=2 xargs -P "$(nproc)" -I{} sh -c '
       file=$1 log=$2.$(echo $1 | tr / -)
       shift 2
       timeout 500 python3 -m pytest -q -o faulthandler_timeout=120 $file "$@" >$log 2>&1
@@ -46,6 +46,11 @@ suite() {
     awk -v name="$name" '{ count[$2] += $1 } END { for (what in count) print name ": " count[what] " " what }'
   [ ! -s "$out/$name.failed" ]
 }
+# The suite without the GPU. suite NAME [pytest's arguments...]
+suite() (
+  export CUDA_VISIBLE_DEVICES=''
+  find tests/python -name 'test_*.py' | grep -vE '/(demo|interpreters)/' | by_file "$@"
+)
 
 case " $what " in *' test '*) suite test || status=1 ;; esac
 case " $what " in *' replay '*) suite replay --check replay || status=1 ;; esac
@@ -64,6 +69,11 @@ case $what in *gpu-tests*)
     tests/python/kernels tests/python/training/test_layers.py tests/python/training/test_operators.py \
     tests/python/training/test_derivatives.py tests/python/training/test_models.py >"$out/gpu-tests.log" 2>&1 || status=1
   grep -E '^(FAILED|ERROR|E  )|passed|failed|Fatal' "$out/gpu-tests.log" | cut -c1-220 | tail -60
+esac
+# Those of capture once more, with the GPU as the default device.
+case $what in *gpu-tests* | *gpu-capture*)
+  find tests/python/breaks tests/python/capture tests/python/effects tests/python/entry tests/python/guards \
+    tests/python/semantics tests/python/torch_surface -name 'test_*.py' | by_file gpu-capture --device cuda || status=1
 esac
 case $what in *gpu-bench*)
   for script in gpu_kernels gpu_models; do

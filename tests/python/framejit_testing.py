@@ -243,9 +243,12 @@ class Cases:
     def __init__(self):
         self.rows = []
 
-    def __call__(self, *args, **expectations):
+    def __call__(self, *args, cpu=False, **expectations):
+        """cpu: what it does, raises or counts is another thing on other devices."""
+
         def add(function):
-            self.rows.append(pytest.param(function, args, expectations, id=function.__name__))
+            marks = [pytest.mark.cpu] if cpu else []
+            self.rows.append(pytest.param(function, args, expectations, id=function.__name__, marks=marks))
             return function
 
         return add

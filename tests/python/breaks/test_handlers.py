@@ -496,6 +496,7 @@ def test_the_frames_of_a_handled_exception_are_let_go():
         gc.enable()
 
 
+@pytest.mark.cpu
 def test_the_line_of_a_frame_that_was_entered_in_the_middle():
     def warns(x):
         y = x.sin()

@@ -47,7 +47,7 @@ def three_deep(x):
     return middle(x.tanh()).abs()
 
 
-@case(X, W, graphs=1)
+@case(X, W, graphs=1, cpu=True)
 def in_an_operator(x, w):
     y = x.sin() + 1
     return (y * 2) + w  # sizes 4 and 5

@@ -114,6 +114,7 @@ GRAPHS = [
 ]  # fmt: skip
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("grad", [False, True], ids=["no_grad", "grad"])
 @pytest.mark.parametrize("function", GRAPHS, ids=names)
 def test_in_an_operator_of_a_graph(function, grad):

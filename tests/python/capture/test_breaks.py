@@ -41,7 +41,7 @@ def tolist(x):
     return x.tolist(), x + 1
 
 
-@case(X, code="TensorData", graphs=0, breaks=2)
+@case(X, code="TensorData", graphs=0, breaks=2, cpu=True)
 def numpy_array(x):
     return torch.from_numpy(x.numpy() + 1)
 

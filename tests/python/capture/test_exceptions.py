@@ -47,13 +47,13 @@ def fails_assertion(x):
     return x
 
 
-@raising(X, graphs=1)
+@raising(X, graphs=1, cpu=True)
 def shape_mismatch(x):
     y = x * 2
     return y + torch.ones(3)
 
 
-@raising(X, graphs=1)
+@raising(X, graphs=1, cpu=True)
 def bad_argument_to_torch(x):
     return torch.nn.functional.linear(x, torch.ones(2, 3))
 
@@ -84,7 +84,7 @@ def raises_in_callee(x):
     return inner(x)
 
 
-@raising(X, graphs=1)
+@raising(X, graphs=1, cpu=True)
 def raises_in_comprehension(x):
     return [x[i] for i in range(9)]
 

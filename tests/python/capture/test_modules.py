@@ -59,7 +59,7 @@ def module_call(x):
     return BLOCK(x)
 
 
-@case(X)
+@case(X, cpu=True)
 def module_that_is_moved_to_where_it_is(x):
     return BLOCK.to(torch.float32).to("cpu")(x)
 

@@ -68,7 +68,7 @@ def chunks_that_hide_their_base(x):
     return torch.sigmoid(a) * b + a, torch.tanh(c) + d
 
 
-@case(X)
+@case(X, cpu=True)
 def written_overlap_raises(x):
     x[1:] = x[:-1]
     return x
@@ -216,6 +216,7 @@ def test_parts_of_one_tensor(seed):
     check(f, vector(6, 9, seed=seed))
 
 
+@pytest.mark.cpu
 def test_gates_of_a_cell():
     """Parts of a product are written in place and read in another layout than what they were part of."""
 

@@ -196,6 +196,7 @@ def test_methods_that_were_replaced(monkeypatch):
     torch.testing.assert_close(again(x), torch.sub(x, 2))
 
 
+@pytest.mark.cpu
 def test_transforms():
     check(lambda x: torch.func.vmap(lambda row: row + 1)(x), torch.rand(3, 4))
     check(lambda x: torch.func.grad(lambda y: (y * 3 + 1).sum())(x), torch.rand(3))

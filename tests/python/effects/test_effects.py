@@ -327,6 +327,7 @@ def test_exception_keeps_the_effects_before_it():
     assert items == ["before", "after"]
 
 
+@pytest.mark.cpu
 def test_torch_error_in_a_warm_call_has_no_effect_after_it():
     """An operator that raises only for some values of its input: eager's exception, and only eager's writes."""
     items = []
@@ -350,6 +351,7 @@ def test_torch_error_in_a_warm_call_has_no_effect_after_it():
     assert str(actual.value) == str(expected.value)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("native", [False, True], ids=["fx", "native"])
 @pytest.mark.parametrize("overlap", [False, True], ids=["apart", "overlapping"])
 def test_torch_error_after_a_write_happens_once(native, overlap):

@@ -1,5 +1,6 @@
 """torch function and dispatch modes: the program's own see every operator, so nothing of ours runs under them."""
 
+import pytest
 import torch
 from framejit_testing import check, counting, vector
 from torch.overrides import TorchFunctionMode
@@ -78,6 +79,7 @@ def make(n):
     return torch.zeros(n) + torch.ones(n)
 
 
+@pytest.mark.cpu
 def test_device_contexts_are_told_apart_by_their_devices():
     compiled, backend = counting(make)
     for _ in range(3):

@@ -67,6 +67,7 @@ cube.register_autograd(
 )
 
 
+@pytest.mark.cpu
 def test_with_a_fake_kernel():
     check(lambda x: scale(x) + scale(x * 2, 3.0) + torch.ops.framejit_tests.scale(x, factor=0.5), X)
     check(lambda x: torch.ops.framejit_tests.scale.default(x) * 2, X)
@@ -83,6 +84,7 @@ def test_that_writes_its_argument():
     check(function, X, Y)
 
 
+@pytest.mark.cpu
 def test_without_a_fake_kernel():
     check(lambda x: without_fake(x * 2) * 3, X, graphs=2, breaks=1)
 
@@ -91,6 +93,7 @@ def test_with_sizes_that_depend_on_data():
     check(lambda x: data_dependent(x * 2).sum() * 3, X, graphs=2, breaks=1)
 
 
+@pytest.mark.cpu
 def test_that_returns_a_number_beside_tensors():
     """As attention does on GPUs. A number that depends on sizes holds for these alone."""
     library = torch.library.Library("framejit_tests", "FRAGMENT")
@@ -110,6 +113,7 @@ def test_that_returns_a_number_beside_tensors():
             assert_same(compiled(x), function(x))
 
 
+@pytest.mark.cpu
 def test_the_backward_is_the_operators():
     def function(x):
         return (cube(x * 2) + 1).sum()
@@ -125,6 +129,7 @@ def test_the_backward_is_the_operators():
     assert backend.count == 1
 
 
+@pytest.mark.cpu
 def test_registered_by_hand():
     library = torch.library.Library("framejit_tests", "FRAGMENT")
     library.define("twice(Tensor x) -> Tensor")
@@ -201,6 +206,7 @@ def native_operators(tmp_path_factory):
     return torch.ops.framejit_native_tests
 
 
+@pytest.mark.cpu
 @pytest.mark.skipif(sys.platform != "linux", reason="the flags are those of Linux compilers")
 def test_of_a_library_in_cpp(native_operators):
     operators = native_operators

@@ -99,7 +99,7 @@ def lists_as_index_of_the_method(x):
 # --- Python values of what depends on constants alone ---------------------------------------------------------------
 
 
-@case(X)
+@case(X, cpu=True)
 def numbers_of_constants(x):
     steps = torch.linspace(0, 1, 3).tolist()
     sizes = torch.tensor([x.shape[0], 2])
@@ -107,7 +107,7 @@ def numbers_of_constants(x):
     return x * torch.tensor(3.0).item(), [x + step for step in steps], x.reshape(total.item(), 3), int(total)
 
 
-@case(X)
+@case(X, cpu=True)
 def decisions_on_constants(x):
     mask = torch.ones(3, dtype=torch.bool)
     mask[1] = False
@@ -116,7 +116,7 @@ def decisions_on_constants(x):
     return x + 1 if torch.equal(torch.arange(2), torch.tensor([0, 1])) else x - 1
 
 
-@case(X)
+@case(X, cpu=True)
 def constants_written_in_between(x):
     count = torch.zeros((), dtype=torch.long)
     seen = []
@@ -128,7 +128,7 @@ def constants_written_in_between(x):
     return x * seen[-1], seen, view.tolist()
 
 
-@case(X)
+@case(X, cpu=True)
 def an_index_made_of_constants(x):
     return x[torch.tensor(1)], x[torch.arange(4).max()]
 

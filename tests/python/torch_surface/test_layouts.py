@@ -117,6 +117,7 @@ def test_a_leaf_keeps_its_layout():
     check(function, parameter, graphs=1, breaks=1)
 
 
+@pytest.mark.cpu
 def test_an_exception_puts_the_layout_back():
     def function(x, index):
         x.t_()

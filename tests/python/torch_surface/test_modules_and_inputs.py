@@ -274,16 +274,17 @@ def test_surface(function, args, expectations):
 
 
 def sparse_inputs():
-    dense = torch.where(X > 0, X, 0.0)
+    dense, x = torch.where(X > 0, X, 0.0), X.cpu()
+    scales, zeros = torch.ones(4, device="cpu"), torch.zeros(4, device="cpu")
     return {
         "coo": dense.to_sparse(),
         "csr": dense.to_sparse_csr(),
         "csc": dense.to_sparse_csc(),
         "bsr": dense.to_sparse_bsr((2, 2)),
-        "quantised": torch.quantize_per_tensor(X, 0.1, 0, torch.qint8),
-        "quantised by channel": torch.quantize_per_channel(X, torch.ones(4), torch.zeros(4), 0, torch.quint8),
+        "quantised": torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+        "quantised by channel": torch.quantize_per_channel(x, scales, zeros, 0, torch.quint8),
         "meta": X.to("meta"),
-        "mkldnn": X.to_mkldnn(),
+        "mkldnn": x.to_mkldnn(),
         "nested": torch.nested.nested_tensor([X[0], X[1, :3]]),
         "jagged": torch.nested.nested_tensor([X[0], X[1, :3]], layout=torch.jagged),
     }

@@ -468,6 +468,7 @@ def test_a_random_object():
         assert torch.equal(compiled(X, own), X * other.random())
 
 
+@pytest.mark.cpu
 def test_numpys_random():
     python_and_numpy_streams(lambda x: x * float(numpy.random.rand()) + numpy.random.randint(3))
     python_and_numpy_streams(lambda x: x + torch.from_numpy(numpy.random.randn(6).astype("float32")))

@@ -305,6 +305,7 @@ def test_the_default_dtype_is_left_changed():
     left_changed(function, lambda: torch.set_default_dtype(torch.float32))
 
 
+@pytest.mark.cpu
 def test_the_default_device_is_set():
     def function(x):
         y = x * 2
@@ -361,6 +362,7 @@ def test_a_break_under_another_default_dtype():
     check(function, X, graphs=2, breaks=1)
 
 
+@pytest.mark.cpu
 def test_a_break_on_another_device():
     def function(x):
         y = x * 2
@@ -439,6 +441,7 @@ def test_inference_tensors_as_arguments():
     assert backend.count == 1
 
 
+@pytest.mark.cpu
 def test_writes_to_inference_tensors_outside_of_the_mode_raise():
     def function(x):
         with torch.inference_mode():
@@ -511,6 +514,7 @@ def test_attention_with_dropout_under_autocast(backend):
             torch.testing.assert_close(compiled(q, k, v), expected, rtol=2**-8, atol=2**-10)
 
 
+@pytest.mark.cpu
 def test_a_graph_that_raises_leaves_the_state_as_it_was():
     def function(x, i):
         with torch.no_grad(), torch.autocast("cpu"):

@@ -8,6 +8,7 @@ from torch.func import functional_call, grad, grad_and_value, hessian, jacfwd, j
 
 import framejit
 
+pytestmark = pytest.mark.cpu  # another default device is a function mode, under which transforms break
 case = Cases()
 X, Y = vector(4, 6, seed=1), vector(4, 6, seed=2)
 LAYER = torch.nn.Linear(6, 3)

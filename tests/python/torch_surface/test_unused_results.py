@@ -31,19 +31,19 @@ def product_of_truth_values(x):
     return x + 1
 
 
-@case(TRUTH)
+@case(TRUTH, cpu=True)
 def absolute_truth(x):
     x.abs()
     return x + 1
 
 
-@case(TRUTH, graphs=2)  # and one of the layer, which is called when the function runs again
+@case(TRUTH, graphs=2, cpu=True)  # and one of the layer, which is called when the function runs again
 def relu_of_truth_values(x):
     F.relu(x)
     return x + 1
 
 
-@case(X + 0j, graphs=2)  # and one of the layer, which is called when the function runs again
+@case(X + 0j, graphs=2, cpu=True)  # and one of the layer, which is called when the function runs again
 def clamped_complex_numbers(x):
     F.relu6(x)
     return x + 1
@@ -61,7 +61,7 @@ def fractions_of_integers(x):
     return x + 1
 
 
-@case(WHOLE, graphs=2)  # and one of the layer, which is called when the function runs again
+@case(WHOLE, graphs=2, cpu=True)  # and one of the layer, which is called when the function runs again
 def layer_norm_of_integers(x):
     F.layer_norm(x, (4,))
     return x + 1
@@ -85,7 +85,7 @@ def an_index_of_floats(x):
     return x + 1
 
 
-@case(X, graphs=2)  # and one of the layer, which is called when the function runs again
+@case(X, graphs=2, cpu=True)  # and one of the layer, which is called when the function runs again
 def a_class_that_is_not_there(x):
     F.nll_loss(x, x[0].long() * 0 + 9)
     return x + 1
@@ -112,7 +112,7 @@ def test_the_exception_of_an_unused_result(function, args, expectations):
 used = Cases()
 
 
-@used(WHOLE.view(2, 2, 4), torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.long), graphs=2)
+@used(WHOLE.view(2, 2, 4), torch.zeros(2, dtype=torch.long), torch.ones(2, dtype=torch.long), graphs=2, cpu=True)
 def batch_norm_of_integers(x, mean, variance):
     return F.batch_norm(x, mean, variance)
 
@@ -153,6 +153,7 @@ def norms(x, weight, mean, variance, training):
 LOW, FULL, OTHER = torch.bfloat16, torch.float32, torch.float16
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("statistics", [LOW, FULL])
 @pytest.mark.parametrize("parameters", [LOW, FULL, OTHER])
@@ -163,6 +164,7 @@ def test_batch_norm_of_several_dtypes(parameters, statistics, training):
     check(norms, x, weight, mean, variance, training, graphs=int(alike), breaks=int(not alike))
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("parameters", [LOW, FULL, OTHER])
 def test_layer_norm_of_several_dtypes(parameters):
     x, weight = vector(2, 4, 3).to(LOW), vector(3, seed=2).to(parameters)
@@ -170,6 +172,7 @@ def test_layer_norm_of_several_dtypes(parameters):
     check(lambda x, w: F.layer_norm(x, (3,), w, w), x, weight, graphs=graphs, breaks=1 - graphs)
 
 
+@pytest.mark.cpu
 @pytest.mark.parametrize("parameters", [LOW, FULL, OTHER])
 def test_group_norm_of_several_dtypes(parameters):
     x, weight = vector(2, 4, 3).to(LOW), vector(4, seed=2).to(parameters)
