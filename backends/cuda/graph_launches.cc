@@ -80,6 +80,13 @@ Root RootOf(const Plan& plan, TensorRef ref) {
 }
 
 // By input: a library call writes it, where it lies: running statistics.
+bool DrawsRandomNumbers(const Plan& plan) {
+  return std::any_of(plan.steps.begin(), plan.steps.end(), [](const native::Step& step) {
+    const auto* call = std::get_if<LibraryStep>(&step.action);
+    return call != nullptr && IsRandom(call->node->op);
+  });
+}
+
 std::vector<bool> WrittenInPlace(const Plan& plan) {
   std::vector<bool> written(plan.graph.inputs.size(), false);
   for (const native::Step& step : plan.steps) {
@@ -166,6 +173,7 @@ class GraphLaunches : public CompiledGraph {
         plan_(plain_->plan()),
         device_(device),
         always_(plan_.graph.modes.reduce_overhead),
+        draws_(DrawsRandomNumbers(plan_)),
         written_in_place_(WrittenInPlace(plan_)) {
     std::string why_not = WhyNotCapturable(plan_);
     if (why_not.empty() && !always_) why_not = WhyNotWorthwhile();
@@ -208,6 +216,7 @@ class GraphLaunches : public CompiledGraph {
   const Plan& plan_;
   const LaunchDevice& device_;
   const bool always_;
+  const bool draws_;
   const std::vector<bool> written_in_place_;  // by input
   std::atomic<bool> is_plain_{false};         // from now on
   // Who finds it set runs the graph plainly: who set it may be waiting for the GIL, or be further up on this thread.
@@ -335,7 +344,7 @@ absl::StatusOr<std::unique_ptr<const Captured>> GraphLaunches::Capture(const c10
   }
   std::vector<at::Tensor> outputs, written;
   absl::StatusOr<std::unique_ptr<LaunchDevice::Graph>> graph =
-      device_.Capture(stream, [&] { plain_->RunWithoutWrites(given, outputs, written); });
+      device_.Capture(stream, draws_, [&] { plain_->RunWithoutWrites(given, outputs, written); });
   if (!graph.ok()) return graph.status();
   captured->graph = *std::move(graph);
   for (size_t i = 0; i < outputs.size(); ++i) {

@@ -38,9 +38,9 @@ class LaunchDevice {
   virtual ~LaunchDevice() = default;
   // What `work` puts on the device's current stream, which is another one while it does; nothing of it runs. The
   // device is the current one. All that is captured for launches on the same `stream` shares memory: what `work` let go
-  // of may be another graph's as well, and is only this one's from its launch to the next one on the stream. An error
-  // says why it cannot be captured; torch is as it was.
-  virtual absl::StatusOr<std::unique_ptr<Graph>> Capture(const c10::Stream& stream,
+  // of may be another graph's as well, and is only this one's from its launch to the next one on the stream. `draws`:
+  // the work takes random numbers from torch's generator. An error says why it cannot be captured; torch is as it was.
+  virtual absl::StatusOr<std::unique_ptr<Graph>> Capture(const c10::Stream& stream, bool draws,
                                                          const std::function<void()>& work) const = 0;
   // Set by whoever captures for the stream, or launches on it and has yet to take the results.
   virtual std::atomic<bool>& BusyFlag(const c10::Stream& stream) const = 0;

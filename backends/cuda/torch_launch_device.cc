@@ -6,6 +6,7 @@
 
 #include <map>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -42,6 +43,66 @@ class OnStream {
   const c10::Stream before_;
 };
 
+// Waits for a lock without the GIL, which whoever has the lock may need.
+class WithoutGil {
+ public:
+  WithoutGil() : state_(PyGILState_Check() != 0 ? PyEval_SaveThread() : nullptr) {}
+  ~WithoutGil() {
+    if (state_ != nullptr) PyEval_RestoreThread(state_);
+  }
+  WithoutGil(const WithoutGil&) = delete;
+  WithoutGil& operator=(const WithoutGil&) = delete;
+
+ private:
+  PyThreadState* const state_;
+};
+
+// Graphs read the generator's seed and offset from memory that all of them share, and that torch writes in front of
+// each launch and where a capture begins. On one stream each graph finds its own; work on another stream is to wait for
+// the last of them. While this lives, `stream` does what draws, and no other thread makes any stream do so.
+class Draw {
+ public:
+  explicit Draw(const c10::Stream& stream) : stream_(stream), lock_(Lock()), last_(LastOf(stream.device_index())) {
+    if (last_.stream.has_value() && *last_.stream != stream.id()) last_.event->block(stream);
+  }
+  ~Draw() {
+    try {
+      if (!last_.event.has_value()) last_.event.emplace(c10::DeviceType::CUDA);
+      last_.event->record(stream_);
+      last_.stream = stream_.id();
+    } catch (const c10::Error&) {
+      // The device failed, or a capture did not end: what comes next raises as well, or does not depend on this.
+    }
+  }
+  Draw(const Draw&) = delete;
+  Draw& operator=(const Draw&) = delete;
+
+ private:
+  struct Last {
+    std::optional<c10::StreamId> stream;
+    std::optional<c10::Event> event;
+  };
+
+  // A finalizer may draw in turn, further up on this thread.
+  static std::unique_lock<std::recursive_mutex> Lock() {
+    static auto* mutex = new std::recursive_mutex;
+    std::unique_lock<std::recursive_mutex> lock(*mutex, std::try_to_lock);
+    if (!lock.owns_lock()) {
+      const WithoutGil waiting;
+      lock.lock();
+    }
+    return lock;
+  }
+  static Last& LastOf(c10::DeviceIndex device) {
+    static auto* last = new std::map<c10::DeviceIndex, Last>;
+    return (*last)[device];
+  }
+
+  const c10::Stream stream_;
+  const std::unique_lock<std::recursive_mutex> lock_;
+  Last& last_;
+};
+
 constexpr char kCapturing[] = "capturing a CUDA graph";
 
 // Of framejit._cuda.Capture.
@@ -63,7 +124,8 @@ absl::StatusOr<PyRef> BeginCapture(const c10::Stream& stream) {
 
 class TorchGraph : public LaunchDevice::Graph {
  public:
-  explicit TorchGraph(PyRef launch) : launch_(std::move(launch)) {}
+  TorchGraph(PyRef launch, c10::Device device, bool draws)
+      : launch_(std::move(launch)), device_(device), draws_(draws) {}
   ~TorchGraph() override {
     if (Py_IsInitialized()) {
       const HeldGil gil;
@@ -74,6 +136,8 @@ class TorchGraph : public LaunchDevice::Graph {
   }
 
   void Launch() const override {
+    std::optional<Draw> draw;
+    if (draws_) draw.emplace(c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).getStream(device_));
     const HeldGil gil;
     const PyRef result = PyRef::Steal(PyObject_CallNoArgs(launch_.get()));
     if (result) return;
@@ -83,6 +147,8 @@ class TorchGraph : public LaunchDevice::Graph {
 
  private:
   PyRef launch_;  // a callable; holds the graph
+  const c10::Device device_;
+  const bool draws_;
 };
 
 class EventWatch : public LaunchDevice::Watch {
@@ -101,11 +167,13 @@ class EventWatch : public LaunchDevice::Watch {
 
 class TheTorchLaunchDevice : public LaunchDevice {
  public:
-  absl::StatusOr<std::unique_ptr<Graph>> Capture(const c10::Stream& stream,
+  absl::StatusOr<std::unique_ptr<Graph>> Capture(const c10::Stream& stream, bool draws,
                                                  const std::function<void()>& work) const override {
-    const HeldGil gil;
     const c10::impl::VirtualGuardImpl impl(c10::DeviceType::CUDA);
-    const OnStream aside(impl.getStreamFromGlobalPool(stream.device()));
+    const c10::Stream side = impl.getStreamFromGlobalPool(stream.device());
+    const Draw draw(side);  // torch writes the generator's memory in any case
+    const HeldGil gil;
+    const OnStream aside(side);
     absl::StatusOr<PyRef> capture = BeginCapture(stream);
     if (!capture.ok()) return capture.status();
     std::string error;
@@ -120,7 +188,7 @@ class TheTorchLaunchDevice : public LaunchDevice {
     }
     absl::StatusOr<PyRef> launch = CallMethod(capture->get(), "finish");
     if (!launch.ok()) return launch.status();
-    return std::make_unique<TorchGraph>(*std::move(launch));
+    return std::make_unique<TorchGraph>(*std::move(launch), stream.device(), draws);
   }
 
   std::atomic<bool>& BusyFlag(const c10::Stream& stream) const override {

@@ -90,7 +90,7 @@ class FakeDevice : public LaunchDevice {
     const double nanoseconds;
   };
 
-  absl::StatusOr<std::unique_ptr<Graph>> Capture(const c10::Stream& /*stream*/,
+  absl::StatusOr<std::unique_ptr<Graph>> Capture(const c10::Stream& /*stream*/, bool /*draws*/,
                                                  const std::function<void()>& work) const override {
     if (!why_not.empty()) return absl::InternalError(why_not);
     auto graph = std::make_unique<FakeGraph>(launches);

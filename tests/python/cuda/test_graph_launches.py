@@ -152,6 +152,34 @@ def test_random_numbers_are_eagers(messages):
     torch.testing.assert_close(after, torch.randn(4, device="cuda"))
 
 
+@pytest.mark.parametrize("late", ["captures", "launches"])
+def test_random_numbers_beside_streams_that_are_late(messages, late):
+    """Graphs share the memory that tells them where the generator is, and captures write it, on a stream of torch's."""
+
+    def function(x):
+        return F.dropout(x, 0.5, True), torch.rand_like(x)
+
+    jit, x = compiled(function), values(64, 64)
+    streams = [torch.cuda.Stream() for _ in range(40)]  # each of those that torch has
+    torch.manual_seed(7)
+    expected = [function(x) for _ in range(8)]
+    torch.cuda.synchronize()
+    torch.manual_seed(7)
+    got = []
+    for call in range(8):
+        if late == "captures" and call == FIRST_CALLS:
+            for stream in streams:
+                with torch.cuda.stream(stream):
+                    torch.cuda._sleep(5_000_000)
+        with torch.cuda.stream(streams[call % 2] if late == "launches" else torch.cuda.default_stream()):
+            if late == "launches" and call % 2 == 0:
+                torch.cuda._sleep(20_000_000)
+            got.append(jit(x))
+    torch.cuda.synchronize()
+    torch.testing.assert_close(got, expected)
+    assert captures(messages()) == (1 if late == "captures" else 2)
+
+
 def test_streams_do_not_share_memory(messages):
     jit, weight = compiled(chain), values(256, 256)
     streams = [torch.cuda.Stream() for _ in range(3)]
