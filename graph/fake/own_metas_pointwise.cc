@@ -31,6 +31,12 @@ void Unary(MetaCall& call) { call.Return(Iterate({&call.tensor(0)}, call.tensor(
 void UnaryPredicate(MetaCall& call) { call.Return(Iterate({&call.tensor(0)}, at::kBool)); }
 void BinaryPredicate(MetaCall& call) { call.Return(Iterate({&call.tensor(0), &call.tensor(1)}, at::kBool)); }
 
+// floor_divide(self, other), for which torch's own Meta kernel makes another layout than its kernels do.
+void FloorDivide(MetaCall& call) {
+  const at::Tensor &self = call.tensor(0), &other = call.tensor(1);
+  call.Return(Iterate({&self, &other}, Promoted(self, other)));
+}
+
 void Abs(MetaCall& call) {
   const at::Tensor& self = call.tensor(0);
   call.Return(Iterate({&self}, c10::toRealValueType(self.scalar_type())));
@@ -121,6 +127,7 @@ const std::vector<OwnMetaRow>& PointwiseMetas() {
       {"aten::logical_or", BinaryPredicate},
       {"aten::logical_xor", BinaryPredicate},
       {"aten::abs", Abs},
+      {"aten::floor_divide", FloorDivide},
       {"aten::where.self", Where},
       {"aten::native_dropout", NativeDropout},
       {"aten::index_put_", IndexPut},

@@ -252,7 +252,7 @@ FOLLOWING = {
     "channel_shuffle": (lambda x: F.channel_shuffle(x, 2), IMAGE),
     "reflection_pad": (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), IMAGE),
     "replication_pad": (lambda x: F.pad(x, (1, 1, 1, 1), mode="replicate"), IMAGE),
-    "max_unpool": (lambda x: torch._C._nn.max_unpool2d(x, (x > 0).long(), [8, 9]), IMAGE),
+    "max_unpool": (lambda x: torch._C._nn.max_unpool2d(x, (x < 0) * 24 + torch.arange(24).view(4, 6), [8, 9]), IMAGE),
     "floor_divide": (lambda x: torch.floor_divide(x.t(), x[:, 0]), vector(4, 4, seed=7)),
     "dropout_backward": (lambda x: torch.ops.aten.native_dropout_backward(x, x > 0, 2.0), transposed(4, 5)),
     "irfft": (lambda x: torch.fft.irfft2(x.transpose(0, 2)), SPECTRUM),

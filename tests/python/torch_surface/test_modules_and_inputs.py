@@ -159,7 +159,7 @@ def hooks_of_older_norms(x):
 
 
 # --- indexing ---------------------------------------------------------------------------------------------------------
-@case(CUBE)
+@case(CUBE, cpu=True)
 def indexing(c):
     i, j = ROWS, COLUMNS
     return [
@@ -320,7 +320,7 @@ def test_unusual_inputs_break(kind):
         framejit.compile(function, fullgraph=True)(X, special)
 
 
-@pytest.mark.parametrize("make", [lambda x: x.to_sparse(), lambda x: x.to_sparse_csr(), lambda x: x.to_mkldnn()])
+@pytest.mark.parametrize("make", [lambda x: x.to_sparse(), lambda x: x.to_sparse_csr(), lambda x: x.cpu().to_mkldnn()])
 def test_unusual_tensors_made_inside_break(make):
     def function(x):
         special = make(x * 2)
