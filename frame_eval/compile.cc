@@ -139,6 +139,17 @@ std::vector<std::pair<SourceId, at::Generator>> LentGenerators(const ExitPlan& p
   return lent;
 }
 
+// That objects of the exit plan are made of.
+std::vector<SymbolId> SymbolsOf(const ExitPlan& plan) {
+  std::vector<SymbolId> symbols;
+  for (const Recipe& recipe : plan.recipes) {
+    if (recipe.kind == RecipeKind::kSymbol) symbols.push_back(recipe.index);
+  }
+  std::sort(symbols.begin(), symbols.end());
+  symbols.erase(std::unique(symbols.begin(), symbols.end()), symbols.end());
+  return symbols;
+}
+
 class Compilation {
  public:
   Compilation(const CallState& state, const CompileOptions& options, std::vector<std::string> argument_names,
@@ -186,6 +197,12 @@ class Compilation {
           if (status.ok()) status = CompileGraph();
         }
       }
+      if (open && recording_->symbolic.of_data && !status.ok() && !absl::IsAborted(status)) {
+        LogLazily(LogArtifact::k_symbols,
+                  [&] { return absl::StrCat(name_, " is recorded without what comes of data: ", status.message()); });
+        sizes_->RefuseData();
+        continue;
+      }
       if (open && !status.ok()) {
         // What has no graph for each set of sizes is recorded for those of this call.
         LogLazily(LogArtifact::k_symbols,
@@ -207,7 +224,8 @@ class Compilation {
   // Python backends take open sizes by modules of torch that take long to import, and register classes: a recording
   // that guards what abstract base classes say does not hold any more where that happens behind it.
   void ImportEarly() const {
-    const bool first = advance_iterators_, may_be_open = !first || options_.dynamic == DynamicMode::kAlways;
+    const bool first = advance_iterators_;
+    const bool may_be_open = !first || options_.dynamic == DynamicMode::kAlways || options_.data_dependent;
     if (options_.backend == nullptr || options_.backend->wants_functional_graph() || options_.backend_name == "eager" ||
         !may_be_open || options_.dynamic == DynamicMode::kNever)
       return;
@@ -403,6 +421,7 @@ class Compilation {
     if (HasGraph()) {
       trace_->resume = recording_->resume;
       const auto lent = LentGenerators(recording_->exit_plan);
+      exit_symbols_ = SymbolsOf(recording_->exit_plan);
       absl::StatusOr<std::unique_ptr<ExitProgram>> exit =
           ExitProgram::Make(std::move(recording_->exit_plan), recording_->graph.outputs.size());
       if (!exit.ok()) return exit.status();
@@ -594,9 +613,22 @@ class Compilation {
                                         .backend = compiles ? report.backend : "",
                                         .modes = options_.modes,
                                         .recorded = &report.recorded};
-    trace_->data = std::make_shared<DataGraph>(recording_->symbolic, report.torch_graph, value_names_, sections);
+    absl::StatusOr<std::shared_ptr<Backend>> backend = ResolveBackend(options_, &recording_->graph);
+    if (!backend.ok()) return backend.status();
+    // `eager` makes nothing of a module but its calls.
+    const bool takes_modules = !(*backend)->wants_functional_graph() && report.backend != "eager";
+    DataGraph::Modules modules;
+    if (takes_modules && !report.torch_graph.calls.empty())
+      modules = {std::make_shared<SizeModules>(name_, *std::move(backend)), report.recorded, exit_symbols_};
+    trace_->data = std::make_shared<DataGraph>(recording_->symbolic, report.torch_graph, value_names_, sections,
+                                               std::move(modules));
     trace_->graph = trace_->data;
-    return absl::OkStatus();
+    if (!trace_->data->has_modules()) return absl::OkStatus();
+    std::vector<PyRef> owned;
+    const std::vector<PyObject*> fetched = Fetch(owned);
+    if (fetched.empty()) return StateChanged();
+    ScopedTiming timing(timings(), "backend");
+    return trace_->data->FindModule(absl::MakeConstSpan(fetched).first(trace_->input_count)).status();
   }
 
   // True where the trace has its graph now, with weights as constants; false where there is no functional form.
@@ -661,6 +693,7 @@ class Compilation {
   std::string name_;
   std::vector<PyRef> own_symbols_;        // what the symbols are worth in this call
   Graph own_joint_;                       // under the replay check
+  std::vector<SymbolId> exit_symbols_;    // that what leaves the call is made of
   std::vector<std::string> value_names_;  // of the torch-level values
   std::vector<size_t> weights_;           // inputs that are frozen
   bool in_order_ = false;

@@ -34,30 +34,14 @@ class StateScope {
 }  // namespace
 
 DataGraph::DataGraph(SymbolicProgram program, TorchGraph torch_graph, std::vector<std::string> value_names,
-                     const DataSection::Options& sections)
-    : program_(std::move(program)), torch_graph_(std::move(torch_graph)), value_names_(std::move(value_names)) {
+                     const DataSection::Options& sections, Modules modules)
+    : program_(std::move(program)),
+      torch_graph_(std::move(torch_graph)),
+      value_names_(std::move(value_names)),
+      modules_(std::move(modules)) {
   FindEntrySteps();
   FindSections(sections);
 }
-
-namespace {
-
-// Data is read in its place.
-bool ReadsData(const SymbolStep& step) {
-  if (step.kind != SymbolStep::Kind::kAsk) return false;
-  const TorchCall& ask = step.ask;
-  if (ask.kind == TorchCall::Kind::kFunction)
-    return PyType_Check(ask.target.get()) && !ask.args.empty() && ask.args[0].kind == Kind::kValue;
-  static constexpr const char* kReads[] = {"item", "tolist", "__int__", "__float__"};
-  return std::any_of(std::begin(kReads), std::end(kReads),
-                     [&](const char* name) { return PyUnicode_CompareWithASCIIString(ask.target.get(), name) == 0; });
-}
-
-bool HasValue(const TorchArgument& argument) {
-  return argument.kind == Kind::kValue || std::any_of(argument.items.begin(), argument.items.end(), HasValue);
-}
-
-}  // namespace
 
 // Cut at what reads data, and at what sets torch's state.
 void DataGraph::FindSections(const DataSection::Options& options) {
@@ -121,6 +105,7 @@ void DataGraph::FindEntrySteps() {
     entry_steps_.push_back(i);
     demands_at_entry_ |= step.kind != SymbolStep::Kind::kNumber && !DemandText(step, program_, value_names_).empty();
   }
+  std::erase_if(modules_.needed, [&](SymbolId symbol) { return known_symbols[static_cast<size_t>(symbol)]; });
 }
 
 bool DataGraph::Take(const SymbolStep& step, ReplayedValues& values, absl::Span<const PyRef> numbers) const {
@@ -193,7 +178,35 @@ void DataGraph::RunCalls(Call& call, const Stretch& stretch) {
   }
 }
 
-void DataGraph::Run(Call& call, std::vector<at::Tensor>& outputs) {
+absl::StatusOr<std::shared_ptr<CompiledGraph>> DataGraph::FindModule(absl::Span<PyObject* const> inputs) {
+  return modules_.made->Find({.graph = &modules_.recorded,
+                              .torch_graph = &torch_graph_,
+                              .program = &program_,
+                              .inputs = inputs,
+                              .results = modules_.needed});
+}
+
+void DataGraph::RunWhole(Call& call, std::vector<at::Tensor>& outputs, CompiledGraph& module) {
+  for (const size_t index : entry_steps_) {
+    if (!Take(program_.steps[index], call.values, call.numbers))
+      Fail(call, UnmetText(program_.steps[index], program_, value_names_), program_.steps[index].is_check);
+  }
+  std::vector<at::Tensor> inputs;
+  for (const TorchValueId id : torch_graph_.inputs)
+    inputs.push_back(THPVariable_Unpack(call.values.objects[static_cast<size_t>(id)].get()));
+  if (modules_.needed.empty()) return module.Run(inputs, outputs);
+  std::vector<PyRef> numbers;
+  RunModule(module, inputs, outputs, numbers);
+  for (size_t i = 0; i < modules_.needed.size(); ++i) {
+    const auto symbol = static_cast<size_t>(modules_.needed[i]);
+    const bool fits = i < numbers.size() && Py_TYPE(numbers[i].get()) == Py_TYPE(program_.symbols[symbol].hint.get());
+    if (!fits) Fail(call, "a module gives other numbers than it did");
+    call.values.symbols[symbol] = numbers[i];
+  }
+}
+
+void DataGraph::Run(Call& call, std::vector<at::Tensor>& outputs, CompiledGraph* module) {
+  if (module != nullptr) return RunWhole(call, outputs, *module);
   StateScope state;
   ReplayedValues& values = call.values;
   for (const auto& [id, tensor] : torch_graph_.constants) {
@@ -213,7 +226,8 @@ void DataGraph::Run(c10::ArrayRef<at::Tensor>, std::vector<at::Tensor>&) {
 }
 
 std::string DataGraph::Describe() const {
-  std::string text = absl::StrCat("torch-level calls, with sizes that come of data: ", torch_graph_.calls.size(), "\n");
+  std::string text = absl::StrCat(has_modules() ? "module of a Python backend" : "torch-level calls",
+                                  ", with sizes that come of data: ", torch_graph_.calls.size(), " calls\n");
   for (const Piece& piece : pieces_) {
     if (piece.section != nullptr) absl::StrAppend(&text, piece.section->Describe(), "\n");
   }

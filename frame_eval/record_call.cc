@@ -28,11 +28,6 @@ CallRecording RecordWith(RecordRequest request, Timings* timings) {
   return whole;
 }
 
-// Other Python backends are given modules of tensors and sizes; data breaks in front of them.
-bool RunsDataGraphs(const Backend& backend, const CompileOptions& options) {
-  return backend.wants_functional_graph() || options.backend_name == "eager";
-}
-
 }  // namespace
 
 CallRecording RecordCall(const CallState& state, const CompileOptions& options, const RecordInputs& inputs,
@@ -53,9 +48,8 @@ CallRecording RecordCall(const CallState& state, const CompileOptions& options, 
   request.sizes = backend.ok() ? inputs.sizes : nullptr;
   if (request.sizes != nullptr && !request.backward) request.sizes->RefuseNumbers();
   using Data = RecordRequest::Data;
-  if (backend.ok() && RunsDataGraphs(**backend, options)) {
+  if (request.sizes != nullptr && request.sizes->takes_data())
     request.data = options.data_dependent ? Data::kAlways : Data::kWhereChecked;
-  }
   request.stop = inputs.stop;
   CallRecording made = RecordWith(request, timings);
   const Recording& recording = *made.recording;

@@ -12,13 +12,16 @@ absl::StatusOr<std::shared_ptr<CompiledGraph>> SizeModules::Find(const OpenReque
     if (!holds.ok()) return holds.status();
     if (*holds) return module->graph;
   }
-  if (modules_.size() >= kMaxModules) {
+  if (modules_.size() + failures_of_data_ >= kMaxModules) {
     has_too_many_ = true;
     return absl::ResourceExhaustedError(
         absl::StrCat("the backend was called for ", kMaxModules, " sets of sizes, and each holds for few"));
   }
   absl::StatusOr<OpenModule> made = CompileOpen(*backend_, request);
-  if (!made.ok()) return made.status();
+  if (!made.ok()) {
+    if (request.program->of_data) ++failures_of_data_;
+    return made.status();
+  }
   modules_.push_back(std::make_shared<const OpenModule>(*std::move(made)));
   if (LogEnabled(LogArtifact::k_symbols))
     Log(LogArtifact::k_symbols, absl::StrCat(name_, ": module ", modules_.size(), " of the backend is for ",

@@ -30,6 +30,8 @@ class SizeModules {
   const std::string name_;
   const std::shared_ptr<Backend> backend_;
   bool has_too_many_ = false;
+  // Sets of sizes that have none; for other recordings, the trace remembers these.
+  size_t failures_of_data_ = 0;
   std::vector<std::shared_ptr<const OpenModule>> modules_;
 };
 

@@ -141,11 +141,29 @@ void CountWrites(const at::Tensor& result, uint32_t version, c10::ArrayRef<at::T
 
 }  // namespace
 
+// False: the guards do not hold any more.
+bool Trace::FindModule(const CallState& state, Choice& choice) {
+  std::vector<PyRef> owned;
+  const std::vector<PyObject*> inputs(guards->Fetched().begin(), guards->Fetched().begin() + input_count);
+  for (PyObject* object : inputs) owned.push_back(PyRef::Borrow(object));
+  guards->Release();
+  absl::StatusOr<std::shared_ptr<CompiledGraph>> module = data->FindModule(inputs);
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();
+  if (module.ok()) {
+    choice.module = *std::move(module);
+  } else if (LogEnabled(LogArtifact::k_symbols)) {
+    Log(LogArtifact::k_symbols, absl::StrCat(report.function, " runs call by call: ", module.status().message()));
+  }
+  const bool holds = guards->Check(state) == GuardResult::kPass;
+  if (PyErr_Occurred() != nullptr) PyErr_Clear();
+  return holds;
+}
+
 bool Trace::CoversSizes(const CallState& state, Choice& choice) {
   if (data != nullptr) {
     const absl::Status covered = data->Covers(guards->Fetched(), input_count);
     if (!covered.ok()) guards->Release();
-    return covered.ok();
+    return covered.ok() && (!data->has_modules() || FindModule(state, choice));
   }
   if (variants == nullptr) return true;
   variants->CountCall();
@@ -231,7 +249,7 @@ Trace::Outcome Trace::Run(const CallState& state, const Choice& choice, PyObject
   for (const auto& [position, steps] : versions) before.push_back(VersionOf(inputs[position]));
   const auto run = [&] {
     if (data == nullptr) return RunGraph(compiled, inputs, outputs.get());
-    return RunGraph([&] { data->Run(data_call, outputs.get()); });
+    return RunGraph([&] { data->Run(data_call, outputs.get(), choice.module.get()); });
   };
   if (!run()) {
     if (saved.has_value()) saved->Restore();

@@ -85,6 +85,7 @@ class Trace {
   // What a call of a trace with variants runs, and what the symbols are worth in it.
   struct Choice {
     std::shared_ptr<const SizeVariant> variant;
+    std::shared_ptr<CompiledGraph> module;  // DataGraph::FindModule
     std::vector<PyRef> symbols;
   };
   // After guards->Check() passed: whether the recording holds for the sizes and numbers of this call, too. May have run
@@ -95,6 +96,9 @@ class Trace {
   // After guards->Check() passed and CoversSizes() made the choice, before any Python code ran. Requires the GIL.
   Outcome Run(const CallState& state, const Choice& choice, PyObject** result);
   int Traverse(visitproc visit, void* arg) const;
+
+ private:
+  bool FindModule(const CallState& state, Choice& choice);
 };
 
 }  // namespace framejit

@@ -152,7 +152,8 @@ def compile(
         `repeat_interleave`) are expected to be others in each call, and are part of the graph: one recording serves all
         of them. The graph breaks where the program asks what one is worth, by a branch for example, and what follows
         is recorded with all sizes, ints and floats that it takes over open. Functions that call torch._check or
-        torch.sym_constrain_range have such graphs in any case. With dynamic=False without effect.
+        torch.sym_constrain_range have such graphs in any case. With dynamic=False without effect. Python backends are
+        given modules with unbacked SymInts.
     strict: results have the very bits of eager mode (on the CPU): only operators that are exact in IEEE arithmetic, and
         moves, fuse; ATen's kernels compute everything else (reductions, norms, softmax, exp, tanh, gelu, sqrt, ...:
         docs/numerics.md). Without it, errors are as small as eager's, but results may differ in their last bits. For

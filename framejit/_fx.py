@@ -115,6 +115,9 @@ class Builder:
     def demand(self, target: Any, args: list, answer: bool) -> None:
         """The recording holds where target(*args) is `answer`."""
 
+    # What else a recording has whose sizes come of data (framejit/_fx_sizes.py): read, check, same, same_length and
+    # give_numbers.
+
     def _erase_unused_sizes(self) -> None:
         for node in reversed(self._size_nodes):
             if not node.users:

@@ -73,6 +73,7 @@ class TorchExporter {
       : torch_graph_(torch_graph),
         graph_(graph),
         program_(options.program),
+        results_(options.results),
         builder_(MakeBuilder(options)),
         nodes_(torch_graph.values.size()) {
     for (size_t i = 0; i < torch_graph.inputs.size(); ++i) {
@@ -92,8 +93,14 @@ class TorchExporter {
         Export(*used_steps_[step], torch_graph_.calls[i].location);
       Export(torch_graph_.calls[i]);
     }
+    for (; step < used_steps_.size() && program_->of_data; ++step) Export(*used_steps_[step], -1);
     py::list outputs;
     for (TorchValueId id : torch_graph_.outputs) outputs.append(Node(id));
+    if (!results_.empty()) {
+      py::list numbers;
+      for (const SymbolId symbol : results_) numbers.append(builder_.attr("symbol")(symbol));
+      builder_.attr("give_numbers")(numbers);
+    }
     return builder_.attr("finish")(outputs);
   }
 
@@ -173,7 +180,7 @@ class TorchExporter {
   // The steps that define what calls are given, and those that say more of it. The other demands are about what the
   // recording holds for, which whoever runs the module has to know.
   void FindUsedSymbols() {
-    absl::flat_hash_set<SymbolId> used;
+    absl::flat_hash_set<SymbolId> used(results_.begin(), results_.end());
     for (const TorchCall& call : torch_graph_.calls) AddArguments(call, used);
     for (auto step = program_->steps.rbegin(); step != program_->steps.rend(); ++step) {
       if (step->kind == SymbolStep::Kind::kEqual) {
@@ -185,8 +192,7 @@ class TorchExporter {
       AddSymbols(step->ask.result, defined);
       AddArguments(step->ask, given);
       const bool is_used = std::any_of(defined.begin(), defined.end(), [&](SymbolId id) { return used.contains(id); });
-      const bool is_demand = IsDemand(*step);
-      if (!is_used && !is_demand) continue;
+      if (!is_used && !IsDemand(*step) && !IsOfData(*step)) continue;
       used.insert(given.begin(), given.end());
       used_steps_.push_back(&*step);
     }
@@ -200,6 +206,24 @@ class TorchExporter {
     return !given.empty() && step.ask.kind == TorchCall::Kind::kFunction &&
            result.kind == TorchArgument::Kind::kConstant && result.symbol == kNoSymbol &&
            (result.constant.get() == Py_True || result.constant.get() == Py_False);
+  }
+
+  // What is computed in each call and not replayed: numbers that are read, checks, and what else is asked of tensors.
+  bool IsOfData(const SymbolStep& step) const {
+    return program_->of_data && (ReadsData(step) || step.is_check || TellsKind(step));
+  }
+
+  static bool TellsKind(const SymbolStep& step) {
+    const TorchCall& ask = step.ask;
+    return !HasSymbol(ask.result) && std::any_of(ask.args.begin(), ask.args.end(), HasValue);
+  }
+
+  // What a result without symbols was in the recording.
+  static py::object Told(const TorchArgument& result) {
+    if (result.kind == TorchArgument::Kind::kConstant) return Borrow(result.constant);
+    py::list items;
+    for (const TorchArgument& item : result.items) items.append(Told(item));
+    return result.kind == TorchArgument::Kind::kList ? py::object(items) : py::object(py::tuple(items));
   }
 
   // Which symbols a result's parts are: an id, None, or a list.
@@ -221,11 +245,18 @@ class TorchExporter {
       return;
     }
     const auto [args, kwargs] = Arguments(step.ask);
-    if (IsDemand(step)) {
+    const py::object location = PyLocation(graph_, call_location);
+    if (ReadsData(step)) {
+      builder_.attr("read")(Borrow(step.ask.target), args, Pattern(step.ask.result), location);
+    } else if (step.is_check) {
+      builder_.attr("check")(Borrow(step.ask.target), args, kwargs, Told(step.ask.result), location);
+    } else if (IsOfData(step)) {
+      builder_.attr("same")(KindName(step.ask), Borrow(step.ask.target), args, kwargs, Told(step.ask.result));
+    } else if (IsDemand(step)) {
       builder_.attr("demand")(Borrow(step.ask.target), args, Borrow(step.ask.result.constant));
     } else {
       builder_.attr("ask")(KindName(step.ask), Borrow(step.ask.target), args, kwargs, Pattern(step.ask.result),
-                           PyLocation(graph_, call_location));
+                           location);
     }
   }
 
@@ -237,21 +268,20 @@ class TorchExporter {
       builder_.attr("set_meta")(node, PyMeta(torch_graph_.values.at(result.value)));
       return;
     }
+    const bool is_sequence = result.kind == TorchArgument::Kind::kTuple || result.kind == TorchArgument::Kind::kList;
+    if (is_sequence && program_ != nullptr && program_->of_data)
+      builder_.attr("same_length")(node, result.items.size());
     for (size_t i = 0; i < result.items.size(); ++i) {
-      if (!HoldsValue(result.items[i])) continue;
+      if (!HasValue(result.items[i])) continue;
       py::object key = result.kind == TorchArgument::Kind::kDict ? Borrow(result.keys.at(i)) : py::int_(i);
       Bind(result.items[i], builder_.attr("item")(node, key, location), location);
     }
   }
 
-  static bool HoldsValue(const TorchArgument& argument) {
-    if (argument.kind == TorchArgument::Kind::kValue) return true;
-    return std::any_of(argument.items.begin(), argument.items.end(), HoldsValue);
-  }
-
   const TorchGraph& torch_graph_;
   const Graph& graph_;
   const SymbolicProgram* const program_;  // may be null
+  const absl::Span<const SymbolId> results_;
   py::object builder_;
   std::vector<py::object> nodes_;              // by TorchValueId
   std::vector<const SymbolStep*> used_steps_;  // in order

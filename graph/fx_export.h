@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "frame_eval/cpython/py_ref.h"
 #include "graph/graph.h"
 #include "graph/torch_graph.h"
@@ -26,6 +27,8 @@ struct FxOptions {
   // Of a recording with open sizes, at torch level: what calls are given of sizes is asked and computed by nodes, so
   // that the module runs for all sizes that the recording holds for. Null: sizes are what they were in the recording.
   const SymbolicProgram* program = nullptr;
+  // Symbols of the program that the module gives behind its tensors. What comes of data is known when it ran.
+  absl::Span<const SymbolId> results;
 };
 
 // Placeholders in the order of inputs; the output is a tuple in the order of outputs. `graph` gives the locations.

@@ -63,6 +63,23 @@ class PythonGraph : public CompiledGraph {
   }
 
   void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs) override {
+    TakeOutputs(Call(inputs).get(), outputs);
+  }
+
+  void Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs, std::vector<PyRef>& numbers) {
+    const PyRef result = Call(inputs);
+    const auto tensors = static_cast<Py_ssize_t>(output_count_);
+    TORCH_CHECK_TYPE(PyTuple_Check(result.get()), "backend '", name_, "': the compiled function must return a tuple");
+    TORCH_CHECK(PyTuple_GET_SIZE(result.get()) >= tensors, "backend '", name_, "': too few results");
+    TakeOutputs(PyRef::Steal(PyTuple_GetSlice(result.get(), 0, tensors)).get(), outputs);
+    for (Py_ssize_t i = tensors; i < PyTuple_GET_SIZE(result.get()); ++i)
+      numbers.push_back(PyRef::Borrow(PyTuple_GET_ITEM(result.get(), i)));
+  }
+
+  std::string Describe() const override { return absl::StrCat("Python backend ", name_, "\n"); }
+
+ private:
+  PyRef Call(c10::ArrayRef<at::Tensor> inputs) const {
     std::vector<PyRef> arguments;
     std::vector<PyObject*> raw;
     arguments.reserve(inputs.size());
@@ -71,19 +88,13 @@ class PythonGraph : public CompiledGraph {
       if (!arguments.back()) throw python_error();
       raw.push_back(arguments.back().get());
     }
-    PyRef result;
-    {
-      const PlainTensors plain;
-      const TorchStateScope state;
-      result = PyRef::Steal(PyObject_Vectorcall(callable_.get(), raw.data(), raw.size(), nullptr));
-    }
+    const PlainTensors plain;
+    const TorchStateScope state;
+    PyRef result = PyRef::Steal(PyObject_Vectorcall(callable_.get(), raw.data(), raw.size(), nullptr));
     if (!result) throw python_error();
-    TakeOutputs(result.get(), outputs);
+    return result;
   }
 
-  std::string Describe() const override { return absl::StrCat("Python backend ", name_, "\n"); }
-
- private:
   // A tuple or list of tensors, or the one tensor itself.
   void TakeOutputs(PyObject* result, std::vector<at::Tensor>& outputs) const {
     outputs.clear();
@@ -169,7 +180,7 @@ class PythonBackend : public Backend {
   }
 
   absl::StatusOr<OpenModule> CompileOpen(const OpenRequest& request) {
-    FxOptions options{.program = request.program};
+    FxOptions options{.program = request.program, .results = request.results};
     PyRef args = callable_ ? BuilderArguments(request) : PyRef();
     if (callable_) {
       options.builder = args ? CallModuleFunction("framejit._fx_sizes", "SizedBuilder", args.get(), nullptr) : PyRef();
@@ -206,7 +217,7 @@ class PythonBackend : public Backend {
     return ExportTorchGraph(*request.torch_graph, *request.graph, options);
   }
 
-  // (inputs, which vary); null: a Python error is set.
+  // (inputs, which vary, whether sizes come of data); null: a Python error is set.
   static PyRef BuilderArguments(const OpenRequest& request) {
     const auto count = static_cast<Py_ssize_t>(request.inputs.size());
     PyRef inputs = PyRef::Steal(PyList_New(count)), varies = PyRef::Steal(PyList_New(count));
@@ -215,7 +226,8 @@ class PythonBackend : public Backend {
       PyList_SET_ITEM(inputs.get(), i, Py_NewRef(request.inputs[index]));
       PyList_SET_ITEM(varies.get(), i, PyBool_FromLong(request.program->varies[index] ? 1 : 0));
     }
-    return inputs && varies ? PyRef::Steal(PyTuple_Pack(2, inputs.get(), varies.get())) : PyRef();
+    PyObject* of_data = request.program->of_data ? Py_True : Py_False;
+    return inputs && varies ? PyRef::Steal(PyTuple_Pack(3, inputs.get(), varies.get(), of_data)) : PyRef();
   }
 
   absl::StatusOr<PyRef> Forward(PyObject* module) const {
@@ -323,6 +335,11 @@ absl::StatusOr<OpenModule> CompileOpen(Backend& backend, const OpenRequest& requ
   auto* python = dynamic_cast<PythonBackend*>(&backend);
   if (python == nullptr) return absl::InvalidArgumentError("no Python backend");
   return python->CompileOpen(request);
+}
+
+void RunModule(CompiledGraph& module, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs,
+               std::vector<PyRef>& numbers) {
+  dynamic_cast<PythonGraph&>(module).Run(inputs, outputs, numbers);
 }
 
 absl::StatusOr<bool> Holds(const OpenModule& module, absl::Span<PyObject* const> inputs) {

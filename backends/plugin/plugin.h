@@ -28,6 +28,7 @@ struct OpenRequest {
   const TorchGraph* torch_graph = nullptr;
   const SymbolicProgram* program = nullptr;  // without open numbers
   absl::Span<PyObject* const> inputs;        // of the call, in order
+  absl::Span<const SymbolId> results;  // that the module gives behind its tensors; the program is one of data then
 };
 
 // What a Python backend made of it, for all sizes that the recording holds for and that `holds` says yes to.
@@ -40,6 +41,9 @@ struct OpenModule {
 // Calls a Python backend, the only kind that has such modules, with a module whose sizes are SymInts (framejit/
 // _fx_sizes.py). Fails where a size has no expression, and where the backend raises. Requires the GIL.
 absl::StatusOr<OpenModule> CompileOpen(Backend& backend, const OpenRequest& request);
+// Runs a module that gives numbers behind its tensors. Raises what it raises. Requires the GIL.
+void RunModule(CompiledGraph& module, c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs,
+               std::vector<PyRef>& numbers);
 // Requires the GIL; runs no code of the program.
 absl::StatusOr<bool> Holds(const OpenModule& module, absl::Span<PyObject* const> inputs);
 

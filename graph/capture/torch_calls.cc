@@ -51,14 +51,6 @@ bool IsStorageOffset(PyObject* callable) {
   return method != nullptr && std::string_view(method->ml_name) == "storage_offset";
 }
 
-bool HasValue(const TorchArgument& argument) {
-  if (argument.kind == TorchArgument::Kind::kValue) return true;
-  for (const TorchArgument& item : argument.items) {
-    if (HasValue(item)) return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 void RecorderState::Impl::SetTorchValue(const at::Tensor& tensor, TorchValueId id) {

@@ -76,6 +76,10 @@ struct SymbolicProgram {
 
 // Whether the argument is a symbol, or any of its items holds one.
 bool HasSymbol(const TorchArgument& argument);
+// Whether it is a tensor, or any of its items holds one.
+bool HasValue(const TorchArgument& argument);
+// Whether the step asks for numbers in a tensor: `item`, `tolist`, int(x).
+bool ReadsData(const SymbolStep& step);
 // Names the torch-level values that the calls from `first_call` on make, "linear_4", where they have no name yet.
 void NameResults(const TorchGraph& graph, size_t first_call, std::vector<std::string>& names);
 

@@ -48,6 +48,9 @@ class SizeHistory {
   bool is_open() const { return mode_ != DynamicMode::kNever; }
   // Too many values came once: numbers are given ones from now on.
   void RefuseNumbers() { numbers_are_open_ = false; }
+  // A Python backend is given no module whose sizes come of data: such operators are breaks.
+  void RefuseData() { takes_data_ = false; }
+  bool takes_data() const { return takes_data_; }
   // A recording had to be made for given sizes after all. What does that again and again is not asked any more.
   void Refuse() {
     if (++refusals_ < kMaxRefusals) return;
@@ -64,6 +67,7 @@ class SizeHistory {
   absl::flat_hash_set<std::string> varying_;
   bool numbers_are_open_ = true;
   bool of_state_ = false;
+  bool takes_data_ = true;
   absl::flat_hash_map<std::string, PyRef> last_numbers_;
   absl::flat_hash_set<std::string> varying_numbers_;
 };
