@@ -7,6 +7,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "backends/cpu/parallel.h"
 #include "backends/native/library_calls.h"
+#include "graph/number_operand.h"
 
 namespace framejit::cpu {
 namespace {
@@ -129,6 +130,9 @@ void Cumsum(const LibraryStep& step, CallState& call) {
   CumulateAll<float, double>(input, out);
 }
 
+// beta and alpha.
+bool HasGivenFactors(const Graph&, const Node& node) { return !IsNumberOperand(node, 3) && !IsNumberOperand(node, 4); }
+
 // Along the last dimension, without a change of type.
 bool HasCumsum(const Graph& graph, const Node& node) {
   const TensorMeta& input = graph.meta(node.operands[0].value);
@@ -144,8 +148,8 @@ native::OutCall FindOutCall(const Graph& graph, const Node& node) {
   static const auto* calls = new absl::flat_hash_map<std::string, OutCall>{
       {"aten::mm", {Mm}},
       {"aten::bmm", {Bmm}},
-      {"aten::addmm", {Addmm}},
-      {"aten::baddbmm", {Baddbmm}},
+      {"aten::addmm", {Addmm, nullptr, HasGivenFactors}},
+      {"aten::baddbmm", {Baddbmm, nullptr, HasGivenFactors}},
       {"aten::cat", {Cat}},
       {"aten::cumsum", {Cumsum, nullptr, HasCumsum}},
       {"aten::embedding_dense_backward", {EmbeddingGradient, EmbeddingGradientIntoZeros, HasEmbeddingGradient}},

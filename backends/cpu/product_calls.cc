@@ -8,6 +8,7 @@
 #include "backends/cpu/codegen/product.h"
 #include "backends/cpu/parallel.h"
 #include "base/log.h"
+#include "graph/number_operand.h"
 
 namespace framejit::cpu {
 namespace {
@@ -84,6 +85,7 @@ native::DirectCall FindProduct(const Graph& graph, const Node& node) {
   const std::string name = OperatorName(node.op);
   const bool adds = name == "aten::addmm" || name == "aten::baddbmm";
   if (!adds && name != "aten::mm" && name != "aten::bmm") return {};
+  if (adds && (IsNumberOperand(node, 3) || IsNumberOperand(node, 4))) return {};
   static const absl::StatusOr<Isa> isa = DetectIsa();
   if (!isa.ok()) return {};
   const size_t first = adds ? 1 : 0;

@@ -7,6 +7,7 @@
 
 #include "backends/alias.h"
 #include "backends/native/spelt_gelu.h"
+#include "graph/number_operand.h"
 #include "graph/operator_table.h"
 
 namespace framejit::native {
@@ -97,7 +98,9 @@ class EpilogueFuser {
   bool Applies(const Node& product, ValueId activated) const {
     const TensorMeta &sum = graph_.meta(product.outputs[0]), &result = graph_.meta(activated);
     const bool narrow = sum.dtype == at::kHalf || sum.dtype == at::kBFloat16;
-    const auto is_one = [&](Position p) { return product.operands[p].constant.toScalar().equal(1); };
+    const auto is_one = [&](Position p) {
+      return !IsNumberOperand(product, p) && product.operands[p].constant.toScalar().equal(1);
+    };
     return narrow && sum.is_contiguous() && result.is_contiguous() && result.dtype == sum.dtype && sum.numel() > 0 &&
            graph_.meta(product.operands[kBias].value).sizes.size() == 1 && is_one(kBeta) && is_one(kAlpha);
   }

@@ -177,6 +177,10 @@ constexpr std::string_view kOpenOperators[] = {
     "aten::full_like",
     "aten::new_full",
     "aten::fill.Scalar",
+    "aten::index_fill.int_Scalar",
+    "aten::scatter.value",
+    "aten::addmm",
+    "aten::baddbmm",
 };
 
 std::string FullName(const c10::OperatorHandle& op) {

@@ -16,7 +16,8 @@ at::Tensor Iterate(std::initializer_list<const at::Tensor*> inputs, at::ScalarTy
   for (const at::Tensor* input : inputs) plain = plain && input->sizes() == first.sizes() && input->is_contiguous();
   if (plain) return NewContiguous(first.sizes(), dtype);
   at::TensorIteratorConfig config;
-  config.check_all_same_dtype(false).declare_static_dtype_and_device(dtype, c10::kMeta).add_owned_output(at::Tensor());
+  config.check_all_same_dtype(false).allow_cpu_scalars(true).add_owned_output(at::Tensor());
+  config.declare_static_dtype_and_device(dtype, c10::kMeta);
   for (const at::Tensor* input : inputs) config.add_owned_const_input(*input);
   return config.build().output();
 }

@@ -7,6 +7,7 @@
 
 #include <optional>
 
+#include "graph/number_operand.h"
 #include "graph/operator_table.h"
 #include "graph/passes/analysis.h"
 #include "graph/passes/known_values.h"
@@ -47,7 +48,9 @@ std::optional<Producer> AsProducer(const Graph& graph, const Node& node) {
     return Producer{1, 2, 0};
   }
   if (name != "aten::addmm") return std::nullopt;
-  const auto is_one = [&](size_t i) { return node.operands[i].constant.toScalar().toDouble() == 1; };
+  const auto is_one = [&](size_t i) {
+    return !IsNumberOperand(node, i) && node.operands[i].constant.toScalar().toDouble() == 1;
+  };
   if (!is_one(3) || !is_one(4) || graph.meta(node.operands[0].value).sizes.size() != 1) return std::nullopt;
   return Producer{2, 0, 1};
 }

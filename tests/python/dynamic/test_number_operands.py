@@ -34,6 +34,8 @@ def lerped(x, p):
     return y
 
 
+ROWS = torch.tensor([0, 3])
+PLACES = torch.tensor([[0, 1, 2, 3], [5, 4, 3, 2]])
 FUNCTIONS = {
     "add_alpha": lambda x, p: torch.add(x, x.cos(), alpha=p),
     "sub_alpha": lambda x, p: torch.sub(x, x.cos(), alpha=p),
@@ -64,6 +66,14 @@ FUNCTIONS = {
     "where_first": lambda x, p: torch.where(x > 0, p, x),
     "clamp_in_place": lambda x, p: x.clone().clamp_(min=p),
     "masked_fill_in_place": lambda x, p: x.clone().masked_fill_(x > 0, p),
+    "index_fill": lambda x, p: x.index_fill(0, ROWS, p),
+    "index_fill_in_place": lambda x, p: x.clone().index_fill_(1, ROWS[:2], p),
+    "scatter": lambda x, p: x.scatter(0, PLACES, p),
+    "scatter_in_place": lambda x, p: x.clone().scatter_(0, PLACES, p),
+    "addmm_alpha": lambda x, p: torch.addmm(x[:4], x[:4], x[1:5], alpha=p),
+    "addmm_beta": lambda x, p: torch.addmm(x[:4], x[:4], x[1:5], beta=p),
+    "addmm_both": lambda x, p: torch.addmm(x[0], x, x[1:5], beta=p, alpha=p * 2),
+    "baddbmm": lambda x, p: torch.baddbmm(x[None, :4], x[None, :4], x[None, 1:5], beta=p, alpha=p),
 }
 
 
@@ -148,6 +158,14 @@ DIFFERENTIABLE = {
     "where",
     "clamp_in_place",
     "masked_fill_in_place",
+    "index_fill",
+    "index_fill_in_place",
+    "scatter",
+    "scatter_in_place",
+    "addmm_alpha",
+    "addmm_beta",
+    "addmm_both",
+    "baddbmm",
 }
 
 
