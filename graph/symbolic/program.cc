@@ -87,25 +87,6 @@ bool OnlyDefines(const TorchArgument& argument) {
 
 }  // namespace
 
-bool HasSymbol(const TorchArgument& argument) {
-  return argument.symbol != kNoSymbol || std::any_of(argument.items.begin(), argument.items.end(), HasSymbol);
-}
-
-bool HasValue(const TorchArgument& argument) {
-  return argument.kind == TorchArgument::Kind::kValue ||
-         std::any_of(argument.items.begin(), argument.items.end(), HasValue);
-}
-
-bool ReadsData(const SymbolStep& step) {
-  if (step.kind != SymbolStep::Kind::kAsk) return false;
-  const TorchCall& ask = step.ask;
-  if (ask.kind == TorchCall::Kind::kFunction)
-    return PyType_Check(ask.target.get()) && !ask.args.empty() && ask.args[0].kind == TorchArgument::Kind::kValue;
-  static constexpr const char* kReads[] = {"item", "tolist", "__int__", "__float__"};
-  return std::any_of(std::begin(kReads), std::end(kReads),
-                     [&](const char* name) { return PyUnicode_CompareWithASCIIString(ask.target.get(), name) == 0; });
-}
-
 bool SymbolicProgram::any() const {
   return of_data || !numbers.empty() || std::find(varies.begin(), varies.end(), true) != varies.end();
 }

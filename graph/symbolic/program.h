@@ -9,7 +9,9 @@
 #ifndef FRAMEJIT_GRAPH_SYMBOLIC_PROGRAM_H_
 #define FRAMEJIT_GRAPH_SYMBOLIC_PROGRAM_H_
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -75,11 +77,24 @@ struct SymbolicProgram {
 };
 
 // Whether the argument is a symbol, or any of its items holds one.
-bool HasSymbol(const TorchArgument& argument);
+inline bool HasSymbol(const TorchArgument& argument) {
+  return argument.symbol != kNoSymbol || std::any_of(argument.items.begin(), argument.items.end(), HasSymbol);
+}
 // Whether it is a tensor, or any of its items holds one.
-bool HasValue(const TorchArgument& argument);
+inline bool HasValue(const TorchArgument& argument) {
+  return argument.kind == TorchArgument::Kind::kValue ||
+         std::any_of(argument.items.begin(), argument.items.end(), HasValue);
+}
 // Whether the step asks for numbers in a tensor: `item`, `tolist`, int(x).
-bool ReadsData(const SymbolStep& step);
+inline bool ReadsData(const SymbolStep& step) {
+  if (step.kind != SymbolStep::Kind::kAsk) return false;
+  const TorchCall& ask = step.ask;
+  if (ask.kind == TorchCall::Kind::kFunction)
+    return PyType_Check(ask.target.get()) && !ask.args.empty() && ask.args[0].kind == TorchArgument::Kind::kValue;
+  static constexpr const char* kReads[] = {"item", "tolist", "__int__", "__float__"};
+  return std::any_of(std::begin(kReads), std::end(kReads),
+                     [&](const char* name) { return PyUnicode_CompareWithASCIIString(ask.target.get(), name) == 0; });
+}
 // Names the torch-level values that the calls from `first_call` on make, "linear_4", where they have no name yet.
 void NameResults(const TorchGraph& graph, size_t first_call, std::vector<std::string>& names);
 
