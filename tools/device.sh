@@ -2,11 +2,11 @@
 # Builds, tests and benchmarks on a machine with a GPU and no network: it has Python, torch, a compiler, cmake, ninja,
 # pybind11, pytest and transformers; asmjit, abseil and GoogleTest come as Debian packages in .debs (git-ignored).
 # One call does everything; logs go to $OUT.
-# usage: tools/device.sh [build] [test] [bench] [asan] [replay] [gpu] [gpu-capture] [memcheck]      (default: the first four)
+# usage: tools/device.sh [build] [test] [bench] [asan] [replay] [gpu] [gpu-capture] [memcheck]
+# (default: the first four)
 # test: the suite without the GPU (FRAMEJIT_LONG_TESTS=1: its long tests, too). replay: it again, under the replay check.
-# gpu: gpu-tests and gpu-bench, the tests and the benchmarks of the CUDA backend; gpu-capture: of the former, the tests of
-# capture with the GPU as the default device. memcheck: its kernels under
-# compute-sanitizer.
+# gpu: gpu-tests and gpu-bench, the tests and the benchmarks of the CUDA backend. gpu-capture: of these tests, those of
+# capture with the GPU as the default device. memcheck: the backend's kernels under compute-sanitizer.
 set -u
 out=${OUT:-build/device-logs}
 what=${*:-build test bench asan}

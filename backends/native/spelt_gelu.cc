@@ -46,7 +46,7 @@ class Finder {
       const std::vector<int32_t> taken = found_.nodes;
       found_.x = outer.values[x];
       if (IsRest(outer.values[1 - x])) {
-        if (!HasMetaOfResult()) return std::nullopt;
+        if (!AreAllLikeX()) return std::nullopt;
         CountReads();
         return std::move(found_);
       }
@@ -142,7 +142,7 @@ class Finder {
   }
 
   // Everything is of the dtype and the layout of x.
-  bool HasMetaOfResult() const {
+  bool AreAllLikeX() const {
     const TensorMeta& x = graph_.meta(found_.x);
     return std::all_of(found_.nodes.begin(), found_.nodes.end(), [&](int32_t node) {
       const TensorMeta& meta = graph_.meta(graph_.nodes[static_cast<size_t>(node)].outputs[0]);

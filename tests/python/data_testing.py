@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from dynamic_testing import traces
 
@@ -9,6 +10,19 @@ from dynamic_testing import traces
 def data(seed: int, rows: int = 8) -> torch.Tensor:
     """Quarters, whose sums are exact in any order: what is told of a sum is a Python number, compared as such."""
     return torch.randint(-16, 17, (rows, 4), generator=torch.Generator().manual_seed(seed)) / 4
+
+
+def returns_as_eager(compiled, function, *args) -> bool:
+    """Whether eager mode returns, and does not raise RuntimeError. `compiled` has to do the same."""
+    try:
+        expected = function(*args)
+    except RuntimeError as error:
+        with pytest.raises(RuntimeError) as raised:
+            compiled(*args)
+        assert str(raised.value) == str(error)
+        return False
+    assert torch.equal(compiled(*args), expected)
+    return True
 
 
 def breaks(compiled) -> list[str]:

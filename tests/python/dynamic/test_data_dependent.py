@@ -14,6 +14,7 @@ from data_testing import (
     masked_twice,
     repeated,
     repeated_alone,
+    returns_as_eager,
     rows_found,
     scaled,
     scattered,
@@ -172,16 +173,9 @@ def ranged(x, limit):
 @pytest.mark.parametrize("first", [1.0, 8.0])
 def test_what_was_checked_raises_as_in_eager_mode(function, first):
     compiled = framejit.compile(function, fullgraph=True)
-    for number in (first, 1.0, 8.0, 2.0, 3.0, 9.0):
-        x = torch.full((4,), number)
-        try:
-            expected = function(x, 20)
-        except RuntimeError as error:
-            with pytest.raises(RuntimeError) as raised:
-                compiled(x, 20)
-            assert str(raised.value) == str(error)
-        else:
-            assert torch.equal(compiled(x, 20), expected)
+    numbers = (first, 1.0, 8.0, 2.0, 3.0, 9.0)
+    returned = [returns_as_eager(compiled, function, torch.full((4,), number), 20) for number in numbers]
+    assert True in returned and False in returned
 
 
 def test_errors_are_those_of_eager_mode():

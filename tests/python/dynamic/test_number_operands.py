@@ -77,6 +77,11 @@ FUNCTIONS = {
 }
 
 
+def of_any_magnitude(numbers: random.Random, least: float = -3, greatest: float = 1.5) -> float:
+    """Between powers of ten."""
+    return numbers.uniform(0.1, 0.9) * 10 ** numbers.uniform(least, greatest)
+
+
 @pytest.mark.parametrize("backend", ["cpu", "interp"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_floats(name, backend):
@@ -85,7 +90,7 @@ def test_floats(name, backend):
     compiled = framejit.compile(function, backend=backend)
     numbers = random.Random(name)
     for _ in range(60):
-        assert_same_as_eager(compiled, function, finite(), numbers.uniform(0.1, 0.9) * 10 ** numbers.uniform(-3, 1.5))
+        assert_same_as_eager(compiled, function, finite(), of_any_magnitude(numbers))
     assert recordings(compiled) == 2
     assert graphs(compiled)[0] == 1
 
@@ -176,7 +181,7 @@ def test_gradients(name, backend):
     compiled = framejit.compile(function, backend=backend)
     numbers = random.Random(name)
     for _ in range(40):
-        p = numbers.uniform(0.1, 0.9) * 10 ** numbers.uniform(-2, 0.5)
+        p = of_any_magnitude(numbers, -2, 0.5)
         assert_same(gradients(compiled, finite(), p), gradients(function, finite(), p))
     assert recordings(compiled) == 2
     assert graphs(compiled)[0] == 1
@@ -358,7 +363,7 @@ def test_strict(name, dtype):
     compiled = framejit.compile(function, strict=True)
     numbers = random.Random(name)
     for _ in range(20):
-        p = numbers.uniform(0.1, 0.9) * 10 ** numbers.uniform(-3, 1.5)
+        p = of_any_magnitude(numbers)
         actual, expected = compiled(finite(dtype), p), function(finite(dtype), p)
         torch.testing.assert_close(actual, expected, rtol=0, atol=0, equal_nan=True)
     assert recordings(compiled) == 2
