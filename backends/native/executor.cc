@@ -161,6 +161,8 @@ void NativeGraph::WithCall(c10::ArrayRef<at::Tensor> inputs, Use use) {
   absl::InlinedVector<void*, 32> bases(static_cast<size_t>(plan.base_count));
   CallState call{plan, inputs, locals.data(), bases.data(), frame.get(), plan.target->CurrentQueue()};
   if (frame != nullptr) bases[0] = frame->arena;
+  // First: where the memory is a lazy clone's, it becomes the input's own and is elsewhere from then on.
+  for (int32_t input : plan.written_in_place) inputs[static_cast<size_t>(input)].mutable_data_ptr();
   for (auto [input, base] : plan.input_bases) {
     bases[static_cast<size_t>(base)] = const_cast<void*>(inputs[static_cast<size_t>(input)].const_data_ptr());
   }
@@ -188,6 +190,7 @@ void NativeGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>*
 
 void NativeGraph::RunWithoutWrites(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>& outputs,
                                    std::vector<at::Tensor>& written) {
+  TORCH_INTERNAL_ASSERT(plan_->written_in_place.empty(), "the graph writes its inputs as it runs");
   WithCall(inputs, [&](CallState& call) {
     RunSteps(call, nullptr);
     TakeOutputs(call, outputs);
@@ -196,7 +199,12 @@ void NativeGraph::RunWithoutWrites(c10::ArrayRef<at::Tensor> inputs, std::vector
   });
 }
 
-std::vector<StepTime> NativeGraph::TimeSteps(c10::ArrayRef<at::Tensor> inputs, double patience) {
+std::vector<StepTime> NativeGraph::TimeSteps(c10::ArrayRef<at::Tensor> given, double patience) {
+  std::vector<at::Tensor> inputs(given.begin(), given.end());
+  for (int32_t input : plan_->written_in_place) {
+    at::Tensor& written = inputs[static_cast<size_t>(input)];
+    written = written.clone();
+  }
   std::vector<LeastTime> least(plan_->steps.size());
   const auto start = LeastTime::Clock::now();
   do {
@@ -233,7 +241,11 @@ void NativeGraph::Write(const CallState& call) const {
   if (plan_->mutations.empty()) return;
   std::vector<std::pair<at::Tensor, at::Tensor>> writes;
   for (const PlannedMutation& mutation : plan_->mutations) {
-    writes.emplace_back(call.At(mutation.input), call.At(mutation.value));
+    const at::Tensor& input = call.At(mutation.input);
+    if (mutation.in_place)
+      input.unsafeGetTensorImpl()->bump_version();
+    else
+      writes.emplace_back(input, call.At(mutation.value));
   }
   ApplyWrites(std::move(writes));
 }

@@ -477,7 +477,9 @@ class Planner {
     for (const loop::Buffer& buffer : lowered.kernel.buffers) writes = writes || buffer.written;
     if (!writes) return;
     for (size_t b = 0; b < lowered.buffers.size(); ++b) {
-      if (lowered.kernel.buffers[b].written && !PlaceOverDeadInput(lowered, b)) PlaceNewValue(lowered.buffers[b]);
+      if (!lowered.kernel.buffers[b].written) continue;
+      const bool over_input = kernel.parts.size() == 1 && PlaceOverWrittenInput(lowered, b);
+      if (!over_input && !PlaceOverDeadInput(lowered, b)) PlaceNewValue(lowered.buffers[b]);
     }
     std::vector<int64_t> temporaries;
     for (const auto& temporary : kernel.temporaries) {
@@ -533,6 +535,56 @@ class Planner {
       return true;
     }
     return false;
+  }
+
+  // Lets a kernel write a mutated input itself, where nobody reads what it held any more, not even the kernel but
+  // element by element. Nothing that comes later may fail: the input would have its new value, and the call no result.
+  // Inputs of other storages share no memory: the guards of a recording that writes say so.
+  bool PlaceOverWrittenInput(const LoweredKernel& lowered, size_t output) {
+    const ValueId result = lowered.buffers[output];
+    const ValueId input = WrittenInput(result);
+    if (input == kNoValue || !plan_.target->device().is_cpu() || IsReturned(result)) return false;
+    for (size_t u = static_cast<size_t>(unit_); u < units().size(); ++u) {
+      if (!units()[u].is_kernel || (u > static_cast<size_t>(unit_) && Reads(units()[u], input))) return false;
+    }
+    for (size_t b = 0; b < lowered.buffers.size(); ++b) {
+      const ValueId read = lowered.buffers[b];
+      if (b == output || root(read) != input) continue;
+      const bool elementwise = read == input && !lowered.kernel.has_reductions() && !ReadTwice(lowered, b);
+      if (!elementwise || !SameAccess(lowered.kernel, b, output)) return false;
+    }
+    home(result) = home(input);
+    plan_.written_in_place.push_back(home(input).index);
+    return true;
+  }
+
+  // The input whose new value this is, and that it would fit; else kNoValue.
+  ValueId WrittenInput(ValueId value) const {
+    ValueId input = kNoValue;
+    for (const InputMutation& mutation : graph().mutations) {
+      if (root(mutation.value) != value) continue;
+      if (input != kNoValue || mutation.value != value) return kNoValue;
+      input = mutation.input;
+    }
+    if (input == kNoValue || homes_[static_cast<size_t>(input)].kind != Home::Kind::kInput) return kNoValue;
+    for (const InputMutation& mutation : graph().mutations) {
+      if (root(mutation.value) == input) return kNoValue;  // what it held is written elsewhere, at the end
+      if (mutation.input == input && mutation.value != value) return kNoValue;
+    }
+    const TensorMeta &from = meta(value), &to = meta(input);
+    if (from.dtype != to.dtype || from.sizes != to.sizes || from.strides != to.strides || from.device != to.device)
+      return kNoValue;
+    const auto shares = [&](ValueId id) { return id != input && meta(id).storage == to.storage; };
+    const auto& inputs = graph().inputs;
+    return std::any_of(inputs.begin(), inputs.end(), shares) ? kNoValue : input;
+  }
+
+  bool Reads(const Unit& unit, ValueId memory) const {
+    bool reads = false;
+    for (int32_t n : unit.nodes) {
+      ForEachOperandValue(graph().nodes[static_cast<size_t>(n)], [&](ValueId id) { reads |= root(id) == memory; });
+    }
+    return reads;
   }
 
   static bool SameAccess(const loop::Kernel& kernel, size_t input, size_t output) {
@@ -635,7 +687,9 @@ class Planner {
   void PlaceResults() {
     for (ValueId id : graph().outputs) plan_.outputs.push_back(TensorOf(id));
     for (const InputMutation& mutation : graph().mutations) {
-      plan_.mutations.push_back({TensorOf(mutation.input), TensorOf(mutation.value)});
+      const auto& direct = plan_.written_in_place;
+      const bool in_place = std::find(direct.begin(), direct.end(), home(mutation.input).index) != direct.end();
+      plan_.mutations.push_back({TensorOf(mutation.input), TensorOf(mutation.value), in_place});
       plan_.nanoseconds += static_cast<double>(meta(mutation.input).numel());
     }
     // Steps emitted for later results must not release what earlier ones named.
