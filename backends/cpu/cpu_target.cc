@@ -31,6 +31,19 @@ constexpr int64_t kLongColumn = 128;
 // Below this, writing zeros costs less than faulting the pages in.
 constexpr size_t kZeroPagesBytes = size_t{1} << 20;
 
+// What a huge page holds, and the least memory that is asked for in them: malloc keeps less for the next call.
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+constexpr size_t kLargeBytes = size_t{16} << 20;
+
+// Large memory is fresh from the system in each call, which faults it in as it is written. Of ordinary pages that takes
+// four times as long as the writing. Where the system has no huge pages to give, nothing changes.
+void AskForHugePages(void* data, size_t bytes) {
+  const auto address = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t begin = (address + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  const uintptr_t end = (address + bytes) / kHugePageBytes * kHugePageBytes;
+  if (bytes >= kLargeBytes) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+}
+
 // Fresh pages of the system, which are zero and take no memory until they are touched.
 struct ZeroPages {
   static c10::DataPtr Map(size_t bytes) {
@@ -146,10 +159,17 @@ class TheCpuTarget : public native::Target {
 
   at::Tensor Allocate(const native::TensorShape& shape, bool zeroed) const override {
     if (zeroed) return AllocateZeros(shape);
-    if (shape.contiguous) return at::Tensor(at::detail::empty_cpu(shape.sizes, shape.dtype));
-    return at::Tensor(at::detail::empty_strided_cpu(shape.sizes, shape.strides, shape.dtype));
+    at::Tensor tensor(shape.contiguous ? at::detail::empty_cpu(shape.sizes, shape.dtype)
+                                       : at::detail::empty_strided_cpu(shape.sizes, shape.strides, shape.dtype));
+    const c10::Storage& storage = tensor.storage();
+    AskForHugePages(storage.mutable_data(), storage.nbytes());
+    return tensor;
   }
-  c10::DataPtr AllocateArena(size_t bytes) const override { return c10::GetCPUAllocator()->allocate(bytes); }
+  c10::DataPtr AllocateArena(size_t bytes) const override {
+    c10::DataPtr data = c10::GetCPUAllocator()->allocate(bytes);
+    AskForHugePages(data.get(), bytes);
+    return data;
+  }
   bool keeps_arenas() const override { return true; }
   void* CurrentQueue() const override { return nullptr; }
 };
