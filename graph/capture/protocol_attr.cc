@@ -234,10 +234,28 @@ PyObject* RecorderState::Impl::Bind(PyObject* descriptor, PyObject* object, PyTy
   return BreakNull(BreakCode::kUnsupportedObject, std::string("a descriptor of type ") + kind->tp_name);
 }
 
+// A method that is read off a class by its name, guarded alone: other attributes of the class may be counters, which
+// change from call to call. False where the whole class has to be guarded, or is already.
+bool RecorderState::Impl::GuardMethodOfType(PyTypeObject* type, PyObject* name) {
+  if (Py_TYPE(type) != &PyType_Type || IsLocalType(type) || guarded_types.contains(type)) return false;
+  if (ShimTypeLookup(&PyType_Type, name) != nullptr) return false;
+  PyRef found = PyRef::Borrow(ShimTypeLookup(type, name));
+  if (found && Py_TYPE(found.get()) == &PyStaticMethod_Type) {
+    found = PyRef::Steal(PyStaticMethod_Type.tp_descr_get(found.get(), nullptr, reinterpret_cast<PyObject*>(type)));
+  }
+  if (!found || (Py_TYPE(found.get()) != &PyFunction_Type && Py_TYPE(found.get()) != &PyClassMethod_Type)) return false;
+  const SourceId source = Intern(SourceKind::kTypeAttribute, Pinned(reinterpret_cast<PyObject*>(type)), name);
+  AddGuard(GuardKind::kIdentityIs, source, found.get());
+  return true;
+}
+
 PyObject* RecorderState::Impl::TypeGetAttr(PyTypeObject* type, PyObject* name) {
   PyTypeObject* meta = Py_TYPE(type);
   auto* object = reinterpret_cast<PyObject*>(type);
   GuardType(meta);
+  if (GuardMethodOfType(type, name)) {
+    return Bind(PyRef::Borrow(ShimTypeLookup(type, name)).get(), nullptr, type, type, name);
+  }
   GuardType(type);
   if (PythonOverride(meta, Names().getattribute) != nullptr) {
     return BreakNull(BreakCode::kUnsupportedObject, std::string("attributes of a ") + meta->tp_name);

@@ -168,6 +168,7 @@ struct RecorderState::Impl {
   void AddGuard(GuardKind kind, SourceId source, PyObject* payload = nullptr, int64_t number = 0,
                 SourceId other = kNoSource);
   void GuardType(PyTypeObject* type);  // TypeVersion
+  bool GuardMethodOfType(PyTypeObject* type, PyObject* name);
   int64_t guards_added = 0;
   SourceId Intern(SourceKind kind, SourceId parent, PyObject* key = nullptr, int32_t index = -1);
   SourceId Pinned(PyObject* object);

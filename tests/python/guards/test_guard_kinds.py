@@ -616,3 +616,74 @@ def test_tensors_that_cannot_be_recorded_do_not_stand_for_others():
         compiled(tensor)
     captured = [trace for trace in framejit._C.traces(compiled) if trace["captured"]]
     assert backend.count == 1 and [trace["hits"] for trace in captured] == [2]
+
+
+class Registry:
+    """Has methods that are called by the class's name, and counts."""
+
+    calls = 0
+
+    @staticmethod
+    def scale(x):
+        return x * 2
+
+    @classmethod
+    def shift(cls, x):
+        return x + 1
+
+    def plain(x):
+        return x - 3
+
+
+class Inheriting(Registry):
+    pass
+
+
+REPLACEMENTS = {
+    "scale": staticmethod(lambda x: x * 5),
+    "shift": classmethod(lambda cls, x: x + 7),
+    "plain": lambda x: x - 9,
+}
+
+
+@pytest.mark.parametrize("owner", [Registry, Inheriting])
+@pytest.mark.parametrize("name", list(REPLACEMENTS))
+def test_a_method_read_off_a_class_does_not_guard_its_counters(name, owner, monkeypatch):
+    """Replacing the method is seen, in the class or in what inherits from it; counting the class's calls is nothing."""
+    compiled, backend = counting(lambda x: getattr(owner, name)(x))
+    for calls in range(3):
+        Registry.calls = calls
+        owner.latest = calls
+        assert torch.equal(compiled(X), getattr(owner, name)(X))
+    assert backend.count == 1
+    monkeypatch.setattr(Registry, name, REPLACEMENTS[name])
+    assert torch.equal(compiled(X), getattr(owner, name)(X))
+    monkeypatch.setattr(Inheriting, name, staticmethod(lambda x: x / 8), raising=False)
+    assert torch.equal(compiled(X), getattr(owner, name)(X))
+    assert backend.count == (2 if owner is Registry else 3)
+
+
+def test_a_method_that_is_taken_away_is_seen(monkeypatch):
+    compiled, _ = counting(lambda x: Inheriting.scale(x) if hasattr(Registry, "calls") else x)
+    assert torch.equal(compiled(X), X * 2)
+    monkeypatch.delattr(Registry, "scale")
+    with pytest.raises(AttributeError, match="scale"):
+        compiled(X)
+
+
+def test_modules_are_made_beside_torch_compile():
+    """torch.compile counts its calls in a class that each module's construction is then noted in."""
+    layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(3))
+
+    def f(x):
+        for layer in layers[:2]:
+            x = layer(x)
+        return x
+
+    other = torch.compile(nn.Linear(6, 6), backend="eager")
+    other(X)
+    compiled, backend = counting(f)
+    for _ in range(3):
+        torch.testing.assert_close(compiled(X), f(X))
+        other(X)
+    assert backend.count == 1
