@@ -102,8 +102,8 @@ def twice(x, y, z):
 
 
 FUNCTIONS = [
-    add, chain, returned, replaced, both, exchanged, rotated, read_later, old_read_later, shifted, transposed, normalised,
-    other_softmax, summed, scanned, row_written, with_a_product, behind_a_product, twice,
+    add, chain, returned, replaced, both, exchanged, rotated, read_later, old_read_later, shifted, transposed,
+    normalised, other_softmax, summed, scanned, row_written, with_a_product, behind_a_product, twice,
 ]  # fmt: skip
 LAYOUTS = {
     "contiguous": lambda x: x,
