@@ -182,6 +182,9 @@ void NativeGraph::WithCall(c10::ArrayRef<at::Tensor> inputs, Use use) {
 void NativeGraph::Run(c10::ArrayRef<at::Tensor> inputs, std::vector<at::Tensor>* owned,
                       std::vector<at::Tensor>& outputs) {
   WithCall(inputs, [&](CallState& call) {
+    // First: torch refuses to count the writes of an inference tensor outside of inference mode.
+    for (int32_t input : plan_->written_in_place)
+      inputs[static_cast<size_t>(input)].unsafeGetTensorImpl()->bump_version();
     RunSteps(call, owned);
     TakeOutputs(call, outputs);
     Write(call);
@@ -241,11 +244,7 @@ void NativeGraph::Write(const CallState& call) const {
   if (plan_->mutations.empty()) return;
   std::vector<std::pair<at::Tensor, at::Tensor>> writes;
   for (const PlannedMutation& mutation : plan_->mutations) {
-    const at::Tensor& input = call.At(mutation.input);
-    if (mutation.in_place)
-      input.unsafeGetTensorImpl()->bump_version();
-    else
-      writes.emplace_back(input, call.At(mutation.value));
+    writes.emplace_back(call.At(mutation.input), call.At(mutation.value));
   }
   ApplyWrites(std::move(writes));
 }

@@ -357,7 +357,7 @@ class Planner {
   // Memory for a value that a kernel or an out-variant makes: the caller's if it is returned; its own; else the
   // arena's.
   void PlaceNewValue(ValueId id, bool zeroed = false) {
-    if (IsReturned(id) || has_own_memory_[static_cast<size_t>(id)]) {
+    if (IsReturned(id) || (has_own_memory_[static_cast<size_t>(id)] && plan_.written_in_place.empty())) {
       AllocateStep allocate{ShapeOf(meta(id)), NewLocal(), NewBase(), zeroed};
       home(id) = {Home::Kind::kLocal, allocate.local};
       bases_[static_cast<size_t>(id)] = allocate.base;
@@ -477,7 +477,7 @@ class Planner {
     for (const loop::Buffer& buffer : lowered.kernel.buffers) writes = writes || buffer.written;
     if (!writes) return;
     for (size_t b = 0; b < lowered.buffers.size(); ++b) {
-      if (!lowered.kernel.buffers[b].written) continue;
+      if (!lowered.kernel.buffers[b].written || home(lowered.buffers[b]).kind != Home::Kind::kNone) continue;
       const bool over_input = kernel.parts.size() == 1 && PlaceOverWrittenInput(lowered, b);
       if (!over_input && !PlaceOverDeadInput(lowered, b)) PlaceNewValue(lowered.buffers[b]);
     }
@@ -555,7 +555,20 @@ class Planner {
     }
     home(result) = home(input);
     plan_.written_in_place.push_back(home(input).index);
+    AllocateResultsOfLater();
     return true;
+  }
+
+  // Whatever memory the call gets it has before a kernel writes an input: there may be none.
+  void AllocateResultsOfLater() {
+    for (size_t u = static_cast<size_t>(unit_); u < units().size(); ++u) {
+      const LoweredKernel& lowered = fused_.kernels[u].lowered;
+      for (size_t b = 0; b < lowered.buffers.size(); ++b) {
+        const ValueId id = lowered.buffers[b];
+        const bool is_placed = home(id).kind != Home::Kind::kNone;
+        if (lowered.kernel.buffers[b].written && IsReturned(id) && !is_placed) PlaceNewValue(id);
+      }
+    }
   }
 
   // The input whose new value this is, and that it would fit; else kNoValue.
@@ -687,9 +700,7 @@ class Planner {
   void PlaceResults() {
     for (ValueId id : graph().outputs) plan_.outputs.push_back(TensorOf(id));
     for (const InputMutation& mutation : graph().mutations) {
-      const auto& direct = plan_.written_in_place;
-      const bool in_place = std::find(direct.begin(), direct.end(), home(mutation.input).index) != direct.end();
-      plan_.mutations.push_back({TensorOf(mutation.input), TensorOf(mutation.value), in_place});
+      plan_.mutations.push_back({TensorOf(mutation.input), TensorOf(mutation.value)});
       plan_.nanoseconds += static_cast<double>(meta(mutation.input).numel());
     }
     // Steps emitted for later results must not release what earlier ones named.

@@ -129,8 +129,7 @@ struct FrameTensor {
 
 struct PlannedMutation {
   TensorRef input;
-  TensorRef value;        // of a kernel that writes the input itself: the input
-  bool in_place = false;  // such a kernel does
+  TensorRef value;  // the input itself where a kernel writes it
 };
 
 class Target;
@@ -141,7 +140,7 @@ struct Plan {
   std::vector<Step> steps;
   std::vector<at::Tensor> constants;
   std::vector<std::pair<int32_t, int32_t>> input_bases;     // (input, base)
-  std::vector<int32_t> written_in_place;                    // inputs that kernels write
+  std::vector<int32_t> written_in_place;                    // inputs that kernels write; no step behind can fail
   std::vector<std::pair<int32_t, int32_t>> constant_bases;  // (constant, base)
   std::vector<FrameTensor> frame_tensors;
   int64_t arena_bytes = 0;

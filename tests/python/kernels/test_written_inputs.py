@@ -101,9 +101,15 @@ def twice(x, y, z):
     x.mul_(z)
 
 
+def beside_a_result(x, y, z):
+    x.add_(y)
+    return torch.softmax(z[:, :7], -1) * 2
+
+
 FUNCTIONS = [
     add, chain, returned, replaced, both, exchanged, rotated, read_later, old_read_later, shifted, transposed,
     normalised, other_softmax, summed, scanned, row_written, with_a_product, behind_a_product, twice,
+    beside_a_result,
 ]  # fmt: skip
 LAYOUTS = {
     "contiguous": lambda x: x,
@@ -157,7 +163,7 @@ def test_of_each_type(dtype):
     check(f, compiled, tensors)
 
 
-@pytest.mark.parametrize("function", [add, chain, replaced, both, other_softmax])
+@pytest.mark.parametrize("function", [add, chain, replaced, both, other_softmax, beside_a_result])
 def test_no_memory_but_the_inputs(function, monkeypatch, tmp_path):
     monkeypatch.setenv("FRAMEJIT_DUMP_DIR", str(tmp_path))
     compiled = framejit.compile(function, fullgraph=True)
@@ -215,6 +221,39 @@ def test_a_lazy_clone_keeps_its_own():
         compiled(lazy, y, y.clone())
         assert torch.equal(x, kept)
         assert torch.equal(lazy, kept + y)
+
+
+def test_a_call_that_runs_out_of_memory_has_written_once():
+    def f(x, y):
+        x.add_(1)
+        return y.expand(1 << 46, 1) * 2
+
+    compiled = framejit.compile(f)
+    y = torch.ones(1)
+    for _ in range(3):
+        theirs, ours = torch.zeros(40, 40), torch.zeros(40, 40)
+        with pytest.raises(RuntimeError) as expected:
+            f(theirs, y)
+        with pytest.raises(RuntimeError) as actual:
+            compiled(ours, y)
+        assert str(actual.value).splitlines()[0] == str(expected.value).splitlines()[0]
+        assert torch.equal(ours, theirs)
+
+
+def test_inference_tensors_are_written_in_inference_mode_alone():
+    compiled = framejit.compile(add)
+    y = vector(9, 9, seed=1)
+    with torch.inference_mode():
+        theirs, ours = vector(9, 9, seed=2), vector(9, 9, seed=2)
+        for _ in range(3):
+            add(theirs, y, y.clone())
+            compiled(ours, y, y.clone())
+        assert torch.equal(ours, theirs)
+    for _ in range(2):
+        for function, tensor in ((add, theirs), (compiled, ours)):
+            with pytest.raises(RuntimeError, match="Inplace update to inference tensor outside InferenceMode"):
+                function(tensor, y, y.clone())
+        assert torch.equal(ours, theirs)
 
 
 def test_explain_leaves_the_inputs_written_once():
