@@ -1,6 +1,7 @@
 // Arithmetic, comparisons, logic, casts, copies and factories; and the lookup over all parts of the table.
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "backends/native/emitter_rules.h"
 #include "graph/number_operand.h"
@@ -187,8 +188,17 @@ EmitResults ClampOne(Emitter& e) {
   return One(Extremum(e, op, e.As(1, e.out()), e.As(0, e.out())));
 }
 
+// clamp(x, max=nan) is NaN on the CPU; ATen's kernels for GPUs bound nothing by it. With two bounds all is NaN there,
+// too.
+bool IsBoundedByNan(Emitter& e) {
+  if (e.IsNone(1) == e.IsNone(2)) return false;
+  const Emitter::Arg bound = e.Get(e.IsNone(1) ? 2 : 1);
+  return bound.is_number && bound.number.isFloatingPoint() && std::isnan(bound.number.toDouble());
+}
+
 EmitResults Clamp(Emitter& e) {
   if (e.out() == at::ScalarType::Bool) return One(e.Fail());
+  if (e.facts().device.is_cuda() && IsBoundedByNan(e)) return One(e.Fail());
   ValueId x = e.As(0, e.out());
   if (!e.IsNone(1)) x = e.b().Binary(Op::kMax, e.As(1, e.out()), x);
   if (!e.IsNone(2)) x = e.b().Binary(Op::kMin, e.As(2, e.out()), x);

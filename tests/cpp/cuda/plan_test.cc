@@ -59,6 +59,22 @@ return %7
             "arena: 2048 bytes\n");
 }
 
+TEST_P(CudaPlan, AClampByNanAloneIsAtens) {
+  const auto describe = [&](const char* bounds) {
+    return Describe(absl::StrReplaceAll(R"(
+input %0: float16[64] device="cuda:0" @0
+%1: float16[64] device="cuda:0" @1 = aten::clamp(%0, BOUNDS)
+return %1
+)",
+                                        {{"BOUNDS", bounds}})
+                        .c_str());
+  };
+  EXPECT_TRUE(absl::StrContains(describe("None, nan"), "call"));
+  EXPECT_TRUE(absl::StrContains(describe("nan, None"), "call"));
+  EXPECT_TRUE(absl::StrContains(describe("None, 1.5"), "kernel clamp"));
+  EXPECT_TRUE(absl::StrContains(describe("nan, 1.5"), "kernel clamp"));
+}
+
 TEST_P(CudaPlan, TanhGelusOfSumsAreTheLibrarys) {
   const auto graph = [](const char* type, const char* approximate, const char* results) {
     return absl::StrReplaceAll(R"(
