@@ -36,7 +36,7 @@ constexpr size_t kHugePageBytes = size_t{2} << 20;
 constexpr size_t kLargeBytes = size_t{16} << 20;
 
 // Large memory is fresh from the system in each call, which faults it in as it is written. Of ordinary pages that takes
-// four times as long as the writing. Where the system has no huge pages to give, nothing changes.
+// longer than the writing (benchmarks/kernels.py, "in memory"). Where there are no huge pages to give, nothing changes.
 void AskForHugePages(void* data, size_t bytes) {
   const auto address = reinterpret_cast<uintptr_t>(data);
   const uintptr_t begin = (address + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
