@@ -16,6 +16,7 @@
 #include "backends/loop/split.h"
 #include "backends/native/fusion.h"
 #include "backends/native/library_calls.h"
+#include "backends/native/single_operators.h"
 #include "base/log.h"
 
 namespace framejit::cpu {
@@ -31,17 +32,16 @@ constexpr int64_t kLongColumn = 128;
 // Below this, writing zeros costs less than faulting the pages in.
 constexpr size_t kZeroPagesBytes = size_t{1} << 20;
 
-// What a huge page holds, and the least memory that is asked for in them: malloc keeps less for the next call.
 constexpr size_t kHugePageBytes = size_t{2} << 20;
-constexpr size_t kLargeBytes = size_t{16} << 20;
 
-// Large memory is fresh from the system in each call, which faults it in as it is written. Of ordinary pages that takes
-// longer than the writing (benchmarks/kernels.py, "in memory"). Where there are no huge pages to give, nothing changes.
+// Large memory (malloc keeps less for the next call) is fresh from the system in each call, which faults it in as it is
+// written. Of ordinary pages that takes longer than the writing (benchmarks/kernels.py, "in memory"). Where there are
+// no huge pages to give, nothing changes.
 void AskForHugePages(void* data, size_t bytes) {
   const auto address = reinterpret_cast<uintptr_t>(data);
   const uintptr_t begin = (address + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
   const uintptr_t end = (address + bytes) / kHugePageBytes * kHugePageBytes;
-  if (bytes >= kLargeBytes) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  if (bytes >= native::kHugePagedBytes) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }
 
 // Fresh pages of the system, which are zero and take no memory until they are touched.
