@@ -46,7 +46,7 @@ PyObject* python_sink = nullptr;  // sink(channel, message); guarded by the GIL
 // logging module.
 void ForwardToPython(std::string_view channel, std::string_view message) {
   if (!Py_IsInitialized()) return;
-  PyGILState_STATE gil = PyGILState_Ensure();
+  const py::gil_scoped_acquire gil;  // the references below go before it does
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
   bool recording = IsRecording();
@@ -59,7 +59,6 @@ void ForwardToPython(std::string_view channel, std::string_view message) {
   if (recording) RecordingHook::Arm(armed);
   result = PyRef();
   PyErr_Restore(type, value, traceback);
-  PyGILState_Release(gil);
 }
 
 void InstallLogSink(const py::object& sink) {
