@@ -101,8 +101,9 @@ CompileOptions MakeOptions(const py::object& backend, bool fullgraph, int recomp
 }
 
 py::object MakeEntry(const py::object& function, const py::object& backend, bool fullgraph, int recompile_limit,
-                     const py::object& dynamic, bool data_dependent, bool strict, bool freeze, bool reduce_overhead) {
-  const GraphModes modes{.strict = strict, .reduce_overhead = reduce_overhead};
+                     const py::object& dynamic, bool data_dependent, bool strict, bool freeze, bool reduce_overhead,
+                     bool autotune) {
+  const GraphModes modes{.strict = strict, .reduce_overhead = reduce_overhead, .autotune = autotune};
   return StealOrThrow(NewEntry(
       function.ptr(), MakeOptions(backend, fullgraph, recompile_limit, dynamic, data_dependent, modes, freeze)));
 }
@@ -359,7 +360,7 @@ PYBIND11_MODULE(_C, module) {
 
   module.def("make_entry", &MakeEntry, py::arg("function"), py::arg("backend"), py::arg("fullgraph"),
              py::arg("recompile_limit"), py::arg("dynamic"), py::arg("data_dependent"), py::arg("strict"),
-             py::arg("freeze"), py::arg("reduce_overhead"));
+             py::arg("freeze"), py::arg("reduce_overhead"), py::arg("autotune"));
   module.def("entry_function",
              [](const py::object& entry) { return py::reinterpret_borrow<py::object>(EntryFunction(entry.ptr())); });
   module.def("traces", &Traces, py::arg("entry"));

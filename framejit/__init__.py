@@ -47,7 +47,13 @@ mark_unbacked = _marks.mark_unbacked
 
 F = TypeVar("F", bound=Callable[..., Any])
 _OPTIONS = {"recompile_limit": 8}
-_MODES = ("default", "reduce-overhead")
+# What a mode asks of the backend: to launch whole graphs, to measure its choices.
+_MODES = {
+    "default": (False, False),
+    "reduce-overhead": (True, False),
+    "max-autotune": (True, True),
+    "max-autotune-no-cudagraphs": (False, True),
+}
 
 
 class GraphBreakError(RuntimeError):
@@ -167,7 +173,10 @@ def compile(
     mode: None or "default": a graph on a GPU is launched as one CUDA graph where its kernels are launched more slowly
         than they run, and that turns out faster. "reduce-overhead": wherever a CUDA graph gives the same results, from
         the third call with the same shapes on; its memory stays reserved. FRAMEJIT_LOG=cudagraphs says which graphs,
-        and why others are not. Results are never overwritten by a later call. On the CPU without effect.
+        and why others are not. Results are never overwritten by a later call.
+        "max-autotune-no-cudagraphs": a kernel for a GPU is compiled for several launch shapes, each is measured on the
+        GPU as the graph is compiled, and the fastest is kept; first calls take longer, and wait for the GPU.
+        FRAMEJIT_LOG=cuda says what was measured. "max-autotune": both. On the CPU without effect.
     options: {"recompile_limit": n}: how often a function is recorded before further misses run in the interpreter.
     """
     chosen = _check_options(backend, fullgraph, dynamic, data_dependent, strict, freeze, mode, options)
@@ -225,7 +234,7 @@ def _entry(function: types.FunctionType, arguments: dict[str, Any], options: dic
         arguments["data_dependent"],
         options["strict"],
         arguments["freeze"],
-        arguments["mode"] == "reduce-overhead",
+        *_MODES[arguments["mode"] or "default"],
     )
     functools.update_wrapper(entry, function)
     entry._framejit_options = arguments

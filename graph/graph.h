@@ -91,6 +91,8 @@ struct GraphModes {
   bool strict = false;
   // What the calling thread spends on a call counts most: a backend that can launch the whole graph at once does.
   bool reduce_overhead = false;
+  // How long code runs counts more than how soon it is there: a backend that can measure its choices does.
+  bool autotune = false;
   // The graph is one of many of its recording, for other sizes each.
   bool open_sizes = false;
 

@@ -52,6 +52,7 @@ class Parser {
     if (cursor_.TakeWord("return")) return ParseReturn();
     if (cursor_.TakeWord("strict")) return void(graph_.modes.strict = true);
     if (cursor_.TakeWord("reduce_overhead")) return void(graph_.modes.reduce_overhead = true);
+    if (cursor_.TakeWord("autotune")) return void(graph_.modes.autotune = true);
     if (cursor_.TakeWord("open_sizes")) return void(graph_.modes.open_sizes = true);
     ParseNode();
   }

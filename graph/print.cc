@@ -152,6 +152,7 @@ std::string PrintNode(const Graph& graph, const Node& node, const PrintOptions& 
 std::string PrintGraph(const Graph& graph, const PrintOptions& options) {
   std::string text = graph.modes.strict ? "strict\n" : "";
   if (graph.modes.reduce_overhead) text += "reduce_overhead\n";
+  if (graph.modes.autotune) text += "autotune\n";
   if (graph.modes.open_sizes) text += "open_sizes\n";
   for (ValueId id : graph.inputs) absl::StrAppend(&text, "input ", PrintResult(graph, id), "\n");
   for (const GraphConstant& constant : graph.constants) text += PrintGraphConstant(graph, constant, options);

@@ -12,7 +12,7 @@
 // A value's type: dtype[sizes], then strides (where not those of a contiguous tensor), offset, device (where not the
 // CPU), requires_grad, conj, neg, and @storage. Operands stand in schema order; one that equals its default is left
 // out, and operands after it are named. `none` is an absent tensor. Lines that start with # are comments. The
-// modes that a graph has are lines in front: "strict", "reduce_overhead", "open_sizes".
+// modes that a graph has are lines in front: "strict", "reduce_overhead", "autotune", "open_sizes".
 #ifndef FRAMEJIT_GRAPH_PRINT_H_
 #define FRAMEJIT_GRAPH_PRINT_H_
 

@@ -14,10 +14,12 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "backends/cuda/codegen/driver.h"
 #include "backends/cuda/codegen/launch_plan.h"
 #include "backends/cuda/codegen/source.h"
 #include "backends/cuda/codegen/toolchain.h"
+#include "backends/cuda/measure.h"
 #include "backends/cuda/out_calls.h"
 #include "backends/loop/split.h"
 #include "base/log.h"
@@ -67,6 +69,17 @@ class Programs {
     return inner_sizes_.try_emplace(open_text, size).first->second != size;
   }
 
+  // What to try for a canonical kernel: what was chosen for it before, if anything was.
+  std::vector<PlanChange> ChangesFor(const loop::Kernel& kernel) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto chosen = chosen_.find(loop::Print(kernel));
+    return chosen != chosen_.end() ? std::vector<PlanChange>{chosen->second} : ChangesToTry(kernel);
+  }
+  void Choose(const loop::Kernel& kernel, PlanChange change) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    chosen_.try_emplace(loop::Print(kernel), change);
+  }
+
   native::CodeCount count() const {
     std::lock_guard<std::mutex> lock(mutex_);
     native::CodeCount count;
@@ -81,6 +94,7 @@ class Programs {
   mutable std::mutex mutex_;
   absl::flat_hash_map<std::string, std::shared_ptr<const Program>> known_;
   absl::flat_hash_map<std::string, int64_t> inner_sizes_;  // the first, by what is open then
+  absl::flat_hash_map<std::string, PlanChange> chosen_;    // by kernel: the fastest of those that were measured
 };
 
 // A kernel as it is launched with buffers of an alignment.
@@ -99,11 +113,18 @@ loop::OpenedKernel OpenFor(const loop::Kernel& kernel, const LaunchPlan& plan, P
   return loop::Open(kernel, PlacesOf(kernel, plan, /*inner=*/false));
 }
 
-absl::StatusOr<std::unique_ptr<Variant>> CompileVariant(const loop::Kernel& kernel, bool open_sizes, int max_vector,
-                                                        Programs& programs) {
+// What a kernel is compiled for.
+struct Purpose {
+  bool open_sizes = false;
+  PlanChange change;
+};
+
+absl::StatusOr<std::unique_ptr<Variant>> CompileVariant(const loop::Kernel& kernel, const Purpose& purpose,
+                                                        int max_vector, Programs& programs) {
   auto variant = std::make_unique<Variant>();
-  variant->plan = PlanLaunch(kernel, max_vector);
-  loop::OpenedKernel open = open_sizes ? OpenFor(kernel, variant->plan, programs) : loop::OpenedKernel{kernel, {}};
+  variant->plan = PlanLaunch(kernel, max_vector, purpose.change);
+  loop::OpenedKernel open =
+      purpose.open_sizes ? OpenFor(kernel, variant->plan, programs) : loop::OpenedKernel{kernel, {}};
   auto program = programs.Find(GenerateSource(open.kernel, variant->plan));
   if (!program.ok()) return program.status();
   variant->program = *std::move(program);
@@ -113,11 +134,8 @@ absl::StatusOr<std::unique_ptr<Variant>> CompileVariant(const loop::Kernel& kern
 
 class CudaCode : public native::KernelCode {
  public:
-  CudaCode(loop::Kernel kernel, bool open_sizes, std::unique_ptr<Variant> variant, std::shared_ptr<Programs> programs)
-      : kernel_(std::move(kernel)),
-        open_sizes_(open_sizes),
-        aligned_(std::move(variant)),
-        programs_(std::move(programs)) {
+  CudaCode(loop::Kernel kernel, Purpose purpose, std::unique_ptr<Variant> variant, std::shared_ptr<Programs> programs)
+      : kernel_(std::move(kernel)), purpose_(purpose), aligned_(std::move(variant)), programs_(std::move(programs)) {
     for (size_t b = 0; b < kernel_.buffers.size(); ++b) {
       misaligned_bits_.push_back(
           static_cast<uintptr_t>(aligned_->plan.AlignmentOf(kernel_, static_cast<int32_t>(b)) - 1));
@@ -147,6 +165,7 @@ class CudaCode : public native::KernelCode {
   double nanoseconds() const override { return kLaunchNanoseconds; }
   const std::string& name() const override { return aligned_->program->source.entry; }
   const std::string& text() const override { return aligned_->program->source.text; }
+  std::string PlanText() const { return Print(aligned_->plan); }
 
   // For the log: source, launch shape and what the kernel takes of the device.
   std::string Description() const {
@@ -164,7 +183,7 @@ class CudaCode : public native::KernelCode {
   const Variant& Unaligned() const {
     std::lock_guard<std::mutex> lock(mutex_);
     if (unaligned_ == nullptr) {
-      auto variant = CompileVariant(kernel_, open_sizes_, 1, *programs_);
+      auto variant = CompileVariant(kernel_, purpose_, 1, *programs_);
       TORCH_CHECK(variant.ok(), "framejit: ", std::string(variant.status().message()));
       unaligned_ = *std::move(variant);
     }
@@ -172,7 +191,7 @@ class CudaCode : public native::KernelCode {
   }
 
   const loop::Kernel kernel_;
-  const bool open_sizes_;
+  const Purpose purpose_;
   const std::unique_ptr<const Variant> aligned_;
   const std::shared_ptr<Programs> programs_;
   std::vector<uintptr_t> misaligned_bits_;  // by buffer
@@ -226,7 +245,7 @@ class TheCudaTarget : public native::Target {
  public:
   // `on`: the device as the driver knows it; null: only compiles.
   TheCudaTarget(c10::Device device, Architecture architecture, const Device* on)
-      : device_(device), programs_(std::make_shared<Programs>(architecture, on)) {}
+      : device_(device), is_there_(on != nullptr), programs_(std::make_shared<Programs>(architecture, on)) {}
 
   c10::Device device() const override { return device_; }
 
@@ -243,7 +262,10 @@ class TheCudaTarget : public native::Target {
   std::vector<CompiledCode> Compile(absl::Span<const loop::Kernel> kernels,
                                     const native::CodeOptions& options) const override {
     std::vector<CompiledCode> codes(kernels.size(), absl::InternalError("not compiled"));
-    ForEachInParallel(kernels.size(), [&](size_t i) { codes[i] = CompileOne(kernels[i], options.open_sizes); });
+    if (options.autotune && is_there_ && !options.open_sizes)
+      codes = CompileFastest(kernels);
+    else
+      ForEachInParallel(kernels.size(), [&](size_t i) { codes[i] = CompileOne(kernels[i], options.open_sizes); });
     if (const absl::Status failure = TakeCacheFailure(); !failure.ok()) LogWarning(std::string(failure.message()));
     if (LogEnabled(LogArtifact::k_cuda)) {
       for (const CompiledCode& code : codes) {
@@ -277,15 +299,86 @@ class TheCudaTarget : public native::Target {
   static c10::Allocator* Allocator() { return at::detail::getCUDAHooks().getCUDADeviceAllocator(); }
 
   CompiledCode CompileOne(const loop::Kernel& source, bool open_sizes) const {
+    absl::StatusOr<loop::Kernel> kernel = Canonical(source);
+    if (!kernel.ok()) return kernel.status();
+    return CompileFor(*kernel, {.open_sizes = open_sizes});
+  }
+
+  static absl::StatusOr<loop::Kernel> Canonical(const loop::Kernel& source) {
     if (absl::Status status = loop::Verify(source); !status.ok()) return status;
     loop::Kernel kernel = source;
     Canonicalize(kernel);
-    auto variant = CompileVariant(kernel, open_sizes, 16, *programs_);
+    return kernel;
+  }
+
+  CompiledCode CompileFor(const loop::Kernel& kernel, const Purpose& purpose) const {
+    auto variant = CompileVariant(kernel, purpose, 16, *programs_);
     if (!variant.ok()) return variant.status();
-    return std::make_shared<const CudaCode>(std::move(kernel), open_sizes, *std::move(variant), programs_);
+    return std::make_shared<const CudaCode>(kernel, purpose, *std::move(variant), programs_);
+  }
+
+  // --- measured choices ---
+
+  // One of the plans of a kernel.
+  struct Candidate {
+    size_t of = 0;
+    PlanChange change;
+    CompiledCode code = absl::InternalError("not compiled");
+  };
+
+  std::vector<CompiledCode> CompileFastest(absl::Span<const loop::Kernel> sources) const {
+    std::vector<absl::StatusOr<loop::Kernel>> kernels;
+    std::vector<Candidate> candidates;
+    for (size_t k = 0; k < sources.size(); ++k) {
+      kernels.push_back(Canonical(sources[k]));
+      if (!kernels.back().ok()) continue;
+      for (const PlanChange& change : programs_->ChangesFor(*kernels.back())) candidates.push_back({k, change});
+    }
+    ForEachInParallel(candidates.size(), [&](size_t c) {
+      candidates[c].code = CompileFor(*kernels[candidates[c].of], {.change = candidates[c].change});
+    });
+    std::vector<CompiledCode> codes;
+    size_t begin = 0;
+    for (size_t k = 0; k < kernels.size(); ++k) {
+      size_t end = begin;
+      while (end < candidates.size() && candidates[end].of == k) ++end;
+      codes.push_back(kernels[k].ok() ? Fastest(*kernels[k], absl::MakeSpan(candidates).subspan(begin, end - begin))
+                                      : CompiledCode(kernels[k].status()));
+      begin = end;
+    }
+    return codes;
+  }
+
+  // The first candidate is what the cost model chose; another one must be faster than noise.
+  CompiledCode Fastest(const loop::Kernel& kernel, absl::Span<Candidate> candidates) const {
+    constexpr double kClearly = 0.97;
+    std::vector<const Candidate*> compiled;
+    std::vector<const native::KernelCode*> codes;
+    for (const Candidate& candidate : candidates) {
+      if (!candidate.code.ok()) continue;
+      compiled.push_back(&candidate);
+      codes.push_back(candidate.code->get());
+    }
+    if (candidates.size() == 1 || !candidates[0].code.ok()) return candidates[0].code;
+    const absl::StatusOr<std::vector<double>> times = MeasureMicroseconds(device_, kernel, codes);
+    if (!times.ok()) {
+      Log(LogArtifact::k_cuda, absl::StrCat("not measured: ", std::string(times.status().message())));
+      return candidates[0].code;
+    }
+    size_t best = 0;
+    std::string text = "measured:";
+    for (size_t c = 0; c < compiled.size(); ++c) {
+      if ((*times)[c] < (*times)[best] * (best == 0 ? kClearly : 1)) best = c;
+      const auto& code = static_cast<const CudaCode&>(*codes[c]);
+      absl::StrAppend(&text, "\n  ", absl::StrFormat("%.2f", (*times)[c]), " us: ", code.PlanText());
+    }
+    Log(LogArtifact::k_cuda, absl::StrCat(text, "\n  chosen: ", best + 1, " of ", compiled.size()));
+    programs_->Choose(kernel, compiled[best]->change);
+    return compiled[best]->code;
   }
 
   const c10::Device device_;
+  const bool is_there_;
   const std::shared_ptr<Programs> programs_;
 };
 

@@ -1,6 +1,8 @@
 // The tables of the loop IR and questions about whole kernels.
 #include "backends/loop/loop_ir.h"
 
+#include <algorithm>
+
 namespace framejit::loop {
 namespace {
 
@@ -39,6 +41,19 @@ int64_t Kernel::row_count() const {
   int64_t rows = 1;
   for (size_t d = 0; d + 1 < dims.size(); ++d) rows *= dims[d].size;
   return rows;
+}
+
+std::vector<int64_t> BufferElements(const Kernel& kernel) {
+  std::vector<int64_t> elements(kernel.buffers.size(), 0);
+  for (const Access& access : kernel.accesses) {
+    int64_t last = access.offset;
+    for (size_t d = 0; d < kernel.dims.size(); ++d) {
+      last += std::max<int64_t>(0, access.strides[d] * (kernel.dims[d].size - 1));
+    }
+    int64_t& spanned = elements[static_cast<size_t>(access.buffer)];
+    spanned = std::max(spanned, last + 1);
+  }
+  return elements;
 }
 
 bool Kernel::has_reductions() const {

@@ -107,6 +107,9 @@ struct Kernel {
 // Types, ranks, operand order, accesses; what every consumer relies on. The message carries the kernel's text.
 absl::Status Verify(const Kernel& kernel);
 
+// By buffer: the elements that the kernel's accesses span, from the buffer's start on.
+std::vector<int64_t> BufferElements(const Kernel& kernel);
+
 // The text form; Parse(Print(k)) gives k again. The text is also a kernel's identity (cache key). Open numbers are p0,
 // p1, ...:
 //   kernel [4, 128] {

@@ -767,7 +767,8 @@ std::unique_ptr<const Plan> PlanWithRewrites(const Graph& graph, const Target& t
   }
   if (split_losses) SplitLosses(plan->graph);
   GraphFacts facts(plan->graph, target.device());
-  const CodeOptions options{.keep_text = dump != nullptr, .open_sizes = graph.modes.open_sizes};
+  const CodeOptions options{
+      .keep_text = dump != nullptr, .open_sizes = graph.modes.open_sizes, .autotune = graph.modes.autotune};
   FusedGraph fused = FuseAndCompile(facts, target, options, timings);
   for (size_t n = 0; split_losses && n < plan->graph.nodes.size(); ++n) {
     const Node& node = plan->graph.nodes[n];

@@ -18,6 +18,7 @@ namespace framejit::native {
 struct CodeOptions {
   bool keep_text = false;   // fill KernelCode::text
   bool open_sizes = false;  // the graph is one of many, for other sizes each: code that serves several is worth it
+  bool autotune = false;    // measure what the cost model is not sure of
 };
 
 // Code that kernels of all graphs share: what was made so far, and what is held.

@@ -30,6 +30,7 @@ class DriverApi {
                            void**) = nullptr;
   Result (*cuStreamIsCapturing)(void*, int*) = nullptr;
   Result (*cuMemcpyDtoDAsync_v2)(uint64_t, uint64_t, size_t, void*) = nullptr;
+  Result (*cuMemsetD8Async)(uint64_t, unsigned char, size_t, void*) = nullptr;
 
   static absl::StatusOr<const DriverApi*> Open() {
     static const auto* api = new absl::StatusOr<const DriverApi*>(Load());
@@ -78,6 +79,7 @@ class DriverApi {
     FRAMEJIT_FIND(cuLaunchKernel);
     FRAMEJIT_FIND(cuStreamIsCapturing);
     FRAMEJIT_FIND(cuMemcpyDtoDAsync_v2);
+    FRAMEJIT_FIND(cuMemsetD8Async);
 #undef FRAMEJIT_FIND
     if (!missing.empty()) return absl::UnavailableError(absl::StrCat("the CUDA driver has no ", missing));
     if (const absl::Status status = api->Check(api->cuInit(0), "cuInit"); !status.ok()) {
@@ -99,6 +101,12 @@ absl::Status CopyOnDevice(void* to, const void* from, size_t bytes, void* stream
   return (*api)->Check(
       (*api)->cuMemcpyDtoDAsync_v2(reinterpret_cast<uint64_t>(to), reinterpret_cast<uint64_t>(from), bytes, stream),
       "cuMemcpyDtoDAsync");
+}
+
+absl::Status ZeroOnDevice(void* data, size_t bytes, void* stream) {
+  const absl::StatusOr<const DriverApi*> api = DriverApi::Open();
+  if (!api.ok()) return api.status();
+  return (*api)->Check((*api)->cuMemsetD8Async(reinterpret_cast<uint64_t>(data), 0, bytes, stream), "cuMemsetD8Async");
 }
 
 Resources LoadedKernel::resources() const {

@@ -20,6 +20,9 @@ bool IsCapturing(void* stream);
 // Copies within the device's memory, in the order of the stream. Returns before it has run.
 absl::Status CopyOnDevice(void* to, const void* from, size_t bytes, void* stream);
 
+// Writes zeros, likewise.
+absl::Status ZeroOnDevice(void* data, size_t bytes, void* stream);
+
 // What a kernel takes of the device.
 struct Resources {
   int registers = 0;     // of a thread

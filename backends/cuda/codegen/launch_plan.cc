@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "backends/loop/canonicalize.h"
 #include "backends/loop/schedule.h"
@@ -22,6 +23,7 @@ constexpr int kWarp = 32;
 constexpr int kColumnsOfBlock = kWarp;  // neighbouring rows of a block
 constexpr int kMaxColumnLanes = 32;
 constexpr int kMaxLanes = 1024;
+constexpr int kMaxSteps = 8;
 constexpr int kSharedBytes = 48 << 10;
 constexpr int kBankBytes = 4;         // of shared memory, in a row
 constexpr int kVectorsOfLane = 4;     // what a lane should have to do before a row gets more of them
@@ -40,14 +42,19 @@ int PowerOfTwoAtLeast(int64_t value, int most) {
   return power;
 }
 
+// value * 2^shift, within [least, most].
+int Shifted(int value, int shift, int least, int most) {
+  return std::clamp(shift >= 0 ? value << shift : value >> -shift, least, std::max(least, most));
+}
+
 int64_t TileBytes(int tile, loop::DType dtype) {
   return int64_t{tile} * TilePitch(tile, dtype) * loop::DTypeBytes(dtype);
 }
 
 class Planner {
  public:
-  Planner(const Kernel& kernel, int max_vector)
-      : kernel_(kernel), schedule_(loop::MakeSchedule(kernel, 0)), max_vector_(max_vector) {}
+  Planner(const Kernel& kernel, int max_vector, PlanChange change)
+      : kernel_(kernel), schedule_(loop::MakeSchedule(kernel, 0)), max_vector_(max_vector), change_(change) {}
 
   LaunchPlan Run() {
     plan_.wide_index = NeedsWideIndex();
@@ -132,9 +139,10 @@ class Planner {
     ChooseVectors(vector);
     const int64_t vectors = kernel_.row_count() * CeilDiv(kernel_.inner_size(), vector);
     plan_.spread = Spread::kElements;
-    plan_.threads = kThreads;
-    plan_.steps = vectors >= kManyVectors && LoadedBytes() * vector < kBytesOnTheirWay ? 2 : 1;
-    plan_.blocks = CeilDiv(vectors, int64_t{kThreads} * plan_.steps);
+    plan_.threads = Shifted(kThreads, change_.threads, kWarp, kMaxLanes);
+    const int steps = vectors >= kManyVectors && LoadedBytes() * vector < kBytesOnTheirWay ? 2 : 1;
+    plan_.steps = Shifted(steps, change_.steps, 1, kMaxSteps);
+    plan_.blocks = CeilDiv(vectors, int64_t{plan_.threads} * plan_.steps);
   }
 
   // --- tiles ---
@@ -151,9 +159,10 @@ class Planner {
     if (columns < kWarp || rows < kWarp || kernel_.row_count() * columns < kFewTileElements) return false;
     ChooseVectors(1);
     plan_.spread = Spread::kTiles;
-    plan_.tile = StagedBytes(2 * kWarp) <= kSharedBytes ? 2 * kWarp : kWarp;
+    plan_.tile = Shifted(StagedBytes(2 * kWarp) <= kSharedBytes ? 2 * kWarp : kWarp, std::min(change_.tile, 0), kWarp,
+                         2 * kWarp);
     if (StagedBytes(plan_.tile) > kSharedBytes) return false;
-    plan_.rows_per_block = plan_.tile / kTileTurns;
+    plan_.rows_per_block = Shifted(plan_.tile / kTileTurns, change_.threads, 1, kMaxLanes / kWarp);
     plan_.threads = plan_.rows_per_block * kWarp;
     const int64_t squares = CeilDiv(columns, plan_.tile) * CeilDiv(rows, plan_.tile);
     plan_.blocks = kernel_.row_count() / rows * squares;
@@ -204,8 +213,10 @@ class Planner {
     while (plan_.lanes < kMaxLanes && plan_.lanes < vectors && kernel_.row_count() * plan_.lanes < kFewThreads) {
       plan_.lanes *= 2;
     }
+    plan_.lanes = Shifted(plan_.lanes, change_.lanes, 1, PowerOfTwoAtLeast(vectors, kMaxLanes));
     SetSteps(vectors, vector);
-    plan_.rows_per_block = plan_.lanes <= kWarp ? kRowThreads / plan_.lanes : 1;  // a barrier is for one row
+    const int threads = Shifted(kRowThreads, change_.threads, kWarp, kMaxLanes);
+    plan_.rows_per_block = plan_.lanes <= kWarp ? threads / plan_.lanes : 1;  // a barrier is for one row
     plan_.threads = plan_.lanes * plan_.rows_per_block;
     plan_.blocks = CeilDiv(kernel_.row_count(), plan_.rows_per_block);
   }
@@ -238,7 +249,8 @@ class Planner {
     ChooseVectors(1);
     plan_.spread = Spread::kColumns;
     plan_.rows_per_block = kColumnsOfBlock;
-    plan_.lanes = PowerOfTwoAtLeast(CeilDiv(kernel_.inner_size(), kVectorsOfLane), kMaxColumnLanes);
+    plan_.lanes = Shifted(PowerOfTwoAtLeast(CeilDiv(kernel_.inner_size(), kVectorsOfLane), kMaxColumnLanes),
+                          change_.lanes, 1, PowerOfTwoAtLeast(kernel_.inner_size(), kMaxColumnLanes));
     while (plan_.lanes > 1 && SharedBytes() > kSharedBytes) plan_.lanes /= 2;
     plan_.steps = static_cast<int>(std::min<int64_t>(CeilDiv(kernel_.inner_size(), plan_.lanes), INT32_MAX));
     const bool passes = schedule_.passes.size() > 1 && !schedule_.passes[1].elements.empty();
@@ -262,6 +274,7 @@ class Planner {
   const Kernel& kernel_;
   const loop::Schedule schedule_;
   const int max_vector_;
+  const PlanChange change_;
   LaunchPlan plan_;
 };
 
@@ -286,7 +299,25 @@ void Canonicalize(Kernel& kernel) {
   if (PlanLaunch(kernel).spread != Spread::kTiles) loop::Canonicalize(kernel);
 }
 
-LaunchPlan PlanLaunch(const Kernel& kernel, int max_vector) { return Planner(kernel, max_vector).Run(); }
+LaunchPlan PlanLaunch(const Kernel& kernel, int max_vector, PlanChange change) {
+  return Planner(kernel, max_vector, change).Run();
+}
+
+std::vector<PlanChange> ChangesToTry(const Kernel& kernel) {
+  std::vector<PlanChange> all = {{}};
+  for (const int tile : {0, -1}) {
+    for (const int threads : {-1, 0, 1}) {
+      for (const int steps : {-1, 0, 1}) all.push_back({.threads = threads, .steps = steps, .tile = tile});
+    }
+  }
+  for (const int lanes : {-2, -1, 1, 2}) all.push_back({.lanes = lanes});
+  std::vector<PlanChange> tried;
+  absl::flat_hash_set<std::string> plans;
+  for (const PlanChange& change : all) {
+    if (plans.insert(Print(PlanLaunch(kernel, 16, change))).second) tried.push_back(change);
+  }
+  return tried;
+}
 
 loop::OpenPlaces PlacesOf(const Kernel& kernel, const LaunchPlan& plan, bool inner) {
   loop::OpenPlaces places{std::vector<loop::OpenPlaces::Along>(kernel.dims.size()), false};

@@ -43,8 +43,20 @@ struct LaunchPlan {
 // loop::Canonicalize, with transposed loads left whole where tiles of threads take them.
 void Canonicalize(loop::Kernel& kernel);
 
+// A step away from what the cost model chooses: how often each is doubled (or halved, where negative), as far as the
+// kernel lets it be.
+struct PlanChange {
+  int lanes = 0;    // of kRows and kColumns
+  int threads = 0;  // of a block, but of kColumns
+  int steps = 0;    // of kElements
+  int tile = 0;     // of kTiles
+};
+
 // Of a canonical kernel. `max_vector`: 1 for buffers of any alignment.
-LaunchPlan PlanLaunch(const loop::Kernel& kernel, int max_vector = 16);
+LaunchPlan PlanLaunch(const loop::Kernel& kernel, int max_vector = 16, PlanChange change = {});
+
+// What is worth measuring: no change, then those that give other plans, each another one.
+std::vector<PlanChange> ChangesToTry(const loop::Kernel& kernel);
 
 // Elements from row to row of a tile in shared memory: one bank more than a row has, so that a column is in as many
 // banks as a row.

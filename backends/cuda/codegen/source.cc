@@ -55,8 +55,8 @@ class Generator {
                          : plan_.spread == Spread::kTiles  ? "tiles"
                          : plan_.spread == Spread::kRows   ? "rows"
                                                            : "columns";
-    const std::string entry = absl::StrFormat("framejit_%s_v%d_%016x", spread, plan_.vector,
-                                              Fingerprint(is_open_ ? ir + PrintClass(plan_) : ir));
+    const std::string entry =
+        absl::StrFormat("framejit_%s_v%d_%016x", spread, plan_.vector, Fingerprint(ir + PrintClass(plan_)));
     Comment(ir);
     absl::StrAppend(&out_, "// ", is_open_ ? PrintClass(plan_) : Print(plan_), "\n", kTypesPrelude, kPrelude,
                     "typedef ", plan_.wide_index ? "i64" : "int", " Offset;\n\n");

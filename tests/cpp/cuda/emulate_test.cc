@@ -44,8 +44,8 @@ constexpr size_t kMostArguments = 40;  // as emulation.h
 
 enum class Opened : uint8_t { kNot, kOuter, kAll };
 
-Emulated Make(const NamedKernel& named, int max_vector, Opened opened) {
-  Emulated emulated{named.name, named.kernel, PlanLaunch(named.kernel, max_vector), {}, {}};
+Emulated Make(const NamedKernel& named, int max_vector, Opened opened, PlanChange change = {}) {
+  Emulated emulated{named.name, named.kernel, PlanLaunch(named.kernel, max_vector, change), {}, {}};
   const loop::OpenedKernel open =
       opened == Opened::kNot ? loop::OpenedKernel{named.kernel, {}}
                              : loop::Open(named.kernel, PlacesOf(named.kernel, emulated.plan, opened == Opened::kAll));
@@ -93,7 +93,7 @@ void* Build(const std::vector<Emulated>& kernels) {
 }
 
 std::vector<Bytes> MakeBuffers(const Kernel& kernel) {
-  const std::vector<int64_t> elements = testing::BufferElements(kernel);
+  const std::vector<int64_t> elements = loop::BufferElements(kernel);
   std::vector<Bytes> buffers;
   for (size_t b = 0; b < kernel.buffers.size(); ++b) {
     const DType dtype = kernel.buffers[b].dtype;
@@ -209,6 +209,22 @@ TEST(EmulateTest, Casts) { CheckAll(Plan(testing::CastKernels())); }
 TEST(EmulateTest, Layouts) { CheckAll(Plan(testing::LayoutKernels())); }
 TEST(EmulateTest, Reductions) { CheckAll(Plan(testing::ReductionKernels())); }
 TEST(EmulateTest, LongKernels) { CheckAll(Plan(testing::LongKernels())); }
+// Every plan that may be measured, but the cost model's own.
+TEST(EmulateTest, ChangedPlans) {
+  std::vector<Emulated> changed;
+  for (const std::vector<NamedKernel>& kernels :
+       {testing::LayoutKernels(), testing::ReductionKernels(), testing::LongKernels()}) {
+    for (const NamedKernel& named : kernels) {
+      const std::vector<PlanChange> changes = ChangesToTry(named.kernel);
+      for (size_t c = 1; c < changes.size(); ++c) {
+        changed.push_back(Make(named, 16, Opened::kNot, changes[c]));
+      }
+    }
+  }
+  EXPECT_GT(changed.size(), 100u);
+  CheckAll(changed);
+}
+
 TEST(EmulateTest, OpenLongKernels) { CheckAll(Plan(testing::LongKernels(), Opened::kAll)); }
 TEST(EmulateTest, OpenLayouts) { CheckAll(Plan(testing::LayoutKernels(), Opened::kAll)); }
 TEST(EmulateTest, OpenRows) { CheckAll(Plan(testing::ReductionKernels(), Opened::kOuter)); }

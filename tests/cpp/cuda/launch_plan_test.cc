@@ -11,6 +11,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "backends/cuda/codegen/source.h"
@@ -108,6 +109,29 @@ TEST(LaunchPlanTest, LargeTensorsHaveWideOffsets) {
   EXPECT_TRUE(PlanLaunch(Copy({int64_t{1} << 31}, {1})).wide_index);
   EXPECT_TRUE(PlanLaunch(Copy({4, 4}, {int64_t{1} << 30, 1})).wide_index);
   EXPECT_TRUE(PlanLaunch(Copy({16}, {1}, DType::kFloat32, int64_t{1} << 31)).wide_index);
+}
+
+TEST(LaunchPlanTest, ChangesToTryGivePlansThatDiffer) {
+  KernelBuilder softmax({64, 1024});
+  const loop::ValueId x = softmax.Load(softmax.AddInput(DType::kFloat32), {1024, 1});
+  softmax.Store(softmax.AddOutput(DType::kFloat32), {1024, 1},
+                softmax.Binary(Op::kSub, x, softmax.Reduce(Op::kReduceMax, x)));
+  const std::vector<std::pair<Kernel, size_t>> kernels = {{Copy({1 << 22}, {1}), 9},
+                                                          {Copy({1024, 1024}, {1, 1024}), 6},
+                                                          {*std::move(softmax).Finish(), 3}};
+  for (const auto& [kernel, count] : kernels) {
+    const std::vector<PlanChange> changes = ChangesToTry(kernel);
+    EXPECT_EQ(changes.size(), count) << Print(PlanLaunch(kernel));
+    EXPECT_EQ(Print(PlanLaunch(kernel, 16, changes[0])), Print(PlanLaunch(kernel)));
+    absl::flat_hash_set<std::string> plans;
+    for (const PlanChange& change : changes) {
+      const LaunchPlan plan = PlanLaunch(kernel, 16, change);
+      EXPECT_TRUE(plans.insert(Print(plan)).second) << Print(plan);
+      EXPECT_EQ(plan.spread, PlanLaunch(kernel).spread);
+      EXPECT_GE(plan.threads, 32) << Print(plan);
+      EXPECT_LE(plan.threads, 1024) << Print(plan);
+    }
+  }
 }
 
 TEST(LaunchPlanTest, NothingToDoIsNoBlock) { EXPECT_EQ(PlanLaunch(Copy({0}, {1})).blocks, 0); }

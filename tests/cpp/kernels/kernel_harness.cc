@@ -56,7 +56,7 @@ bool Agrees(DType dtype, const char* got, const char* expected, const CheckOptio
 using Buffers = std::vector<std::unique_ptr<GuardedBuffer>>;
 
 Buffers Allocate(const Kernel& kernel, GuardedBuffer::Flush flush, const CheckOptions& options) {
-  const std::vector<int64_t> elements = BufferElements(kernel);
+  const std::vector<int64_t> elements = loop::BufferElements(kernel);
   Buffers buffers;
   for (size_t b = 0; b < kernel.buffers.size(); ++b) {
     const DType dtype = kernel.buffers[b].dtype;
@@ -192,18 +192,6 @@ const char* NameOf(CodegenOptions::IsaChoice isa) {
       return "avx512_vnni";
   }
   return "";
-}
-
-std::vector<int64_t> BufferElements(const Kernel& kernel) {
-  std::vector<int64_t> elements(kernel.buffers.size(), 0);
-  for (const loop::Access& access : kernel.accesses) {
-    int64_t last = access.offset;
-    for (size_t d = 0; d < kernel.dims.size(); ++d) {
-      last += std::max<int64_t>(0, access.strides[d] * (kernel.dims[d].size - 1));
-    }
-    elements[access.buffer] = std::max(elements[access.buffer], last + 1);
-  }
-  return elements;
 }
 
 void CheckKernel(const Kernel& kernel, const CheckOptions& options) {

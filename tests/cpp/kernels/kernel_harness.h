@@ -62,9 +62,6 @@ void CheckKernel(const Kernel& kernel, const CheckOptions& options = {});
 // The same with code that the compiler shares among kernels, for its instruction set.
 void CheckOpenKernel(KernelCompiler& compiler, const Kernel& kernel, const CheckOptions& options = {});
 
-// Elements of each buffer that the kernel's accesses span, assuming no negative offsets.
-std::vector<int64_t> BufferElements(const Kernel& kernel);
-
 Kernel MustFinish(KernelBuilder builder);
 // Row-major strides.
 std::vector<int64_t> Contiguous(const std::vector<int64_t>& sizes);

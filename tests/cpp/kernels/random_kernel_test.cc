@@ -172,7 +172,7 @@ using Memory = std::vector<std::vector<char>>;
 
 Memory RandomBuffers(const Kernel& kernel, uint64_t seed) {
   Memory memory;
-  const std::vector<int64_t> elements = BufferElements(kernel);
+  const std::vector<int64_t> elements = loop::BufferElements(kernel);
   for (size_t b = 0; b < elements.size(); ++b) {
     const DType dtype = kernel.buffers[b].dtype;
     memory.emplace_back(static_cast<size_t>(elements[b] * loop::DTypeBytes(dtype)));

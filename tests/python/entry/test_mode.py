@@ -6,7 +6,7 @@ import torch
 import framejit
 
 
-@pytest.mark.parametrize("mode", [None, "default", "reduce-overhead"])
+@pytest.mark.parametrize("mode", [None, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"])
 def test_results_are_eagers(mode):
     compiled = framejit.compile(lambda x: torch.softmax(x @ x, -1), mode=mode, fullgraph=True)
     x = torch.arange(16.0).reshape(4, 4) / 16
@@ -16,5 +16,6 @@ def test_results_are_eagers(mode):
 
 @pytest.mark.parametrize("mode", ["fast", "", True, 3])
 def test_unknown_modes_are_errors(mode):
-    with pytest.raises(ValueError, match="framejit.compile: mode: expected None or one of default, reduce-overhead"):
+    names = "default, reduce-overhead, max-autotune, max-autotune-no-cudagraphs"
+    with pytest.raises(ValueError, match=f"framejit.compile: mode: expected None or one of {names}, got"):
         framejit.compile(lambda x: x, mode=mode)
