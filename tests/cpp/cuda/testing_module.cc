@@ -1,5 +1,5 @@
 // framejit_cuda_testing: training calls on GPU tensors that are not there, from recording to compiled kernels, for
-// tests/python/cuda/test_training_graphs.py. Stands in for the driver: devices have streams that nothing runs on.
+// tests/python/training_graphs. Stands in for the driver: devices have streams that nothing runs on.
 #include <ATen/Context.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/FakeGuardImpl.h>
@@ -71,15 +71,18 @@ struct Hooks : at::CUDAHooksInterface {
   bool hasPrimaryContext(c10::DeviceIndex /*device*/) const override { return true; }
 };
 
+// In front of the GPUs there are, too: tensors without memory are not for these.
 void PretendDevices() {
-  if (c10::impl::hasDeviceGuardImpl(c10::kCUDA)) return;
   static const c10::impl::FakeGuardImpl<c10::DeviceType::CUDA> devices;
   static const c10::impl::DeviceGuardImplRegistrar registrar(c10::kCUDA, &devices);
-  at::CUDAHooksRegistry()->Register("CUDAHooks",
-                                    [](at::CUDAHooksArgs arguments) -> std::unique_ptr<at::CUDAHooksInterface> {
-                                      return std::make_unique<Hooks>(arguments);
-                                    });
-  TORCH_CHECK(at::globalContext().hasCUDA(), "torch was imported before this module, and has asked for its GPUs");
+  at::CUDAHooksRegistry()->Register(
+      "CUDAHooks",
+      [](at::CUDAHooksArgs arguments) -> std::unique_ptr<at::CUDAHooksInterface> {
+        return std::make_unique<Hooks>(arguments);
+      },
+      "", c10::REGISTRY_PREFERRED);
+  TORCH_CHECK(dynamic_cast<const Hooks*>(&at::detail::getCUDAHooks()) != nullptr,
+              "torch was imported before this module, and has asked for its GPUs");
 }
 
 // One call: its tensors, then its forward, then its backward.
