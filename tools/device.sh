@@ -94,7 +94,7 @@ case $what in *asan*)
   configure build/device-asan "--preset asan -B build/device-asan" >"$out/asan-build.log" 2>&1 &&
     cmake --build build/device-asan --parallel >>"$out/asan-build.log" 2>&1 || { tail -30 "$out/asan-build.log"; exit 1; }
   CUDA_VISIBLE_DEVICES='' ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
-    timeout 200 ctest --test-dir build/device-asan --output-on-failure --parallel 8 >"$out/asan.log" 2>&1 || status=1
+    timeout 300 ctest --test-dir build/device-asan --output-on-failure --parallel 16 >"$out/asan.log" 2>&1 || status=1
   grep -E 'Test +#|tests passed|ERROR: AddressSanitizer|runtime error|^FAILED|Error' "$out/asan.log" | cut -c1-200 | tail -40
 esac
 exit $status
