@@ -10,6 +10,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "frame_eval/cpython/exception_text.h"
 #include "frame_eval/cpython/recursion.h"
 #include "frame_eval/entry.h"
 #include "frame_eval/written_inputs.h"
@@ -70,19 +71,6 @@ PyRef CallWithSlots(PyObject* function, absl::Span<PyObject* const> slots) {
   PyRef tuple = PyRef::Steal(PyList_AsTuple(arguments.get()));
   PythonCallFromC scope;
   return tuple && scope.allowed() ? PyRef::Steal(PyObject_Call(function, tuple.get(), keywords.get())) : PyRef();
-}
-
-// The exception that is set, which is cleared.
-std::string TakeError() {
-  PyObject *type, *value, *traceback;
-  PyErr_Fetch(&type, &value, &traceback);
-  PyRef owned[] = {PyRef::Steal(type), PyRef::Steal(value), PyRef::Steal(traceback)};
-  PyRef text = PyRef::Steal(value == nullptr ? nullptr : PyObject_Str(value));
-  const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
-  std::string result = type == nullptr ? "" : reinterpret_cast<PyTypeObject*>(type)->tp_name;
-  if (message != nullptr && *message != '\0') absl::StrAppend(&result, ": ", message);
-  PyErr_Clear();
-  return result;
 }
 
 // Nothing is compiled inside, and the program's hooks on saved tensors do not see those of a call that it never made.
@@ -213,7 +201,7 @@ absl::Status ShadowCall::RunEager(const CallState& state) {
     EagerScope scope;
     expected_ = CallWithSlots(state.function, state.slots);
   }
-  if (!expected_) raised_ = TakeError();
+  if (!expected_) raised_ = TakeExceptionText();
   std::vector<PyRef> written;
   for (size_t position : plan_.written) written.push_back(inputs_[position]);
   PyRef tuple = TupleOf(written);
@@ -226,7 +214,7 @@ absl::Status ShadowCall::RunEager(const CallState& state) {
     for (const auto& row : before_) after_.push_back(row.first.clone());
   }
   TakeBack();
-  return !expected_ || kept_ ? absl::OkStatus() : absl::InternalError(TakeError());
+  return !expected_ || kept_ ? absl::OkStatus() : absl::InternalError(TakeExceptionText());
 }
 
 std::vector<bool> ShadowCall::Written() const {
@@ -270,19 +258,19 @@ absl::Status ShadowCall::Compare(PyObject* result) {
     const char* name = plan_.input_names[position].c_str();
     if (!value || PyDict_SetItemString(expected.get(), name, value.get()) != 0 ||
         PyDict_SetItemString(actual.get(), name, inputs_[position].get()) != 0)
-      return absl::InternalError(TakeError());
+      return absl::InternalError(TakeExceptionText());
   }
   PyRef inputs = TupleOf(inputs_), names = PyRef::Steal(PyList_New(0));
   for (const std::string& name : plan_.input_names) {
     PyRef text = PyRef::Steal(PyUnicode_FromString(name.c_str()));
-    if (!names || !text || PyList_Append(names.get(), text.get()) != 0) return absl::InternalError(TakeError());
+    if (!names || !text || PyList_Append(names.get(), text.get()) != 0) return absl::InternalError(TakeExceptionText());
   }
   PyRef rounded = DtypePairs(plan_.rounded);
-  if (!rounded) return absl::InternalError(TakeError());
+  if (!rounded) return absl::InternalError(TakeExceptionText());
   PyRef text = PyRef::Steal(PyObject_CallFunctionObjArgs(difference_function, expected_.get(), result, kept_.get(),
                                                          expected.get(), actual.get(), inputs.get(), names.get(),
                                                          rounded.get(), nullptr));
-  if (!text) return absl::InternalError(TakeError());
+  if (!text) return absl::InternalError(TakeExceptionText());
   if (text.get() != Py_None) return absl::InternalError(PyUnicode_AsUTF8(text.get()));
   if (DefaultGeneratorStates::Take(plan_.random) == generators_after_) return absl::OkStatus();
   return absl::InternalError("another number of random numbers is drawn");

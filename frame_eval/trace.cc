@@ -13,6 +13,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "frame_eval/cpython/exception_text.h"
 #include "frame_eval/internal_errors.h"
 #include "frame_eval/written_inputs.h"
 #include "graph/error_text.h"
@@ -91,11 +92,11 @@ bool RunGraph(Run run) {
   try {
     run();
     if (PyErr_Occurred() == nullptr) return true;
-    reason = "a Python exception was left set";
   } catch (const std::exception& error) {
     reason = ErrorText(error);
   }
-  PyErr_Clear();
+  // What Python raised is still set, and torch's exception for it says nothing.
+  if (const std::string raised = TakeExceptionText(); reason.empty()) reason = raised;
   const std::string text = absl::StrCat("a compiled graph raised; the function runs in the interpreter instead: ",
                                         reason.substr(0, reason.find('\n')));
   const bool is_fault = absl::StrContains(reason, "INTERNAL ASSERT FAILED");  // nothing that the program did

@@ -14,6 +14,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "frame_eval/cpython/exception_text.h"
 #include "frame_eval/guards/program_torch_state.h"
 #include "graph/autograd/record_backward.h"
 #include "graph/error_text.h"
@@ -24,19 +25,6 @@
 
 namespace framejit {
 namespace {
-
-std::string TakeErrorText() {
-  PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
-  PyErr_Fetch(&type, &value, &traceback);
-  PyRef text = PyRef::Steal(value == nullptr ? nullptr : PyObject_Str(value));
-  const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
-  std::string message = utf8 == nullptr ? "a Python exception" : utf8;
-  PyErr_Clear();
-  Py_XDECREF(type);
-  Py_XDECREF(value);
-  Py_XDECREF(traceback);
-  return message;
-}
 
 // Which inputs and results share memory, by the first of them that does.
 std::vector<size_t> SharedMemory(const Graph& graph) {
@@ -134,7 +122,8 @@ class Replayer {
   absl::Status Failed() {
     LooksAtNumbers();
     if (why_.empty()) why_ = values_.why;
-    if (why_.empty()) why_ = PyErr_Occurred() != nullptr ? TakeErrorText() : "it cannot be replayed";
+    if (why_.empty()) why_ = TakeExceptionText();
+    if (why_.empty()) why_ = "it cannot be replayed";
     PyErr_Clear();
     return absl::FailedPreconditionError(why_);
   }

@@ -119,6 +119,19 @@ def test_unknown_log_name_in_set_logs():
         framejit.set_logs("braeks")
 
 
+def test_a_graph_that_raises_says_what(messages):
+    def backend(module, inputs):
+        def run(*tensors):
+            raise ValueError("no such kernel")
+
+        return run
+
+    compiled = framejit.compile(good, backend=backend)
+    records = messages("breaks", lambda: torch.testing.assert_close(compiled(X), good(X)))
+    assert [name for name, _ in records] == ["framejit.breaks"]
+    assert "runs in the interpreter instead: ValueError: no such kernel" in records[0][1]
+
+
 def test_unknown_backend_lists_the_known_ones():
     with pytest.raises(Exception, match="no_such_backend") as info:
         framejit.compile(good, backend="no_such_backend")(X)
